@@ -1,0 +1,6 @@
+"""``python -m kexue_train`` is the ``kexue`` command."""
+
+from kexue_train.cli import main
+
+if __name__ == "__main__":
+    main()

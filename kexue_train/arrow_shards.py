@@ -1,0 +1,139 @@
+"""Arrow IPC stream files and the folder form around them that ``datasets.load_from_disk`` opens."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from kexue_train.artifacts import digest_of, write_atomic
+from kexue_train.errors import ArtifactError
+
+_MOD = 1 << 128
+
+
+def shard_name(index: int, total: int) -> str:
+    """``data-00003-of-00016.arrow``."""
+    return f"data-{index:05d}-of-{total:05d}.arrow"
+
+
+class ShardWriter:
+    """Writes one Arrow IPC stream aside and renames it when closed without error; a torn shard never gets the name.
+
+    Attributes:
+        rows: Rows written so far.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path = path
+        self.rows = 0
+        self._aside = path.with_name(path.name + ".tmp")
+        self._file = self._aside.open("wb")
+        self._writer = pa.ipc.new_stream(self._file, schema)
+
+    def write(self, batch: pa.RecordBatch | pa.Table) -> None:
+        """Append rows; the schema must be the shard's."""
+        self._writer.write(batch)
+        self.rows += batch.num_rows
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+        if kind is None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._file.close()
+        if kind is None:
+            self._aside.replace(self.path)
+        else:
+            self._aside.unlink(missing_ok=True)
+
+
+def read_shard(path: Path) -> pa.Table:
+    """One shard as a table over the memory-mapped file (nothing is copied).
+
+    Raises:
+        ArtifactError: If the file is missing or no whole Arrow IPC stream.
+    """
+    try:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
+            return reader.read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArtifactError(
+            f"{path}: cannot be read as an Arrow IPC stream ({str(error).splitlines()[0]}); run its stage again"
+        ) from None
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The folder's ``data-*.arrow`` files in order.
+
+    Raises:
+        ArtifactError: If there is none.
+    """
+    paths = sorted(folder.glob("data-*-of-*.arrow"))
+    if not paths:
+        raise ArtifactError(
+            f"{folder}: holds no data-*-of-*.arrow shard; give a folder made by 'kexue shuffle' or 'kexue samples'"
+        )
+    return paths
+
+
+def write_dataset_files(folder: Path, schema: pa.Schema, names: Sequence[str]) -> None:
+    """Write ``state.json`` and ``dataset_info.json`` so that ``datasets.load_from_disk(folder)`` opens the shards ``names``."""
+    from datasets import Features  # noqa: PLC0415  # costs a second to import; only the end of a data stage needs it
+
+    info = {
+        "citation": "",
+        "description": "",
+        "features": Features.from_arrow_schema(schema).to_dict(),
+        "homepage": "",
+        "license": "",
+    }
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": name} for name in names],
+        "_fingerprint": digest_of(list(names))[-16:],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    write_atomic(folder / "dataset_info.json", json.dumps(info, indent=2))
+    write_atomic(folder / "state.json", json.dumps(state, indent=2))
+
+
+def text_hashes(texts: Iterable[bytes]) -> list[int]:
+    """The xxh3_128 hash of each text's UTF-8 bytes."""
+    return [xxhash.xxh3_128_intdigest(text) for text in texts]
+
+
+def column_bytes(column: pa.Array) -> list[memoryview]:
+    """The UTF-8 bytes of each value of a string or binary array without nulls, as views into its buffer (no copy)."""
+    offset_type = (
+        np.int64 if pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type) else np.int32
+    )
+    _, offsets_buffer, data = column.buffers()
+    offsets = np.frombuffer(offsets_buffer, offset_type)[column.offset : column.offset + len(column) + 1].tolist()
+    view = memoryview(data) if data is not None else memoryview(b"")
+    return [view[start:end] for start, end in zip(offsets, offsets[1:], strict=False)]
+
+
+def sum_hashes(hashes: Iterable[int]) -> int:
+    """Sum modulo 2¹²⁸: equal for equal multisets, whatever the order."""
+    return sum(hashes) % _MOD
+
+
+def format_checksum(value: int) -> str:
+    """32 hexadecimal digits."""
+    return f"{value % _MOD:032x}"

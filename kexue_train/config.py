@@ -1,0 +1,152 @@
+"""What every section of a run configuration has in common: frozen, strict, typed, with errors that name the key.
+
+Values come from one YAML file and from ``section.key=value`` overrides. Nothing is converted silently: ``"5"`` is not
+an integer, an unknown key is refused with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kexue_train.errors import ConfigError
+
+# PyYAML follows YAML 1.1, where 3e-4 is a string; YAML 1.2 (and every reader) says it is a number.
+_FLOAT = re.compile(
+    r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$|^[-+]?\d[\d_]*\.\d*$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the float rule of YAML 1.2 that refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+class Config(BaseModel):
+    """Base of every configuration section: immutable, strict types, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], *, where: str, lines: dict[str, int] | None = None) -> Self:
+        """Validate ``values``; ``where`` (a file or command) and ``lines`` (dotted key -> line) go into messages.
+
+        Raises:
+            ConfigError: One paragraph that lists every problem with its key, value and what is allowed.
+        """
+        try:
+            return cls.model_validate_json(json.dumps(values, default=str))
+        except ValidationError as error:
+            problems = [_explain(cls, problem, where, lines or {}) for problem in error.errors()]
+            raise ConfigError("\n".join(problems)) from None
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Read one YAML mapping and the line (1-based) of each of its dotted keys.
+
+    Raises:
+        ConfigError: If the file is missing, unreadable, not YAML, or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1, cutoff=0.4)
+        hint = f", did you mean {path.parent / near[0]}?" if near else "; give the path of a run's YAML file"
+        raise ConfigError(f"{path}: no such configuration file{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read as a UTF-8 text file ({error}); check its permissions and encoding"
+        ) from None
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        values = yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path}: holds {type(values).__name__}, expected a mapping of sections such as 'shuffle:' and 'train:'"
+        )
+    return values, dict(_key_lines(node))
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return ``values`` with each ``section.key=value`` set; a value is read as YAML, so ``3e-4`` and ``[1, 2]`` work.
+
+    Raises:
+        ConfigError: If an override has no ``=`` or goes through a key that is not a section.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(
+                f"override {override!r} is not of the form section.key=value, for example train.steps=2000"
+            )
+        try:
+            value = yaml.load(text, Loader=_Loader)  # a SafeLoader
+        except yaml.YAMLError:
+            raise ConfigError(f"override {override!r}: {text!r} is not valid YAML; quote it if it is text") from None
+        target = result
+        *parents, last = key.split(".")
+        for part in parents:
+            target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"override {override!r}: '{part}' is a value, not a section with keys of its own")
+        target[last] = value
+    return result
+
+
+def _key_lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            name = f"{prefix}{key.value}"
+            yield name, key.start_mark.line + 1
+            yield from _key_lines(value, f"{name}.")
+
+
+def _explain(cls: type[BaseModel], problem: Any, where: str, lines: dict[str, int]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    line = next((lines[k] for n in range(len(location), 0, -1) if (k := ".".join(location[:n])) in lines), None)
+    place = f"{where}:{line}" if line else where
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(cls, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"allowed here: {', '.join(known)}"
+        return f"{place}: unknown key '{key}', {hint}"
+    if problem["type"] == "missing":
+        return f"{place}: '{key}' is missing and has no default; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    if not key:
+        return f"{place}: {message}"
+    given = json.dumps(problem["input"], ensure_ascii=False, default=str)
+    return f"{place}: {key}={given}: {message}"
+
+
+def _known_keys(cls: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        field = cls.model_fields.get(part)
+        candidates = [field.annotation, *get_args(field.annotation)] if field else []
+        inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if inner is None:
+            return []
+        cls = inner
+    return list(cls.model_fields)

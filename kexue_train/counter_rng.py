@@ -1,0 +1,78 @@
+"""Random numbers as a pure function of where they are used: the Philox4x32-10 counter-based generator, vectorised.
+
+Every random choice of the data stages is ``philox(key, counter)``, the key from (seed, purpose), the counter from the
+position of the thing decided. So nothing depends on the order of work, the number of workers, or a stream's state.
+
+Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011); checked against its published vectors.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+_MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
+_LOW, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
+
+
+class Purpose(IntEnum):
+    """What a random number is for; keeps the streams of one seed apart. Never renumber: results depend on it."""
+
+    SHUFFLE = 1
+    NSP = 2
+    PACKING = 3
+    MASKING = 4
+    ORDER = 5
+    DROPOUT = 6
+    INIT = 7
+
+
+def philox(
+    counter: tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike], key: tuple[int, int]
+) -> npt.NDArray[np.uint64]:
+    """Four 32-bit words per counter: shape (4, n), dtype uint64 with values below 2³².
+
+    Args:
+        counter: Four words below 2³², scalars or arrays that broadcast to shape (n,).
+        key: Two words below 2³².
+    """
+    x0, x1, x2, x3 = (word.astype(np.uint64) for word in np.broadcast_arrays(*map(np.atleast_1d, counter)))
+    for i in range(10):
+        product_0, product_1 = x0 * _MULTIPLIER_0, x2 * _MULTIPLIER_1
+        key_0 = np.uint64((key[0] + i * _WEYL_0) & 0xFFFFFFFF)
+        key_1 = np.uint64((key[1] + i * _WEYL_1) & 0xFFFFFFFF)
+        x0, x1, x2, x3 = (
+            (product_1 >> _SHIFT) ^ x1 ^ key_0,
+            product_1 & _LOW,
+            (product_0 >> _SHIFT) ^ x3 ^ key_1,
+            product_0 & _LOW,
+        )
+    return np.stack([x0, x1, x2, x3])
+
+
+def random_words(seed: int, purpose: Purpose, stream: npt.ArrayLike, position: npt.ArrayLike) -> npt.NDArray[np.uint64]:
+    """Two independent uniform 64-bit words per (stream, position): shape (2, n), dtype uint64.
+
+    Args:
+        seed: The run's seed, ``0 <= seed < 2**32``.
+        purpose: Separates uses of one seed.
+        stream: Which sequence (a file, an epoch, a shard), below 2⁶⁴; scalar or (n,).
+        position: Where in it (a byte offset, a row), below 2⁶⁴; scalar or (n,).
+    """
+    stream, position = np.asarray(stream, np.uint64), np.asarray(position, np.uint64)
+    counter = (position & _LOW, position >> _SHIFT, stream & _LOW, stream >> _SHIFT)
+    words = philox(counter, (seed & 0xFFFFFFFF, int(purpose)))
+    return np.stack([(words[0] << _SHIFT) | words[1], (words[2] << _SHIFT) | words[3]])
+
+
+def uniform(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Map 64-bit words to doubles in [0, 1), 53 random bits each; same shape."""
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def generator(seed: int, purpose: Purpose, *position: int) -> np.random.Generator:
+    """A NumPy generator for choices that need a stream, seeded by (seed, purpose, position...)."""
+    return np.random.default_rng([seed, int(purpose), *position])

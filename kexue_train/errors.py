@@ -1,0 +1,53 @@
+"""The errors a user can act on.
+
+KexueError
+├── ConfigError       a value in a YAML file or on the command line
+├── CorpusError       an input file or a record in it
+├── ArtifactError     a folder that a stage wrote, or should have written
+│   └── StaleArtifactError   whole, but made from other inputs or settings
+├── ResourceError     disk, memory, port, permission, missing package
+├── TrainingError     a worker failed or the run diverged
+└── EvaluationError   a model or data set that cannot be scored
+
+A message is one paragraph: what (with the value), where (file, line or byte, key), what is allowed, how to fix it.
+"""
+
+
+class KexueError(Exception):
+    """Base of every error that is shown without a traceback; ``exit_code`` 2 means the user can fix it."""
+
+    exit_code = 2
+
+
+class ConfigError(KexueError):
+    """A configuration value or a command-line option is wrong."""
+
+
+class CorpusError(KexueError):
+    """An input file or a record in it cannot be used."""
+
+
+class ArtifactError(KexueError):
+    """A stage's folder is missing, damaged or not what it should be."""
+
+
+class StaleArtifactError(ArtifactError):
+    """A stage's folder is whole but was made from other inputs or settings; ``reason`` names the first difference."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ResourceError(KexueError):
+    """The machine lacks something: disk, memory, a free port, a permission, a package."""
+
+
+class TrainingError(KexueError):
+    """Training stopped for a reason that is not in the configuration."""
+
+    exit_code = 1
+
+
+class EvaluationError(KexueError):
+    """A model or an evaluation set cannot be scored."""

@@ -1,0 +1,137 @@
+"""The run folder: the only file that spells a path inside a run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kexue_train.artifacts import write_atomic
+from kexue_train.errors import ArtifactError, ResourceError
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of one run below ``root``."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, written before work starts."""
+        return self.root / "config.yaml"
+
+    @property
+    def stages(self) -> Path:
+        """One JSON line per finished stage: name, start, seconds, rows, bytes."""
+        return self.root / "stages.jsonl"
+
+    @property
+    def corpus(self) -> Path:
+        """The corpus made from installed documentation (only if the configuration asks for it)."""
+        return self.root / "corpus"
+
+    @property
+    def shards(self) -> Path:
+        """Text shards."""
+        return self.root / "shards"
+
+    @property
+    def tokenizer(self) -> Path:
+        """Tokenizer."""
+        return self.root / "tokenizer"
+
+    @property
+    def samples(self) -> Path:
+        """Sample shards."""
+        return self.root / "samples"
+
+    @property
+    def pretrain(self) -> Path:
+        """Checkpoints, metrics and logs of training."""
+        return self.root / "pretrain"
+
+    @property
+    def hf(self) -> Path:
+        """The exported Hugging Face model."""
+        return self.root / "hf"
+
+    @property
+    def evaluate(self) -> Path:
+        """Evaluation results."""
+        return self.root / "evaluate"
+
+    @property
+    def report(self) -> Path:
+        """The report page."""
+        return self.root / "report"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run folder alone; the lock ends with the process, however it ends.
+
+        Raises:
+            ResourceError: If another process holds it, or the folder cannot be written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise ResourceError(
+                f"{self.root}: the run folder cannot be written ({error.strerror}); give another with --run-dir"
+            ) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+            yield
+        except BlockingIOError:
+            holder = os.pread(descriptor, 20, 0).decode() or "unknown"
+            raise ResourceError(
+                f"{self.root}: process {holder} is working in this run folder; wait for it, stop it, or give another --run-dir"
+            ) from None
+        finally:
+            os.close(descriptor)
+
+    def record_stage(self, **facts: Any) -> None:
+        """Append one finished stage to ``stages``."""
+        with self.stages.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(facts, ensure_ascii=False) + "\n")
+
+    def read_stages(self) -> dict[str, dict[str, Any]]:
+        """The latest record of every stage, by name."""
+        if not self.stages.exists():
+            return {}
+        records = [
+            json.loads(line)
+            for line in self.stages.read_text(encoding="utf-8").splitlines()
+            if line.startswith("{") and line.endswith("}")
+        ]
+        return {record["stage"]: record for record in records}
+
+    def claim(self, name: str, resolved_config: str) -> None:
+        """Write the resolved configuration of the run called ``name``.
+
+        Raises:
+            ArtifactError: If the folder belongs to a run of another name, or holds other things.
+        """
+        owner = self.root / ".run"
+        if owner.exists():
+            found = owner.read_text(encoding="utf-8").strip()
+            if found != name:
+                raise ArtifactError(
+                    f"{self.root}: this run folder belongs to the run '{found}', the configuration is '{name}'; "
+                    "give another folder with --run-dir, or start over with --fresh"
+                )
+        elif foreign := sorted(p.name for p in self.root.iterdir() if not p.name.startswith(".")):
+            raise ArtifactError(
+                f"{self.root}: not a run folder of kexue_train, yet it holds {foreign[0]!r} "
+                f"(and {len(foreign) - 1} more); give an empty or new folder with --run-dir"
+            )
+        write_atomic(owner, name)
+        write_atomic(self.config, resolved_config)

@@ -1,0 +1,118 @@
+"""What this process may use and how it speaks: CPUs, memory, sizes in words, logging. Called by entry points and stages."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import psutil
+
+from kexue_train.errors import ConfigError, ResourceError
+
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*$")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size in words: ``"2GB"`` is 2·10⁹, ``"2GiB"`` is 2·2³⁰, ``"512"`` is 512.
+
+    Raises:
+        ConfigError: If the number or the unit cannot be read, or the size is zero.
+    """
+    match = _SIZE.match(text)
+    unit = match[2].upper() if match else None
+    if match is None or unit not in _UNITS:
+        raise ConfigError(f"size {text!r} cannot be read; write a number and a unit such as 512MB, 2GB or 2GiB")
+    size = int(float(match[1]) * _UNITS[unit])
+    if size <= 0:
+        raise ConfigError(f"size {text!r} is zero; write a positive size such as 512MB")
+    return size
+
+
+def format_size(num_bytes: float) -> str:
+    """A size in decimal units with three significant digits, such as ``12.3 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(num_bytes) < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.3g} TB"
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration such as ``4.2 s``, ``3 min 05 s`` or ``2 h 10 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def available_cpus() -> int:
+    """CPUs this process may use: scheduler affinity and the cgroup quota respected; at least 1."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _read_cgroup("cpu.max")
+    if quota and not quota.startswith("max"):
+        limit, period = (int(part) for part in quota.split()[:2])
+        cpus = min(cpus, max(1, limit // period))
+    return max(1, cpus)
+
+
+def available_memory_bytes() -> int:
+    """Memory this process may still take: what the machine has free, or what its cgroup leaves, whichever is less."""
+    free = int(psutil.virtual_memory().available)
+    limit, used = _read_cgroup("memory.max"), _read_cgroup("memory.current")
+    if limit and used and limit != "max":
+        free = min(free, max(0, int(limit) - int(used)))
+    return free
+
+
+def require_disk(folder: Path, num_bytes: int, purpose: str) -> None:
+    """Refuse to start what cannot end for lack of disk.
+
+    Raises:
+        ResourceError: If the file system of ``folder`` has less than ``num_bytes`` free.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < num_bytes:
+        raise ResourceError(
+            f"{folder}: {purpose} needs about {format_size(num_bytes)} of disk and {format_size(free)} are free; "
+            f"free {format_size(num_bytes - free)} there, or write to another file system, then run the same command again"
+        )
+
+
+def configure_logging(level: int = logging.WARNING, file: Path | None = None) -> None:
+    """Set up logging once, in an entry point or worker: to ``file`` if given, else to standard error."""
+    handler: logging.Handler = (
+        logging.FileHandler(file, encoding="utf-8") if file else logging.StreamHandler(sys.stderr)
+    )
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s rank {rank()} %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def rank() -> int:
+    """This process's rank among the training workers; 0 outside training."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _read_cgroup(name: str) -> str | None:
+    try:
+        return Path("/sys/fs/cgroup", name).read_text(encoding="ascii").strip()
+    except OSError:
+        return None
