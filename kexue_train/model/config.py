@@ -1,0 +1,37 @@
+"""The ``model`` section: size and regularisation of the encoder. The vocabulary size comes from the tokenizer."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from kexue_train.config import Config
+
+
+class ModelConfig(Config):
+    """Size of a RoFormerV2 encoder; names as in Hugging Face configurations."""
+
+    num_hidden_layers: int = Field(default=12, gt=0)
+    """Transformer layers."""
+    hidden_size: int = Field(default=768, gt=0)
+    """Width of the residual stream."""
+    num_attention_heads: int = Field(default=12, gt=0)
+    """Attention heads; the head size hidden_size / num_attention_heads must be even (rotary positions turn pairs)."""
+    intermediate_size: int = Field(default=3072, gt=0)
+    """Width of the feed-forward layer."""
+    hidden_dropout_prob: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout of embeddings, branches and the MLM head's input."""
+    attention_probs_dropout_prob: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout of attention probabilities."""
+    max_position_embeddings: int = Field(default=512, gt=0)
+    """Longest sequence the exported tokenizer produces; rotary positions themselves have no limit."""
+    rms_norm_eps: float = Field(default=1e-12, gt=0)
+    """Added to the mean square in every norm; 1e-12 is the released value."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % self.num_attention_heads or (self.hidden_size // self.num_attention_heads) % 2:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} does not divide into num_attention_heads={self.num_attention_heads} heads "
+                "of an even size; choose hidden_size as a multiple of twice the number of heads"
+            )
+        return self
