@@ -1,0 +1,50 @@
+# Everything runs in .venv, which the first target that needs it makes; nothing outside this folder is changed.
+PYTHON ?= python3
+CONFIG ?= configs/demo.yaml
+ARGS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+CODE := kexue_train flows tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help venv pretrain test test-fast check format clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(INSTALLED) ## make .venv and install the pinned packages (once; PYTHON=... chooses the interpreter)
+
+pretrain: $(INSTALLED) ## the whole run of CONFIG (default configs/demo.yaml); again: goes on where it stopped; ARGS=--fresh: start over
+	@$(BIN)/python -m flows.pretrain_pipeline $(CONFIG) $(ARGS)
+
+test: $(INSTALLED) ## all tests
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+test-fast: $(INSTALLED) ## the tests that start no processes
+	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+check: $(INSTALLED) ## formatting, lint, types, import directions
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(INSTALLED) ## rewrite the code in the house format and fix what lint can fix
+	@$(BIN)/ruff format $(CODE)
+	@$(BIN)/ruff check --fix $(CODE)
+
+clean: ## delete caches and build products (not .venv, not runs/)
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Only a finished installation leaves the stamp. Without it .venv may be half made, so it is made anew; with an old one
+# (the dependencies changed) it is brought up to date.
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "make: '$(PYTHON)' is not on the PATH; install Python 3.11 or newer, or give one: make venv PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(None if sys.version_info >= (3, 11) else "make: $(PYTHON) is Python " + v + ", and 3.11 or newer is needed; give one: make venv PYTHON=/path/to/python3.11")'
+	@echo "Installing the pinned packages into .venv: about two minutes and 2 GB, once"
+	@test -e $@ || $(PYTHON) -m venv --clear .venv || { echo "make: $(PYTHON) cannot make virtual environments; install its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@rm -f $@
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e '.[all,dev]' || { echo "make: the installation into .venv stopped (see above); the same command starts it again" >&2; exit 1; }
+	@touch $@
