@@ -1,0 +1,22 @@
+"""Text shards -> tokenizer -> sample shards: rows of exactly ``seq_len`` token slots, ready for masking at load time.
+
+text shards --tokenizer.py--> tokenizer folder --build_samples.py--> sample shards
+
+Within a sample task: sentences.py cuts, encode.py tokenizes and marks words (words.py), nsp.py makes sequences,
+packing.py fits them into rows, rows.py lays them out in the form of schema.py. mlm.py masks rows when they are read.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kexue_train.samples.mlm import mask_tokens
+
+__all__ = ["mask_tokens"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "mask_tokens":
+        from kexue_train.samples.mlm import mask_tokens  # noqa: PLC0415  # importing a package stays light
+
+        return mask_tokens
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
