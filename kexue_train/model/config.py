@@ -31,7 +31,7 @@ class ModelConfig(Config):
     def _heads_divide(self) -> Self:
         if self.hidden_size % self.num_attention_heads or (self.hidden_size // self.num_attention_heads) % 2:
             raise ValueError(
-                f"hidden_size={self.hidden_size} does not divide into num_attention_heads={self.num_attention_heads} heads "
-                "of an even size; choose hidden_size as a multiple of twice the number of heads"
+                f"hidden_size={self.hidden_size} does not divide into num_attention_heads={self.num_attention_heads} "
+                "heads of an even size; choose hidden_size as a multiple of twice the number of heads"
             )
         return self

@@ -29,7 +29,7 @@ _TRUNCATION = 1.13684723
 
 
 def rotary_table(position_ids: Tensor, head_size: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotation angles, fp32, each [B, 1, S, D/2]; angle i turns by base^(-2i/D) per position."""
+    """Cosines and sines of the rotation, fp32, each [B, 1, S, D/2]; angle i is position · base^(-2i/D)."""
     exponent = torch.arange(0, head_size, 2, dtype=torch.float32, device=position_ids.device) / head_size
     angles = position_ids[:, None, :, None].float() * base**-exponent
     return angles.cos(), angles.sin()
@@ -176,7 +176,10 @@ class RoFormerV2PreTrainedModel(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"encoder\.embed_positions\.weight"]  # noqa: RUF012
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal cut at ±2σ with true std N^(-1/2)/sqrt(fan-in); tables use their width as fan. Source: kexue.fm/archives/8620."""
+        """Normal cut at ±2σ with true std N^(-1/2)/sqrt(fan-in); tables use their width as fan.
+
+        Source: https://kexue.fm/archives/8620.
+        """
         if isinstance(module, nn.Linear | nn.Embedding):
             fan = module.in_features if isinstance(module, nn.Linear) else module.embedding_dim
             std = _TRUNCATION * (self.config.num_hidden_layers * fan) ** -0.5
@@ -221,7 +224,8 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
             token_type_ids: [B, S], 0 for the first segment, 1 for the second; default 0.
             position_ids: [B, S]; default 0, 1, 2...
             inputs_embeds: [B, S, E] in place of ``input_ids``.
-            sequence_ids: [B, S] of a packed row: attention stays inside tokens of equal number; replaces ``attention_mask``.
+            sequence_ids: [B, S] of a packed row: attention stays inside equal numbers; replaces
+                ``attention_mask``.
             output_hidden_states: Also return the embedding output and every layer's output.
             return_dict: False returns a tuple.
         """
@@ -294,7 +298,7 @@ class _MaskedLMMixin:
 
     def get_output_embeddings(self) -> nn.Linear:
         """The projection onto the vocabulary, tied to the word table."""
-        return self.cls.predictions.decoder  # type: ignore[attr-defined, no-any-return]  # set by the model class
+        return self.cls.predictions.decoder  # type: ignore[attr-defined]  # set by the model class
 
     def set_output_embeddings(self, value: nn.Linear) -> None:
         """Replace the projection onto the vocabulary."""
