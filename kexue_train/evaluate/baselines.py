@@ -1,0 +1,70 @@
+"""What can be scored without any model: the bars a trained model has to pass. Pure NumPy on token counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass
+class TokenSums:
+    """Sums over predictions, kept by target token so that memory does not grow with their number; each [V]."""
+
+    count: Counts
+    loss: npt.NDArray[np.float64]
+    correct: Counts
+
+    @classmethod
+    def zeros(cls, vocab_size: int) -> TokenSums:
+        """Nothing predicted yet."""
+        return cls(np.zeros(vocab_size, np.int64), np.zeros(vocab_size), np.zeros(vocab_size, np.int64))
+
+    def add(
+        self, targets: npt.NDArray[np.int64], losses: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]
+    ) -> None:
+        """Add predictions; all (n,)."""
+        size = len(self.count)
+        self.count += np.bincount(targets, minlength=size)
+        self.loss += np.bincount(targets, weights=losses, minlength=size)
+        self.correct += np.bincount(targets[correct], minlength=size)
+
+    def scores(self, tokens: npt.NDArray[np.intp] | slice = slice(None)) -> dict[str, Any]:
+        """Mean loss and accuracy over the predictions whose target is in ``tokens``; None where there is none."""
+        total = int(self.count[tokens].sum())
+        return {
+            "predictions": total,
+            "mlm_loss": float(self.loss[tokens].sum() / total) if total else None,
+            "mlm_accuracy": float(self.correct[tokens].sum() / total) if total else None,
+        }
+
+
+def unigram_entropy(counts: Counts) -> float:
+    """Entropy in nats of the empirical distribution ``counts / counts.sum()``.
+
+    No predictor that gives the same distribution everywhere has a lower mean loss on exactly these targets.
+    """
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum())
+
+
+def unigram_cross_entropy(counts: Counts, training_counts: Counts) -> float:
+    """Mean loss in nats of always predicting the training frequencies, each count plus one."""
+    log_share = np.log(training_counts + 1.0) - np.log((training_counts + 1.0).sum())
+    return float(-(counts * log_share).sum() / counts.sum())
+
+
+def frequency_bands(training_counts: Counts, num_bands: int = 4) -> list[npt.NDArray[np.intp]]:
+    """Token ids in ``num_bands`` groups, the most frequent first, each covering an equal share of the training text.
+
+    Tokens that never occur in training are in the last group.
+    """
+    order = np.argsort(-training_counts, kind="stable")
+    before = np.cumsum(training_counts[order]) - training_counts[order]
+    band = np.minimum(num_bands * before // max(1, int(training_counts.sum())), num_bands - 1)
+    band[training_counts[order] == 0] = num_bands - 1
+    return [order[band == index] for index in range(num_bands)]

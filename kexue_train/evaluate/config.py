@@ -1,0 +1,32 @@
+"""The ``evaluate`` section: how the exported model is scored."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from kexue_train.config import Config
+
+MASK = "[MASK]"
+
+
+class EvaluateConfig(Config):
+    """How the exported model is scored."""
+
+    batch_size: int = Field(default=32, gt=0)
+    """Rows scored at once; changes memory and speed, not the result."""
+    masked_sentences: tuple[str, ...] = (
+        "This function returns a [MASK] of strings.",
+        "If the file does not [MASK], an error is raised.",
+        "The default value of this [MASK] is None.",
+    )
+    """Sentences for which the most probable words at [MASK] are shown."""
+    num_predictions: int = Field(default=5, gt=0, le=100)
+    """How many words are shown for each [MASK]."""
+
+    @field_validator("masked_sentences")
+    @classmethod
+    def _hold_a_mask(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for sentence in value:
+            if MASK not in sentence:
+                raise ValueError(f"the sentence {sentence!r} holds no {MASK}; write {MASK} where a word is to be guessed")
+        return value
