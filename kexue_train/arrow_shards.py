@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from kexue_train.artifacts import digest_of, write_atomic
+from kexue_train.artifacts import aside_name, digest_of, write_atomic
 from kexue_train.errors import ArtifactError
 
 _MOD = 1 << 128
@@ -34,7 +35,7 @@ class ShardWriter:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path = path
         self.rows = 0
-        self._aside = path.with_name(path.name + ".tmp")
+        self._aside = aside_name(path)
         self._file = self._aside.open("wb")
         self._writer = pa.ipc.new_stream(self._file, schema)
 
@@ -49,15 +50,15 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
-        if kind is None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        self._file.close()
-        if kind is None:
-            self._aside.replace(self.path)
-        else:
-            self._aside.unlink(missing_ok=True)
+        try:
+            with self._file:
+                self._writer.close()
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            if kind is None:
+                self._aside.replace(self.path)
+        finally:
+            self._aside.unlink(missing_ok=True)  # after an error, in the body or here (a full disk)
 
 
 def read_shard(path: Path) -> pa.Table:
@@ -69,9 +70,9 @@ def read_shard(path: Path) -> pa.Table:
     try:
         with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
             return reader.read_all()
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise ArtifactError(
-            f"{path}: cannot be read as an Arrow IPC stream ({str(error).splitlines()[0]}); run its stage again"
+            f"{path}: cannot be read as an Arrow IPC stream ({str(error).partition(chr(10))[0]}); run its stage again"
         ) from None
 
 
@@ -90,7 +91,7 @@ def shard_paths(folder: Path) -> list[Path]:
 
 
 def write_dataset_files(folder: Path, schema: pa.Schema, names: Sequence[str]) -> None:
-    """Write ``state.json`` and ``dataset_info.json`` so that ``datasets.load_from_disk(folder)`` opens the shards ``names``."""
+    """Write what ``datasets.load_from_disk(folder)`` needs to open the shards ``names``."""
     from datasets import Features  # noqa: PLC0415  # costs a second to import; only the end of a data stage needs it
 
     info = {
@@ -126,7 +127,7 @@ def column_bytes(column: pa.Array) -> list[memoryview]:
     _, offsets_buffer, data = column.buffers()
     offsets = np.frombuffer(offsets_buffer, offset_type)[column.offset : column.offset + len(column) + 1].tolist()
     view = memoryview(data) if data is not None else memoryview(b"")
-    return [view[start:end] for start, end in zip(offsets, offsets[1:], strict=False)]
+    return [view[start:end] for start, end in pairwise(offsets)]
 
 
 def sum_hashes(hashes: Iterable[int]) -> int:

@@ -13,15 +13,16 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from kexue_train import __version__
-from kexue_train.errors import ArtifactError, StaleArtifactError
+from kexue_train.errors import ArtifactError, ResourceError, StaleArtifactError
 from kexue_train.progress import SILENT, Progress
 
 MANIFEST_NAME = "manifest.json"
@@ -72,6 +73,13 @@ class Recipe(_Frozen):
     inputs: list[tuple[str, int, int]] = []
     """(uri, bytes, modification time in ns) of each input file outside any artifact."""
 
+    @field_validator("settings")
+    @classmethod
+    def _as_in_json(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        # A manifest read back holds lists where a configuration holds tuples; the two must compare equal.
+        plain: dict[str, Any] = json.loads(json.dumps(settings))
+        return plain
+
     @property
     def settings_digest(self) -> str:
         """Digest of kind and settings alone."""
@@ -93,12 +101,10 @@ class Recipe(_Frozen):
         for name in sorted(self.parents.keys() | other.parents.keys()):
             if self.parents.get(name) != other.parents.get(name):
                 return f"its input '{name}' was made anew"
-        if self.inputs != other.inputs:
-            changed = sorted({entry[0] for entry in set(self.inputs) ^ set(other.inputs)})
-            return f"input file {changed[0]} was added, removed or changed" + (
-                f" (and {len(changed) - 1} more)" if changed[1:] else ""
-            )
-        return None
+        if changed := sorted({entry[0] for entry in set(self.inputs) ^ set(other.inputs)}):
+            more = f" (and {len(changed) - 1} more)" if changed[1:] else ""
+            return f"input file {changed[0]} was added, removed or changed{more}"
+        return None if self.inputs == other.inputs else "the order or number of its input files changed"
 
 
 class Manifest(_Frozen):
@@ -106,7 +112,7 @@ class Manifest(_Frozen):
 
     schema_version: int = SCHEMA_VERSION
     kind: str
-    """``corpus``, ``text_shards``, ``tokenizer``, ``sample_shards``, ``checkpoint``, ``hf_model``, ``evaluation`` or ``report``."""
+    """What it is: ``corpus``, ``text_shards``, ``tokenizer``, ``sample_shards``, ``checkpoint``, ``hf_model``..."""
     tool_version: str = __version__
     settings: dict[str, Any]
     settings_digest: str
@@ -122,7 +128,7 @@ class Manifest(_Frozen):
 
     @property
     def content_digest(self) -> str:
-        """What a child artifact depends on: kind, settings and the bytes of the files (not how the inputs were named)."""
+        """What a child artifact depends on: kind, settings and the bytes of the files, not the names of the inputs."""
         files = {name: entry.checksum for name, entry in self.files.items()}
         return digest_of({"kind": self.kind, "settings": self.settings, "files": files})
 
@@ -171,19 +177,35 @@ def find_complete(
         progress.note(f"made anew, since {reason}")
         return None
     raise StaleArtifactError(
-        f"{out_dir}: was made from other inputs or settings: {reason}. Choose another output folder, or delete this one to make it anew",
+        f"{out_dir}: was made from other inputs or settings: {reason}. "
+        "Choose another output folder, or delete this one to make it anew",
         reason,
     )
 
 
 def open_partial(out_dir: Path, recipe: Recipe) -> Path:
-    """The hidden folder beside ``out_dir`` where its next version is made; kept after a kill, emptied if the recipe changed."""
+    """The hidden folder beside ``out_dir`` where its next version is made.
+
+    What a killed run left there is kept, except files it was in the middle of writing; all of it goes if the recipe
+    changed.
+
+    Raises:
+        ResourceError: If the folder cannot be written.
+    """
     partial = partial_dir(out_dir)
     marker = partial / _RECIPE_NAME
-    if partial.exists() and not (marker.exists() and marker.read_text(encoding="utf-8") == recipe.digest):
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True, exist_ok=True)
-    write_atomic(marker, recipe.digest)
+    try:
+        if partial.exists() and not (marker.exists() and marker.read_text(encoding="utf-8") == recipe.digest):
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        for torn in [*partial.rglob(".*.tmp")]:
+            torn.unlink(missing_ok=True)
+        write_atomic(marker, recipe.digest)
+    except OSError as error:
+        raise ResourceError(
+            f"{out_dir}: cannot be written ({error.strerror}: {error.filename}); "
+            "check the permissions and the free space there, or choose another output folder"
+        ) from None
     return partial
 
 
@@ -200,9 +222,10 @@ def publish(partial: Path, out_dir: Path, manifest: Manifest) -> Manifest:
 
 
 def describe_files(folder: Path, rows: Mapping[str, int] | None = None) -> dict[str, FileEntry]:
-    """Size and checksum of every file below ``folder`` except the manifest; ``rows`` gives row counts by relative path."""
+    """Size and checksum of every file below ``folder`` but the manifest; ``rows`` gives row counts by relative path."""
+    own = (folder / MANIFEST_NAME, folder / _RECIPE_NAME)
     entries = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST_NAME, _RECIPE_NAME)):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p not in own):
         name = path.relative_to(folder).as_posix()
         entries[name] = FileEntry(bytes=path.stat().st_size, checksum=file_checksum(path), rows=(rows or {}).get(name))
     return entries
@@ -265,17 +288,23 @@ def verify_artifact(folder: Path, progress: Progress = SILENT) -> Manifest:
     """Re-read every file and compare its checksum with the manifest.
 
     Raises:
-        ArtifactError: Names the first file that differs, with both checksums.
+        ArtifactError: Names the first file that differs, with both checksums, or the manifest if it contradicts itself.
     """
     manifest = read_manifest(folder)
+    whole = sum(entry.bytes for entry in manifest.files.values())
+    if manifest.settings_digest != manifest.recipe.settings_digest or manifest.bytes != whole:
+        raise ArtifactError(
+            f"{folder / MANIFEST_NAME}: the settings or sizes in it do not fit its digest and sum, so it was changed "
+            f"or damaged; delete the folder {folder} and run its stage again"
+        )
     check_files(folder, manifest)
     done = 0
     for name, entry in manifest.files.items():
         found = file_checksum(folder / name)
         if found != entry.checksum:
             raise ArtifactError(
-                f"{folder / name}: checksum {found}, the manifest says {entry.checksum}: the file was changed or damaged on disk; "
-                f"delete the folder {folder} and run its stage again"
+                f"{folder / name}: checksum {found}, the manifest says {entry.checksum}: the file was changed or "
+                f"damaged on disk; delete the folder {folder} and run its stage again"
             )
         done += entry.bytes
         progress.update(done, manifest.bytes, "bytes")
@@ -298,14 +327,25 @@ def digest_of(value: Any) -> str:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a small text file so that a reader sees the old or the new contents, never a part, even after a power cut."""
-    aside = path.with_name(f".{path.name[:80]}.{os.getpid()}.tmp")
-    with aside.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    """Write a small text file so that a reader sees the old or the new contents, never a part, even after a crash."""
+    aside = aside_name(path)
+    try:
+        with aside.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
     fsync_folder(path.parent)
+
+
+def aside_name(path: Path) -> Path:
+    """A name of its own beside ``path`` to write under before renaming: ``.NAME.1a2b3c4d.tmp``.
+
+    Unlike ``NAME.tmp`` it is never shared with a dying worker of a killed run. ``open_partial`` clears leftovers.
+    """
+    return path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def fsync_folder(folder: Path) -> None:
@@ -319,7 +359,7 @@ def fsync_folder(folder: Path) -> None:
 
 def _swap_in(partial: Path, out_dir: Path) -> None:
     (partial / _RECIPE_NAME).unlink(missing_ok=True)
-    old = out_dir.parent / f".{out_dir.name}.old"
+    old = _old_dir(out_dir)
     shutil.rmtree(old, ignore_errors=True)
     if out_dir.exists():
         out_dir.rename(old)
@@ -328,8 +368,14 @@ def _swap_in(partial: Path, out_dir: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _old_dir(out_dir: Path) -> Path:
+    return out_dir.parent / f".{out_dir.name}.old"
+
+
 def _finish_interrupted_publish(out_dir: Path, recipe: Recipe) -> None:
     """A kill between writing the manifest and the renames leaves a whole partial folder: put it in place."""
+    if out_dir.exists():  # a kill after the renames leaves the version before
+        shutil.rmtree(_old_dir(out_dir), ignore_errors=True)
     partial = partial_dir(out_dir)
     if not (partial / MANIFEST_NAME).exists():
         return

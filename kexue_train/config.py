@@ -20,19 +20,22 @@ from kexue_train.errors import ConfigError
 
 # PyYAML follows YAML 1.1, where 3e-4 is a string; YAML 1.2 (and every reader) says it is a number.
 _FLOAT = re.compile(
-    r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$|^[-+]?\d[\d_]*\.\d*$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+    r"^[-+]?(\d[\d_]*(\.\d*)?|\.\d+)[eE][-+]?\d+$|^[-+]?\d[\d_]*\.\d*$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
 )
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the float rule of YAML 1.2 that refuses a key given twice."""
+    """SafeLoader with the float rule of YAML 1.2 that refuses a key that is no text or is given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+        seen: set[str] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            problem = "is not text; quote it" if not isinstance(key, str) else "is given twice" if key in seen else None
+            if problem:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} {problem}", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -43,7 +46,9 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 class Config(BaseModel):
     """Base of every configuration section: immutable, strict types, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @classmethod
     def parse(cls, values: dict[str, Any], *, where: str, lines: dict[str, int] | None = None) -> Self:
@@ -78,6 +83,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         node = yaml.compose(text, Loader=_Loader)
         values = yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}:{mark.line + 1}, column {mark.column + 1}" if mark else str(path)
+        raise ConfigError(f"{place}: not valid YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -107,7 +116,9 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
         target = result
         *parents, last = key.split(".")
         for part in parents:
-            target = target.setdefault(part, {})
+            if target.get(part) is None:
+                target[part] = {}
+            target = target[part]
             if not isinstance(target, dict):
                 raise ConfigError(f"override {override!r}: '{part}' is a value, not a section with keys of its own")
         target[last] = value
@@ -130,13 +141,16 @@ def _explain(cls: type[BaseModel], problem: Any, where: str, lines: dict[str, in
     if problem["type"] == "extra_forbidden":
         known = _known_keys(cls, location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"allowed here: {', '.join(known)}"
+        allowed = f"allowed here: {', '.join(known)}" if known else "remove it"
+        hint = f"did you mean '{near[0]}'?" if near else allowed
         return f"{place}: unknown key '{key}', {hint}"
     if problem["type"] == "missing":
         return f"{place}: '{key}' is missing and has no default; add it"
     message = problem["msg"].removeprefix("Value error, ")
     if not key:
         return f"{place}: {message}"
+    if isinstance(problem["input"], dict):  # a whole section: naming it is enough
+        return f"{place}: {key}: {message}"
     given = json.dumps(problem["input"], ensure_ascii=False, default=str)
     return f"{place}: {key}={given}: {message}"
 

@@ -12,6 +12,8 @@ KexueError
 A message is one paragraph: what (with the value), where (file, line or byte, key), what is allowed, how to fix it.
 """
 
+from typing import Self
+
 
 class KexueError(Exception):
     """Base of every error that is shown without a traceback; ``exit_code`` 2 means the user can fix it."""
@@ -37,6 +39,10 @@ class StaleArtifactError(ArtifactError):
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        """Survive the way back from a worker process with both arguments."""
+        return type(self), (str(self), self.reason)
 
 
 class ResourceError(KexueError):

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -63,8 +62,8 @@ class LocalExecutor:
             except BrokenProcessPool:
                 if attempt == _ATTEMPTS:
                     raise ResourceError(
-                        f"a worker process was killed {_ATTEMPTS} times, most likely for lack of memory; "
-                        "use fewer --workers or a smaller --memory, then run the same command again: finished work is kept"
+                        f"a worker process was killed {_ATTEMPTS} times, most likely for lack of memory; use fewer "
+                        "--workers or a smaller --memory, then run the same command again: finished work is kept"
                     ) from None
 
     def _map_once(self, function: Callable[[Item], Result], items: dict[int, Item]) -> Iterator[tuple[int, Result]]:
@@ -108,12 +107,12 @@ class RayExecutor:
         """See ``Executor``; tasks of a lost worker or node are run again by Ray, three times in all."""
         import ray  # noqa: PLC0415  # a door
 
-        remote = ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(function)
+        remote = ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(_call)
         todo, running = iter(enumerate(items)), {}
         try:
             while True:
                 for index, item in todo:
-                    running[remote.remote(item)] = index
+                    running[remote.remote(function, item)] = index
                     if len(running) >= 2 * self.num_workers:
                         break
                 if not running:
@@ -127,7 +126,7 @@ class RayExecutor:
 
 
 def connect_ray(address: str | None, num_cpus: int | None) -> None:
-    """Join the cluster at ``address`` or start a local one; a second call does nothing.
+    """Join the cluster at ``address`` (None: the one RAY_ADDRESS names) or start a local one; twice is as once.
 
     Raises:
         ResourceError: If Ray is not installed, or the cluster cannot be reached.
@@ -140,16 +139,18 @@ def connect_ray(address: str | None, num_cpus: int | None) -> None:
         import ray  # noqa: PLC0415  # a door
     except ImportError:
         raise ResourceError(
-            "Ray is not installed; install it with pip install 'kexue_train[cluster]', or run with --workers N on this machine alone"
+            "Ray is not installed; install it with pip install 'kexue_train[cluster]', "
+            "or run with --workers N on this machine alone"
         ) from None
     if ray.is_initialized():
         return
     # ray.init replaces the handlers of the main thread, after which a cancelled flow counts as crashed.
+    address = address or os.environ.get("RAY_ADDRESS")
     on_main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)} if on_main else {}
     try:
         ray.init(
-            address=address,
+            address=address or "local",  # None would also join a cluster that somebody started on this machine
             **({} if address else _local_cluster(num_cpus)),
             log_to_driver=False,
             logging_level="error",
@@ -175,6 +176,10 @@ def _local_cluster(num_cpus: int | None) -> dict[str, Any]:
     }
 
 
+def _call(function: Callable[[Item], Result], item: Item) -> Result:
+    return function(item)  # Ray takes no functools.partial as a task, but as an argument
+
+
 def _ray_result(reference: Any) -> Any:
     import ray  # noqa: PLC0415  # a door
 
@@ -192,11 +197,11 @@ def _ray_result(reference: Any) -> Any:
 def _end_with_parent() -> None:
     """Let a worker end when its parent is killed, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
+    parent = multiprocessing.parent_process()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        while parent is not None and os.getppid() == parent.pid:
+            parent.join(timeout=1)  # returns at once when the parent ends
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -9,7 +9,7 @@ class Progress(Protocol):
     """Receives what a stage reports; implementations decide how often to show it."""
 
     def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
-        """Report ``done`` of ``total`` (None: unknown) in ``unit`` ("rows", "bytes", "steps"), with extra ``facts`` to show beside it."""
+        """Report ``done`` of ``total`` (None: unknown) in ``unit`` ("rows", "bytes"...), and ``facts`` to show."""
         ...
 
     def note(self, message: str) -> None:

@@ -86,33 +86,49 @@ class RunDir:
                 f"{self.root}: the run folder cannot be written ({error.strerror}); give another with --run-dir"
             ) from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
+            self._take(descriptor)
             yield
-        except BlockingIOError:
-            holder = os.pread(descriptor, 20, 0).decode() or "unknown"
-            raise ResourceError(
-                f"{self.root}: process {holder} is working in this run folder; wait for it, stop it, or give another --run-dir"
-            ) from None
         finally:
             os.close(descriptor)
 
-    def record_stage(self, **facts: Any) -> None:
+    def _take(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+        except BlockingIOError:
+            holder = os.pread(descriptor, 20, 0).decode() or "unknown"
+            raise ResourceError(
+                f"{self.root}: process {holder} is working in this run folder; "
+                "wait for it, stop it, or give another --run-dir"
+            ) from None
+        except OSError as error:
+            raise ResourceError(
+                f"{self.root}: the run folder cannot be locked ({error.strerror}); "
+                "give one with --run-dir on a file system with locks and free space"
+            ) from None
+
+    def record_stage(self, *, stage: str, **facts: Any) -> None:
         """Append one finished stage to ``stages``."""
-        with self.stages.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(facts, ensure_ascii=False) + "\n")
+        line = json.dumps({"stage": stage} | facts, ensure_ascii=False)
+        with self.stages.open("a+b") as file:
+            # A kill in an earlier append may have left a torn line: never write behind it.
+            file.seek(-1 if file.tell() else 0, os.SEEK_END)
+            torn = file.read(1) not in (b"", b"\n")
+            file.write((("\n" if torn else "") + line + "\n").encode())
 
     def read_stages(self) -> dict[str, dict[str, Any]]:
         """The latest record of every stage, by name."""
         if not self.stages.exists():
             return {}
-        records = [
-            json.loads(line)
-            for line in self.stages.read_text(encoding="utf-8").splitlines()
-            if line.startswith("{") and line.endswith("}")
-        ]
-        return {record["stage"]: record for record in records}
+        records: dict[str, dict[str, Any]] = {}
+        for line in self.stages.read_bytes().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:  # torn by a kill
+                continue
+            records[record["stage"]] = record
+        return records
 
     def claim(self, name: str, resolved_config: str) -> None:
         """Write the resolved configuration of the run called ``name``.
@@ -130,8 +146,8 @@ class RunDir:
                 )
         elif foreign := sorted(p.name for p in self.root.iterdir() if not p.name.startswith(".")):
             raise ArtifactError(
-                f"{self.root}: not a run folder of kexue_train, yet it holds {foreign[0]!r} "
-                f"(and {len(foreign) - 1} more); give an empty or new folder with --run-dir"
+                f"{self.root}: not a run folder of kexue_train, yet it holds {len(foreign)} files or folders such as "
+                f"{foreign[0]!r}; give an empty or new folder with --run-dir"
             )
         write_atomic(owner, name)
         write_atomic(self.config, resolved_config)

@@ -1,4 +1,4 @@
-"""What this process may use and how it speaks: CPUs, memory, sizes in words, logging. Called by entry points and stages."""
+"""What this process may use and how it speaks: CPUs, memory, disk, sizes in words, logging."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def parse_size(text: str) -> int:
 def format_size(num_bytes: float) -> str:
     """A size in decimal units with three significant digits, such as ``12.3 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
-        if abs(num_bytes) < 1000:
+        if abs(num_bytes) < 999.5:  # 999.5 and more would print as 1e+03
             return f"{num_bytes:.3g} {unit}"
         num_bytes /= 1000
-    return f"{num_bytes:,.3g} TB"
+    return f"{num_bytes:.3g} TB" if abs(num_bytes) < 999.5 else f"{num_bytes:,.0f} TB"
 
 
 def format_seconds(seconds: float) -> str:
     """A duration such as ``4.2 s``, ``3 min 05 s`` or ``2 h 10 min``."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -66,19 +66,22 @@ def format_seconds(seconds: float) -> str:
 def available_cpus() -> int:
     """CPUs this process may use: scheduler affinity and the cgroup quota respected; at least 1."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _read_cgroup("cpu.max")
-    if quota and not quota.startswith("max"):
-        limit, period = (int(part) for part in quota.split()[:2])
-        cpus = min(cpus, max(1, limit // period))
+    for folder in _cgroups():
+        quota = _read(folder / "cpu.max").split()
+        if quota and quota[0] != "max":
+            cpus = min(cpus, int(quota[0]) // int(quota[1]))
     return max(1, cpus)
 
 
 def available_memory_bytes() -> int:
-    """Memory this process may still take: what the machine has free, or what its cgroup leaves, whichever is less."""
+    """Memory this process may still take: what the machine has free, or what its cgroups leave, whichever is less."""
     free = int(psutil.virtual_memory().available)
-    limit, used = _read_cgroup("memory.max"), _read_cgroup("memory.current")
-    if limit and used and limit != "max":
-        free = min(free, max(0, int(limit) - int(used)))
+    for folder in _cgroups():
+        limit, used = _read(folder / "memory.max"), _read(folder / "memory.current")
+        if limit.isdigit() and used.isdigit():
+            # A cgroup's use counts cached file pages, which the kernel gives back before it refuses memory.
+            cached = re.findall(r"^(?:in)?active_file (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
+            free = min(free, max(0, int(limit) - int(used) + sum(map(int, cached))))
     return free
 
 
@@ -93,7 +96,8 @@ def require_disk(folder: Path, num_bytes: int, purpose: str) -> None:
     if free < num_bytes:
         raise ResourceError(
             f"{folder}: {purpose} needs about {format_size(num_bytes)} of disk and {format_size(free)} are free; "
-            f"free {format_size(num_bytes - free)} there, or write to another file system, then run the same command again"
+            f"free {format_size(num_bytes - free)} there, or write to another file system, "
+            "then run the same command again"
         )
 
 
@@ -111,8 +115,15 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _read_cgroup(name: str) -> str | None:
+def _cgroups(root: Path = Path("/sys/fs/cgroup")) -> list[Path]:
+    """This process's cgroup (version 2) and those above it, each with its limits. A container sees its own as root."""
+    own = next((line[3:] for line in _read(Path("/proc/self/cgroup")).splitlines() if line.startswith("0::")), "/")
+    path = root / own.lstrip("/")
+    return [path, *(folder for folder in path.parents if folder.is_relative_to(root))]
+
+
+def _read(path: Path) -> str:
     try:
-        return Path("/sys/fs/cgroup", name).read_text(encoding="ascii").strip()
+        return path.read_text(encoding="utf-8").strip()
     except OSError:
-        return None
+        return ""
