@@ -28,5 +28,7 @@ class EvaluateConfig(Config):
     def _hold_a_mask(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for sentence in value:
             if MASK not in sentence:
-                raise ValueError(f"the sentence {sentence!r} holds no {MASK}; write {MASK} where a word is to be guessed")
+                raise ValueError(
+                    f"the sentence {sentence!r} holds no {MASK}; write {MASK} where a word is to be guessed"
+                )
         return value

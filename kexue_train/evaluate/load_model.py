@@ -44,7 +44,8 @@ def load_model(model_dir: Path) -> LoadedModel:
     """
     if not (model_dir / "config.json").is_file():
         raise EvaluationError(
-            f"{model_dir}: no config.json, so no Hugging Face model; give the folder 'hf' of a run or a checkpoint 'step-...'"
+            f"{model_dir}: no config.json, so no Hugging Face model; "
+            "give the folder 'hf' of a run or a checkpoint 'step-...'"
         )
     transformers = import_transformers()
     try:
@@ -60,13 +61,14 @@ def load_model(model_dir: Path) -> LoadedModel:
         ) from None
     if model.config.model_type != _MODEL_TYPE:
         raise EvaluationError(
-            f"{model_dir}: a model of type {model.config.model_type!r}; packed sample rows can be scored by {_MODEL_TYPE!r} only"
+            f"{model_dir}: a model of type {model.config.model_type!r}, "
+            f"but only {_MODEL_TYPE!r} can score packed sample rows; give a folder written by 'kexue export'"
         )
     missing = {str(name) for name in info["missing_keys"]}
     without_nsp = {name for name in missing if name.startswith("cls.next_sentence.")}
     if missing - without_nsp:
         raise EvaluationError(
-            f"{model_dir}: {len(missing - without_nsp)} weights are missing, the first is {min(missing - without_nsp)!r}; "
+            f"{model_dir}: {len(missing - without_nsp)} weights are missing, first {min(missing - without_nsp)!r}; "
             "the model would be scored with random numbers in their place, so export the checkpoint again"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -102,7 +104,8 @@ def import_transformers() -> Any:
         import transformers  # noqa: PLC0415  # a door: evaluation's only use of transformers, and seconds to import
     except ImportError:
         raise ResourceError(
-            "transformers is not installed, which loading an exported model needs; install it with pip install 'kexue_train[train]'"
+            "transformers is not installed, which loading an exported model needs; "
+            "install it with pip install 'kexue_train[train]'"
         ) from None
     return transformers
 
