@@ -1,0 +1,62 @@
+"""What tests of several folders share: an offline, single-threaded environment and the fixtures below; nothing else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from kexue_train.executor import RayExecutor
+
+# Before anything heavy is imported; processes that tests start inherit it.
+os.environ |= {
+    "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+os.environ.pop("RAY_ADDRESS", None)
+
+# The same examples in every run and on every machine, slow ones too.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real texts and evaluation sets beside the repository; the test is skipped where they are not."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the data sets in {folder.relative_to(REPOSITORY.parent)} beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[RayExecutor]:
+    """A Ray cluster of two CPUs on this machine, shared by the tests of one process."""
+    pytest.importorskip("ray")
+    import ray
+
+    from kexue_train.executor import RayExecutor
+
+    sys.path.insert(0, str(REPOSITORY))  # Ray's workers take over the driver's path
+    yield RayExecutor(num_cpus=2)
+    ray.shutdown()
+    sys.path.remove(str(REPOSITORY))
