@@ -1,0 +1,200 @@
+"""Read everything a run folder holds, whole or half: the only part of the report that touches files."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from kexue_train import __version__
+from kexue_train.artifacts import MANIFEST_NAME, Manifest, read_manifest
+from kexue_train.errors import ArtifactError
+from kexue_train.run_dir import RunDir
+
+Record = dict[str, Any]
+
+# Artifact -> the stage that makes it, in the order of the data.
+STAGES = {
+    "corpus": "corpus",
+    "shards": "shuffle",
+    "tokenizer": "tokenizer",
+    "samples": "samples",
+    "pretrain": "train",
+    "hf": "export",
+    "evaluate": "evaluate",
+}
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "deepspeed",
+    "ray",
+    "prefect",
+    "numpy",
+    "pyarrow",
+    "datasets",
+    "plotly",
+)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What is known of a run; an absent part is empty."""
+
+    name: str
+    folder: Path
+    config_text: str
+    config: Record
+    stages: list[Record]
+    """The record of each finished stage in the order of the data."""
+    manifests: dict[str, Manifest]
+    """By folder name: ``corpus``, ``shards``, ``tokenizer``, ``samples``, ``hf``, ``evaluate``."""
+    metrics: list[Record]
+    mlm: Record
+    """``evaluate/mlm.json``."""
+    predictions: list[Record]
+    training_entropy: float | None
+    """Entropy in nats of the training tokens, from ``samples/token_counts.npy``."""
+    versions: dict[str, str]
+    problems: list[str] = field(default_factory=list)
+    """Parts that are there but cannot be read, in words."""
+
+    def of_kind(self, *kinds: str) -> list[Record]:
+        """The metrics of the given kinds, in order of writing."""
+        return [record for record in self.metrics if record.get("kind") in kinds]
+
+    def curve(self, kind: str) -> list[Record]:
+        """The metrics of ``kind`` by rising step; where a resumed run repeated a step, the last writing counts."""
+        by_step = {int(record["step"]): record for record in self.of_kind(kind) if "step" in record}
+        return [by_step[step] for step in sorted(by_step)]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run has come as far as its evaluation."""
+        return bool(self.mlm)
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps the configuration asks for."""
+        steps = (self.config.get("train") or {}).get("steps")
+        return steps if isinstance(steps, int) else None
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds spent training, over all restarts."""
+        return float(max((record.get("seconds") or 0.0 for record in self.of_kind("train")), default=0.0))
+
+
+def load_run(run_dir: Path) -> RunData:
+    """Read the run folder ``run_dir``.
+
+    Raises:
+        ArtifactError: If it is not a run folder.
+    """
+    run = RunDir(run_dir)
+    if not run.config.is_file():
+        raise ArtifactError(
+            f"{run_dir}: no config.yaml, so not a run folder; give the folder that 'kexue pipeline --run-dir' wrote"
+        )
+    problems: list[str] = []
+    text = run.config.read_text(encoding="utf-8")
+    config = _parse_config(text, problems)
+    return RunData(
+        name=str(config.get("name") or run_dir.resolve().name),
+        folder=run_dir,
+        config_text=text,
+        config=config,
+        stages=_read_stages(run),
+        manifests=_read_manifests(run, problems),
+        metrics=read_lines(run.pretrain / "metrics.jsonl"),
+        mlm=_read_json(run.evaluate / "mlm.json", {}, problems),
+        predictions=_read_json(run.evaluate / "predictions.json", [], problems),
+        training_entropy=_training_entropy(run.samples / "token_counts.npy"),
+        versions=installed_versions(),
+        problems=problems,
+    )
+
+
+def read_lines(path: Path) -> list[Record]:
+    """The records of a JSON-lines file; a line torn by a kill is left out, a missing file is empty."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of what takes part, of the installation that writes the report."""
+    versions = {"kexue_train": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _parse_config(text: str, problems: list[str]) -> Record:
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problems.append(f"config.yaml is not valid YAML: {' '.join(str(error).split())}")
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _read_stages(run: RunDir) -> list[Record]:
+    """One record per stage: the last that did work, so that finding the work done later does not hide its time."""
+    latest: dict[str, Record] = {}
+    for record in read_lines(run.stages):
+        name = str(record.get("stage"))
+        if name not in latest or record.get("status") != "found":
+            latest[name] = record
+    known = list(STAGES.values())
+    return sorted(latest.values(), key=lambda r: known.index(r["stage"]) if r["stage"] in known else len(known))
+
+
+def _read_manifests(run: RunDir, problems: list[str]) -> dict[str, Manifest]:
+    manifests = {}
+    for name in STAGES:
+        folder = run.root / name
+        if name == "pretrain" or not (folder / MANIFEST_NAME).exists():
+            continue
+        try:
+            manifests[name] = read_manifest(folder)
+        except ArtifactError as error:
+            problems.append(str(error))
+    return manifests
+
+
+def _read_json(path: Path, default: Any, problems: list[str]) -> Any:
+    if not path.is_file():
+        return default
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        problems.append(f"{path} is not valid JSON ({error})")
+        return default
+    return value if isinstance(value, type(default)) else default
+
+
+def _training_entropy(path: Path) -> float | None:
+    try:
+        counts = np.load(path, allow_pickle=False).astype(np.float64)
+    except (OSError, ValueError):
+        return None
+    share = counts[counts > 0] / max(1.0, counts.sum())
+    return float(-(share * np.log(share)).sum()) if share.size else None
