@@ -30,9 +30,11 @@ _TRUNCATION = 1.13684723
 
 def rotary_table(position_ids: Tensor, head_size: int, base: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the rotation, fp32, each [B, 1, S, D/2]; angle i is position · base^(-2i/D)."""
-    exponent = torch.arange(0, head_size, 2, dtype=torch.float32, device=position_ids.device) / head_size
-    angles = position_ids[:, None, :, None].float() * base**-exponent
-    return angles.cos(), angles.sin()
+    # An fp32 angle is off by 2e-5 at position 500, more than everything else in the forward pass; MPS has no fp64.
+    wide = torch.float32 if position_ids.device.type == "mps" else torch.float64
+    exponent = torch.arange(0, head_size, 2, dtype=wide, device=position_ids.device) / head_size
+    angles = position_ids[:, None, :, None].to(wide) * base**-exponent
+    return angles.cos().float(), angles.sin().float()
 
 
 def apply_rope(x_BHSD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:  # noqa: N803  # shape suffix
@@ -242,14 +244,15 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
         )
         mask = attention_mask_of(sequence_ids, attention_mask)
         x = self.embeddings(input_ids, token_type_ids, inputs_embeds)
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         states = [x]
         for layer in self.encoder.layer:
             if self.gradient_checkpointing and self.training:
                 x = self._gradient_checkpointing_func(layer.__call__, x, rotary, mask)
             else:
                 x = layer(x, rotary, mask)
-            states.append(x)
-        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+            if wanted:
+                states.append(x)
         output = BaseModelOutput(last_hidden_state=x, hidden_states=tuple(states) if wanted else None)
         return output if return_dict is not False else output.to_tuple()
 
@@ -327,6 +330,9 @@ class RoFormerV2ForPreTraining(_MaskedLMMixin, RoFormerV2PreTrainedModel):
     def forward(
         self,
         input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
         labels: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
         return_dict: bool | None = None,
@@ -336,12 +342,15 @@ class RoFormerV2ForPreTraining(_MaskedLMMixin, RoFormerV2PreTrainedModel):
 
         Args:
             input_ids: [B, S].
+            attention_mask: As for ``RoFormerV2Model``, like the next two.
+            token_type_ids: [B, S].
+            position_ids: [B, S].
             labels: [B, S], -100 where nothing is predicted.
             next_sentence_label: [B], 0 = next, 1 = random.
             return_dict: False returns a tuple.
             **inputs: Further arguments of ``RoFormerV2Model``.
         """
-        encoded = self.roformer(input_ids, **inputs)
+        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, **inputs)
         prediction = self.cls.predictions(encoded.last_hidden_state)
         relation = self.cls.next_sentence(encoded.last_hidden_state[:, 0])
         losses = []
@@ -375,12 +384,15 @@ class RoFormerV2ForMaskedLM(_MaskedLMMixin, RoFormerV2PreTrainedModel):
     def forward(
         self,
         input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
         labels: Tensor | None = None,
         return_dict: bool | None = None,
         **inputs: Any,
     ) -> MaskedLMOutput | tuple[Tensor, ...]:
         """``logits`` [B, S, V]; ``labels`` [B, S] with -100 where nothing is predicted."""
-        encoded = self.roformer(input_ids, **inputs)
+        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, **inputs)
         logits = self.cls.predictions(encoded.last_hidden_state)
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
         output = MaskedLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
@@ -404,12 +416,15 @@ class RoFormerV2ForNextSentencePrediction(RoFormerV2PreTrainedModel):
     def forward(
         self,
         input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
         labels: Tensor | None = None,
         return_dict: bool | None = None,
         **inputs: Any,
     ) -> NextSentencePredictorOutput | tuple[Tensor, ...]:
         """``logits`` [B, 2], class 0 = B is the next text; ``labels`` [B]."""
-        encoded = self.roformer(input_ids, **inputs)
+        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, **inputs)
         logits = self.cls.next_sentence(encoded.last_hidden_state[:, 0])
         loss = None if labels is None else F.cross_entropy(logits.float(), labels.flatten())
         output = NextSentencePredictorOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)

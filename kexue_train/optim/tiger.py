@@ -61,7 +61,7 @@ def tiger_update_(param: Tensor, momentum: Tensor, *, role: Role, lr: float, wei
     if role is Role.VECTOR:
         param.add_(momentum.sign(), alpha=-0.5 * lr)
         return
-    square = param.float().square()
+    square = param.to(momentum.dtype).square()
     mean = square.mean(-1, keepdim=True) if role is Role.EMBEDDING else square.mean()
     scale = mean.sqrt().mul_(-lr).to(param.dtype)
     param.addcmul_(momentum.sign().add_(param, alpha=weight_decay), scale)
@@ -99,8 +99,8 @@ class Tiger(torch.optim.Optimizer):
     ) -> None:
         if not lr > 0 or not 0 <= beta < 1 or weight_decay < 0 or accumulation_steps < 1 or not 0 < shrink <= 1:
             raise ValueError(
-                f"Tiger needs lr > 0, 0 <= beta < 1, weight_decay >= 0, accumulation_steps >= 1 and 0 < shrink <= 1, got "
-                f"{lr=}, {beta=}, {weight_decay=}, {accumulation_steps=}, {shrink=}"
+                "Tiger needs lr > 0, 0 <= beta < 1, weight_decay >= 0, accumulation_steps >= 1 and 0 < shrink <= 1, "
+                f"got {lr=}, {beta=}, {weight_decay=}, {accumulation_steps=}, {shrink=}"
             )
         defaults = {"lr": lr, "beta": beta, "weight_decay": weight_decay, "role": None}
         super().__init__(params, defaults)
@@ -122,7 +122,7 @@ class Tiger(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("Tiger folds gradients during backward; a closure that runs backward would count twice")
         self.micro_step += 1
-        if self.micro_step % self.accumulation_steps:
+        if self._inside_window():
             return False
         for group, param in self._parameters():
             if not self.state[param]["folded"]:  # no gradient in the whole window: the momentum still decays
@@ -140,10 +140,21 @@ class Tiger(torch.optim.Optimizer):
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """``micro_step``, the momenta in parameter order, and each group's settings; to be taken between windows."""
+        """Windows done as ``step``, the momenta in parameter order, and each group's settings.
+
+        A window may have another length after loading (another number of ranks, the same batch).
+
+        Raises:
+            RuntimeError: If called inside a window: half a window can not be continued.
+        """
+        if any(self.state[param]["folded"] for _, param in self._parameters()) or self._inside_window():
+            raise RuntimeError(
+                f"state_dict() after micro-batch {self.micro_step}, inside a window of {self.accumulation_steps}; "
+                "call it when step() has returned True"
+            )
         settings = [{k: v for k, v in group.items() if k in self.defaults} for group in self.param_groups]
         return {
-            "micro_step": self.micro_step,
+            "step": self.micro_step // self.accumulation_steps,
             "momenta": [self.momentum(p) for _, p in self._parameters()],
             "groups": settings,
         }
@@ -163,14 +174,14 @@ class Tiger(torch.optim.Optimizer):
             self.momentum(param).copy_(momentum)
         for group, settings in zip(self.param_groups, state_dict["groups"], strict=True):
             group.update(settings)
-        self.micro_step = state_dict["micro_step"]
+        self.micro_step = state_dict["step"] * self.accumulation_steps
 
     def momentum(self, param: Tensor) -> Tensor:
         """The momentum of ``param``, same shape, at least fp32; a view that may be written to."""
         return self.state[param]["momentum"]  # type: ignore[no-any-return]  # torch types states as Any
 
     def _allocate(self) -> tuple[Tensor, Tensor]:
-        """All momenta as views of one flat tensor, whose tail counts non-finite gradients: one all-reduce serves both."""
+        """All momenta as views of one flat tensor; its tail counts non-finite gradients: one all-reduce serves both."""
         params = [param for _, param in self._parameters()]
         sizes = [param.numel() for param in params]
         dtype = torch.promote_types(params[0].dtype, torch.float32)
@@ -179,6 +190,9 @@ class Tiger(torch.optim.Optimizer):
         for index, (param, view) in enumerate(zip(params, views, strict=True)):
             self.state[param] = {"momentum": view.view(param.shape), "bad": bad[index], "folded": False}
         return flat, bad
+
+    def _inside_window(self) -> bool:
+        return self.micro_step % self.accumulation_steps != 0
 
     def _parameters(self) -> Iterable[tuple[dict[str, Any], Tensor]]:
         for group in self.param_groups:
