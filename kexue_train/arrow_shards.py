@@ -114,7 +114,7 @@ def write_dataset_files(folder: Path, schema: pa.Schema, names: Sequence[str]) -
     write_atomic(folder / "state.json", json.dumps(state, indent=2))
 
 
-def text_hashes(texts: Iterable[bytes]) -> list[int]:
+def text_hashes(texts: Iterable[bytes | memoryview]) -> list[int]:
     """The xxh3_128 hash of each text's UTF-8 bytes."""
     return [xxhash.xxh3_128_intdigest(text) for text in texts]
 

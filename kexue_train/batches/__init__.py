@@ -1,6 +1,6 @@
 """Sample shards -> micro-batches, as pure functions of (samples, seed, step): the same on any number of ranks.
 
-order.py (which rows) -> dataset.py (their columns) -> collate.py (masks, ids, labels) -> loader.py (ahead of the training)
+order.py (which rows) -> dataset.py (their columns) -> collate.py (masks, ids, labels) -> loader.py (ahead of time)
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,8 +1,8 @@
 """Which rows form the global batch of a step: a pure function, so no loader has a state to save.
 
 Epoch 0 reads the training rows as they lie on disk (the corpus was shuffled before). Every later epoch is another
-exact permutation of them, computed row by row: a Feistel network keyed by (seed, epoch) on the smallest square power
-of two that holds them, walked until it falls among them (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+exact permutation of them, computed row by row: a Feistel network keyed by (seed, epoch) on the smallest power of four
+that holds them, walked until it falls among them (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
 """
 
 from __future__ import annotations

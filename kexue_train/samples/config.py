@@ -37,7 +37,7 @@ class SampleConfig(Config):
     seq_len: int = Field(default=512, ge=16, le=32_768)
     """Token slots of a row; no sequence is longer."""
     nsp: bool = True
-    """Make next-sentence pairs ``[CLS] A [SEP] B [SEP]``, half of them with B from another document; off: ``[CLS] A [SEP]``."""
+    """Make pairs ``[CLS] A [SEP] B [SEP]``, half of them with B from another document; off: ``[CLS] A [SEP]``."""
     whole_word: bool = True
     """Mask whole words (English: WordPiece continuation; Chinese: segmented words); off: every piece alone."""
     short_sequence_probability: float = Field(default=0.1, ge=0.0, le=1.0)

@@ -2,7 +2,7 @@
 
 The published rule of RoFormerV2 (``train_mlm.py`` of github.com/ZhuiyiTechnology/roformer-v2): one number u is drawn
 per *word*. u < 0.12: every piece becomes [MASK]; u < 0.135: kept but predicted; u < 0.15: every piece becomes an
-independent uniform id; else not predicted. One deviation: no special token is ever drawn (the original excludes [PAD] only).
+independent uniform id; else not predicted. One deviation: no special token is drawn (the original excludes only [PAD]).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _words_at(
 
 
 def _ordinary_ids(words: npt.NDArray[np.uint64], vocab_size: int, specials: list[int]) -> npt.NDArray[np.int64]:
-    """Map random words to uniform ids of ``range(vocab_size)`` without ``specials`` (sorted); bias below 2⁻³² · vocab_size."""
+    """Map random words to uniform ids below ``vocab_size`` that are not in ``specials`` (sorted)."""
     num_ordinary = np.uint64(vocab_size - len(specials))
     ids = (((words >> np.uint64(32)) * num_ordinary) >> np.uint64(32)).astype(np.int64)
     for special in specials:

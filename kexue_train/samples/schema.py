@@ -1,0 +1,66 @@
+"""The form of a sample shard: columns of a row, and a row's hash.
+
+A row is a pack of exactly ``seq_len`` slots: sequences ``[CLS] A [SEP] B [SEP]`` or ``[CLS] A [SEP]`` one after the
+other, then [PAD] (id 0). Columns:
+
+* ``input_ids``: fixed_size_list<uint16 or uint32>[seq_len]; uint16 if the vocabulary has at most 65 536 pieces.
+* ``sequence_lengths``: list<uint16>, tokens of each sequence in order; their sum is the number of real tokens.
+* ``segment_a_lengths``: list<uint16>, per sequence the length of ``[CLS] A [SEP]``; all of a single sequence.
+* ``next_sentence_labels``: list<int8>, per sequence 0 = B is next, 1 = B is from another document, -100 = no B.
+* ``word_starts``: fixed_size_list<uint8>[ceil(seq_len / 8)], one bit per slot (bit k of byte b is slot 8b + k): set
+  where a word starts, at every special token and at the first [PAD]; a word is [start, next start).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from kexue_train.samples.encode import id_dtype
+
+PAD_ID = 0
+RAGGED_COLUMNS = ("sequence_lengths", "segment_a_lengths", "next_sentence_labels")
+
+
+def sample_schema(seq_len: int, vocab_size: int) -> pa.Schema:
+    """The Arrow schema of sample shards."""
+    return pa.schema(
+        [
+            ("input_ids", pa.list_(pa.from_numpy_dtype(np.dtype(id_dtype(vocab_size))), seq_len)),
+            ("sequence_lengths", pa.list_(pa.uint16())),
+            ("segment_a_lengths", pa.list_(pa.uint16())),
+            ("next_sentence_labels", pa.list_(pa.int8())),
+            ("word_starts", pa.list_(pa.uint8(), (seq_len + 7) // 8)),
+        ]
+    )
+
+
+def row_hashes(batch: pa.RecordBatch) -> list[int]:
+    """The xxh3_128 hash of each row: over its columns' values as little-endian bytes, in the order of the schema."""
+    columns = []
+    for name in ("input_ids", *RAGGED_COLUMNS, "word_starts"):
+        values, borders = column_values(batch.column(name))
+        view = memoryview(values.tobytes())
+        places = (borders * values.itemsize).tolist()
+        columns.append([view[start:end] for start, end in pairwise(places)])
+    return [_hash(parts) for parts in zip(*columns, strict=True)]
+
+
+def column_values(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """The flat values of a list column without nulls (no copy) and the (rows + 1,) int64 borders of its rows."""
+    if pa.types.is_fixed_size_list(column.type):
+        borders = np.arange(len(column) + 1, dtype=np.int64) * column.type.list_size
+    else:
+        borders = column.offsets.to_numpy().astype(np.int64)
+        borders -= borders[0]
+    return column.flatten().to_numpy(zero_copy_only=True), borders
+
+
+def _hash(parts: tuple[memoryview, ...]) -> int:
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(part)
+    return int(digest.intdigest())

@@ -1,0 +1,133 @@
+"""Re-read sample shards and check what every row promises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from kexue_train.arrow_shards import format_checksum, read_shard, shard_paths, sum_hashes
+from kexue_train.artifacts import Manifest, verify_artifact
+from kexue_train.errors import ArtifactError
+from kexue_train.progress import SILENT, Progress
+from kexue_train.samples.schema import PAD_ID, RAGGED_COLUMNS, column_values, row_hashes, sample_schema
+
+_Ints = npt.NDArray[np.int64]
+_Bools = npt.NDArray[np.bool_]
+
+
+def verify_sample_shards(folder: Path, progress: Progress = SILENT) -> Manifest:
+    """Check files, row checksum and every row: lengths, places of [CLS] and [SEP], padding, labels, word starts.
+
+    Raises:
+        ArtifactError: Names the first file and row that break a promise, and which.
+    """
+    manifest = verify_artifact(folder, progress)
+    if manifest.kind != "sample_shards":
+        raise ArtifactError(
+            f"{folder}: holds {manifest.kind}, not sample_shards; give a folder made by 'kexue samples'"
+        )
+    facts = manifest.statistics
+    schema = sample_schema(facts["seq_len"], facts["vocab_size"])
+    hashes, rows = 0, 0
+    for path in shard_paths(folder):
+        table = read_shard(path)
+        if table.schema != schema:
+            raise ArtifactError(f"{path}: has the columns {table.schema}, expected {schema}; run its stage again")
+        first = 0
+        for batch in table.to_batches():
+            broken = find_broken_row(batch, facts["vocab_size"], facts["special_token_ids"])
+            if broken is not None:
+                row, promise = broken
+                raise ArtifactError(f"{path}: row {first + row} breaks a promise: {promise}; run its stage again")
+            hashes = sum_hashes([hashes, *row_hashes(batch)])
+            first += batch.num_rows
+        rows += first
+        progress.update(rows, manifest.rows, "rows")
+    found = format_checksum(hashes)
+    if rows != manifest.rows or manifest.rows_checksum is None or found != manifest.rows_checksum.output:
+        raise ArtifactError(
+            f"{folder}: {rows} rows with checksum {found}, the manifest says {manifest.rows} rows "
+            f"with {manifest.rows_checksum}; run its stage again"
+        )
+    return manifest
+
+
+def find_broken_row(
+    batch: pa.RecordBatch, vocab_size: int, special_token_ids: Mapping[str, int]
+) -> tuple[int, str] | None:
+    """A row that breaks a promise of the schema, and which; None if every row is good."""
+    flat_ids, _ = column_values(batch.column("input_ids"))
+    ids = flat_ids.reshape(batch.num_rows, -1)
+    packed, _ = column_values(batch.column("word_starts"))
+    starts = np.unpackbits(packed.reshape(len(ids), -1), axis=1, count=ids.shape[1], bitorder="little").astype(np.bool_)
+    ragged = {name: column_values(batch.column(name)) for name in RAGGED_COLUMNS}
+    counts = [np.diff(borders) for _, borders in ragged.values()]
+    uneven = _first(
+        (counts[0] == 0) | (counts[0] != counts[1]) | (counts[0] != counts[2]), "its lists differ in length"
+    )
+    if uneven:
+        return uneven
+    lengths, segment_a, labels = (values.astype(np.int64) for values, _ in ragged.values())
+    rows = np.repeat(np.arange(len(ids)), counts[0])
+    return _broken_lengths(rows, lengths, segment_a, labels, ids.shape) or _broken_slots(
+        ids, starts, rows, lengths, segment_a, vocab_size, special_token_ids
+    )
+
+
+def _broken_lengths(
+    rows: _Ints, lengths: _Ints, segment_a: _Ints, labels: _Ints, shape: tuple[int, ...]
+) -> tuple[int, str] | None:
+    single = labels == -100
+
+    def first(bad: _Bools, promise: str) -> tuple[int, str] | None:
+        return (int(rows[np.argmax(bad)]), promise) if bad.any() else None
+
+    return (
+        _first(np.bincount(rows, lengths, shape[0]) > shape[1], "its sequences are longer than the row")
+        or first(~np.isin(labels, (-100, 0, 1)), "a next-sentence label is not -100, 0 or 1")
+        or first(lengths < 3, "a sequence has no token")
+        or first(single & (segment_a != lengths), "a single sequence has a second part")
+        or first(~single & ((segment_a < 3) | (segment_a > lengths - 2)), "a pair lacks A or B")
+    )
+
+
+def _broken_slots(
+    ids: npt.NDArray[Any],
+    starts: _Bools,
+    rows: _Ints,
+    lengths: _Ints,
+    segment_a: _Ints,
+    vocab_size: int,
+    special_token_ids: Mapping[str, int],
+) -> tuple[int, str] | None:
+    real = np.bincount(rows, lengths, len(ids)).astype(np.int64)[:, None]
+    first_slots = np.cumsum(lengths) - lengths - (np.cumsum(real) - real[:, 0])[rows]
+    slots = np.arange(ids.shape[1])
+    padding, first_padding = slots >= real, slots == real
+    expected = np.full(ids.shape, -1)  # the special token that belongs into a slot, -1: none
+    expected[rows, first_slots + lengths - 1] = special_token_ids["sep"]
+    expected[rows, first_slots + segment_a - 1] = special_token_ids["sep"]
+    expected[rows, first_slots] = special_token_ids["cls"]
+    expected[padding] = PAD_ID
+    special = np.isin(ids, [special_token_ids[name] for name in ("pad", "cls", "sep", "mask")])
+
+    def any_slot(bad: _Bools, promise: str) -> tuple[int, str] | None:
+        places = np.flatnonzero(bad)
+        return (int(places[0]) // ids.shape[1], promise) if places.size else None
+
+    return (
+        any_slot(ids >= vocab_size, "an id is not in the vocabulary")
+        or any_slot((expected >= 0) & (ids != expected), "[CLS], [SEP] or [PAD] is missing from its place")
+        or any_slot((expected < 0) & special, "a special token stands inside a text")
+        or any_slot((expected >= 0) & (~padding | first_padding) & ~starts, "a special token does not start a word")
+        or any_slot(starts & padding & ~first_padding, "a word starts in the padding")
+    )
+
+
+def _first(bad: _Bools, promise: str) -> tuple[int, str] | None:
+    return (int(np.argmax(bad)), promise) if bad.any() else None
