@@ -58,8 +58,8 @@ def evaluate_model(
     recipe = Recipe(kind="evaluation", settings={**config.model_dump(mode="json"), "seed": seed}, parents=parents)
     if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
         return manifest
-    from kexue_train.evaluate.masked_lm import evaluate_masked_lm  # noqa: PLC0415  # torch: not when done before
     from kexue_train.evaluate.load_model import load_tokenizer  # noqa: PLC0415  # the same
+    from kexue_train.evaluate.masked_lm import evaluate_masked_lm  # noqa: PLC0415  # torch: not when done before
     from kexue_train.evaluate.masked_sentences import complete_sentences  # noqa: PLC0415  # the same
 
     partial = open_partial(out_dir, recipe)

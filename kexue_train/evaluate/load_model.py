@@ -9,10 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from kexue_train.errors import EvaluationError, ResourceError
 
 _MODEL_TYPE = "roformer_v2"
+# Whatever is wrong inside a folder (code, JSON, weights), transformers reports it by one of these.
+_LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    ImportError,
+    AttributeError,
+    TypeError,
+    SafetensorError,
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +65,7 @@ def load_model(model_dir: Path) -> LoadedModel:
             model, info = transformers.AutoModelForPreTraining.from_pretrained(
                 model_dir, trust_remote_code=True, local_files_only=True, output_loading_info=True
             )
-    # Whatever is wrong inside the folder (code, JSON, weights), transformers reports it by one of these.
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError) as error:
+    except _LOAD_ERRORS as error:
         raise EvaluationError(
             f"{model_dir}: cannot be loaded as a model with MLM and NSP heads ({_first_line(error)}); "
             "give a folder written by 'kexue export', or export the checkpoint again"
@@ -85,7 +96,7 @@ def load_tokenizer(model_dir: Path) -> Any:
     transformers = import_transformers()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(model_dir, trust_remote_code=True, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError) as error:
+    except _LOAD_ERRORS as error:
         raise EvaluationError(
             f"{model_dir}: holds no tokenizer that can be loaded ({_first_line(error)}); export the checkpoint again"
         ) from None

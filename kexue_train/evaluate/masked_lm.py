@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 
 from kexue_train.artifacts import Manifest, read_manifest
-from kexue_train.batches.collate import Collator
+from kexue_train.batches.collate import Batch, make_batch
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.errors import ArtifactError, EvaluationError
 from kexue_train.evaluate.baselines import (
@@ -72,10 +72,10 @@ def evaluate_masked_lm(
         progress.note("the model has no weights for next-sentence prediction: only the masked words are scored")
     sums = _Sums(TokenSums.zeros(vocab_size), TokenSums.zeros(vocab_size))
     mask_id = int(manifest.statistics["special_token_ids"]["mask"])
-    dataset, collator = SampleDataset(samples), Collator(manifest, seed=seed)
+    dataset = SampleDataset(samples)
     for start in range(0, heldout_rows, batch_size):
         rows = np.arange(start, min(start + batch_size, heldout_rows))
-        batch = collator(dataset.read(rows), rows=rows, epoch=0)
+        batch = make_batch(dataset, rows, 0, seed=seed)
         _add_batch(sums, loaded, batch, mask_id, f"{model_dir}: rows {start} to {rows[-1]} of {samples}")
         sums.rows += len(rows)
         progress.update(sums.rows, heldout_rows, "rows")
@@ -83,11 +83,15 @@ def evaluate_masked_lm(
 
 
 @torch.inference_mode()
-def _add_batch(
-    sums: _Sums, loaded: LoadedModel, batch: dict[str, npt.NDArray[np.int64]], mask_id: int, where: str
-) -> None:
-    inputs = {name: torch.from_numpy(batch[name]).to(loaded.device) for name in _MODEL_INPUTS}
-    states = loaded.model.roformer(**inputs).last_hidden_state
+def _add_batch(sums: _Sums, loaded: LoadedModel, batch: Batch, mask_id: int, where: str) -> None:
+    inputs = {
+        "input_ids": batch["input_ids"],
+        "sequence_ids": batch["sequence_ids"],
+        "position_ids": batch["position_ids"],
+        "token_type_ids": batch["token_type_ids"],
+    }
+    inputs_on_device = {name: torch.from_numpy(array).to(loaded.device) for name, array in inputs.items()}
+    states = loaded.model.roformer(**inputs_on_device).last_hidden_state
     places = batch["labels"] != _IGNORE
     targets, hidden = batch["labels"][places], batch["input_ids"][places] == mask_id
     losses, correct = _score(
@@ -104,9 +108,6 @@ def _add_batch(
         sums.pairs += np.bincount(labels, minlength=2)
         sums.nsp_loss += float(losses.sum())
         sums.nsp_correct += int(correct.sum())
-
-
-_MODEL_INPUTS = ("input_ids", "sequence_ids", "position_ids", "token_type_ids")
 
 
 def _score(
