@@ -1,0 +1,49 @@
+"""Write a model as a folder that ``from_pretrained(..., trust_remote_code=True)`` loads without kexue_train."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from kexue_train.model import configuration_roformer_v2, modeling_roformer_v2
+from kexue_train.model.config import ModelConfig
+from kexue_train.model.configuration_roformer_v2 import RoFormerV2Config
+from kexue_train.model.modeling_roformer_v2 import RoFormerV2ForPreTraining
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+_AUTO_MAP = {
+    "AutoConfig": "configuration_roformer_v2.RoFormerV2Config",
+    "AutoModel": "modeling_roformer_v2.RoFormerV2Model",
+    "AutoModelForPreTraining": "modeling_roformer_v2.RoFormerV2ForPreTraining",
+    "AutoModelForMaskedLM": "modeling_roformer_v2.RoFormerV2ForMaskedLM",
+    "AutoModelForNextSentencePrediction": "modeling_roformer_v2.RoFormerV2ForNextSentencePrediction",
+}
+
+
+def build_hf_config(config: ModelConfig, vocab_size: int) -> RoFormerV2Config:
+    """The Hugging Face configuration of the ``model`` section for a vocabulary."""
+    fields = config.model_dump(exclude={"rms_norm_eps"})
+    hf_config = RoFormerV2Config(vocab_size=vocab_size, layer_norm_eps=config.rms_norm_eps, **fields)
+    hf_config.architectures = [RoFormerV2ForPreTraining.__name__]
+    hf_config.auto_map = _AUTO_MAP
+    return hf_config
+
+
+def write_hf_folder(model: RoFormerV2ForPreTraining, folder: Path, tokenizer: Path) -> None:
+    """Write configuration, weights (tied ones once), modelling code and the tokenizer's files into ``folder``."""
+    config = model.config.to_dict() | {"auto_map": _AUTO_MAP, "architectures": [type(model).__name__]}
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    tied = set(type(model)._tied_weights_keys) if model.config.tie_word_embeddings else set()
+    weights = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items() if name not in tied
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for module in (configuration_roformer_v2, modeling_roformer_v2):
+        source = Path(str(module.__file__))
+        shutil.copyfile(source, folder / source.name)
+    for name in TOKENIZER_FILES:
+        if (tokenizer / name).exists():
+            shutil.copyfile(tokenizer / name, folder / name)

@@ -1,0 +1,103 @@
+"""The ``train`` section: how long, in which batches, on what, and what is written on the way."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from kexue_train.config import Config
+
+# These change how a result is reached or watched, not the result (beyond floating-point order): an edit resumes.
+_NOT_RESULT = frozenset(
+    {"micro_batch_size", "num_workers", "launcher", "engine", "zero_stage", "recompute", "device", "threads_per_worker",
+     "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "max_restarts"}
+)  # fmt: skip
+
+
+class MaskingConfig(Config):
+    """Chances of a whole word, of one draw per word. Source: the released RoFormerV2 training script."""
+
+    mask_probability: float = Field(default=0.12, ge=0, le=1)
+    """Every piece becomes [MASK] and is predicted."""
+    keep_probability: float = Field(default=0.015, ge=0, le=1)
+    """Every piece stays and is predicted."""
+    random_probability: float = Field(default=0.015, ge=0, le=1)
+    """Every piece becomes a random one and is predicted."""
+
+    @property
+    def total(self) -> float:
+        """Share of words predicted."""
+        return self.mask_probability + self.keep_probability + self.random_probability
+
+    @model_validator(mode="after")
+    def _sum_is_a_probability(self) -> Self:
+        if not 0 < self.total <= 1:
+            raise ValueError(
+                f"the three probabilities sum to {self.total:g}; they must sum to more than 0 and at most 1"
+            )
+        return self
+
+
+class TrainConfig(Config):
+    """One training run. *step* = optimizer update, *micro-step* = one backward; schedules count steps."""
+
+    steps: int = Field(gt=0)
+    """Optimizer updates in all."""
+    global_batch_size: int = Field(default=512, gt=0)
+    """Rows of one step over all workers: micro_batch_size · accumulation steps · num_workers."""
+    micro_batch_size: int = Field(default=32, gt=0)
+    """Rows of one backward on one worker; the accumulation steps follow from it."""
+    num_workers: int = Field(default=1, gt=0)
+    """Worker processes (= data-parallel size), one per device."""
+    launcher: Literal["ray", "torchrun"] = "ray"
+    """Who starts the workers: Ray Train (restarts and resumes them), or torchrun (needs no Ray)."""
+    engine: Literal["deepspeed", "torch"] = "deepspeed"
+    """Who runs backward and step; "torch" needs no DeepSpeed installed and gives the same numbers."""
+    zero_stage: Literal[0] = 0
+    """ZeRO stage. Only 0 is exact for Tiger so far: higher stages hand the optimizer slices of tensors, whose root mean
+    square is not the tensor's, and free the gradients that accumulation in the momentum needs."""
+    recompute: Literal["none", "full"] = "none"
+    """"full" keeps only each layer's input and computes the layer again in backward: less memory, a third more work."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """"bf16" runs matrix products in bfloat16 under autocast; weights, norms and the optimizer stay fp32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """"auto" takes CUDA devices if there are any."""
+    threads_per_worker: int | None = Field(default=None, gt=0)
+    """CPU threads of a worker; by default the CPUs divided by the workers."""
+    masking: MaskingConfig = MaskingConfig()
+    """Masked-word rates."""
+    nsp_weight: float = Field(default=1.0, ge=0)
+    """Weight of the NSP loss beside the MLM loss."""
+    log_every: int = Field(default=10, gt=0)
+    """Steps between two lines of metrics."""
+    validate_every: int = Field(default=500, gt=0)
+    """Steps between two validations on the held-out rows; the last step is always validated."""
+    checkpoint_every: int = Field(default=500, gt=0)
+    """Steps between two checkpoints; the last step always gets one."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    """Newest checkpoints kept."""
+    max_restarts: int = Field(default=3, ge=0)
+    """How often the workers are restarted from the last checkpoint when one of them dies."""
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro-batches per step and worker."""
+        return self.global_batch_size // (self.micro_batch_size * self.num_workers)
+
+    def settings_of_result(self) -> dict[str, object]:
+        """The settings on which the trained weights depend."""
+        return self.model_dump(mode="json", exclude=set(_NOT_RESULT))
+
+    @model_validator(mode="after")
+    def _batches_multiply_out(self) -> Self:
+        rows = self.micro_batch_size * self.num_workers
+        if self.global_batch_size % rows:
+            lower = self.global_batch_size // rows * rows
+            near = " or ".join(str(size) for size in (lower, lower + rows) if size)
+            raise ValueError(
+                f"global_batch_size={self.global_batch_size} is not a multiple of "
+                f"micro_batch_size={self.micro_batch_size} · num_workers={self.num_workers} = {rows}; "
+                f"take global_batch_size={near}, or another micro_batch_size"
+            )
+        return self

@@ -1,0 +1,128 @@
+"""One training job: the sections of a run that training needs, where it reads and where it writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field
+
+from kexue_train.artifacts import Manifest, Recipe, read_manifest, write_atomic
+from kexue_train.config import Config, apply_overrides, read_yaml
+from kexue_train.errors import ArtifactError, ConfigError, StaleArtifactError
+from kexue_train.model.config import ModelConfig
+from kexue_train.optim.config import OptimizerConfig
+from kexue_train.train.config import TrainConfig
+
+
+class JobConfig(Config):
+    """The sections of a run configuration that determine training."""
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    train: TrainConfig
+
+    @classmethod
+    def load(cls, path: Path, overrides: list[str]) -> Self:
+        """Read these sections of a run's YAML file; the other sections are not looked at.
+
+        Raises:
+            ConfigError: If a value is wrong.
+        """
+        values, lines = read_yaml(path)
+        values = apply_overrides(values, overrides)
+        return cls.parse({key: values[key] for key in cls.model_fields if key in values}, where=str(path), lines=lines)
+
+    def recipe(self, samples: Manifest) -> Recipe:
+        """What determines the trained weights."""
+        settings: dict[str, Any] = {
+            "seed": self.seed,
+            "model": self.model.model_dump(mode="json"),
+            "optimizer": self.optimizer.model_dump(mode="json"),
+            "train": self.train.settings_of_result(),
+        }
+        return Recipe(kind="checkpoint", settings=settings, parents={"samples": samples.content_digest})
+
+
+@dataclass(frozen=True)
+class TrainDir:
+    """Paths inside the folder that training writes."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        """What this folder trains; written first."""
+        return self.root / "recipe.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """``step-XXXXXXXX`` folders and ``latest``."""
+        return self.root / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.root / "tensorboard"
+
+    @property
+    def logs(self) -> Path:
+        """One log per rank, and the launcher's."""
+        return self.root / "logs"
+
+
+def read_samples(folder: Path, config: JobConfig) -> Manifest:
+    """The manifest of the sample shards, checked against the configuration.
+
+    Raises:
+        ArtifactError: If the folder holds no sample shards, or fewer training rows than one step takes.
+        ConfigError: If the model cannot take sequences that long.
+    """
+    manifest = read_manifest(folder)
+    if manifest.kind != "sample_shards":
+        raise ArtifactError(
+            f"{folder}: holds {manifest.kind}, not sample_shards; give a folder made by 'kexue samples'"
+        )
+    seq_len = int(manifest.statistics["seq_len"])
+    if seq_len > config.model.max_position_embeddings:
+        raise ConfigError(
+            f"{folder}: rows of {seq_len} tokens, but model.max_position_embeddings="
+            f"{config.model.max_position_embeddings}; "
+            f"raise it to {seq_len}, or make samples with a smaller samples.seq_len"
+        )
+    rows = manifest.rows - int(manifest.statistics["heldout_rows"])
+    if rows < config.train.global_batch_size:
+        raise ArtifactError(
+            f"{folder}: {rows} rows to train on are fewer than one step takes (train.global_batch_size="
+            f"{config.train.global_batch_size}); lower it, or use a larger corpus"
+        )
+    return manifest
+
+
+def prepare(config: JobConfig, samples: Path, paths: TrainDir) -> Recipe:
+    """Make the folder ready for this job: claim it with the recipe, or check that it already trains the same.
+
+    Raises:
+        StaleArtifactError: If the folder trains something else.
+    """
+    recipe = config.recipe(read_samples(samples, config))
+    paths.checkpoints.mkdir(parents=True, exist_ok=True)
+    paths.logs.mkdir(exist_ok=True)
+    if paths.recipe.exists():
+        found = Recipe.model_validate_json(paths.recipe.read_text(encoding="utf-8"))
+        if reason := recipe.difference(found):
+            raise StaleArtifactError(
+                f"{paths.root}: holds the training of other settings: {reason}. Choose another output folder, or move "
+                "this one away",
+                reason,
+            )
+    else:
+        write_atomic(paths.recipe, recipe.model_dump_json(indent=2) + "\n")
+    return recipe

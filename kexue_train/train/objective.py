@@ -1,0 +1,83 @@
+"""What is minimised: masked-word plus next-sentence loss of one micro-batch, on the predicted positions only."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812  # the name everybody reads
+from torch import Tensor, nn
+
+from kexue_train.model import RoFormerV2ForPreTraining
+
+
+class LossTerms(NamedTuple):
+    """Sums over one micro-batch, fp32 scalars; divide sums over many micro-batches, never average means."""
+
+    mlm_loss: Tensor
+    mlm_correct: Tensor
+    mlm_count: Tensor
+    nsp_loss: Tensor
+    nsp_correct: Tensor
+    nsp_count: Tensor
+
+
+class ExpectedCounts(NamedTuple):
+    """Mean numbers per micro-batch over the whole sample set; the divisors of the training loss."""
+
+    predictions: float
+    pairs: float
+
+
+class PretrainingObjective(nn.Module):
+    """The model with its loss, so that an engine that wraps modules sees one forward.
+
+    The loss divides by *expected* counts, constants of the sample set. So the gradient of a step is the sum over its
+    rows, the same however the rows are cut into micro-batches and ranks; a mean per micro-batch would weigh a masked
+    word more where few are masked (https://github.com/huggingface/transformers/issues/24725).
+    """
+
+    def __init__(
+        self,
+        model: RoFormerV2ForPreTraining,
+        expected: ExpectedCounts,
+        *,
+        nsp_weight: float,
+        autocast: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.expected = expected
+        self.nsp_weight = nsp_weight
+        self.autocast = autocast
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, LossTerms]:
+        """The loss to differentiate and the sums behind it.
+
+        Args:
+            batch: int64 [B, S] tensors: ``input_ids``, ``labels`` (-100: not predicted), ``sequence_ids``,
+                ``position_ids``, ``token_type_ids``, ``next_sentence_labels`` (-100 except at the [CLS] of a pair).
+        """
+        with self._precision(batch["input_ids"].device.type):
+            hidden = self.model.roformer(
+                batch["input_ids"],
+                sequence_ids=batch["sequence_ids"],
+                position_ids=batch["position_ids"],
+                token_type_ids=batch["token_type_ids"],
+            ).last_hidden_state
+            mlm = _score(self.model.cls.predictions, hidden, batch["labels"])
+            nsp = _score(self.model.cls.next_sentence, hidden, batch["next_sentence_labels"])
+        loss = mlm[0] / self.expected.predictions + self.nsp_weight * nsp[0] / max(self.expected.pairs, 1.0)
+        return loss, LossTerms(*(term.detach() for term in (*mlm, *nsp)))
+
+    def _precision(self, device_type: str) -> AbstractContextManager[object]:
+        return torch.autocast(device_type, self.autocast) if self.autocast else nullcontext()
+
+
+def _score(head: nn.Module, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(Σ cross-entropy, number right, number) over the positions with a label; zeros if there are none."""
+    chosen = labels >= 0
+    logits, targets = head(hidden[chosen]).float(), labels[chosen]
+    loss = F.cross_entropy(logits, targets, reduction="sum")
+    return loss, (logits.argmax(-1) == targets).sum().float(), chosen.sum().float()

@@ -1,0 +1,111 @@
+"""STAGE 5: sample shards -> trained checkpoints, resumed from the last one after any interruption."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kexue_train.artifacts import MANIFEST_NAME, Manifest, check_files, read_manifest
+from kexue_train.errors import ArtifactError, StaleArtifactError, TrainingError
+from kexue_train.progress import SILENT, Progress
+from kexue_train.train.checkpoint import list_checkpoints
+from kexue_train.train.job import JobConfig, TrainDir, prepare
+from kexue_train.train.metrics import read_metrics
+
+_POLL_SECONDS = 0.5
+
+
+def pretrain(
+    config: JobConfig,
+    samples: Path,
+    out_dir: Path,
+    *,
+    launch: Callable[[], None],
+    replace: bool = False,
+    progress: Progress = SILENT,
+) -> Manifest:
+    """Train until the last step is reached.
+
+    Args:
+        config: The job.
+        samples: Folder of sample shards.
+        out_dir: Folder for checkpoints, metrics and logs.
+        launch: Runs the workers on this job and returns when they have ended.
+        replace: Move a training of other settings aside (the reason goes to ``progress.note``) instead of refusing.
+        progress: Receives steps and metrics.
+
+    Raises:
+        StaleArtifactError: If ``out_dir`` trains something else and ``replace`` is false.
+        TrainingError: If the workers ended before the last step.
+    """
+    paths = TrainDir(out_dir)
+    try:
+        prepare(config, samples, paths)
+    except StaleArtifactError as stale:
+        if not replace:
+            raise
+        progress.note(f"trained anew, since {stale.reason}; the old training is kept in {_move_aside(out_dir)}")
+        prepare(config, samples, paths)
+    if manifest := _finished(out_dir):
+        return manifest
+    if checkpoints := list_checkpoints(paths.checkpoints):
+        progress.note(f"resumed from checkpoint {checkpoints[0].name}")
+    with _watch(paths.metrics, config.train.steps, progress):
+        launch()
+    manifest = _finished(out_dir)
+    if manifest is None:
+        raise TrainingError(
+            f"{out_dir}: training was stopped before step {config.train.steps}; its state is in {paths.checkpoints}. "
+            "Run the same command again to go on"
+        )
+    return manifest
+
+
+def _finished(out_dir: Path) -> Manifest | None:
+    if not (out_dir / MANIFEST_NAME).exists():
+        return None
+    manifest = read_manifest(out_dir)
+    try:
+        check_files(out_dir, manifest)
+    except ArtifactError:  # the last checkpoint is gone or damaged: train on from the one before
+        (out_dir / MANIFEST_NAME).unlink()
+        return None
+    return manifest
+
+
+def _move_aside(out_dir: Path) -> Path:
+    number = 1
+    while (aside := out_dir.with_name(f"{out_dir.name}.replaced-{number}")).exists():
+        number += 1
+    out_dir.rename(aside)
+    return aside
+
+
+@contextmanager
+def _watch(metrics: Path, steps: int, progress: Progress) -> Iterator[None]:
+    """Report what the workers write, while they write it."""
+    done = threading.Event()
+
+    def report() -> None:
+        seen = -1
+        while not done.is_set():
+            latest = next((record for record in reversed(read_metrics(metrics)) if record["kind"] == "train"), None)
+            if latest and latest["step"] != seen:
+                seen = latest["step"]
+                facts = {
+                    name: latest[name]
+                    for name in ("loss", "mlm_accuracy", "nsp_accuracy", "lr", "tokens_per_second")
+                    if name in latest
+                }
+                progress.update(seen, steps, "steps", **facts)
+            done.wait(_POLL_SECONDS)
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

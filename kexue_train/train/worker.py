@@ -1,0 +1,227 @@
+"""One training process: joins the group, builds model and engine, resumes, trains. Knows neither Ray nor Prefect.
+
+torchrun --nproc-per-node 8 -m kexue_train.train.worker --config configs/base.yaml --samples DIR --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import sys
+from collections.abc import Generator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from kexue_train.artifacts import MANIFEST_NAME, Manifest, build_manifest, describe_files, write_atomic
+from kexue_train.batches.collate import Batch, make_batch
+from kexue_train.batches.dataset import SampleDataset
+from kexue_train.batches.loader import iter_batches
+from kexue_train.batches.order import training_rows
+from kexue_train.counter_rng import Purpose, random_words
+from kexue_train.errors import KexueError
+from kexue_train.model import RoFormerV2ForPreTraining
+from kexue_train.model.hf_folder import build_hf_config
+from kexue_train.optim import Tiger, build_param_groups
+from kexue_train.progress import Silent
+from kexue_train.runtime import available_cpus, configure_logging, rank
+from kexue_train.train.checkpoint import TrainerState, checkpoint_name, latest_checkpoint, load_checkpoint
+from kexue_train.train.distributed import choose_device, join_process_group, same_on_all_ranks
+from kexue_train.train.engine import build_engine
+from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples
+from kexue_train.train.loop import Training, train_loop
+from kexue_train.train.metrics import MetricLogger
+from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
+
+logger = logging.getLogger(__name__)
+
+STOPPED = 3
+"""Exit code of a worker that saved a checkpoint and ended because it was asked to."""
+
+
+def run_worker(config: JobConfig, samples: Path, out_dir: Path) -> bool:
+    """Train on this process's device as one rank of the group.
+
+    Returns:
+        Whether the last step was reached.
+    """
+    paths = TrainDir(out_dir)
+    paths.logs.mkdir(parents=True, exist_ok=True)
+    configure_logging(logging.INFO, paths.logs / f"rank-{rank()}.log")
+    device = choose_device(config.train.device)
+    join_process_group(device)
+    config = _with_world_size(config)
+    torch.set_num_threads(config.train.threads_per_worker or max(1, available_cpus() // config.train.num_workers))
+    training = _build(config, samples, paths, device)
+    training.stop.listen()
+    with closing(training.batches):
+        finished = _train(training)
+    if finished and dist.get_rank() == 0:
+        _finish(training)
+    dist.barrier()
+    dist.destroy_process_group()
+    return finished
+
+
+def _build(config: JobConfig, samples: Path, paths: TrainDir, device: torch.device) -> Training:
+    manifest = read_samples(samples, config)
+    objective = _build_objective(config, manifest, device)
+    optimizer = Tiger(
+        build_param_groups(objective.model),
+        lr=config.optimizer.lr,
+        beta=config.optimizer.beta,
+        weight_decay=config.optimizer.weight_decay,
+        accumulation_steps=config.train.accumulation_steps,
+    )
+    state = _resume(config, paths, objective.model, optimizer)
+    dataset = SampleDataset(samples)
+    return Training(
+        config=config,
+        recipe=config.recipe(manifest),
+        paths=paths,
+        tokenizer=samples / "tokenizer",
+        rows_per_epoch=training_rows(manifest)[1],
+        objective=objective,
+        optimizer=optimizer,
+        engine=build_engine(config.train, objective, optimizer, paths.root),
+        device=device,
+        batches=_training_batches(config, dataset, state.step),
+        heldout=_heldout_batches(config, dataset),
+        state=state,
+    )
+
+
+def _build_objective(config: JobConfig, manifest: Manifest, device: torch.device) -> PretrainingObjective:
+    """The model, initialised from the seed alike on every rank, with its loss."""
+    statistics, train = manifest.statistics, config.train
+    torch.manual_seed(int(random_words(config.seed, Purpose.INIT, 0, 0)[0, 0]) & (2**63 - 1))
+    model = RoFormerV2ForPreTraining(build_hf_config(config.model, statistics["vocab_size"])).to(device)
+    if train.recompute == "full":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    maskable = (statistics["real_tokens"] - 2 * statistics["sequences"] - statistics["pairs"]) / manifest.rows
+    expected = ExpectedCounts(
+        predictions=train.masking.total * maskable * train.micro_batch_size,
+        pairs=statistics["pairs"] / manifest.rows * train.micro_batch_size,
+    )
+    autocast = torch.bfloat16 if train.precision == "bf16" else None
+    return PretrainingObjective(model, expected, nsp_weight=train.nsp_weight, autocast=autocast)
+
+
+def _resume(config: JobConfig, paths: TrainDir, model: RoFormerV2ForPreTraining, optimizer: Tiger) -> TrainerState:
+    """Load the newest whole checkpoint that rank 0 sees, the same on every rank; a fresh state if there is none."""
+    found = latest_checkpoint(paths.checkpoints, _LogNotes()) if dist.get_rank() == 0 else None
+    name = same_on_all_ranks(str(found) if found else None)
+    if name is None:
+        return TrainerState(seed=config.seed)
+    state = load_checkpoint(Path(name), model, optimizer)
+    logger.info("resumed from %s", name)
+    # The window may have been cut otherwise; parameters move only at its end, so a step is the common measure.
+    optimizer.micro_step = state.step * optimizer.accumulation_steps
+    return state
+
+
+def _train(training: Training) -> bool:
+    state, train = training.state, training.config.train
+    if dist.get_rank() != 0:
+        return train_loop(training)
+    with MetricLogger(training.paths, resumed_step=state.step) as metrics:
+        training.metrics = metrics
+        metrics.event(
+            "resume" if state.step else "start",
+            state.step,
+            world_size=dist.get_world_size(),
+            engine=train.engine,
+            zero_stage=train.zero_stage,
+            device=training.device.type,
+            precision=train.precision,
+            recompute=train.recompute,
+            accumulation_steps=train.accumulation_steps,
+            parameters=sum(p.numel() for p in training.objective.model.parameters()),
+            rows_per_epoch=training.rows_per_epoch,
+        )
+        finished = train_loop(training)
+        metrics.event("end" if finished else "stop", training.state.step)
+        return finished
+
+
+def _finish(training: Training) -> None:
+    """Write the manifest that says training is complete; its files are those of the last checkpoint."""
+    root = training.paths.root
+    name = f"{training.paths.checkpoints.name}/{checkpoint_name(training.state.step)}"
+    files = {f"{name}/{file}": entry for file, entry in describe_files(root / name).items()}
+    statistics = {
+        "checkpoint": name,
+        "steps": training.state.step,
+        "tokens": training.state.tokens,
+        "parameters": sum(p.numel() for p in training.objective.model.parameters()),
+    }
+    manifest = build_manifest(training.recipe, files, seed=training.config.seed, statistics=statistics)
+    write_atomic(root / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
+
+
+def _training_batches(config: JobConfig, dataset: SampleDataset, start_step: int) -> Generator[Batch]:
+    return iter_batches(
+        dataset,
+        seed=config.seed,
+        start_step=start_step,
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        micro_batch_size=config.train.micro_batch_size,
+        accumulation_steps=config.train.accumulation_steps,
+        global_batch_size=config.train.global_batch_size,
+        **config.train.masking.model_dump(),
+    )
+
+
+def _heldout_batches(config: JobConfig, dataset: SampleDataset) -> list[Batch]:
+    """This rank's share of the held-out rows, masked once and for all (epoch 0)."""
+    heldout = int(dataset.manifest.statistics["heldout_rows"])
+    rows = np.arange(dist.get_rank(), heldout, dist.get_world_size())
+    pieces = np.array_split(rows, math.ceil(len(rows) / config.train.micro_batch_size)) if len(rows) else []
+    return [make_batch(dataset, piece, 0, seed=config.seed, **config.train.masking.model_dump()) for piece in pieces]
+
+
+def _with_world_size(config: JobConfig) -> JobConfig:
+    """The configuration with the number of workers that the launcher really started, checked again.
+
+    Raises:
+        ConfigError: If the batch sizes do not multiply out for that number.
+    """
+    values = config.model_dump(mode="json")
+    values["train"]["num_workers"] = dist.get_world_size()
+    return JobConfig.parse(values, where=f"{dist.get_world_size()} training workers")
+
+
+class _LogNotes(Silent):
+    """Notes go to the rank's log."""
+
+    def note(self, message: str) -> None:
+        """Log as a warning."""
+        logger.warning(message)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point for torchrun, ``deepspeed`` and ``srun``; exit code 0 done, 2 user's mistake, 3 stopped."""
+    parser = argparse.ArgumentParser(prog="kexue_train.train.worker", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="YAML with the sections model, optimizer and train")
+    parser.add_argument("--samples", type=Path, required=True, help="folder of sample shards")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for checkpoints, metrics, logs; resumed if it has some"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    options = parser.parse_args(arguments)
+    try:
+        config = JobConfig.load(options.config, options.overrides)
+        prepare(config, options.samples, TrainDir(options.out))
+        return 0 if run_worker(config, options.samples, options.out) else STOPPED
+    except KexueError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
