@@ -1,0 +1,123 @@
+"""STAGE 0: build_docs_corpus — the documentation installed on this machine in, a corpus of English prose out.
+
+For a first run without data or network. A document is a page or the docstrings of a module. A paragraph that was seen
+before is left out, wherever it stands, so that licences and boilerplate are learnt once and not by heart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from kexue_train.arrow_shards import format_checksum, sum_hashes, text_hashes
+from kexue_train.artifacts import (
+    Manifest,
+    Recipe,
+    RowsChecksum,
+    build_manifest,
+    describe_files,
+    find_complete,
+    open_partial,
+    publish,
+)
+from kexue_train.corpus.config import CorpusConfig
+from kexue_train.corpus.docs_pages import find_pages, read_page
+from kexue_train.corpus.prose import MIN_DOCUMENT_CHARS, cut_page
+from kexue_train.errors import CorpusError
+from kexue_train.progress import SILENT, Progress
+from kexue_train.runtime import parse_size
+
+DOCUMENTS_NAME = "documents.jsonl"
+
+
+def build_docs_corpus(
+    config: CorpusConfig, out_dir: Path, *, replace: bool = False, progress: Progress = SILENT
+) -> Manifest:
+    """Write ``documents.jsonl`` ({"text", "source"} a line) to ``out_dir`` and return the manifest.
+
+    What is installed is no part of the recipe: a finished corpus stays as it is when packages come and go.
+
+    Raises:
+        CorpusError: If hardly any documentation is installed.
+        ArtifactError: If ``out_dir`` holds something else.
+    """
+    max_bytes = parse_size(config.max_size)
+    recipe = Recipe(kind="corpus", settings={"source": "installed_docs", "max_bytes": max_bytes})
+    if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
+        return manifest
+    partial = open_partial(out_dir, recipe)
+    statistics = write_docs_corpus(partial / DOCUMENTS_NAME, max_bytes=max_bytes, progress=progress)
+    checksum = statistics.pop("rows_checksum")
+    files = describe_files(partial, rows={DOCUMENTS_NAME: statistics["documents"]})
+    proof = RowsChecksum(input=checksum, output=checksum)
+    manifest = build_manifest(recipe, files, rows=statistics["documents"], rows_checksum=proof, statistics=statistics)
+    return publish(partial, out_dir, manifest)
+
+
+def write_docs_corpus(out_file: Path, *, max_bytes: int, progress: Progress = SILENT) -> dict[str, Any]:
+    """Write up to ``max_bytes`` of JSON Lines to ``out_file``, whole or not at all; returns statistics.
+
+    Raises:
+        CorpusError: If hardly any documentation is installed.
+    """
+    out_file.parent.mkdir(parents=True, exist_ok=True)
+    aside = out_file.with_name(f".{out_file.name[:80]}.{os.getpid()}.tmp")
+    num_bytes = text_bytes = checksum = 0
+    kinds: Counter[str] = Counter()
+    try:
+        with aside.open("wb") as file:
+            for source, text in iter_documents():
+                line = json.dumps({"text": text, "source": source}, ensure_ascii=False).encode() + b"\n"
+                if num_bytes + len(line) > max_bytes:
+                    break
+                file.write(line)
+                num_bytes += len(line)
+                text_bytes += len(text.encode())
+                checksum += sum_hashes(text_hashes([text.encode()]))
+                kinds[source.partition("/")[0]] += 1
+                progress.update(num_bytes, max_bytes, "bytes", documents=kinds.total())
+            file.flush()
+            os.fsync(file.fileno())
+        if kinds.total() < 10:
+            raise CorpusError(
+                f"only {kinds.total()} documents were found in the documentation installed on this machine; give input "
+                "files instead (corpus.source: files, corpus.inputs: [...]), or a larger size than "
+                f"{max_bytes} bytes"
+            )
+        aside.replace(out_file)
+    finally:
+        aside.unlink(missing_ok=True)
+    return {
+        "documents": kinds.total(),
+        "text_bytes": text_bytes,
+        "mean_document_bytes": round(text_bytes / kinds.total(), 1),
+        "documents_by_source": dict(sorted(kinds.items())),
+        "rows_checksum": format_checksum(checksum),
+    }
+
+
+def iter_documents() -> Iterator[tuple[str, str]]:
+    """Yield (source, text) of every page with enough prose that is new; the same installation gives the same order."""
+    seen: set[int] = set()
+    for page in find_pages():
+        text = cut_page(_drop_seen(read_page(page), seen))
+        if len(text) >= MIN_DOCUMENT_CHARS:
+            yield page.source, text
+
+
+def _drop_seen(text: str, seen: set[int]) -> str:
+    kept = []
+    for paragraph in text.split("\n\n"):
+        # Names and years differ between copies of a licence or a docstring; the letters of a long start tell enough.
+        letters = "".join(filter(str.isalpha, paragraph))[:120].lower()
+        digest = xxhash.xxh3_64_intdigest(letters.encode())
+        if digest not in seen:
+            seen.add(digest)
+            kept.append(paragraph)
+    return "\n\n".join(kept)
