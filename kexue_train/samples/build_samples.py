@@ -7,10 +7,7 @@ first (``heldout_rows`` of them), made apart, so that no training row holds a to
 from __future__ import annotations
 
 import math
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ from kexue_train.artifacts import (
 from kexue_train.errors import ArtifactError, CorpusError
 from kexue_train.executor import Executor
 from kexue_train.progress import SILENT, Progress
+from kexue_train.runtime import require_disk
 from kexue_train.samples.config import SampleConfig
 from kexue_train.samples.sample_shard import ShardTask, add_statistics, make_sample_shard, read_counts
 from kexue_train.samples.schema import sample_schema
@@ -66,12 +64,15 @@ def build_samples(
         return manifest
     partial = open_partial(out_dir, recipe)
     (partial / _SCRATCH).mkdir(exist_ok=True)
-    tasks = _plan(config, shards, tokenizer, partial, seed)
+    tasks = _plan(config, shards, tokenizer, partial, seed, executor.num_workers)
+    require_disk(partial, text_manifest.bytes, "the sample stage")  # a token takes about as much as its text
     results = _run(tasks, executor, progress)
     return _finish(tasks, results, text_manifest, recipe, out_dir)
 
 
-def _plan(config: SampleConfig, shards: Path, tokenizer: Path, partial: Path, seed: int) -> list[ShardTask]:
+def _plan(
+    config: SampleConfig, shards: Path, tokenizer: Path, partial: Path, seed: int, num_workers: int
+) -> list[ShardTask]:
     paths = shard_paths(shards)
     counts = [read_shard(path).num_rows for path in paths]
     heldout = max(math.ceil(config.heldout_fraction * sum(counts)), min(_MIN_HELDOUT, sum(counts) // 2))
@@ -94,6 +95,7 @@ def _plan(config: SampleConfig, shards: Path, tokenizer: Path, partial: Path, se
             config=config,
             seed=seed,
             heldout_documents=heldout if index == 0 else 0,
+            tokenizer_threads=min(num_workers, len(paths)) <= 1,
         )
         for index, path in enumerate(paths)
     ]
@@ -104,26 +106,11 @@ def _run(tasks: list[ShardTask], executor: Executor, progress: Progress) -> list
     if results:
         progress.note(f"resumed: {len(results)} of {len(tasks)} shards were finished before")
     left = [task for task in tasks if task.index not in results]
-    with _tokenizer_threads(min(executor.num_workers, len(left)) <= 1):
-        for place, result in executor.map_unordered(make_sample_shard, left):
-            results[left[place].index] = result
-            tokens = sum(found["real_tokens"] for found in results.values())
-            progress.update(len(results), len(tasks), "shards", tokens=tokens)
+    for place, result in executor.map_unordered(make_sample_shard, left):
+        results[left[place].index] = result
+        tokens = sum(found["real_tokens"] for found in results.values())
+        progress.update(len(results), len(tasks), "shards", tokens=tokens)
     return [results[task.index] for task in tasks]
-
-
-@contextmanager
-def _tokenizer_threads(enabled: bool) -> Iterator[None]:
-    """Let ``tokenizers`` use threads only where one process works alone; child processes inherit the choice."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "true" if enabled else "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TOKENIZERS_PARALLELISM"]
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
 def _finish(

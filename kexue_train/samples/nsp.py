@@ -64,7 +64,7 @@ def make_sequences(
 
     Args:
         documents: The group; B of a negative pair is from the next non-empty document, after the last from the first.
-        seq_len: At least 4.
+        seq_len: At least 5.
         nsp: Whether to make pairs; if not, ``short_sequence_probability`` and ``rng`` have no effect.
         short_sequence_probability: Share of pairs whose target length is uniform in [2, seq_len - 3].
         rng: All choices come from here, in document order.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,8 @@ class ShardTask:
     seed: int
     heldout_documents: int
     """The first so many documents of this shard are kept out of training; their rows are written first."""
+    tokenizer_threads: bool
+    """Whether the tokenizer may use every core, since no other task runs."""
 
     @property
     def marker(self) -> Path:
@@ -91,17 +95,18 @@ def make_sample_shard(task: ShardTask) -> dict[str, Any]:
     counts = np.zeros(encoder.vocab_size, np.uint64)
     with ShardWriter(task.sample_shard, sample_schema(task.config.seq_len, encoder.vocab_size)) as writer:
         for group, column in enumerate((texts.slice(0, heldout), texts.slice(heldout))):
-            documents = concatenate(map(encoder.encode, _text_batches(column)), encoder.dtype)
-            for batch, facts in _group_rows(task, documents, group, encoder.vocab_size, specials):
+            with _tokenizer_threads(task.tokenizer_threads):
+                documents = concatenate(map(encoder.encode, _text_batches(column)), encoder.dtype)
+            sequences = _make_sequences(task, documents, group)
+            for batch in _rows(task, documents, sequences, group, encoder.vocab_size, specials):
                 writer.write(batch)
                 hashes = sum_hashes([hashes, *row_hashes(batch)])
                 if group == 1:
                     ids = batch.column("input_ids").flatten().to_numpy()
                     counts += np.bincount(ids, minlength=encoder.vocab_size).astype(np.uint64)
-                add_statistics(statistics, facts)
             if group == 0:
                 statistics["heldout_rows"] = writer.rows
-            add_statistics(statistics, _document_statistics(documents, specials))
+            add_statistics(statistics, _document_statistics(documents, specials) | _sequence_statistics(sequences))
         statistics["rows"] = writer.rows
     np.save(task.counts, counts)
     statistics["output"] = format_checksum(hashes)
@@ -115,32 +120,37 @@ def add_statistics(total: dict[str, Any], part: dict[str, Any]) -> None:
         total[name] = total.get(name, 0) + value
 
 
-def _group_rows(
-    task: ShardTask, documents: Documents, group: int, vocab_size: int, specials: dict[str, int]
-) -> Iterator[tuple[pa.RecordBatch, dict[str, int]]]:
-    """The rows of one group of documents (0: held out, 1: training) with the sums that the manifest tells."""
-    config = task.config
-    sequences = make_sequences(
+def _make_sequences(task: ShardTask, documents: Documents, group: int) -> Sequences:
+    """The sequences of one group of documents (0: held out, 1: training)."""
+    return make_sequences(
         documents,
-        seq_len=config.seq_len,
-        nsp=config.nsp,
-        short_sequence_probability=config.short_sequence_probability,
+        seq_len=task.config.seq_len,
+        nsp=task.config.nsp,
+        short_sequence_probability=task.config.short_sequence_probability,
         rng=generator(task.seed, Purpose.NSP, task.index, group),
     )
-    rows, num_rows = pack(sequences.lengths, config.seq_len)
+
+
+def _rows(
+    task: ShardTask,
+    documents: Documents,
+    sequences: Sequences,
+    group: int,
+    vocab_size: int,
+    specials: dict[str, int],
+) -> Iterator[pa.RecordBatch]:
+    seq_len = task.config.seq_len
+    rows, num_rows = pack(sequences.lengths, seq_len)
     rows = permute_rows(rows, num_rows, seed=task.seed, stream=2 * task.index + group)
-    facts = _sequence_statistics(sequences)
-    for batch in row_batches(
+    return row_batches(
         documents,
         sequences,
         rows,
         num_rows,
-        seq_len=config.seq_len,
+        seq_len=seq_len,
         vocab_size=vocab_size,
         special_token_ids=specials,
-    ):
-        yield batch, facts
-        facts = {}
+    )
 
 
 def _sequence_statistics(sequences: Sequences) -> dict[str, int]:
@@ -190,6 +200,20 @@ def _text_batches(texts: Iterable[Any]) -> Iterator[list[str]]:
             batch, size = [], 0
     if batch:
         yield batch
+
+
+@contextmanager
+def _tokenizer_threads(enabled: bool) -> Iterator[None]:
+    """Let ``tokenizers`` use threads only where one process works alone."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if enabled else "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
 def read_counts(tasks: Iterable[ShardTask]) -> npt.NDArray[np.uint64]:

@@ -65,7 +65,8 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     word = _LAST_WORD.search(text, max(0, end - _LOOK_BACK), end)
     if word is None:
         return True
-    return len(word[1]) > 1 and "." not in word[1] and not _ABBREVIATIONS.fullmatch(word[1])
+    is_initial = len(word[1]) == 1 and word[1].isupper()
+    return not is_initial and "." not in word[1] and not _ABBREVIATIONS.fullmatch(word[1])
 
 
 def _last_space(text: str, start: int, limit: int) -> int:

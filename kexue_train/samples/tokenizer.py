@@ -102,7 +102,7 @@ def special_token_ids(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def iter_text_blocks(shards: Path, num_bytes: int, *, skip_bytes: int = 0, block_bytes: int = 1 << 20) -> Iterator[str]:
-    """Documents of ``shards`` in order, joined by newlines to blocks, from the first after ``skip_bytes`` of text on.
+    """Documents of ``shards`` in order, joined by newlines to blocks, from the first that begins after ``skip_bytes``.
 
     Stops after ``num_bytes`` of text; a document is never cut.
     """
@@ -113,8 +113,9 @@ def iter_text_blocks(shards: Path, num_bytes: int, *, skip_bytes: int = 0, block
         for value in _texts(path):
             text = value.as_py()
             size = len(text.encode())
+            is_skipped = seen < skip_bytes
             seen += size
-            if seen <= skip_bytes:
+            if is_skipped:
                 continue
             block.append(text)
             block_size += size
