@@ -264,7 +264,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder}: no {MANIFEST_NAME}; give a folder that a kexue stage made, or run that stage first"
         ) from None
     except (OSError, ValueError, AttributeError, ValidationError) as error:
-        first = str(error).splitlines()[0]
+        first = str(error).partition("\n")[0]
         raise ArtifactError(
             f"{path}: the manifest is damaged ({first}); delete the folder {folder} and run its stage again"
         ) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -144,8 +145,10 @@ def connect_ray(address: str | None, num_cpus: int | None) -> None:
         ) from None
     if ray.is_initialized():
         return
-    # ray.init replaces the handlers of the main thread, after which a cancelled flow counts as crashed.
     address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _require_reachable(address)
+    # ray.init replaces the handlers of the main thread, after which a cancelled flow counts as crashed.
     on_main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)} if on_main else {}
     try:
@@ -159,11 +162,25 @@ def connect_ray(address: str | None, num_cpus: int | None) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {address}" if address else "a local Ray cluster"
         raise ResourceError(
-            f"{where} cannot be reached or started ({str(error).splitlines()[0]}); check 'ray status' and the address"
+            f"{where} cannot be reached or started ({str(error).partition('\n')[0]}); check 'ray status' and the address"
         ) from None
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _require_reachable(address: str) -> None:
+    """Refuse at once where ``ray.init`` would wait for minutes; names such as ``auto`` are left to Ray."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ResourceError(
+            f"the Ray cluster at {address} cannot be reached ({error}); "
+            "check that its head runs ('ray status' there) and that the address is the one 'ray start --head' printed"
+        ) from None
 
 
 def _local_cluster(num_cpus: int | None) -> dict[str, Any]:
@@ -189,7 +206,7 @@ def _ray_result(reference: Any) -> Any:
         raise error.cause from None
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
         raise ResourceError(
-            f"a Ray worker was lost {_ATTEMPTS} times, most likely for lack of memory ({str(error).splitlines()[0]}); "
+            f"a Ray worker was lost {_ATTEMPTS} times, most likely for lack of memory ({str(error).partition('\n')[0]}); "
             "use a smaller --memory or a larger node, then run the same command again: finished work is kept"
         ) from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +13,16 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from kexue_train.executor import RayExecutor
 
-# Before anything heavy is imported; processes that tests start inherit it.
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Before anything heavy is imported; processes that tests start (Ray's workers too) inherit it.
 os.environ |= {
     "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -29,8 +31,6 @@ os.environ.pop("RAY_ADDRESS", None)
 # The same examples in every run and on every machine, slow ones too.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,5 @@ def local_ray() -> Iterator[RayExecutor]:
 
     from kexue_train.executor import RayExecutor
 
-    sys.path.insert(0, str(REPOSITORY))  # Ray's workers take over the driver's path
     yield RayExecutor(num_cpus=2)
     ray.shutdown()
-    sys.path.remove(str(REPOSITORY))

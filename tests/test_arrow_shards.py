@@ -54,9 +54,8 @@ def test_a_shard_gets_its_name_only_when_whole(tmp_path: Path) -> None:
 
 
 def test_an_error_in_the_body_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), ShardWriter(tmp_path / "s.arrow", SCHEMA) as writer:
-        writer.write(batch("a"))
-        raise KeyError("of the body")
+    with pytest.raises(pa.ArrowInvalid), ShardWriter(tmp_path / "s.arrow", SCHEMA) as writer:
+        writer.write(pa.table({"other": [1]}))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -88,11 +87,9 @@ def test_a_shard_cut_at_any_byte_is_refused_or_holds_fewer_rows(tmp_path: Path) 
         (tmp_path / "s.arrow").write_bytes(whole[:size])
         try:
             outcomes.add(read_shard(tmp_path / "s.arrow").num_rows)
-        except ArtifactError as error:
-            assert str(error).startswith(str(tmp_path / "s.arrow"))
-            outcomes.add(-1)
-    assert -1 in outcomes
-    assert outcomes <= {-1, 0, 2}
+        except ArtifactError:
+            outcomes.add("refused")
+    assert outcomes == {"refused", 0, 2}
 
 
 @pytest.mark.parametrize("content", [b"", b"no arrow at all", b"\x00" * 100, b"\xff" * 100])

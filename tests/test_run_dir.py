@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,19 +31,20 @@ def test_a_second_process_is_refused_with_the_number_of_the_first_until_that_is_
     tmp_path: Path, repository: Path
 ) -> None:
     with hold_lock(tmp_path, repository) as holder:
-        with pytest.raises(ResourceError, match=f"process {holder.pid} is working in this run folder"):
-            with RunDir(tmp_path).lock():
+        try:
+            expected = pytest.raises(ResourceError, match=f"process {holder.pid} is working in this run folder")
+            with expected, RunDir(tmp_path).lock():
                 pass
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
+        finally:
+            holder.kill()
     with RunDir(tmp_path).lock():
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
 
 def test_the_lock_refuses_a_second_holder_and_is_free_after_the_first(tmp_path: Path) -> None:
-    with RunDir(tmp_path / "new").lock(), pytest.raises(ResourceError, match=f"process {os.getpid()} is working"):
-        with RunDir(tmp_path / "new").lock():
-            pass
+    run, expected = RunDir(tmp_path / "new"), pytest.raises(ResourceError, match=f"process {os.getpid()} is working")
+    with run.lock(), expected, run.lock():
+        pass
     with RunDir(tmp_path / "new").lock():
         pass
 

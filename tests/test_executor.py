@@ -1,0 +1,193 @@
+"""Executors: equal results wherever tasks run, errors with their class, lost workers replaced, few tasks in flight."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kexue_train.errors import CorpusError, ResourceError, StaleArtifactError
+from kexue_train.executor import Executor, LocalExecutor, connect_ray
+
+
+@pytest.fixture(params=["local", "ray"])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    """Two local processes, or two CPUs of a local Ray cluster."""
+    return LocalExecutor(2) if request.param == "local" else request.getfixturevalue("local_ray")
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def power(number: int, exponent: int) -> int:
+    return number**exponent
+
+
+def fail_at_three(number: int) -> int:
+    if number == 3:
+        raise StaleArtifactError("item 3", "its reason")
+    return number
+
+
+def touch(path: Path) -> int:
+    path.write_text(str(os.getpid()))
+    return os.getpid()
+
+
+def kill_own_process_once(marker: Path) -> str:
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return marker.name
+    return kill_own_process(marker)
+
+
+def kill_own_process(marker: Path) -> str:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return marker.name
+
+
+def touch_and_sleep(path: Path) -> None:
+    touch(path)
+    time.sleep(120)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [0, 1, 2, 25])
+def test_every_item_gives_its_result_once(executor: Executor, count: int) -> None:
+    results = list(executor.map_unordered(square, range(count)))
+    assert sorted(results) == [(number, number * number) for number in range(count)]
+
+
+@pytest.mark.slow
+def test_a_partial_function_is_a_task_like_any_other(executor: Executor) -> None:
+    cube = functools.partial(power, exponent=3)
+    assert sorted(executor.map_unordered(cube, [2, 3, 4])) == [(0, 8), (1, 27), (2, 64)]
+
+
+@pytest.mark.slow
+def test_an_error_keeps_its_class_and_fields_and_ends_the_map(executor: Executor) -> None:
+    with pytest.raises(StaleArtifactError, match="item 3") as caught:
+        list(executor.map_unordered(fail_at_three, range(20)))
+    assert caught.value.reason == "its reason"
+
+
+@pytest.mark.slow
+def test_the_task_of_a_killed_worker_is_done_again(executor: Executor, tmp_path: Path) -> None:
+    markers = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
+    markers[1].touch()
+    markers[2].touch()
+    assert sorted(executor.map_unordered(kill_own_process_once, markers)) == [(0, "a"), (1, "b"), (2, "c")]
+
+
+@pytest.mark.slow
+def test_a_task_that_always_kills_its_worker_is_given_up_with_advice(executor: Executor, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"3 times, most likely for lack of memory.*finished work is kept"):
+        list(executor.map_unordered(kill_own_process, [tmp_path / "a", tmp_path / "b"]))
+
+
+@pytest.mark.slow
+def test_no_more_than_two_tasks_per_worker_are_in_flight(executor: Executor, tmp_path: Path) -> None:
+    results = executor.map_unordered(touch, [tmp_path / str(index) for index in range(40)])
+    next(results)
+    time.sleep(2)  # nothing is submitted while the consumer is busy
+    assert 1 <= len(list(tmp_path.iterdir())) <= 4
+    assert len(list(results)) == 39
+
+
+@pytest.mark.slow
+def test_a_consumer_may_stop_early(executor: Executor) -> None:
+    results = executor.map_unordered(square, range(40))
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert len(list(executor.map_unordered(square, range(5)))) == 5
+
+
+@pytest.mark.slow
+def test_tasks_run_in_other_processes(executor: Executor, tmp_path: Path) -> None:
+    processes = {process for _, process in executor.map_unordered(touch, [tmp_path / str(i) for i in range(8)])}
+    assert os.getpid() not in processes
+
+
+def test_one_worker_is_this_process_and_works_item_by_item(tmp_path: Path) -> None:
+    results = LocalExecutor(1).map_unordered(touch, [tmp_path / "a", tmp_path / "b"])
+    assert next(results) == (0, os.getpid())
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_error_in_this_process_keeps_its_class() -> None:
+    def refuse(item: int) -> int:
+        raise CorpusError("broken")
+
+    with pytest.raises(CorpusError, match="broken"):
+        list(LocalExecutor(1).map_unordered(refuse, [1]))
+
+
+@pytest.mark.slow
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path, repository: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from kexue_train.executor import LocalExecutor\n"
+        "from tests.test_executor import touch_and_sleep\n"
+        "if __name__ == '__main__':\n"
+        "    list(LocalExecutor(2).map_unordered(touch_and_sleep, [Path(name) for name in sys.argv[1:]]))\n"
+    )
+    script = tmp_path / "main.py"
+    script.write_text(code)
+    files = [tmp_path / "a", tmp_path / "b"]
+    parent = subprocess.Popen([sys.executable, str(script), *map(str, files)], cwd=repository)
+    try:
+        _wait(lambda: all(file.exists() and file.read_text() for file in files), 60)
+    finally:
+        parent.kill()
+        parent.wait()
+    workers = [int(file.read_text()) for file in files]
+    _wait(lambda: not any(_is_alive(worker) for worker in workers), 10)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_ray_leaves_the_signal_handlers_alone_and_joins_once() -> None:
+    import ray
+
+    before = ray.get_runtime_context().get_job_id()
+    connect_ray(None, 2)
+    assert ray.get_runtime_context().get_job_id() == before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_a_ray_cluster_out_of_reach_is_refused_at_once_with_its_address(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = types.SimpleNamespace(is_initialized=lambda: False)  # a real one may be running for the tests above
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(ResourceError, match=f"the Ray cluster at {address} cannot be reached"):
+        connect_ray(address, None)
+
+
+def test_a_missing_ray_is_reported_with_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ResourceError, match=r"pip install 'kexue_train\[cluster\]'"):
+        connect_ray(None, None)
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+def _is_alive(process: int) -> bool:
+    return psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE
