@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -129,6 +130,21 @@ class RunDir:
                 continue
             records[record["stage"]] = record
         return records
+
+    def empty(self) -> None:
+        """Delete everything in the run folder, so that the run starts over; a folder that is not there is fine.
+
+        Raises:
+            ArtifactError: If the folder is not a run folder.
+        """
+        if not self.root.exists() or not any(p for p in self.root.iterdir() if p.name != ".lock"):
+            return
+        if not (self.root / ".run").exists():
+            raise ArtifactError(f"{self.root}: not a run folder of kexue_train, so --fresh does not empty it; empty it yourself")
+        for path in self.root.iterdir():
+            if path.name not in (".lock", ".run"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (self.root / ".run").unlink()
 
     def claim(self, name: str, resolved_config: str) -> None:
         """Write the resolved configuration of the run called ``name``.

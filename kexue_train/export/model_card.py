@@ -1,0 +1,61 @@
+"""The README.md of an exported model, written from what is known of its training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kexue_train.artifacts import Manifest
+from kexue_train.model import RoFormerV2Config
+
+_CARD = """\
+---
+library_name: transformers
+pipeline_tag: fill-mask
+tags: [roformer_v2, masked-lm, next-sentence-prediction]
+---
+
+# RoFormerV2, {layers} layers, hidden size {hidden}
+
+Pretrained from scratch with kexue_train {version}: {steps} steps of {batch} rows, MLM and NSP, Tiger.
+
+```python
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+model = AutoModelForMaskedLM.from_pretrained("PATH", trust_remote_code=True)
+```
+
+`AutoModel`, `AutoModelForPreTraining` and `AutoModelForNextSentencePrediction` work alike; `trust_remote_code` runs the
+two files `modeling_roformer_v2.py` and `configuration_roformer_v2.py` of this folder. Next-sentence class 0 means "B
+follows A", class 1 "B is from another document".
+
+| | |
+|---|---|
+| layers · hidden · heads · feed-forward | {layers} · {hidden} · {heads} · {ffn} |
+| vocabulary | {vocab} WordPiece units |
+| longest sequence in training | {positions} tokens at most |
+| optimizer | Tiger, lr {lr}, beta {beta}, weight decay {decay} |
+| seed | {seed} |
+"""
+
+
+def write_model_card(folder: Path, checkpoint: Manifest, config: RoFormerV2Config) -> None:
+    """Write ``folder/README.md``."""
+    settings = checkpoint.settings
+    optimizer = settings["optimizer"]
+    card = _CARD.format(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        ffn=config.intermediate_size,
+        vocab=config.vocab_size,
+        positions=config.max_position_embeddings,
+        version=checkpoint.tool_version,
+        steps=settings["step"],
+        batch=settings["train"]["global_batch_size"],
+        lr=optimizer["lr"],
+        beta=optimizer["beta"],
+        decay=optimizer["weight_decay"],
+        seed=settings["seed"],
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")

@@ -1,0 +1,240 @@
+"""All stages of a run in data order, without an orchestrator. ``flows/pretrain_pipeline.py`` runs the same functions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from kexue_train.artifacts import MANIFEST_NAME, Manifest, read_manifest
+from kexue_train.errors import ArtifactError
+from kexue_train.executor import Executor, LocalExecutor, RayExecutor
+from kexue_train.progress import Progress
+from kexue_train.run_config import RunConfig
+from kexue_train.run_dir import RunDir
+from kexue_train.runtime import available_cpus, format_size
+from kexue_train.train.job import JobConfig
+
+
+class Run:
+    """A run in work: its configuration, its folder, and where its tasks run."""
+
+    def __init__(self, config: RunConfig, folder: RunDir) -> None:
+        self.config, self.folder = config, folder
+
+    @cached_property
+    def executor(self) -> Executor:
+        """Where the tasks of the data stages run; connected when first used."""
+        execution = self.config.execution
+        workers = execution.num_workers or available_cpus()
+        if execution.tasks == "local":
+            return LocalExecutor(workers)
+        return RayExecutor(execution.ray_address, max(workers, self.config.train.num_workers))
+
+    @property
+    def job(self) -> JobConfig:
+        """The sections that training needs."""
+        config = self.config
+        return JobConfig(seed=config.seed, model=config.model, optimizer=config.optimizer, train=config.train)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the shuffle reads."""
+        made = self.config.corpus.source == "installed_docs"
+        return (str(self.folder.corpus / "documents.jsonl"),) if made else self.config.corpus.inputs
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage did."""
+
+    stage: str
+    made: bool
+    """False if it was complete before."""
+    seconds: float
+    summary: str
+    manifest: Manifest | None
+
+
+def make_corpus(run: Run, progress: Progress) -> Path:
+    """Turn the installed documentation into a corpus, if the configuration asks for it."""
+    from kexue_train.corpus.installed_docs import build_docs_corpus  # noqa: PLC0415  # a stage loads what it needs
+
+    if run.config.corpus.source == "installed_docs":
+        build_docs_corpus(run.config.corpus, run.folder.corpus, replace=True, progress=progress)
+    return run.folder.corpus
+
+
+def shuffle(run: Run, progress: Progress) -> Path:
+    """Put the corpus on disk in uniformly random order."""
+    from kexue_train.shuffle.shuffle_corpus import shuffle_corpus  # noqa: PLC0415  # a stage loads what it needs
+
+    config, out = run.config, run.folder.shards
+    shuffle_corpus(config.shuffle, run.inputs, out, seed=config.seed, executor=run.executor, replace=True, progress=progress)
+    return out
+
+
+def tokenizer(run: Run, progress: Progress) -> Path:
+    """Train the vocabulary."""
+    from kexue_train.samples.tokenizer import train_tokenizer  # noqa: PLC0415  # a stage loads what it needs
+
+    train_tokenizer(run.config.tokenizer, run.folder.shards, run.folder.tokenizer, replace=True, progress=progress)
+    return run.folder.tokenizer
+
+
+def samples(run: Run, progress: Progress) -> Path:
+    """Make packed rows of sentence pairs."""
+    from kexue_train.samples.build_samples import build_samples  # noqa: PLC0415  # a stage loads what it needs
+
+    config, folder = run.config, run.folder
+    build_samples(
+        config.samples,
+        folder.shards,
+        folder.tokenizer,
+        folder.samples,
+        seed=config.seed,
+        executor=run.executor,
+        replace=True,
+        progress=progress,
+    )
+    return folder.samples
+
+
+def train(run: Run, progress: Progress) -> Path:
+    """Pretrain the encoder."""
+    from kexue_train.train.pretrain import pretrain  # noqa: PLC0415  # a stage loads what it needs
+
+    folder = run.folder
+    launch = launcher(run.job, folder.config, folder.samples, folder.pretrain, run.config.execution.ray_address)
+    pretrain(run.job, folder.samples, folder.pretrain, launch=launch, replace=True, progress=progress)
+    return folder.pretrain
+
+
+def export(run: Run, progress: Progress) -> Path:
+    """Write the Hugging Face folder."""
+    from kexue_train.export.export_hf import export_hf  # noqa: PLC0415  # a stage loads what it needs
+
+    export_hf(last_checkpoint(run.folder.pretrain), run.folder.hf, replace=True, progress=progress)
+    return run.folder.hf
+
+
+def evaluate(run: Run, progress: Progress) -> Path:
+    """Score the exported model on the held-out rows."""
+    from kexue_train.evaluate.evaluate_model import evaluate_model  # noqa: PLC0415  # a stage loads what it needs
+
+    config, folder = run.config, run.folder
+    evaluate_model(
+        config.evaluate, folder.hf, folder.samples, folder.evaluate, seed=config.seed, replace=True, progress=progress
+    )
+    return folder.evaluate
+
+
+def report(run: Run, progress: Progress) -> Path:  # noqa: ARG001  # takes no time
+    """Write the page about the run."""
+    from kexue_train.report.build_report import build_report  # noqa: PLC0415  # a stage loads what it needs
+
+    return build_report(run.folder.root).parent
+
+
+Stage = Callable[[Run, Progress], Path]
+
+STAGES: dict[str, Stage] = {
+    "corpus": make_corpus,
+    "shuffle": shuffle,
+    "tokenizer": tokenizer,
+    "samples": samples,
+    "train": train,
+    "export": export,
+    "evaluate": evaluate,
+    "report": report,
+}
+
+
+def open_run(config: RunConfig, root: Path, *, fresh: bool = False) -> Run:
+    """Claim the run folder ``root`` for ``config``; ``fresh`` empties it first. Hold ``folder.lock()`` around the work.
+
+    Raises:
+        ArtifactError: If the folder belongs to another run, or is no run folder.
+    """
+    folder = RunDir(root)
+    if fresh:
+        folder.empty()
+    folder.claim(config.name, config.to_yaml())
+    return Run(config, folder)
+
+
+def run_stage(name: str, run: Run, progress: Progress) -> StageResult:
+    """Run one stage, or find it complete, and record it in the run folder."""
+    started, clock = time.time(), time.perf_counter()
+    before = _made_at(run.folder, name)
+    path = STAGES[name](run, progress)
+    seconds = time.perf_counter() - clock
+    made = name == "report" or _made_at(run.folder, name) != before
+    manifest = read_manifest(path) if (path / MANIFEST_NAME).exists() else None
+    if made:
+        rows, size = (manifest.rows, manifest.bytes) if manifest else (0, 0)
+        run.folder.record_stage(stage=name, started=started, seconds=seconds, rows=rows, bytes=size, status="made")
+    return StageResult(name, made, seconds, describe(name, manifest, run), manifest)
+
+
+def launcher(
+    job: JobConfig, config_file: Path, samples_dir: Path, out_dir: Path, ray_address: str | None, port: int | None = None
+) -> Callable[[], None]:
+    """What starts the training workers, by ``train.launcher``."""
+
+    def launch() -> None:
+        if job.train.launcher == "ray":
+            from kexue_train.train.ray_launch import train_on_ray  # noqa: PLC0415  # needs Ray
+
+            train_on_ray(job, samples_dir, out_dir, address=ray_address)
+        else:
+            from kexue_train.train.torchrun_launch import train_with_torchrun  # noqa: PLC0415  # needs torch
+
+            train_with_torchrun(job, config_file, samples_dir, out_dir, port=port)
+
+    return launch
+
+
+def last_checkpoint(pretrain_dir: Path) -> Path:
+    """The checkpoint that a finished training ended with.
+
+    Raises:
+        ArtifactError: If training is not finished.
+    """
+    manifest = read_manifest(pretrain_dir)
+    if "checkpoint" not in manifest.statistics:
+        raise ArtifactError(f"{pretrain_dir}: is no finished training; run 'kexue train' first")
+    return pretrain_dir / str(manifest.statistics["checkpoint"])
+
+
+def describe(name: str, manifest: Manifest | None, run: Run) -> str:
+    """What a stage made, in one line."""
+    if name == "report":
+        return str(run.folder.report / "index.html")
+    if manifest is None:
+        return "files as given"
+    s = manifest.statistics
+    size = format_size(manifest.bytes)
+    match name:
+        case "corpus":
+            return f"{manifest.rows:,} documents, {size} of installed documentation"
+        case "shuffle":
+            return f"{manifest.rows:,} documents in {len(list(run.folder.shards.glob('data-*')))} shards, {size}, checksums agree"
+        case "tokenizer":
+            return f"{s['vocab_size']:,} pieces, {s['bytes_per_token']:.2f} bytes per token"
+        case "samples":
+            return f"{manifest.rows:,} rows of {s['seq_len']} tokens, {s['fill']:.1%} filled, {s['heldout_rows']:,} held out"
+        case "train":
+            return f"{s['steps']:,} steps, {s['tokens']:,} tokens, {s['parameters']:,} parameters"
+        case "export":
+            return f"{size}, logits equal to {s['max_logit_difference']:.1g} after reloading"
+        case _:
+            return size
+
+
+def _made_at(folder: RunDir, name: str) -> int | None:
+    path = {"train": folder.pretrain, "export": folder.hf, "shuffle": folder.shards}.get(name, folder.root / name)
+    manifest = path / MANIFEST_NAME
+    return manifest.stat().st_mtime_ns if manifest.exists() else None

@@ -1,0 +1,88 @@
+"""One YAML file = one run: a section per stage, checked as a whole before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from kexue_train.config import Config, apply_overrides, read_yaml
+from kexue_train.corpus.config import CorpusConfig
+from kexue_train.evaluate.config import EvaluateConfig
+from kexue_train.model.config import ModelConfig
+from kexue_train.optim.config import OptimizerConfig
+from kexue_train.samples.config import SampleConfig, TokenizerConfig
+from kexue_train.shuffle.config import ShuffleConfig
+from kexue_train.train.config import TrainConfig
+
+
+class ExecutionConfig(Config):
+    """Where the work runs; changes nothing about the result."""
+
+    tasks: Literal["ray", "local"] = "ray"
+    """Tasks of the data stages: on Ray, or in local processes."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster; null starts a local one."""
+    num_workers: int | None = Field(default=None, gt=0)
+    """Tasks at once on this machine; null takes its CPUs."""
+
+
+class RunConfig(Config):
+    """A whole run, from corpus to report."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run; a run folder belongs to one name."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Every random choice derives from it."""
+    corpus: CorpusConfig
+    """Where the text comes from."""
+    shuffle: ShuffleConfig = ShuffleConfig()
+    """Global shuffle into text shards."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """WordPiece vocabulary."""
+    samples: SampleConfig = SampleConfig()
+    """Packed MLM + NSP rows."""
+    model: ModelConfig = ModelConfig()
+    """Size of the encoder."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Tiger and its schedule."""
+    train: TrainConfig
+    """Length, batches and devices of training."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Scores of the exported model."""
+    execution: ExecutionConfig = ExecutionConfig()
+    """Where the work runs."""
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a YAML file and ``section.key=value`` overrides.
+
+        Raises:
+            ConfigError: If the file or any value is wrong; every problem is listed with its line and key.
+        """
+        values, lines = read_yaml(path)
+        return cls.parse(apply_overrides(values, overrides), where=str(path), lines=lines)
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        if self.samples.seq_len > self.model.max_position_embeddings:
+            raise ValueError(
+                f"samples.seq_len={self.samples.seq_len} is longer than model.max_position_embeddings="
+                f"{self.model.max_position_embeddings}; lower the one or raise the other"
+            )
+        warmup = min(self.optimizer.schedule, default=0)
+        if warmup > self.train.steps:
+            raise ValueError(
+                f"optimizer.schedule reaches its first knot at step {warmup}, but train.steps={self.train.steps}, so the "
+                "learning rate would only ever rise; shorten the warm-up or train longer"
+            )
+        if self.corpus.source == "files" and not self.corpus.inputs:
+            raise ValueError("corpus.inputs is empty; name files, folders or globs, or set corpus.source: installed_docs")
+        return self
