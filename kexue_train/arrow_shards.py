@@ -72,7 +72,7 @@ def read_shard(path: Path) -> pa.Table:
             return reader.read_all()
     except (OSError, pa.ArrowException) as error:
         raise ArtifactError(
-            f"{path}: cannot be read as an Arrow IPC stream ({str(error).partition("\n")[0]}); run its stage again"
+            f"{path}: cannot be read as an Arrow IPC stream ({str(error).partition('\n')[0]}); run its stage again"
         ) from None
 
 
