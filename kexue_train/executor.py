@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -99,13 +100,19 @@ class RayExecutor:
     """
 
     def __init__(self, address: str | None = None, num_cpus: int | None = None) -> None:
+        self._address, self._num_cpus = address, num_cpus
+
+    @cached_property
+    def num_workers(self) -> int:
+        """CPUs of the cluster, which is joined or started at the first question: a run with nothing to do never asks."""
+        connect_ray(self._address, self._num_cpus)
         import ray  # noqa: PLC0415  # a door
 
-        connect_ray(address, num_cpus)
-        self.num_workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
     def map_unordered(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
         """See ``Executor``; tasks of a lost worker or node are run again by Ray, three times in all."""
+        connect_ray(self._address, self._num_cpus)
         import ray  # noqa: PLC0415  # a door
 
         remote = ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(_call)

@@ -1,0 +1,341 @@
+"""The ``kexue`` command. Each command loads only what it needs, so ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kexue_train.errors import ConfigError, KexueError
+
+if TYPE_CHECKING:
+    from kexue_train.artifacts import Manifest
+    from kexue_train.executor import Executor
+
+app = typer.Typer(
+    help="Raw text in, a pretrained RoFormerV2 encoder out. Every command can be killed and run again: it goes on.",
+    epilog="Add --debug to any command to see a traceback. Exit code 2: something to correct; 1: something failed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+evaluate_app = typer.Typer(help="Score a model.", no_args_is_help=True)
+app.add_typer(evaluate_app, name="evaluate")
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; left alone if it holds other work.")]
+ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="YAML file of a run, such as configs/demo.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="section.key=value", help="Values that replace the file's.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Every random choice derives from it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Local worker processes (default: the CPUs).")]
+Ray = Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="Run the tasks on this Ray cluster instead.")]
+
+
+def main() -> None:
+    """Run the command; errors become one paragraph and an exit code."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(arguments, prog_name="kexue")
+    except KexueError as error:
+        _fail(str(error), error.exit_code, debug)
+    except OSError as error:
+        _fail(*_explain_os_error(error), debug)
+    except Exception as error:  # noqa: BLE001  # the border to the person at the terminal
+        name = f"{type(error).__name__}: {error}"
+        _fail(f"internal error, {name}. Run again with --debug for the traceback, and please report it.", 1, debug)
+
+
+def _fail(message: str, code: int, debug: bool) -> None:
+    if debug:
+        raise  # noqa: PLE0704  # called from the except blocks of main only
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+def _explain_os_error(error: OSError) -> tuple[str, int]:
+    where = f"{error.filename}: " if error.filename else ""
+    advice = {
+        errno.ENOSPC: "the disk is full; free some space, then run the same command again: finished work is kept",
+        errno.EDQUOT: "the disk quota is used up; free some space, then run the same command again: finished work is kept",
+        errno.EACCES: "permission denied; check the owner and mode of the path, or choose another",
+        errno.EROFS: "the file system is read-only; choose another folder",
+        errno.ENOENT: "no such file or folder; check the path",
+        errno.EMFILE: "too many open files; raise the limit with ulimit -n",
+    }
+    known = advice.get(error.errno or 0)
+    return (f"{where}{known}", 2) if known else (f"{where}{error.strerror or error}", 1)
+
+
+@app.command()
+def doctor(
+    run_dir: Annotated[Path, typer.Option(help="Where a run would write.")] = Path("runs"), as_json: AsJson = False
+) -> None:
+    """Say what this machine has, what is missing and how to fix it; exit 1 if a run would fail."""
+    from kexue_train.doctor import diagnose  # noqa: PLC0415  # loads torch
+
+    checks = diagnose(run_dir=run_dir)
+    if as_json:
+        typer.echo(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        _print_checks(checks)
+    raise typer.Exit(int(any(check.status == "failure" for check in checks)))
+
+
+@app.command("corpus-from-docs")
+def corpus_from_docs(
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON Lines file to write.")],
+    max_size: Annotated[str, typer.Option(help="About how much text to take.")] = "16MB",
+) -> None:
+    """Make a real corpus from the documentation and docstrings installed on this machine."""
+    from kexue_train.corpus.installed_docs import write_docs_corpus  # noqa: PLC0415
+    from kexue_train.runtime import parse_size  # noqa: PLC0415
+
+    with _progress("corpus-from-docs") as progress:
+        statistics = write_docs_corpus(out, max_bytes=parse_size(max_size), progress=progress)
+    typer.echo(f"{out}: {json.dumps(statistics, ensure_ascii=False)}")
+
+
+@app.command()
+def shuffle(
+    inputs: Annotated[
+        list[str], typer.Argument(help="Files, folders or globs of txt, jsonl, parquet, arrow (also .gz, .zst...).")
+    ],
+    out: Out,
+    memory: Annotated[str | None, typer.Option(help="Memory of all workers together, such as 2GB.")] = None,
+    shards: Annotated[int | None, typer.Option(min=1, help="Number of output files.")] = None,
+    shard_size: Annotated[str, typer.Option(help="Or: about how much text an output file holds.")] = "256MB",
+    seed: Seed = 0,
+    input_format: Annotated[str, typer.Option("--format", help="auto, text, jsonl, parquet or arrow.")] = "auto",
+    text_key: Annotated[str, typer.Option(help="Key or column of the text.")] = "text",
+    on_bad_record: Annotated[str, typer.Option(help="fail, or skip: count it and keep it aside.")] = "fail",
+    dedup: Annotated[str, typer.Option(help="none, or exact: keep one of equal documents.")] = "none",
+    workers: Workers = None,
+    ray: Ray = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put documents on disk in exactly uniform random order, in bounded memory."""
+    from kexue_train.shuffle.config import ShuffleConfig  # noqa: PLC0415
+    from kexue_train.shuffle.shuffle_corpus import shuffle_corpus  # noqa: PLC0415
+
+    values = {
+        "shards": shards,
+        "shard_size": shard_size,
+        "memory": memory,
+        "format": input_format,
+        "text_key": text_key,
+        "on_bad_record": on_bad_record,
+        "dedup": dedup,
+    }
+    config = ShuffleConfig.parse(values, where="kexue shuffle")
+    with _progress("shuffle") as progress:
+        manifest = shuffle_corpus(config, inputs, out, seed=seed, executor=_executor(workers, ray), progress=progress)
+    _report(out, manifest, as_json)
+
+
+@app.command()
+def verify(folder: Annotated[Path, typer.Argument(help="Folder that a stage wrote.")], as_json: AsJson = False) -> None:
+    """Read a stage's folder again and compare every checksum."""
+    from kexue_train.artifacts import read_manifest, verify_artifact  # noqa: PLC0415
+    from kexue_train.samples.verify import verify_sample_shards  # noqa: PLC0415
+    from kexue_train.shuffle.text_shards import verify_text_shards  # noqa: PLC0415
+
+    checks = {"text_shards": verify_text_shards, "sample_shards": verify_sample_shards}
+    check = checks.get(read_manifest(folder).kind, verify_artifact)
+    with _progress("verify") as progress:
+        manifest = check(folder, progress)
+    _report(folder, manifest, as_json, verb="whole")
+
+
+@app.command()
+def tokenizer(
+    shards: Annotated[Path, typer.Argument(help="Folder of text shards.")],
+    out: Out,
+    vocab_size: Annotated[int, typer.Option(help="Pieces, the five special tokens included.")] = 8192,
+    lowercase: Annotated[bool, typer.Option(help="Lower-case the text and strip accents.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Train a WordPiece vocabulary on text shards."""
+    from kexue_train.samples.config import TokenizerConfig  # noqa: PLC0415
+    from kexue_train.samples.tokenizer import train_tokenizer  # noqa: PLC0415
+
+    config = TokenizerConfig.parse({"vocab_size": vocab_size, "lowercase": lowercase}, where="kexue tokenizer")
+    with _progress("tokenizer") as progress:
+        manifest = train_tokenizer(config, shards, out, progress=progress)
+    _report(out, manifest, as_json)
+
+
+@app.command()
+def samples(
+    shards: Annotated[Path, typer.Argument(help="Folder of text shards.")],
+    tokenizer: Annotated[Path, typer.Option(help="Folder of the tokenizer.")],
+    out: Out,
+    seq_len: Annotated[int, typer.Option(help="Token slots of a row.")] = 512,
+    nsp: Annotated[bool, typer.Option(help="Make sentence pairs.")] = True,
+    whole_word: Annotated[bool, typer.Option(help="Mask whole words.")] = True,
+    seed: Seed = 0,
+    workers: Workers = None,
+    ray: Ray = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn text shards into packed rows for MLM and NSP."""
+    from kexue_train.samples.build_samples import build_samples  # noqa: PLC0415
+    from kexue_train.samples.config import SampleConfig  # noqa: PLC0415
+
+    values = {"seq_len": seq_len, "nsp": nsp, "whole_word": whole_word}
+    config = SampleConfig.parse(values, where="kexue samples")
+    executor = _executor(workers, ray)
+    with _progress("samples") as progress:
+        manifest = build_samples(config, shards, tokenizer, out, seed=seed, executor=executor, progress=progress)
+    _report(out, manifest, as_json)
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    samples: Annotated[Path, typer.Option(help="Folder of sample shards.")],
+    out: Out,
+    overrides: Overrides = None,
+    launcher: Annotated[str | None, typer.Option(help="ray or torchrun; torchrun needs no Ray.")] = None,
+    ray: Ray = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="torchrun's port (default: any free one).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pretrain on sample shards; resumes from the last checkpoint."""
+    from kexue_train.artifacts import write_atomic  # noqa: PLC0415
+    from kexue_train.pipeline import Run, launcher as make_launcher  # noqa: PLC0415
+    from kexue_train.run_config import RunConfig  # noqa: PLC0415
+    from kexue_train.run_dir import RunDir  # noqa: PLC0415
+    from kexue_train.train.pretrain import pretrain  # noqa: PLC0415
+
+    chosen = [*(overrides or []), *([f"train.launcher={launcher}"] if launcher else [])]
+    run_config = RunConfig.load(config, chosen)
+    run = Run(run_config, RunDir(out))
+    with RunDir(out).lock(), _progress("train") as progress:
+        write_atomic(out / "config.yaml", run_config.to_yaml())
+        launch = make_launcher(run.job, out / "config.yaml", samples, out, ray, port)
+        manifest = pretrain(run.job, samples, out, launch=launch, progress=progress)
+    _report(out, manifest, as_json)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A step-XXXXXXXX folder, or the folder of a finished training.")],
+    out: Out,
+    as_json: AsJson = False,
+) -> None:
+    """Write a checkpoint as a Hugging Face folder and check that it computes the same."""
+    from kexue_train.export.export_hf import export_hf  # noqa: PLC0415  # loads torch and transformers
+    from kexue_train.pipeline import last_checkpoint  # noqa: PLC0415
+
+    is_training = (checkpoint / "checkpoints").is_dir()
+    manifest = export_hf(last_checkpoint(checkpoint) if is_training else checkpoint, out)
+    _report(out, manifest, as_json)
+
+
+@evaluate_app.command("mlm")
+def evaluate_mlm(
+    model: Annotated[Path, typer.Argument(help="Exported model folder.")],
+    data: Annotated[Path, typer.Argument(help="Folder of sample shards; the held-out rows are scored.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")],
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows scored at once.")] = 32,
+    seed: Seed = 0,
+) -> None:
+    """Masked-word and next-sentence scores beside honest baselines."""
+    from kexue_train.artifacts import write_atomic  # noqa: PLC0415
+    from kexue_train.evaluate.masked_lm import evaluate_masked_lm  # noqa: PLC0415  # loads torch
+
+    with _progress("evaluate") as progress:
+        scores = evaluate_masked_lm(model, data, seed=seed, batch_size=batch_size, progress=progress)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
+    typer.echo(f"{out}: MLM loss {scores['mlm_loss']:.3f} nats, accuracy {scores['mlm_accuracy']:.1%}")
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="Run folder, finished or not.")],
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Write the page about a run."""
+    from kexue_train.report.build_report import build_report  # noqa: PLC0415  # loads plotly
+
+    path = build_report(run_dir)
+    typer.echo(str(path))
+    if open_page:
+        typer.launch(path.absolute().as_uri())
+
+
+@app.command()
+def pipeline(
+    config: ConfigFile,
+    run_dir: Annotated[Path | None, typer.Option(help="Run folder (default: runs/NAME).")] = None,
+    overrides: Overrides = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Empty the run folder and start over.")] = False,
+) -> None:
+    """Run all stages, from corpus to report, without Prefect."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from kexue_train.pipeline import STAGES, open_run, run_stage  # noqa: PLC0415
+    from kexue_train.run_config import RunConfig  # noqa: PLC0415
+    from kexue_train.run_dir import RunDir  # noqa: PLC0415
+    from kexue_train.terminal import make_board, print_ending  # noqa: PLC0415
+
+    run_config = RunConfig.load(config, overrides or [])
+    root, console = run_dir or Path("runs", run_config.name), Console()
+    with RunDir(root).lock():
+        run = open_run(run_config, root, fresh=fresh)
+        with make_board(list(STAGES), console) as board:
+            for stage in STAGES:
+                board.start(stage)
+                result = run_stage(stage, run, board)
+                board.finish(stage, result.summary, result.seconds, made=result.made)
+    print_ending(root, console)
+
+
+def _executor(workers: int | None, ray: str | None) -> Executor:
+    from kexue_train.executor import LocalExecutor, RayExecutor  # noqa: PLC0415
+    from kexue_train.runtime import available_cpus  # noqa: PLC0415
+
+    if ray and workers:
+        raise ConfigError("--workers and --ray are both given; local processes or a Ray cluster, not both")
+    return RayExecutor(None if ray == "local" else ray) if ray else LocalExecutor(workers or available_cpus())
+
+
+def _progress(stage: str) -> Any:
+    from rich.console import Console  # noqa: PLC0415
+
+    from kexue_train.terminal import SingleStage  # noqa: PLC0415
+
+    return SingleStage(stage, Console(stderr=True))
+
+
+def _report(folder: Path, manifest: Manifest, as_json: bool, verb: str = "made") -> None:
+    from kexue_train.runtime import format_size  # noqa: PLC0415
+
+    if as_json:
+        typer.echo(manifest.model_dump_json(indent=2))
+        return
+    rows = f"{manifest.rows:,} rows, " if manifest.rows else ""
+    typer.echo(f"{folder}: {manifest.kind} {verb}, {rows}{len(manifest.files)} files, {format_size(manifest.bytes)}")
+
+
+def _print_checks(checks: list[Any]) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    marks = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failure": "[red]failure[/]"}
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("", "check", "found", "fix"):
+        table.add_column(title, overflow="fold")
+    for check in checks:
+        table.add_row(marks[check.status], check.name, check.finding, check.fix or "")
+    Console().print(table)
