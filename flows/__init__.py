@@ -1,0 +1,16 @@
+"""Prefect flows: the order of the stages, retries, artifacts. No arithmetic, no file formats.
+
+Without a server (no PREFECT_API_URL) a flow runs on Prefect's embedded one, with its state in ``.prefect/`` here.
+"""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+if "PREFECT_API_URL" not in os.environ:
+    os.environ.setdefault("PREFECT_HOME", str(Path.cwd() / ".prefect"))
+    os.environ.setdefault("PREFECT_SERVER_UI_ENABLED", "false")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")  # the stage list says what happens
+    # A first start writes a new database, for which the usual 20 s can be too short on a small machine.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
