@@ -95,13 +95,13 @@ def _facts(run: RunData) -> list[Fact]:
     facts = []
     if hidden.get("mlm_loss") is not None:
         facts += [
-            Fact("Loss on hidden tokens", f"{hidden['mlm_loss']:.2f}", "nats, held-out text"),
-            Fact("Best without context", f"{hidden['unigram_entropy']:.2f}", "nats, same tokens"),
-            Fact("Hidden tokens found", f"{hidden['mlm_accuracy']:.1%}", f"of {hidden['predictions']:,}"),
+            Fact("Held-out loss", f"{hidden['mlm_loss']:.2f}", "nats, hidden"),
+            Fact("Without context", f"{hidden['unigram_entropy']:.2f}", "nats, best possible"),
+            Fact("Tokens found", f"{hidden['mlm_accuracy']:.1%}", f"of {hidden['predictions']:,} hidden"),
         ]
     if mlm.get("nsp_accuracy") is not None:
         guess = mlm["baselines"]["nsp_majority"]
-        facts.append(Fact("Next sentence told", f"{mlm['nsp_accuracy']:.1%}", f"guessing: {guess:.1%}"))
+        facts.append(Fact("Next sentence", f"{mlm['nsp_accuracy']:.1%}", f"guessing: {guess:.1%}"))
     if train:
         last = train[-1]
         facts.append(Fact("Steps", f"{last['step']:,}", f"of {run.total_steps:,}" if run.total_steps else ""))

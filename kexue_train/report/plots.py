@@ -111,8 +111,11 @@ def plot_curves(
         dashed = {"color": _GREY, "width": 1.5, "dash": "dash"}
         figure.add_scatter(x=ends, y=[line[1]] * 2, name=line[0], mode="lines", line=dashed, hoverinfo="skip")
     for step in resumed or []:
-        figure.add_vline(x=step, line={"color": _TEAL, "width": 1, "dash": "dot"})
-    figure.update_layout(showlegend=len(figure.data) > 1, yaxis={"rangemode": "tozero"} if from_zero else {})
+        dotted = {"color": _TEAL, "width": 1.2, "dash": "dot"}
+        figure.add_vline(x=step, line=dotted, annotation={"text": "resumed"}, annotation_position="top right")
+    figure.update_layout(
+        showlegend=len(figure.data) > 1, yaxis={"rangemode": "tozero"} if from_zero else {"exponentformat": "e"}
+    )
     figure.update_yaxes(tickformat=".0%" if percent else None, hoverformat=".2%" if percent else ".4g")
     figure.update_xaxes(title={"text": "step", "standoff": 6})
     return Plot(name, title, _describe_curves(title, drawn, line, resumed or [], percent), figure, wide)
@@ -158,7 +161,7 @@ def _plot_bars(name: str, title: str, rows: list[tuple[str, float]], form: Any, 
     )
     largest = max(values, default=0.0) or 1.0
     figure.update_xaxes(range=[0, largest * 1.28], showticklabels=False, showgrid=False)
-    figure.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
+    figure.update_yaxes(autorange="reversed", showgrid=False, tickmode="linear", dtick=1)
     figure.update_layout(height=70 + 30 * len(rows), showlegend=False, margin={"t": 8, "b": 8})
     return Plot(name, title, f"{title}: " + ", ".join(f"{label} {form(value)}" for label, value in rows) + ".", figure)
 
@@ -172,7 +175,7 @@ def _empty_figure() -> Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "inherit", "size": 12.5, "color": _GREY},
-        margin={"l": 52, "r": 14, "t": 30, "b": 44},
+        margin={"l": 8, "r": 14, "t": 30, "b": 44},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
         hovermode="x unified",
         height=300,

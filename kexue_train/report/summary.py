@@ -99,7 +99,7 @@ def describe_quality(run: RunData) -> str:
         )
     else:
         verdict = (
-            f"The model has not learnt to use the context: on held-out text its loss on hidden tokens is {loss:.2f} nats, "
+            f"The model has not learnt to use the context: its loss on hidden tokens of held-out text is {loss:.2f}, "
             f"and knowing only how often each token occurs reaches {entropy:.2f}. "
             "It needs more steps, more text or another learning rate."
         )

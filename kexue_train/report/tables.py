@@ -142,7 +142,8 @@ def version_table(run: RunData) -> Table:
 def _describe_artifact(manifest: Manifest) -> Iterator[list[str]]:
     if manifest.rows:
         yield ["rows", f"{manifest.rows:,}"]
-    yield ["size", f"{format_size(manifest.bytes)} in {len(manifest.files)} files"]
+    number = len(manifest.files)
+    yield ["size", f"{format_size(manifest.bytes)} in {number} file{'s' if number > 1 else ''}"]
     if rejected := sum(sum(entry.rejected.values()) for entry in manifest.inputs):
         yield ["records refused", f"{rejected:,}"]
     yield from _flat_rows(manifest.statistics)
@@ -151,6 +152,8 @@ def _describe_artifact(manifest: Manifest) -> Iterator[list[str]]:
 def _flat_rows(values: Record, prefix: str = "") -> Iterator[list[str]]:
     for key, value in values.items():
         name = f"{prefix}{key.replace('_', ' ')}"
+        if key == "special_token_ids":
+            continue
         if isinstance(value, dict):
             yield from _flat_rows(value, f"{name}: ")
         elif not isinstance(value, list):
