@@ -78,9 +78,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}); make the tokenizer anew") from None
     except Exception as error:  # noqa: BLE001  # the tokenizers library raises bare Exception for a damaged file
-        raise ArtifactError(
-            f"{path}: not a tokenizer file ({str(error).splitlines()[0]}); make the tokenizer anew"
-        ) from None
+        raise ArtifactError(f"{path}: not a tokenizer file ({error}); make the tokenizer anew") from None
     missing = [token for token in SPECIAL_TOKENS.values() if tokenizer.token_to_id(token) is None]
     if missing:
         raise ArtifactError(
