@@ -52,8 +52,9 @@ def _explain_damage(path: Path, kind: str) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+        first, _, _ = str(error).partition("\n")
         raise CorpusError(
-            f"{path}: is damaged or no {kind} file of {path.stat().st_size} bytes ({str(error).splitlines()[0]}); "
+            f"{path}: is damaged or no {kind} file of {path.stat().st_size} bytes ({first}); "
             "fetch or make the file again, or leave it out"
         ) from None
 
