@@ -107,7 +107,7 @@ def _facts(run: RunData) -> list[Fact]:
         facts.append(Fact("Steps", f"{last['step']:,}", f"of {run.total_steps:,}" if run.total_steps else ""))
         if last.get("tokens"):
             facts.append(Fact("Tokens read", _short(last["tokens"]), f"{last.get('epoch') or 0:.2f} epochs"))
-    facts.append(Fact("Time", format_seconds(total_seconds(run)), "all finished stages"))
+    facts.append(Fact("Time", format_seconds(total_seconds(run)), "all stages" if run.is_complete else "so far"))
     return facts
 
 

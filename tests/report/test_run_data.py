@@ -1,0 +1,51 @@
+import json
+
+import pytest
+
+from kexue_train.errors import ArtifactError
+from kexue_train.report.run_data import load_run, read_lines
+from tests.report.example_run import metric_lines, write_metrics
+
+
+def test_torn_last_line_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"kind": "train", "step": 1}\n{"kind": "train", "st')
+    assert read_lines(path) == [{"kind": "train", "step": 1}]
+
+
+def test_missing_file_has_no_lines(tmp_path):
+    assert read_lines(tmp_path / "metrics.jsonl") == []
+
+
+def test_steps_repeated_after_a_resume_count_once_with_the_last_writing(young_run):
+    again = [{"kind": "train", "step": 300, "mlm_loss": 1.0}]
+    write_metrics(young_run, [*metric_lines(400), {"kind": "resume", "step": 290}, *again])
+    curve = load_run(young_run).curve("train")
+    assert [record["step"] for record in curve] == list(range(10, 401, 10))
+    assert curve[29]["mlm_loss"] == 1.0
+
+
+def test_work_found_later_does_not_hide_the_time_it_took(finished_run):
+    with (finished_run / "stages.jsonl").open("a") as file:
+        file.write(json.dumps({"stage": "samples", "seconds": 0.01, "status": "found"}) + "\n")
+    stages = {record["stage"]: record["seconds"] for record in load_run(finished_run).stages}
+    assert stages["samples"] == 21
+
+
+def test_stages_come_in_the_order_of_the_data(finished_run):
+    path = finished_run / "stages.jsonl"
+    path.write_text("\n".join(reversed(path.read_text().splitlines())))
+    names = [record["stage"] for record in load_run(finished_run).stages]
+    assert names == ["corpus", "shuffle", "tokenizer", "samples", "train", "export", "evaluate"]
+
+
+def test_damaged_manifest_is_a_problem_not_an_end(finished_run):
+    (finished_run / "samples" / "manifest.json").write_text("{")
+    run = load_run(finished_run)
+    assert "samples" not in run.manifests
+    assert "the manifest is damaged" in run.problems[0]
+
+
+def test_folder_without_configuration_is_refused(tmp_path):
+    with pytest.raises(ArtifactError, match=r"no config\.yaml"):
+        load_run(tmp_path)
