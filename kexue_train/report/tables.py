@@ -124,8 +124,8 @@ def missing_stages(run: RunData) -> list[str]:
 
 
 def event_table(run: RunData) -> Table | None:
-    """Starts, resumes and ends of training."""
-    records = run.of_kind("start", "resume", "end")
+    """Starts, resumes, stops and ends of training."""
+    records = run.of_kind("start", "resume", "stop", "end")
     if not records:
         return None
     rows = [[_event_time(r), str(r["kind"]), f"{r.get('step', 0):,}", _event_details(r)] for r in records]
