@@ -141,7 +141,7 @@ def plot_bands(run: RunData) -> list[Plot]:
     rows = [(f"{band['tokens']:,} tokens", float(band["mlm_accuracy"])) for band in bands]
     rows[0] = (f"most frequent: {rows[0][0]}", rows[0][1])
     rows[-1] = (f"rarest: {rows[-1][0]}", rows[-1][1])
-    title = "Accuracy by frequency of the token (each group: a quarter of the text)"
+    title = "Hidden tokens found, by frequency (each group: a quarter of the text)"
     return [_plot_bars("bands", title, rows, lambda share: f"{share:.1%}", _ORANGE)]
 
 

@@ -173,7 +173,7 @@ def _format_value(key: str, value: Any) -> str:
 
 def _event_time(record: Record) -> str:
     seconds = record.get("time")
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S") if seconds else _EMPTY
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d\u00a0%H:%M:%S") if seconds else _EMPTY
 
 
 def _event_details(record: Record) -> str:
