@@ -71,9 +71,8 @@ def read_shard(path: Path) -> pa.Table:
         with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
             return reader.read_all()
     except (OSError, pa.ArrowException) as error:
-        raise ArtifactError(
-            f"{path}: cannot be read as an Arrow IPC stream ({str(error).partition('\n')[0]}); run its stage again"
-        ) from None
+        first = str(error).partition("\n")[0]
+        raise ArtifactError(f"{path}: cannot be read as an Arrow IPC stream ({first}); run its stage again") from None
 
 
 def shard_paths(folder: Path) -> list[Path]:

@@ -25,15 +25,15 @@ _FLOAT = re.compile(
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the float rule of YAML 1.2 that refuses a key that is no text or is given twice."""
+    """SafeLoader with the float rule of YAML 1.2 that refuses a key that is no text or whole number, or is given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
+        seen: set[str | int] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
-            problem = "is not text; quote it" if not isinstance(key, str) else "is given twice" if key in seen else None
+            problem = "is not text; quote it" if not isinstance(key, str | int) else "is given twice" if key in seen else None
             if problem:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} {problem}", key_node.start_mark)
             seen.add(key)

@@ -169,7 +169,7 @@ def connect_ray(address: str | None, num_cpus: int | None) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {address}" if address else "a local Ray cluster"
         raise ResourceError(
-            f"{where} cannot be reached or started ({str(error).partition('\n')[0]}); check 'ray status' and the address"
+            f"{where} cannot be reached or started ({_first_line(error)}); check 'ray status' and the address"
         ) from None
     finally:
         for number, handler in handlers.items():
@@ -188,6 +188,10 @@ def _require_reachable(address: str) -> None:
             f"the Ray cluster at {address} cannot be reached ({error}); "
             "check that its head runs ('ray status' there) and that the address is the one 'ray start --head' printed"
         ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _local_cluster(num_cpus: int | None) -> dict[str, Any]:
@@ -213,7 +217,7 @@ def _ray_result(reference: Any) -> Any:
         raise error.cause from None
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
         raise ResourceError(
-            f"a Ray worker was lost {_ATTEMPTS} times, most likely for lack of memory ({str(error).partition('\n')[0]}); "
+            f"a Ray worker was lost {_ATTEMPTS} times, most likely for lack of memory ({_first_line(error)}); "
             "use a smaller --memory or a larger node, then run the same command again: finished work is kept"
         ) from None
 

@@ -72,7 +72,9 @@ def shuffle(run: Run, progress: Progress) -> Path:
     from kexue_train.shuffle.shuffle_corpus import shuffle_corpus  # noqa: PLC0415  # a stage loads what it needs
 
     config, out = run.config, run.folder.shards
-    shuffle_corpus(config.shuffle, run.inputs, out, seed=config.seed, executor=run.executor, replace=True, progress=progress)
+    shuffle_corpus(
+        config.shuffle, run.inputs, out, seed=config.seed, executor=run.executor, replace=True, progress=progress
+    )
     return out
 
 
@@ -180,7 +182,12 @@ def run_stage(name: str, run: Run, progress: Progress) -> StageResult:
 
 
 def launcher(
-    job: JobConfig, config_file: Path, samples_dir: Path, out_dir: Path, ray_address: str | None, port: int | None = None
+    job: JobConfig,
+    config_file: Path,
+    samples_dir: Path,
+    out_dir: Path,
+    ray_address: str | None,
+    port: int | None = None,
 ) -> Callable[[], None]:
     """What starts the training workers, by ``train.launcher``."""
 

@@ -84,5 +84,7 @@ class RunConfig(Config):
                 "learning rate would only ever rise; shorten the warm-up or train longer"
             )
         if self.corpus.source == "files" and not self.corpus.inputs:
-            raise ValueError("corpus.inputs is empty; name files, folders or globs, or set corpus.source: installed_docs")
+            raise ValueError(
+                "corpus.inputs is empty; name files, folders or globs, or set corpus.source: installed_docs"
+            )
         return self

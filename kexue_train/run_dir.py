@@ -140,7 +140,9 @@ class RunDir:
         if not self.root.exists() or not any(p for p in self.root.iterdir() if p.name != ".lock"):
             return
         if not (self.root / ".run").exists():
-            raise ArtifactError(f"{self.root}: not a run folder of kexue_train, so --fresh does not empty it; empty it yourself")
+            raise ArtifactError(
+                f"{self.root}: not a run folder of kexue_train, so --fresh does not empty it; empty it yourself"
+            )
         for path in self.root.iterdir():
             if path.name not in (".lock", ".run"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -71,7 +71,10 @@ def compare_logits(model: RoFormerV2ForPreTraining, folder: Path) -> float:
     mask = torch.ones_like(ids)
     mask[1, 20:] = 0
     ours, theirs = (m(ids, attention_mask=mask) for m in (model.eval(), exported))
-    pairs = [(ours.prediction_logits, theirs.prediction_logits), (ours.seq_relationship_logits, theirs.seq_relationship_logits)]
+    pairs = [
+        (ours.prediction_logits, theirs.prediction_logits),
+        (ours.seq_relationship_logits, theirs.seq_relationship_logits),
+    ]
     return max(float((a - b).abs().max()) for a, b in pairs)
 
 

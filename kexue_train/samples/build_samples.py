@@ -15,6 +15,7 @@ import numpy as np
 
 from kexue_train.arrow_shards import format_checksum, read_shard, shard_name, shard_paths, write_dataset_files
 from kexue_train.artifacts import (
+    MANIFEST_NAME,
     Manifest,
     Recipe,
     RowsChecksum,
@@ -35,6 +36,8 @@ from kexue_train.samples.schema import sample_schema
 from kexue_train.samples.tokenizer import load_tokenizer, special_token_ids
 
 COUNTS_NAME = "token_counts.npy"
+TOKENIZER_NAME = "tokenizer"
+"""The tokenizer travels with the samples, since training writes it into every checkpoint."""
 _SCRATCH = "scratch"
 _MIN_HELDOUT = 8
 
@@ -129,6 +132,7 @@ def _finish(
     names = [shard_name(task.index, task.num_shards) for task in tasks]
     write_dataset_files(partial, sample_schema(config.seq_len, vocab_size), names)
     rows = {name: result["rows"] for name, result in zip(names, results, strict=True)}
+    _copy_tokenizer(tasks[0].tokenizer, partial / TOKENIZER_NAME)
     files = {name: entry for name, entry in describe_files(partial, rows).items() if not name.startswith(_SCRATCH)}
     statistics = _statistics(results, config, vocab_size) | {"special_token_ids": special_token_ids(tokenizer)}
     manifest = build_manifest(
@@ -141,6 +145,11 @@ def _finish(
     )
     shutil.rmtree(partial / _SCRATCH)
     return publish(partial, out_dir, manifest)
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(MANIFEST_NAME))
 
 
 def _sum(results: list[dict[str, Any]], name: str) -> str:
