@@ -1,6 +1,6 @@
 """READ FIRST. The whole run in data order, one line per stage.
 
-    python -m flows.pretrain_pipeline configs/demo.yaml [--run-dir DIR] [--fresh] [section.key=value ...]
+Run it: ``python -m flows.pretrain_pipeline configs/demo.yaml [--run-dir DIR] [--fresh] [section.key=value ...]``
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def pretrain_pipeline(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the flow from a shell; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m flows.pretrain_pipeline", description="Raw text in, an encoder out.")
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.pretrain_pipeline", description="Raw text in, an encoder out."
+    )
     parser.add_argument("config", type=Path, help="YAML file of a run, such as configs/demo.yaml")
     parser.add_argument("--run-dir", type=Path, help="run folder (default: runs/NAME)")
     parser.add_argument("--fresh", action="store_true", help="empty the run folder and start over")

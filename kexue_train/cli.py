@@ -63,9 +63,10 @@ def _fail(message: str, code: int, debug: bool) -> None:
 
 def _explain_os_error(error: OSError) -> tuple[str, int]:
     where = f"{error.filename}: " if error.filename else ""
+    again = "free some space, then run the same command again: finished work is kept"
     advice = {
-        errno.ENOSPC: "the disk is full; free some space, then run the same command again: finished work is kept",
-        errno.EDQUOT: "the disk quota is used up; free some space, then run the same command again: finished work is kept",
+        errno.ENOSPC: f"the disk is full; {again}",
+        errno.EDQUOT: f"the disk quota is used up; {again}",
         errno.EACCES: "permission denied; check the owner and mode of the path, or choose another",
         errno.EROFS: "the file system is read-only; choose another folder",
         errno.ENOENT: "no such file or folder; check the path",
@@ -211,7 +212,8 @@ def train(
 ) -> None:
     """Pretrain on sample shards; resumes from the last checkpoint."""
     from kexue_train.artifacts import write_atomic  # noqa: PLC0415
-    from kexue_train.pipeline import Run, launcher as make_launcher  # noqa: PLC0415
+    from kexue_train.pipeline import Run  # noqa: PLC0415
+    from kexue_train.pipeline import launcher as make_launcher  # noqa: PLC0415
     from kexue_train.run_config import RunConfig  # noqa: PLC0415
     from kexue_train.run_dir import RunDir  # noqa: PLC0415
     from kexue_train.train.pretrain import pretrain  # noqa: PLC0415

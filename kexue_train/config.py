@@ -33,7 +33,9 @@ class _Loader(yaml.SafeLoader):
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
-            problem = "is not text; quote it" if not isinstance(key, str | int) else "is given twice" if key in seen else None
+            problem = (
+                "is not text; quote it" if not isinstance(key, str | int) else "is given twice" if key in seen else None
+            )
             if problem:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} {problem}", key_node.start_mark)
             seen.add(key)

@@ -1,4 +1,4 @@
-"""All stages of a run in data order, without an orchestrator. ``flows/pretrain_pipeline.py`` runs the same functions."""
+"""All stages of a run in data order, without an orchestrator; ``flows/pretrain_pipeline.py`` runs the same ones."""
 
 from __future__ import annotations
 
@@ -228,11 +228,13 @@ def describe(name: str, manifest: Manifest | None, run: Run) -> str:
         case "corpus":
             return f"{manifest.rows:,} documents, {size} of installed documentation"
         case "shuffle":
-            return f"{manifest.rows:,} documents in {len(list(run.folder.shards.glob('data-*')))} shards, {size}, checksums agree"
+            shards = len(list(run.folder.shards.glob("data-*")))
+            return f"{manifest.rows:,} documents in {shards} shards, {size}, checksums agree"
         case "tokenizer":
             return f"{s['vocab_size']:,} pieces, {s['bytes_per_token']:.2f} bytes per token"
         case "samples":
-            return f"{manifest.rows:,} rows of {s['seq_len']} tokens, {s['fill']:.1%} filled, {s['heldout_rows']:,} held out"
+            rows = f"{manifest.rows:,} rows of {s['seq_len']} tokens"
+            return f"{rows}, {s['fill']:.1%} filled, {s['heldout_rows']:,} held out"
         case "train":
             return f"{s['steps']:,} steps, {s['tokens']:,} tokens, {s['parameters']:,} parameters"
         case "export":

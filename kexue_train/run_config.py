@@ -80,8 +80,8 @@ class RunConfig(Config):
         warmup = min(self.optimizer.schedule, default=0)
         if warmup > self.train.steps:
             raise ValueError(
-                f"optimizer.schedule reaches its first knot at step {warmup}, but train.steps={self.train.steps}, so the "
-                "learning rate would only ever rise; shorten the warm-up or train longer"
+                f"optimizer.schedule reaches its first knot at step {warmup}, but train.steps={self.train.steps}, so "
+                "the learning rate would only ever rise; shorten the warm-up or train longer"
             )
         if self.corpus.source == "files" and not self.corpus.inputs:
             raise ValueError(
