@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, NoReturn, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -25,7 +25,7 @@ _FLOAT = re.compile(
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the float rule of YAML 1.2 that refuses a key that is no text or whole number, or is given twice."""
+    """SafeLoader with the float rule of YAML 1.2; a key must be text or a whole number, and given once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str | int] = set()
@@ -33,13 +33,16 @@ class _Loader(yaml.SafeLoader):
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
-            problem = (
-                "is not text; quote it" if not isinstance(key, str | int) else "is given twice" if key in seen else None
-            )
-            if problem:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} {problem}", key_node.start_mark)
+            if type(key) not in (str, int):  # a bool, which YAML 1.1 makes of "on", is an int too
+                _refuse_key(key_node, f"key {key!r} is not text; quote it")
+            if key in seen:
+                _refuse_key(key_node, f"key {key!r} is given twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _refuse_key(node: yaml.Node, problem: str) -> NoReturn:
+    raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))

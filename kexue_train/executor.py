@@ -104,7 +104,7 @@ class RayExecutor:
 
     @cached_property
     def num_workers(self) -> int:
-        """CPUs of the cluster, which is joined or started at the first question: a run with nothing to do never asks."""
+        """CPUs of the cluster, joined or started at the first question: a run with nothing to do never asks."""
         connect_ray(self._address, self._num_cpus)
         import ray  # noqa: PLC0415  # a door
 

@@ -109,6 +109,7 @@ def test_every_problem_of_a_file_is_listed_at_once(tmp_path: Path) -> None:
     [
         ("name: a\ntrain:\n  lr: 1\n  lr: 2\n", "run.yaml:4, column 3: not valid YAML: key 'lr' is given twice"),
         ("name: a\n1.5: 2\n", "run.yaml:2, column 1: not valid YAML: key 1.5 is not text; quote it"),
+        ("name: a\non: 2\n", "run.yaml:2, column 1: not valid YAML: key True is not text; quote it"),
         ("name: {{ x }}\n", "run.yaml:1, column 8: not valid YAML: key {'x': None} is not text; quote it"),
         ("name: [1, 2\n", "run.yaml:2, column 1: not valid YAML: expected ',' or ']', but got '<stream end>'"),
         ("name: \x00\n", "run.yaml: not valid YAML: unacceptable character #x0000"),

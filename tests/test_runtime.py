@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import namedtuple
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,7 @@ def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(runtime, "_cgroups", lambda: [job, job.parent, tmp_path])
     Memory = namedtuple("Memory", ["available"])
     monkeypatch.setattr(runtime.psutil, "virtual_memory", lambda: Memory(10_000))
-    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _: set(range(8)))
     return job
 
 
@@ -124,12 +125,12 @@ def test_cpus_respect_the_quota_and_are_at_least_one(cgroup: Path, quota: str, c
 def test_the_cgroups_of_this_process_lead_to_the_root() -> None:
     folders = runtime._cgroups(Path("/a/root"))
     assert folders[-1] == Path("/a/root")
-    assert all(parent == child.parent for child, parent in zip(folders, folders[1:], strict=False))
+    assert all(parent == child.parent for child, parent in pairwise(folders))
 
 
 def test_too_little_disk_is_refused_with_how_much_to_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Usage = namedtuple("Usage", ["free"])
-    monkeypatch.setattr(runtime.shutil, "disk_usage", lambda path: Usage(10**9))
+    monkeypatch.setattr(runtime.shutil, "disk_usage", lambda _: Usage(10**9))
     require_disk(tmp_path / "not" / "yet" / "there", 10**9, "the shuffle")
     with pytest.raises(ResourceError, match="the shuffle needs about 3 GB of disk and 1 GB are free; free 2 GB there"):
         require_disk(tmp_path / "not" / "yet" / "there", 3 * 10**9, "the shuffle")
