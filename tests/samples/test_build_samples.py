@@ -102,7 +102,12 @@ def test_held_out_rows_hold_nothing_but_held_out_documents(
 
 def test_the_result_passes_its_own_verification(samples: Path) -> None:
     assert verify_sample_shards(samples) == read_manifest(samples)
-    assert not any(path.is_dir() for path in samples.iterdir())
+    assert files_of(samples).keys() == {*read_manifest(samples).files, "manifest.json"}
+
+
+def test_the_tokenizer_travels_with_the_samples(samples: Path, tokenizer_folder: Path) -> None:
+    expected = {name: data for name, data in files_of(tokenizer_folder).items() if name != "manifest.json"}
+    assert files_of(samples / "tokenizer") == expected
 
 
 def test_statistics_are_true(samples: Path) -> None:
