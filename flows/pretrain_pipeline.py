@@ -14,8 +14,9 @@ from prefect.artifacts import create_markdown_artifact
 from rich.console import Console
 
 from flows.tasks import Workshop, stage_task
+from kexue_train.completion import is_complete
 from kexue_train.errors import KexueError
-from kexue_train.pipeline import STAGES, open_run
+from kexue_train.pipeline import STAGES, Run, open_run, show_complete
 from kexue_train.report.summary import summarise
 from kexue_train.run_config import RunConfig
 from kexue_train.run_dir import RunDir
@@ -71,7 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = RunConfig.load(options.config, options.overrides)  # a typo should not wait for a server to start
         root = options.run_dir or Path("runs", config.name)
-        pretrain_pipeline(options.config, root, options.overrides, options.fresh)
+        if not options.fresh and is_complete(config, RunDir(root)):
+            with make_board(list(STAGES), Console()) as board:
+                show_complete(Run(config, RunDir(root)), board)
+        else:
+            pretrain_pipeline(options.config, root, options.overrides, options.fresh)
     except KexueError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from kexue_train.artifacts import MANIFEST_NAME, Manifest, read_manifest
+from kexue_train.completion import record_complete
 from kexue_train.errors import ArtifactError
 from kexue_train.executor import Executor, LocalExecutor, RayExecutor
 from kexue_train.progress import Progress
@@ -140,6 +142,14 @@ def report(run: Run, progress: Progress) -> Path:  # noqa: ARG001  # takes no ti
     return build_report(run.folder.root).parent
 
 
+class StageEnd(Protocol):
+    """Where the end of a stage is shown."""
+
+    def finish(self, stage: str, summary: str, seconds: float, *, made: bool) -> None:
+        """A stage is complete."""
+        ...
+
+
 Stage = Callable[[Run, Progress], Path]
 
 STAGES: dict[str, Stage] = {
@@ -167,6 +177,14 @@ def open_run(config: RunConfig, root: Path, *, fresh: bool = False) -> Run:
     return Run(config, folder)
 
 
+def show_complete(run: Run, board: StageEnd) -> None:
+    """Say of every stage that it is complete; for a run of which ``is_complete`` is true."""
+    for name in STAGES:
+        path = _folder_of(run.folder, name)
+        manifest = read_manifest(path) if (path / MANIFEST_NAME).exists() else None
+        board.finish(name, describe(name, manifest, run), 0.0, made=False)
+
+
 def run_stage(name: str, run: Run, progress: Progress) -> StageResult:
     """Run one stage, or find it complete, and record it in the run folder."""
     started, clock = time.time(), time.perf_counter()
@@ -175,6 +193,8 @@ def run_stage(name: str, run: Run, progress: Progress) -> StageResult:
     seconds = time.perf_counter() - clock
     made = name == "report" or _made_at(run.folder, name) != before
     manifest = read_manifest(path) if (path / MANIFEST_NAME).exists() else None
+    if name == "report":
+        record_complete(run.config, run.folder)
     if made:
         rows, size = (manifest.rows, manifest.bytes) if manifest else (0, 0)
         run.folder.record_stage(stage=name, started=started, seconds=seconds, rows=rows, bytes=size, status="made")
@@ -243,7 +263,10 @@ def describe(name: str, manifest: Manifest | None, run: Run) -> str:
             return size
 
 
+def _folder_of(folder: RunDir, name: str) -> Path:
+    return {"train": folder.pretrain, "export": folder.hf, "shuffle": folder.shards}.get(name, folder.root / name)
+
+
 def _made_at(folder: RunDir, name: str) -> int | None:
-    path = {"train": folder.pretrain, "export": folder.hf, "shuffle": folder.shards}.get(name, folder.root / name)
-    manifest = path / MANIFEST_NAME
+    manifest = _folder_of(folder, name) / MANIFEST_NAME
     return manifest.stat().st_mtime_ns if manifest.exists() else None

@@ -1,0 +1,44 @@
+"""Whether a run has nothing left to do, answered from small files, before Prefect or Ray are started."""
+
+from __future__ import annotations
+
+import json
+
+from kexue_train.artifacts import Manifest, check_files, digest_of, read_manifest, write_atomic
+from kexue_train.corpus.inputs import find_inputs
+from kexue_train.errors import KexueError
+from kexue_train.run_config import RunConfig
+from kexue_train.run_dir import RunDir
+
+_NAME = ".complete.json"
+
+
+def record_complete(config: RunConfig, folder: RunDir) -> None:
+    """Remember that every stage of ``config`` is complete in ``folder``."""
+    write_atomic(folder.root / _NAME, json.dumps(_fingerprint(config, folder), indent=2) + "\n")
+
+
+def is_complete(config: RunConfig, folder: RunDir) -> bool:
+    """Whether every stage is complete for this configuration, with inputs and artifacts as they were then."""
+    record = folder.root / _NAME
+    try:
+        return record.exists() and json.loads(record.read_text(encoding="utf-8")) == _fingerprint(config, folder)
+    except (KexueError, OSError, ValueError):
+        return False
+
+
+def _fingerprint(config: RunConfig, folder: RunDir) -> dict[str, object]:
+    own_corpus = config.corpus.source == "installed_docs"
+    stages = [folder.shards, folder.tokenizer, folder.samples, folder.pretrain, folder.hf, folder.evaluate]
+    manifests: dict[str, Manifest] = {}
+    for path in [folder.corpus, *stages] if own_corpus else stages:
+        manifests[path.name] = read_manifest(path)
+        check_files(path, manifests[path.name])
+    if not (folder.report / "index.html").exists():
+        raise FileNotFoundError(folder.report)
+    inputs = [] if own_corpus else find_inputs(config.corpus.inputs, format=config.shuffle.format)
+    return {
+        "config": digest_of(config.model_dump(mode="json")),
+        "inputs": [[str(source.path), source.bytes, source.modified_ns] for source in inputs],
+        "artifacts": {name: manifest.content_digest for name, manifest in manifests.items()},
+    }
