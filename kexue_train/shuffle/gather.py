@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,16 +11,14 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from kexue_train.arrow_shards import ShardWriter, shard_name
 from kexue_train.artifacts import file_checksum, write_atomic
 from kexue_train.shuffle.keys import hash_texts, sum_words, to_integers
 from kexue_train.shuffle.plan import bucket_bounds
 from kexue_train.shuffle.scatter import spill_path
+from kexue_train.shuffle.sort_rows import iter_sorted, text_bytes
 from kexue_train.shuffle.text_shards import TEXT_SCHEMA, BatchCutter
-
-ReadBatches = Callable[[], Iterator[pa.RecordBatch]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,43 +81,14 @@ def gather(task: GatherTask) -> int:
             read = _Reader(spills, task.pieces[task.pieces[:, 0] == bucket, 1:])
             for table in iter_sorted(read, bounds[bucket], bounds[bucket + 1], task.bucket_bytes):
                 _account(table, result)
-                for batch in cutter.cut(table.column("text").combine_chunks()):
-                    writer.write(batch)
+                for chunk in table.column("text").chunks:
+                    for batch in cutter.cut(chunk):
+                        writer.write(batch)
         for batch in cutter.finish():
             writer.write(batch)
     result.file_bytes, result.file_checksum = path.stat().st_size, file_checksum(path)
     write_atomic(marker, result.to_json())
     return task.shard
-
-
-def iter_sorted(read: ReadBatches, low: int, high: int, limit_bytes: int) -> Iterator[pa.Table]:
-    """Yield the rows with ``low <= key_high < high`` in the order of their keys, in tables of about ``limit_bytes``.
-
-    ``read`` is called once for each table: a pass keeps the smallest keys that fit and leaves the rest to the next. So
-    any amount is sorted in bounded memory (a single text may be larger), and a bucket that fits is read once.
-
-    Args:
-        read: Gives all rows of the bucket, in any order, as batches of the spill schema.
-        low: First key.
-        high: First key beyond.
-        limit_bytes: Text held at a time.
-    """
-    while low < high:
-        held, held_bytes, cut = [], 0, high
-        for batch in read():
-            table = _select(pa.table(batch), low, cut)
-            if not table.num_rows:
-                continue
-            held.append(table)
-            held_bytes += _text_bytes(table)
-            if held_bytes > limit_bytes:
-                table, cut = _keep_smallest(_sort(pa.concat_tables(held)), cut, limit_bytes // 2)
-                held, held_bytes = [table], _text_bytes(table)
-        if held:
-            table = _sort(pa.concat_tables(held))
-            held = []  # frees the unsorted rows while the caller works
-            yield table
-        low = cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,49 +106,12 @@ class _Reader:
                     yield spill.get_batch(batch)
 
 
-def _select(table: pa.Table, low: int, cut: int) -> pa.Table:
-    keys = table.column("key_high").to_numpy()
-    mask = (keys >= np.uint64(low)) & (keys <= np.uint64(cut - 1))
-    return table if mask.all() else table.filter(pa.array(mask))
-
-
-def _sort(table: pa.Table) -> pa.Table:
-    """Sort by key; rows of equal keys (copies of one text) become one."""
-    high, low = table.column("key_high").to_numpy(), table.column("key_low").to_numpy()
-    order = np.lexsort((low, high))
-    if "copies" not in table.column_names:
-        return table.take(pa.array(order))
-    high, low = high[order], low[order]
-    first = np.flatnonzero(np.concatenate([[True], (np.diff(high) != 0) | (np.diff(low) != 0)]))
-    copies = np.add.reduceat(table.column("copies").to_numpy()[order], first)
-    merged = table.take(pa.array(order[first]))
-    return merged.set_column(merged.column_names.index("copies"), "copies", pa.array(copies))
-
-
-def _keep_smallest(table: pa.Table, cut: int, limit_bytes: int) -> tuple[pa.Table, int]:
-    """The first rows of a sorted table, up to about ``limit_bytes``, and the first key that is not among them."""
-    keys = table.column("key_high").to_numpy()
-    ends = np.cumsum(pc.binary_length(table.column("text")).to_numpy())
-    count = max(1, int(np.searchsorted(ends, limit_bytes, side="right")))
-    if count < len(keys) and keys[count] == keys[0]:
-        count = int(np.searchsorted(keys, keys[0], side="right"))
-    if count >= len(keys):
-        return table, cut
-    kept = int(np.searchsorted(keys, keys[count], side="left"))
-    # Taken, not sliced: a slice would hold on to the memory of the rest.
-    return table.take(pa.array(np.arange(kept))), int(keys[count])
-
-
-def _text_bytes(table: pa.Table) -> int:
-    return pc.sum(pc.binary_length(table.column("text"))).as_py() or 0
-
-
 def _account(table: pa.Table, result: GatherResult) -> None:
     for chunk in table.column("text").chunks:
         hashes = hash_texts(chunk)
         result.rows += len(chunk)
         result.checksum = (result.checksum + sum_words(hashes)) % (1 << 128)
-    result.text_bytes += _text_bytes(table)
+    result.text_bytes += text_bytes(table)
     if "copies" not in table.column_names:
         return
     extra = table.column("copies").to_numpy() - np.uint64(1)

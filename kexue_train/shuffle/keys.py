@@ -13,6 +13,7 @@ from kexue_train.counter_rng import Purpose, random_words
 Words = npt.NDArray[np.uint64]
 """Shape (2, n): the high and the low 64 bits of n numbers."""
 
+_SLICE_ROWS = 8192
 _LOW, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
@@ -28,7 +29,9 @@ def content_keys(seed: int, hashes: Words) -> Words:
 
 def hash_texts(texts: pa.Array) -> Words:
     """The xxh3_128 hash of each text's UTF-8 bytes, shape (2, n)."""
-    digests = b"".join(map(xxhash.xxh3_128_digest, column_bytes(texts)))
+    # In slices, since the views of short texts take more memory than the texts.
+    slices = (texts.slice(start, _SLICE_ROWS) for start in range(0, len(texts), _SLICE_ROWS))
+    digests = b"".join(xxhash.xxh3_128_digest(view) for part in slices for view in column_bytes(part))
     return np.frombuffer(digests, ">u8").reshape(-1, 2).T.astype(np.uint64)
 
 

@@ -25,28 +25,32 @@ class BatchCutter:
     """Cuts a stream of texts into record batches by rows and bytes alone, however the texts arrive."""
 
     def __init__(self) -> None:
-        self._rest = pa.array([], pa.large_string())
+        self._parts: list[pa.LargeStringArray] = []
+        self._rows = self._bytes = 0
 
     def cut(self, texts: pa.LargeStringArray) -> Iterator[pa.RecordBatch]:
         """Yield the batches that ``texts`` completes; a batch ends with the row that reaches a limit."""
-        texts = pa.concat_arrays([self._rest, texts]) if len(self._rest) else texts
         ends = np.cumsum(pc.binary_length(texts).to_numpy())
-        start = 0
+        start = before = 0
         while start < len(texts):
-            before = ends[start - 1] if start else 0
-            stop = min(start + _BATCH_ROWS, int(np.searchsorted(ends, before + _BATCH_BYTES)) + 1)
-            if stop > len(texts):
-                break
-            yield _to_batch(texts.slice(start, stop - start))
-            start = stop
-        # Taken, not sliced: a slice would hold on to the memory of the whole.
-        self._rest = texts.take(pa.array(np.arange(start, len(texts))))
+            limit = before + _BATCH_BYTES - self._bytes
+            stop = min(start + _BATCH_ROWS - self._rows, int(np.searchsorted(ends, limit)) + 1)
+            is_full = stop <= len(texts)
+            stop = min(stop, len(texts))
+            # Taken, not sliced: a slice would hold on to the memory of the whole.
+            self._parts.append(texts.take(pa.array(np.arange(start, stop))))
+            self._rows += stop - start
+            self._bytes += int(ends[stop - 1]) - before
+            start, before = stop, int(ends[stop - 1])
+            if is_full:
+                yield from self.finish()
 
     def finish(self) -> Iterator[pa.RecordBatch]:
         """Yield what is left."""
-        if len(self._rest):
-            yield _to_batch(self._rest)
-            self._rest = self._rest.slice(0, 0)
+        if self._parts:
+            texts = pa.concat_arrays(self._parts)
+            self._parts, self._rows, self._bytes = [], 0, 0
+            yield pa.record_batch([texts.cast(pa.string())], schema=TEXT_SCHEMA)
 
 
 def iter_texts(folder: Path) -> Iterator[str]:
@@ -79,7 +83,3 @@ def verify_text_shards(folder: Path, progress: Progress = SILENT) -> Manifest:
             f"{manifest.rows} rows with {proof.output if proof else 'no checksum'}; run its stage again"
         )
     return manifest
-
-
-def _to_batch(texts: pa.LargeStringArray) -> pa.RecordBatch:
-    return pa.record_batch([texts.cast(pa.string())], schema=TEXT_SCHEMA)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kexue_train.arrow_shards import format_checksum, sum_hashes, text_hashes
-from kexue_train.artifacts import MANIFEST_NAME, describe_files, partial_dir, read_manifest
+from kexue_train.artifacts import MANIFEST_NAME, partial_dir
 from kexue_train.errors import ArtifactError, CorpusError, ResourceError, StaleArtifactError
 from kexue_train.shuffle import shuffle_corpus as stage
 from kexue_train.shuffle.text_shards import iter_texts, verify_text_shards
@@ -286,17 +286,6 @@ def test_progress_runs_to_twice_the_input(tmp_path, corpus, shuffle):
     assert done == sorted(done)
     assert progress.updates[-1][:3] == (pytest.approx(2 * size), 2 * size, "bytes")
     assert not progress.notes
-
-
-def test_verify_finds_a_row_that_was_changed_behind_the_checksum_of_the_file(tmp_path, corpus, shuffle):
-    shuffle(corpus, tmp_path / "out")
-    assert verify_text_shards(tmp_path / "out").rows == 320
-    path = tmp_path / "out" / "data-00000-of-00001.arrow"
-    path.write_bytes(path.read_bytes().replace(b"document 7 ", b"document 8 "))
-    manifest = read_manifest(tmp_path / "out").model_copy(update={"files": describe_files(tmp_path / "out")})
-    (tmp_path / "out" / MANIFEST_NAME).write_text(manifest.model_dump_json())
-    with pytest.raises(ArtifactError, match="320 rows with checksum"):
-        verify_text_shards(tmp_path / "out")
 
 
 def test_the_folder_holds_the_contract_and_no_scratch(tmp_path, corpus, shuffle):

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.shuffle.gather import iter_sorted
 from kexue_train.shuffle.scatter import COPIES, SPILL_SCHEMA
-from kexue_train.shuffle.text_shards import TEXT_SCHEMA, BatchCutter
+from kexue_train.shuffle.sort_rows import iter_sorted
 
 ROWS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2**64 - 1), st.integers(0, 30)), max_size=40)
 
@@ -50,25 +48,3 @@ def test_memory_is_bounded_by_the_limit_and_the_largest_row():
     tables = list(iter_sorted(batches_of(rows, 50), 0, 2**64, 20_000))
     assert max(table.nbytes for table in tables) < 60_000
     assert sum(table.num_rows for table in tables) == 5000
-
-
-@pytest.mark.parametrize("step", [7, 4095, 4096, 4097, 30_000])
-def test_output_batches_do_not_depend_on_how_the_texts_arrive(step):
-    rng = np.random.default_rng(0)
-    texts = pa.array(["y" * int(n) for n in rng.integers(0, 4000, 12_000)] + ["z" * 5_000_000] * 2, pa.large_string())
-    cutter, found = BatchCutter(), []
-    for start in range(0, len(texts), step):
-        found += [batch.num_rows for batch in cutter.cut(texts.slice(start, step))]
-    found += [batch.num_rows for batch in cutter.finish()]
-    whole = BatchCutter()
-    expected = [batch.num_rows for batch in (*whole.cut(texts), *whole.finish())]
-    assert found == expected
-    assert sum(found) == len(texts)
-
-
-def test_output_batches_hold_the_texts():
-    cutter = BatchCutter()
-    texts = pa.array([str(i) for i in range(9000)], pa.large_string())
-    table = pa.Table.from_batches([*cutter.cut(texts), *cutter.finish()], TEXT_SCHEMA)
-    assert [len(chunk) for chunk in table.column("text").chunks] == [4096, 4096, 808]
-    assert table.column("text").to_pylist() == texts.to_pylist()
