@@ -172,6 +172,8 @@ class Tiger(torch.optim.Optimizer):
             raise ValueError(f"{len(momenta)} momenta do not match this optimizer's {len(params)} parameters")
         for param, momentum in zip(params, momenta, strict=True):
             self.momentum(param).copy_(momentum)
+            self.state[param]["folded"] = False
+        self._bad.zero_()
         for group, settings in zip(self.param_groups, state_dict["groups"], strict=True):
             group.update(settings)
         self.micro_step = state_dict["step"] * self.accumulation_steps
@@ -202,7 +204,8 @@ class Tiger(torch.optim.Optimizer):
     @torch.no_grad()
     def _fold_gradient(self, group: dict[str, Any], param: Tensor) -> None:
         state = self.state[param]
-        assert param.grad is not None
+        if param.grad is None:
+            raise RuntimeError("another Tiger already takes this parameter's gradients; build one optimizer per model")
         finite = tiger_fold_(
             state["momentum"],
             param.grad.to(state["momentum"].dtype),

@@ -28,12 +28,22 @@ def step_size(theta: Array, role: str, lr: float) -> Array | float:
 def tiger_micro_steps(
     theta: Array, gradients: Sequence[Array], role: str, *, lr: float, beta: float, weight_decay: float, k: int
 ) -> list[Array]:
-    """θ after every micro-batch t = 1, 2, ... of ``gradients``, momentum starting at zero."""
+    """θ after every micro-batch t = 1, 2, ... of ``gradients``, momentum starting at zero.
+
+    A gradient that is not finite leaves the momentum as it is (published). θ then shrinks by 0.99 once, in place of the
+    step at the end of the window (this project's rule; published: at once, once per such gradient).
+    """
     decay = 0.0 if role == "vector" else weight_decay
-    momentum, history = np.zeros_like(theta), []
+    momentum, bad, history = np.zeros_like(theta), False, []
     for t, gradient in enumerate(gradients, start=1):
-        momentum = (1 + (beta - 1) * chi(t - 1, k)) * momentum + (1 - beta) / k * gradient
-        theta = theta - chi(t, k) * step_size(theta, role, lr) * (np.sign(momentum) + decay * theta)
+        if np.isfinite(gradient).all():
+            momentum = (1 + (beta - 1) * chi(t - 1, k)) * momentum + (1 - beta) / k * gradient
+        else:
+            bad = True
+        if bad and chi(t, k):
+            theta, bad = 0.99 * theta, False
+        else:
+            theta = theta - chi(t, k) * step_size(theta, role, lr) * (np.sign(momentum) + decay * theta)
         history.append(theta)
     return history
 

@@ -1,0 +1,52 @@
+"""Tiger in two processes: each folds its own half of the data, one all-reduce per window makes them one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+
+Parameters = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def results(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Parameters]:
+    """Final parameters by run: ``{good,bad}-{rank}-of-{ranks}``."""
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = {**os.environ, "PYTHONPATH": str(repository), "GLOO_SOCKET_IFNAME": "lo"}
+    script = Path(__file__).with_name("run_rank.py")
+    processes = [
+        subprocess.Popen([sys.executable, str(script), rank, ranks, str(folder)], env=environment, cwd=repository)
+        for rank, ranks in (("0", "2"), ("1", "2"), ("0", "1"))
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    return {path.stem: dict(np.load(path)) for path in folder.glob("*.npz")}
+
+
+def test_ranks_end_with_the_same_bits(results):
+    assert all(
+        np.array_equal(results["good-0-of-2"][name], results["good-1-of-2"][name]) for name in ("table", "matrix")
+    )
+
+
+def test_two_ranks_equal_one_process_with_the_whole_batch(results):
+    for name, expected in results["good-0-of-1"].items():
+        np.testing.assert_allclose(results["good-0-of-2"][name], expected, atol=1e-14, rtol=0)
+
+
+def test_a_bad_gradient_on_one_rank_shrinks_the_tensor_on_both(results):
+    first, second, good = results["bad-0-of-2"], results["bad-1-of-2"], results["good-0-of-2"]
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert np.isfinite(first["matrix"]).all()
+    assert not np.array_equal(first["matrix"], good["matrix"])
+    assert all(np.array_equal(first[name], good[name]) for name in ("table", "vector"))
