@@ -61,8 +61,6 @@ def diagnose(*, run_dir: Path) -> list[Check]:
 
 def _python() -> Check:
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    if sys.version_info < (3, 11):
-        return Check("Python", "failure", found, "use Python 3.11 or newer")
     if sys.platform != "linux":
         return Check("Python", "warning", found, "kexue_train is tested on Linux only")
     return Check("Python", "ok", found)
@@ -95,7 +93,7 @@ def _writable(run_dir: Path) -> Check:
 
 
 def _shared_memory() -> Check:
-    folder = Path("/dev/shm")  # noqa: S108  # Ray's object store lives there
+    folder = Path("/dev/shm")  # Ray's object store lives there
     if not folder.is_dir():
         return Check("shared memory", "warning", "no /dev/shm", "Ray falls back to files in /tmp, which is slower")
     free = shutil.disk_usage(folder).free

@@ -49,7 +49,7 @@ def test_a_missing_package_names_the_command_that_installs_it(tmp_path, monkeypa
 def test_versions_that_break_the_prefect_server_are_found(tmp_path, monkeypatch, versions, status):
     real = importlib.metadata.version
     monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: versions.get(name) or real(name))
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda _: object())
     monkeypatch.setitem(doctor._PACKAGES, "report", ())
     assert doctor._prefect_companions().status == status
 

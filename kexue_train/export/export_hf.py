@@ -1,4 +1,4 @@
-"""STAGE 6: checkpoint -> Hugging Face folder, reloaded with ``AutoModel`` and compared before it is published."""
+"""STAGE 5: checkpoint -> Hugging Face folder, reloaded with ``AutoModel`` and compared before it is published."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def export_hf(checkpoint: Path, out_dir: Path, *, replace: bool = False, progres
     """
     source = read_manifest(checkpoint)
     if source.kind != "checkpoint" or not (checkpoint / "trainer_state.json").exists():
-        raise ArtifactError(f"{checkpoint}: is no checkpoint; give a folder such as pretrain/checkpoints/step-00001000")
+        raise ArtifactError(f"{checkpoint}: is no checkpoint; give one such as pretrain/checkpoints/step-00001000")
     recipe = Recipe(kind="hf_model", settings={}, parents={"checkpoint": source.content_digest})
     if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
         return manifest
@@ -50,8 +50,8 @@ def export_hf(checkpoint: Path, out_dir: Path, *, replace: bool = False, progres
     difference = compare_logits(model, partial)
     if not difference <= TOLERANCE:
         raise ArtifactError(
-            f"{out_dir}: the exported model's logits differ from the checkpoint's by {difference:g} (at most {TOLERANCE:g} "
-            "is allowed), so it is not published; please report this with the versions of torch and transformers"
+            f"{out_dir}: the exported model's logits differ from the checkpoint's by {difference:g} (at most "
+            f"{TOLERANCE:g} is allowed), so it is not published; please report this with the versions of torch and transformers"
         )
     statistics = {
         "max_logit_difference": difference,

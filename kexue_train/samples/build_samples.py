@@ -1,4 +1,4 @@
-"""STAGE 4: text shards + tokenizer -> sample shards, one task per shard.
+"""STAGE 3: text shards + tokenizer -> sample shards, one task per shard.
 
 The first documents of shard 0, a uniform sample of the shuffled corpus, are kept out of training: their rows come
 first (``heldout_rows`` of them), made apart, so that no training row holds a token of theirs.

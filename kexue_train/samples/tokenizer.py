@@ -1,4 +1,4 @@
-"""STAGE 3: text shards -> a WordPiece tokenizer in the Hugging Face folder form.
+"""STAGE 2: text shards -> a WordPiece tokenizer in the Hugging Face folder form.
 
 The shards are in uniformly random order, so their first rows are a uniform sample of the corpus. The vocabulary is a
 pure function of them: the trainer of ``tokenizers`` numbers pieces in hash order, so everything it would number that

@@ -1,4 +1,4 @@
-"""STAGE 5: sample shards -> trained checkpoints, resumed from the last one after any interruption."""
+"""STAGE 4: sample shards -> trained checkpoints, resumed from the last one after any interruption."""
 
 from __future__ import annotations
 
