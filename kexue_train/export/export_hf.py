@@ -50,8 +50,8 @@ def export_hf(checkpoint: Path, out_dir: Path, *, replace: bool = False, progres
     difference = compare_logits(model, partial)
     if not difference <= TOLERANCE:
         raise ArtifactError(
-            f"{out_dir}: the exported model's logits differ from the checkpoint's by {difference:g} (at most "
-            f"{TOLERANCE:g} is allowed), so it is not published; please report this with the versions of torch and transformers"
+            f"{out_dir}: the exported model's logits differ from the checkpoint's by {difference:g} (allowed: "
+            f"{TOLERANCE:g}), so it is not published; please report this with the versions of torch and transformers"
         )
     statistics = {
         "max_logit_difference": difference,
