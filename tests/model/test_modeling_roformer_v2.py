@@ -157,6 +157,25 @@ def test_a_shift_of_all_positions_changes_nothing(make_model, tokens):
     torch.testing.assert_close(shifted, straight, atol=TOLERANCE, rtol=0)
 
 
+def test_dropout_comes_before_the_norm_of_the_embeddings(make_model, tokens):
+    model = make_model(hidden_dropout_prob=0.5).train()
+    embedded = model.roformer.embeddings(tokens(2, 9), torch.zeros(2, 9, dtype=torch.long))
+    assert (embedded == 0).any()
+    torch.testing.assert_close(embedded.square().mean(-1), torch.ones(2, 9))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("which", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+def test_each_dropout_acts_in_training_only(make_model, tokens, which, attention):
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = make_model(attention=attention, **(rates | {which: 0.5}))
+    calm = model(tokens(1, 9)).prediction_logits
+    assert torch.equal(calm, model(tokens(1, 9)).prediction_logits)
+    assert not torch.equal(calm, model.train()(tokens(1, 9)).prediction_logits)
+    without = make_model(attention=attention, **rates)
+    assert torch.equal(calm, without.train()(tokens(1, 9)).prediction_logits)
+
+
 def test_another_activation_is_refused(tiny_config):
     tiny_config.hidden_act = "gelu"
     with pytest.raises(ValueError, match="hidden_act='gelu': RoFormerV2 uses 'relu'"):

@@ -121,17 +121,18 @@ def test_vectors_do_not_decay():
 
 
 def test_a_parameter_without_gradient_still_loses_momentum():
-    # Its gradient is zero, so the recursion must run on; that also holds if it has one in some micro-batches only.
+    # Its gradient is zero then, and the recursion runs on: decay once per window, whichever micro-batches it missed.
     toy, gradients = Toy(), draw_gradients(12)
-    start, optimizer = toy.numpy(), tiger_for(toy, 3)
+    optimizer, expected = tiger_for(toy, 3), np.zeros_like(gradients[0]["matrix"])
     absent = {3, 4, 5, 6, 10}  # a whole window, the first of one, the middle of one
     for index, gradient in enumerate(gradients):
-        given = {name: g for name, g in gradient.items() if name != "matrix" or index not in absent}
-        toy.backward(given)
+        toy.backward({name: g for name, g in gradient.items() if name != "matrix" or index not in absent})
         optimizer.step()
-    seen = [g["matrix"] * (index not in absent) for index, g in enumerate(gradients)]
-    expected = tiger_micro_steps(start["matrix"], seen, "matrix", **SETTINGS, k=3)[-1]
-    np.testing.assert_allclose(toy.numpy()["matrix"], expected, atol=TOLERANCE, rtol=0)
+        expected = (0.965 if index % 3 == 0 else 1.0) * expected + 0.035 / 3 * gradient["matrix"] * (
+            index not in absent
+        )
+        if index % 3 == 2:
+            np.testing.assert_allclose(optimizer.momentum(toy.matrix).numpy(), expected, atol=TOLERANCE, rtol=0)
 
 
 # --- gradients that are not finite -----------------------------------------------------------------------------------
