@@ -43,7 +43,7 @@ def tiger_fold_(momentum: Tensor, grad: Tensor, *, beta: float, accumulation_ste
     finite = torch.isfinite(grad).all()
     grad.masked_fill_(~finite, 0.0)
     if first:
-        momentum.mul_(torch.where(finite, beta, 1.0).to(momentum.dtype))
+        momentum.mul_(torch.where(finite, momentum.new_full((), beta), 1.0))  # a plain beta would be rounded to fp32
     momentum.add_(grad, alpha=(1 - beta) / accumulation_steps)
     return finite
 

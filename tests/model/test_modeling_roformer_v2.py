@@ -164,6 +164,12 @@ def test_dropout_comes_before_the_norm_of_the_embeddings(make_model, tokens):
     torch.testing.assert_close(embedded.square().mean(-1), torch.ones(2, 9))
 
 
+def test_the_masked_word_head_drops_its_input(make_model):
+    head, hidden = make_model(hidden_dropout_prob=0.5).cls.predictions, torch.ones(4, 48)
+    assert torch.equal(head(hidden), head(hidden))
+    assert not torch.equal(head.train()(hidden), head(hidden))
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("which", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
 def test_each_dropout_acts_in_training_only(make_model, tokens, which, attention):
