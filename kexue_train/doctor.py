@@ -25,12 +25,12 @@ from kexue_train.runtime import available_cpus, available_memory_bytes, format_s
 GB = 10**9
 _STAGES_OF_EXTRA = {
     "train": "train, export and evaluate",
-    "deepspeed": "train",
+    "deepspeed": "training with train.engine=deepspeed (without it: train.engine=torch)",
     "report": "report",
-    "cluster": "Ray (without it: local processes and --launcher torchrun)",
+    "cluster": "Ray (without it: local processes and train.launcher=torchrun)",
     "flows": "make pretrain as a Prefect flow (without it: kexue pipeline)",
 }
-_OPTIONAL_EXTRAS = ("cluster", "flows")
+_OPTIONAL_EXTRAS = ("deepspeed", "cluster", "flows")
 _WHY = {
     "fastapi": "others break Prefect's server",
     "sqlalchemy": "2.1 breaks Prefect's schedules",
@@ -74,10 +74,8 @@ def diagnose(*, run_dir: Path | None = None) -> list[Check]:
 
 
 def _check_python() -> Check:
-    found = f"{platform.python_version()} at {sys.executable}"
-    if sys.version_info < (3, 11):
-        return Check("Python", "failure", found, "use Python 3.11 or newer: make venv PYTHON=/path/to/python3.11")
-    return Check("Python", "ok", found)
+    # An older one than the package allows could not even import this file.
+    return Check("Python", "ok", f"{platform.python_version()} at {sys.executable}")
 
 
 def _check_system() -> Check:
@@ -90,7 +88,7 @@ def _check_system() -> Check:
 def _check_cpus() -> Check:
     cpus = available_cpus()
     if cpus < 2:
-        fix = "two training workers will share it; set execution.num_workers=1, or give the container more CPUs"
+        fix = "two training workers will share it; set train.num_workers=1, or give the container more CPUs"
         return Check("CPUs", "warning", "1 for this process", fix)
     return Check("CPUs", "ok", f"{cpus} for this process")
 
@@ -106,7 +104,7 @@ def _check_memory() -> Check:
     return Check("memory", "ok", found)
 
 
-def _check_shared_memory(path: Path = Path("/dev/shm")) -> Check:  # noqa: S108  # looked at, not written
+def _check_shared_memory(path: Path = Path("/dev/shm")) -> Check:
     if not path.is_dir():
         return Check("shared memory", "warning", f"no {path}", "Ray will use slower files in its temporary folder")
     size = shutil.disk_usage(path).total
@@ -162,7 +160,7 @@ def _check_loopback() -> Check:
             with socket.create_server((host, 0)) as server:
                 socket.create_connection(server.getsockname(), timeout=2).close()
         except OSError as error:
-            fix = "the workers of a run talk over the loopback device: bring it up (ip link set lo up), allow it in the firewall"
+            fix = "the workers of a run talk over it: bring it up (ip link set lo up) and let the firewall pass it"
             return Check("loopback network", "failure", f"{host} does not answer ({error})", fix)
     return Check("loopback network", "ok", f"{' and '.join(hosts)} answer")
 
@@ -243,7 +241,7 @@ def _check_gpus() -> Check:
     devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     found = ", ".join(f"{device.name} {format_size(device.total_memory)}" for device in devices)
     if not torch.cuda.is_bf16_supported():
-        return Check("GPU", "warning", f"{found}, without bf16", "set the training data type to fp32")
+        return Check("GPU", "warning", f"{found}, without bf16", "set train.precision=fp32")
     return Check("GPU", "ok", f"{found}, bf16")
 
 
