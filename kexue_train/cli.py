@@ -327,7 +327,11 @@ def _report(folder: Path, manifest: Manifest, as_json: bool, verb: str = "made")
         typer.echo(manifest.model_dump_json(indent=2))
         return
     rows = f"{manifest.rows:,} rows, " if manifest.rows else ""
-    typer.echo(f"{folder}: {manifest.kind} {verb}, {rows}{len(manifest.files)} files, {format_size(manifest.bytes)}")
+    left_out = {"blank": manifest.statistics.get("blank", 0), "duplicate": manifest.statistics.get("duplicates", 0)}
+    left_out |= manifest.statistics.get("rejected", {})
+    counted = "".join(f", {count:,} {reason}" for reason, count in left_out.items() if count)
+    size = format_size(manifest.bytes)
+    typer.echo(f"{folder}: {manifest.kind} {verb}, {rows}{len(manifest.files)} files, {size}{counted}")
 
 
 def _print_checks(checks: list[Any]) -> None:
