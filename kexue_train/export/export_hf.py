@@ -19,6 +19,7 @@ from kexue_train.artifacts import (
     open_partial,
     publish,
     read_manifest,
+    verify_artifact,
 )
 from kexue_train.errors import ArtifactError
 from kexue_train.export.model_card import write_model_card
@@ -43,6 +44,7 @@ def export_hf(checkpoint: Path, out_dir: Path, *, replace: bool = False, progres
     recipe = Recipe(kind="hf_model", settings={}, parents={"checkpoint": source.content_digest})
     if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
         return manifest
+    verify_artifact(checkpoint)
     partial = open_partial(out_dir, recipe)
     model = _read_model(checkpoint)
     write_hf_folder(model, partial, checkpoint)

@@ -97,14 +97,15 @@ def train_loop(training: Training) -> bool:
         step = _one_step(training, meter)
         last = step == config.steps
         stopping = False
-        if last or step % config.log_every == 0:
+        saving = last or step % config.checkpoint_every == 0
+        if saving or step % config.log_every == 0:  # before a checkpoint, since it holds the tokens and time so far
             stopping = _log(training, meter)
             meter = _Meter(training.device)
         if last or step % config.validate_every == 0:
             scores = validate(training.objective, training.heldout, training.device)
             if training.metrics:
                 training.metrics.write("validation", step, **scores)
-        if last or stopping or step % config.checkpoint_every == 0:
+        if saving or stopping:
             _save(training)
         meter.started += 0 if meter.tokens else time.perf_counter() - meter.started  # validating is not training
         if stopping and not last:
@@ -147,7 +148,7 @@ def _log(training: Training, meter: _Meter) -> bool:
     elapsed = time.perf_counter() - meter.started
     counts = torch.tensor(
         [meter.tokens, meter.waited, _memory_bytes(training.device), training.stop.requested],
-        dtype=torch.float64 if training.device.type == "cpu" else torch.float32,
+        dtype=torch.float64,
         device=training.device,
     )
     *sums, tokens, waited, memory, stop = sum_over_ranks(torch.cat([meter.terms.to(counts.dtype), counts])).tolist()

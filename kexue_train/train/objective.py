@@ -68,7 +68,7 @@ class PretrainingObjective(nn.Module):
             ).last_hidden_state
             mlm = _score(self.model.cls.predictions, hidden, batch["labels"])
             nsp = _score(self.model.cls.next_sentence, hidden, batch["next_sentence_labels"])
-        loss = mlm[0] / self.expected.predictions + self.nsp_weight * nsp[0] / max(self.expected.pairs, 1.0)
+        loss = mlm[0] / self.expected.predictions + self.nsp_weight * nsp[0] / (self.expected.pairs or 1.0)
         return loss, LossTerms(*(term.detach() for term in (*mlm, *nsp)))
 
     def _precision(self, device_type: str) -> AbstractContextManager[object]:

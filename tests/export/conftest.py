@@ -1,0 +1,16 @@
+"""The fixtures of the training tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.train.conftest import own_modules_cache, samples  # noqa: F401  # fixtures
+from tests.train.tiny_training import make_checkpoint
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:  # noqa: F811
+    """A checkpoint of random weights."""
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints"), samples, step=6)

@@ -1,0 +1,127 @@
+"""The exported folder: checked before it is there, loadable by anyone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kexue_train.artifacts import verify_artifact
+from kexue_train.errors import ArtifactError, StaleArtifactError
+from kexue_train.export import export_hf as module
+from kexue_train.export.export_hf import compare_logits, export_hf
+from tests.train.tiny_training import make_checkpoint, make_model
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "hf"
+    export_hf(checkpoint, out)
+    return out
+
+
+def test_the_export_is_whole_and_says_what_it_is(exported, checkpoint):
+    manifest = verify_artifact(exported)
+    assert (manifest.kind, manifest.statistics["steps"]) == ("hf_model", 6)
+    assert manifest.statistics["max_logit_difference"] <= 1e-6
+    assert (exported / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+    assert {"tokenizer.json", "modeling_roformer_v2.py", "config.json"} <= manifest.files.keys()
+    assert not {"optimizer.safetensors", "trainer_state.json"} & manifest.files.keys()
+
+
+def test_the_model_card_tells_the_training(exported):
+    card = (exported / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    for text in ("1 layers, hidden size 32", "6 steps of 8 rows", "lr 0.002", "| seed | 7 |", "1 · 32 · 2 · 48"):
+        assert text in card
+
+
+def test_exporting_again_does_nothing_and_anew_gives_the_same_bytes(exported, checkpoint, tmp_path, monkeypatch):
+    export_hf(checkpoint, tmp_path / "hf")
+    assert (tmp_path / "hf" / "manifest.json").read_bytes() == (exported / "manifest.json").read_bytes()
+    monkeypatch.setattr(module, "open_partial", None)
+    export_hf(checkpoint, exported)
+
+
+def test_a_corrupted_weight_is_noticed_and_nothing_published(checkpoint, tmp_path, monkeypatch):
+    write = module.write_hf_folder
+
+    def corrupt(model, folder, tokenizer):
+        weight = model.roformer.encoder.layer[0].attention.output.dense.weight
+        before = weight.detach().clone()
+        weight.data[0, 0] += 1
+        write(model, folder, tokenizer)
+        weight.data.copy_(before)
+
+    monkeypatch.setattr(module, "write_hf_folder", corrupt)
+    with pytest.raises(ArtifactError, match=r"logits differ from the checkpoint's by .* not published"):
+        export_hf(checkpoint, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+    monkeypatch.undo()
+    assert export_hf(checkpoint, tmp_path / "hf").statistics["max_logit_difference"] <= 1e-6
+
+
+def test_a_weight_that_is_not_a_number_is_noticed(exported, checkpoint, tmp_path):
+    model, _ = make_model(verify_artifact(checkpoint) and module._read_model(checkpoint).config.vocab_size, seed=6)
+    assert compare_logits(model, exported) <= 1e-6
+    model.roformer.embeddings.word_embeddings.weight.data.fill_(float("nan"))
+    assert not compare_logits(model, exported) <= module.TOLERANCE
+
+
+def test_a_damaged_checkpoint_is_refused(checkpoint, tmp_path):
+    damaged = tmp_path / checkpoint.name
+    shutil.copytree(checkpoint, damaged)
+    content = bytearray((damaged / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (damaged / "model.safetensors").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"model\.safetensors: checksum"):
+        export_hf(damaged, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+def test_another_artifact_is_no_checkpoint(samples, tmp_path):
+    with pytest.raises(ArtifactError, match="is no checkpoint"):
+        export_hf(samples, tmp_path / "hf")
+
+
+def test_another_checkpoint_needs_replace(exported, samples, tmp_path):
+    out = tmp_path / "hf"
+    shutil.copytree(exported, out)
+    other = make_checkpoint(tmp_path / "checkpoints", samples, step=7)
+    with pytest.raises(StaleArtifactError, match="its input 'checkpoint' was made anew"):
+        export_hf(other, out)
+    assert export_hf(other, out, replace=True).statistics["steps"] == 7
+
+
+_ELSEWHERE = """
+import importlib.util, sys
+assert importlib.util.find_spec("kexue_train") is None, "kexue_train can be imported here"
+import torch
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+ids = tokenizer("The harbour was quiet that [MASK].", return_tensors="pt")["input_ids"]
+with torch.no_grad():
+    model = AutoModelForPreTraining.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+    masked = AutoModelForMaskedLM.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+    assert torch.equal(model(ids).prediction_logits, masked(ids).logits)
+    torch.save((ids, model(ids).prediction_logits), sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_the_export_loads_where_kexue_train_is_not_installed(exported, checkpoint, tmp_path):
+    # -I ignores PYTHONPATH and the current folder; an editable install is taken off the path by hand.
+    hide = "import sys\nsys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in str(f).lower()]\n"
+    hide += f"sys.path[:] = [p for p in sys.path if p != {str(Path(module.__file__).parents[2])!r}]\n"
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+    command = [sys.executable, "-I", "-c", hide + _ELSEWHERE, str(exported), str(tmp_path / "logits.pt")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ids, logits = torch.load(tmp_path / "logits.pt")
+    with torch.no_grad():
+        assert torch.equal(module._read_model(checkpoint).eval()(ids).prediction_logits, logits)

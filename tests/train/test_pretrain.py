@@ -1,0 +1,71 @@
+"""The stage around the workers: what is done already, what is other work, what failed."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+
+import pytest
+
+from kexue_train.errors import ResourceError, StaleArtifactError, TrainingError
+from kexue_train.train.job import TrainDir
+from kexue_train.train.metrics import read_metrics
+from kexue_train.train.pretrain import pretrain
+from kexue_train.train.torchrun_launch import train_with_torchrun
+from tests.train.test_checkpoint import Notes
+from tests.train.tiny_training import make_config, train_here
+
+
+def _never() -> None:
+    raise AssertionError("nothing is left to train")
+
+
+def test_a_finished_training_is_found_at_once(trained, samples):
+    before = sorted((path, path.stat().st_mtime_ns) for path in trained.rglob("*"))
+    manifest = pretrain(make_config(num_workers=2), samples, trained, launch=_never)
+    assert manifest.statistics["steps"] == 8
+    assert sorted((path, path.stat().st_mtime_ns) for path in trained.rglob("*")) == before
+
+
+def test_other_settings_are_refused_without_replace(trained, samples):
+    with pytest.raises(StaleArtifactError, match=r"optimizer\.lr changed from 0\.002 to 0\.001"):
+        pretrain(make_config(lr=1e-3), samples, trained, launch=_never)
+
+
+def test_other_settings_move_the_old_training_aside_with_replace(trained, samples, tmp_path):
+    out, progress = tmp_path / "pretrain", Notes()
+    shutil.copytree(trained, out)
+    for number, lr in ((1, 1e-3), (2, 3e-3)):
+        config = make_config(lr=lr)
+        run = lambda config=config: train_here(config, samples, out)  # noqa: E731
+        pretrain(config, samples, out, launch=run, replace=True, progress=progress)
+        assert f"pretrain.replaced-{number}" in progress.notes[-1]
+        assert "optimizer.lr changed" in progress.notes[-1]
+    old = read_metrics(TrainDir(tmp_path / "pretrain.replaced-1").metrics)
+    assert old == read_metrics(TrainDir(trained).metrics)
+    assert max(line.get("lr", 0) for line in read_metrics(TrainDir(out).metrics)) == pytest.approx(3e-3)
+
+
+def test_a_lost_last_checkpoint_is_trained_again(trained, samples, tmp_path):
+    out, progress = tmp_path / "pretrain", Notes()
+    shutil.copytree(trained, out)
+    shutil.rmtree(out / "checkpoints" / "step-00000008")
+    run = lambda: train_here(make_config(), samples, out)  # noqa: E731
+    assert pretrain(make_config(), samples, out, launch=run, progress=progress) == pretrain(
+        make_config(), samples, trained, launch=_never
+    )
+    assert progress.notes == ["resumed from checkpoint step-00000006"]
+
+
+def test_workers_that_end_early_are_an_error_that_says_how_to_go_on(samples, tmp_path):
+    with pytest.raises(TrainingError, match="stopped before step 8; .* Run the same command again"):
+        pretrain(make_config(), samples, tmp_path / "out", launch=lambda: None)
+
+
+def test_a_taken_port_is_named(samples, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ResourceError, match=rf"port {port} on 127\.0\.0\.1 cannot be used"):
+            train_with_torchrun(make_config(), tmp_path / "c.yaml", samples, tmp_path, port=port)

@@ -1,0 +1,86 @@
+"""The ``train`` section, and what of it makes a training another one."""
+
+from __future__ import annotations
+
+import pytest
+
+from kexue_train.artifacts import read_manifest
+from kexue_train.errors import ArtifactError, ConfigError
+from kexue_train.train.config import MaskingConfig, TrainConfig
+from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples
+from tests.train.tiny_training import make_config
+
+
+def test_batch_sizes_that_do_not_multiply_out_are_named_with_the_nearest_that_do():
+    with pytest.raises(ConfigError) as error:
+        make_config(global_batch_size=50, micro_batch_size=4, num_workers=3)
+    for text in ("global_batch_size=50", "micro_batch_size=4", "num_workers=3", "48 or 60"):
+        assert text in str(error.value)
+
+
+def test_a_batch_smaller_than_one_micro_batch_has_one_nearest():
+    with pytest.raises(ValueError, match=r"take global_batch_size=12,"):
+        TrainConfig(steps=1, global_batch_size=5, micro_batch_size=4, num_workers=3)
+
+
+def test_accumulation_follows_from_the_batch_sizes():
+    config = TrainConfig(steps=1, global_batch_size=96, micro_batch_size=4, num_workers=3)
+    assert config.accumulation_steps == 8
+
+
+def test_masking_chances_sum_to_at_most_one():
+    assert MaskingConfig().total == pytest.approx(0.15)
+    with pytest.raises(ValueError, match=r"sum to 1\.2"):
+        MaskingConfig(mask_probability=0.9, keep_probability=0.2, random_probability=0.1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"micro_batch_size": 2}, {"num_workers": 2}, {"launcher": "ray"}, {"engine": "deepspeed"},
+        {"recompute": "full"}, {"log_every": 9}, {"validate_every": 9}, {"checkpoint_every": 9},
+        {"keep_checkpoints": 9}, {"max_restarts": 9}, {"threads_per_worker": 2}, {"device": "auto"},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_how_a_result_is_reached_is_not_part_of_it(samples, change):
+    manifest = read_manifest(samples)
+    assert make_config(**change).recipe(manifest) == make_config().recipe(manifest)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"lr": 1e-3}, "optimizer.lr"), ({"steps": 9}, "train.steps"), ({"precision": "bf16"}, "train.precision"),
+        ({"global_batch_size": 16}, "train.global_batch_size"), ({"nsp_weight": 0.5}, "train.nsp_weight"),
+        ({"masking": {"mask_probability": 0.2}}, "train.masking.mask_probability"),
+        ({"model": {"hidden_size": 64}}, "model.hidden_size"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_weights_depend_on_makes_another_recipe(samples, change, key):
+    manifest = read_manifest(samples)
+    assert f"{key} changed" in make_config(**change).recipe(manifest).difference(make_config().recipe(manifest))
+
+
+def test_a_job_reads_only_its_sections(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("name: x\nmodel: {}\noptimizer: {lr: 2e-3}\ntrain: {steps: 5}\ncorpus: {whatever: 1}\n")
+    config = JobConfig.load(file, ["train.steps=6"])
+    assert (config.train.steps, config.optimizer.lr, config.seed) == (6, 2e-3, 0)
+
+
+def test_rows_longer_than_the_model_takes_are_refused(samples):
+    with pytest.raises(ConfigError, match=r"rows of 32 tokens, but model\.max_position_embeddings=16"):
+        read_samples(samples, make_config({"max_position_embeddings": 16}))
+
+
+def test_fewer_rows_than_one_step_takes_are_refused(samples):
+    with pytest.raises(ArtifactError, match=r"rows to train on are fewer than one step takes .*=100000"):
+        read_samples(samples, make_config(global_batch_size=100_000))
+
+
+def test_another_artifact_in_the_place_of_samples_is_refused_and_leaves_nothing(samples, tmp_path):
+    with pytest.raises(ArtifactError, match="holds text_shards, not sample_shards"):
+        prepare(make_config(), samples.parent / "shards", TrainDir(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,143 @@
+"""A training of one small layer that takes a second, and checkpoints without any training."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from safetensors.torch import load_file
+
+from kexue_train.arrow_shards import ShardWriter, format_checksum, shard_name, sum_hashes, text_hashes
+from kexue_train.artifacts import Recipe, RowsChecksum, build_manifest, describe_files, open_partial, publish
+from kexue_train.executor import LocalExecutor
+from kexue_train.model import RoFormerV2ForPreTraining
+from kexue_train.model.config import ModelConfig
+from kexue_train.model.hf_folder import build_hf_config
+from kexue_train.optim import Tiger, build_param_groups
+from kexue_train.samples.build_samples import build_samples
+from kexue_train.samples.config import SampleConfig, TokenizerConfig
+from kexue_train.samples.tokenizer import train_tokenizer
+from kexue_train.train.checkpoint import TrainerState, save_checkpoint
+from kexue_train.train.job import JobConfig, TrainDir, prepare
+from kexue_train.train.metrics import read_metrics
+from kexue_train.train.worker import run_worker
+
+SEQ_LEN = 32
+MODEL = {
+    "num_hidden_layers": 1,
+    "hidden_size": 32,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": SEQ_LEN,
+}
+_TIMES = ("time", "seconds", "tokens_per_second", "data_wait", "memory_bytes")
+_SENTENCES = (
+    "The harbour was quiet that morning.",
+    "Nobody expected the storm; it came at noon.",
+    "They count words, boats and storms, and they never sleep.",
+    "今天天气很好，我们去公园散步。",
+    "Walking along the pier is harder in winter.",
+)
+
+
+def write_samples(folder: Path) -> Path:
+    """Samples made as a run makes them: 80 documents -> text shards -> tokenizer -> rows of 32 tokens."""
+    texts = [f"Document {i}. " + " ".join(_SENTENCES[(i + j) % 5] for j in range(2 + i % 7)) for i in range(80)]
+    recipe = Recipe(kind="text_shards", settings={})
+    shards, partial, schema = (
+        folder / "shards",
+        open_partial(folder / "shards", recipe),
+        pa.schema([("text", pa.string())]),
+    )
+    with ShardWriter(partial / shard_name(0, 1), schema) as writer:
+        writer.write(pa.table({"text": texts}, schema=schema))
+    checksum = format_checksum(sum_hashes(text_hashes(text.encode() for text in texts)))
+    files = describe_files(partial, {shard_name(0, 1): len(texts)})
+    checksums = RowsChecksum(input=checksum, output=checksum)
+    publish(partial, shards, build_manifest(recipe, files, rows=len(texts), rows_checksum=checksums))
+    train_tokenizer(TokenizerConfig(vocab_size=256), shards, folder / "tokenizer")
+    config = SampleConfig(seq_len=SEQ_LEN, heldout_fraction=0.1)
+    build_samples(config, shards, folder / "tokenizer", folder / "samples", seed=3, executor=LocalExecutor(1))
+    return folder / "samples"
+
+
+def make_config(model: dict[str, Any] | None = None, lr: float = 2e-3, **train: Any) -> JobConfig:
+    """A job of 8 steps of 8 rows with dropout 0.1, plain torch, one worker with one thread on the CPU."""
+    settings = {"steps": 8, "global_batch_size": 8, "micro_batch_size": 4, "engine": "torch", "device": "cpu",
+                "threads_per_worker": 1, "log_every": 1, "validate_every": 4, "checkpoint_every": 2,
+                "launcher": "torchrun", **train}  # fmt: skip
+    optimizer = {"lr": lr, "schedule": {4: 1.0, 8: 0.5}}
+    values = {"seed": 7, "model": {**MODEL, **(model or {})}, "optimizer": optimizer, "train": settings}
+    return JobConfig.parse(values, where="test")
+
+
+def train_here(config: JobConfig, samples: Path, out: Path) -> bool:
+    """Run the one worker in this process and put back what it changed of the process."""
+    environment, handler, threads = dict(os.environ), signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        prepare(config, samples, TrainDir(out))
+        return run_worker(config, samples, out)
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        signal.signal(signal.SIGTERM, handler)
+        torch.set_num_threads(threads)
+        for opened in set(root.handlers) - set(handlers):
+            opened.close()
+        root.handlers[:], root.level = handlers, level
+
+
+def start_worker(config: JobConfig, samples: Path, out: Path, *, script: str = "-m kexue_train.train.worker"):
+    """Start the worker as a process of its own; ``script`` may be a program that calls the worker's ``main``."""
+    file = out.with_name(f"{out.name}.yaml")
+    file.write_text(config.model_dump_json(), encoding="utf-8")
+    command = [sys.executable, *script.split(), "--config", str(file), "--samples", str(samples), "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def make_model(vocab_size: int, seed: int = 0, **changes: Any) -> tuple[RoFormerV2ForPreTraining, Tiger]:
+    """A random model and an optimizer with random momenta."""
+    torch.manual_seed(seed)
+    model = RoFormerV2ForPreTraining(build_hf_config(ModelConfig(**{**MODEL, **changes}), vocab_size))
+    optimizer = Tiger(build_param_groups(model), accumulation_steps=2)
+    for parameter in model.parameters():
+        optimizer.momentum(parameter).normal_()
+    return model, optimizer
+
+
+def make_checkpoint(folder: Path, samples: Path, *, step: int, keep: int = 9, **changes: Any) -> Path:
+    """A checkpoint of ``make_model(seed=step)`` after so many steps of two micro-batches."""
+    from kexue_train.artifacts import read_manifest
+
+    manifest, config = read_manifest(samples), make_config(changes)
+    model, optimizer = make_model(manifest.statistics["vocab_size"], seed=step, **changes)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = TrainerState(step=step, micro_step=2 * step, seed=7, tokens=100 * step, seconds=0.5)
+    recipe, tokenizer = config.recipe(manifest), samples / "tokenizer"
+    return save_checkpoint(folder, model, optimizer, state, recipe=recipe, tokenizer=tokenizer, keep=keep)
+
+
+def final_tensors(out: Path, step: int = 8) -> dict[str, torch.Tensor]:
+    """Weights and momenta of a checkpoint."""
+    folder = TrainDir(out).checkpoints / f"step-{step:08d}"
+    return load_file(folder / "model.safetensors") | load_file(folder / "optimizer.safetensors")
+
+
+def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether both hold the same names with the same values, bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def curve(out: Path, *kinds: str) -> list[dict[str, Any]]:
+    """The lines of metrics of these kinds (by default training and validation), without times."""
+    lines = [line for line in read_metrics(TrainDir(out).metrics) if line["kind"] in (kinds or ("train", "validation"))]
+    return [{name: value for name, value in line.items() if name not in _TIMES} for line in lines]
