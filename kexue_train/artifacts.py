@@ -259,7 +259,7 @@ def read_manifest(folder: Path) -> Manifest:
                 "use the kexue_train version that made it, or make the artifact anew"
             )
         return Manifest.model_validate(raw)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             f"{folder}: no {MANIFEST_NAME}; give a folder that a kexue stage made, or run that stage first"
         ) from None

@@ -6,8 +6,10 @@ torchrun --nproc-per-node 8 -m kexue_train.train.worker --config configs/base.ya
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
 import math
+import signal
 import sys
 from collections.abc import Generator
 from contextlib import closing
@@ -39,6 +41,7 @@ from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
 
 logger = logging.getLogger(__name__)
 
+_PR_SET_PDEATHSIG = 1
 STOPPED = 3
 """Exit code of a worker that saved a checkpoint and ended because it was asked to."""
 
@@ -204,6 +207,15 @@ class _LogNotes(Silent):
         logger.warning(message)
 
 
+def _end_with_launcher() -> None:
+    """Ask the kernel (Linux) to end this process when its launcher dies, even by kill -9.
+
+    torchrun puts workers into sessions of their own, so a killed run would leave them writing beside its successor.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point for torchrun, ``deepspeed`` and ``srun``; exit code 0 done, 2 user's mistake, 3 stopped."""
     parser = argparse.ArgumentParser(prog="kexue_train.train.worker", description=__doc__)
@@ -214,6 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = parser.parse_args(arguments)
+    _end_with_launcher()
     try:
         config = JobConfig.load(options.config, options.overrides)
         prepare(config, options.samples, TrainDir(options.out))
