@@ -123,7 +123,7 @@ def test_sections_at_the_edge_of_agreeing_are_taken(tmp_path: Path) -> None:
 def test_an_override_wins_over_the_file_and_is_checked_like_it(tmp_path: Path) -> None:
     text = yaml.safe_dump(SMALLEST)
     assert load(tmp_path, text, "train.steps=6000", "optimizer.schedule={6000: 1.0}").train.steps == 6000
-    with pytest.raises(ConfigError, match="first knot at step 6000, but train.steps=5000"):
+    with pytest.raises(ConfigError, match=r"first knot at step 6000, but train\.steps=5000"):
         load(tmp_path, text, "optimizer.schedule={6000: 1.0}")
 
 
