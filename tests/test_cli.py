@@ -21,7 +21,7 @@ COMMANDS = [
     "doctor", "corpus-from-docs", "shuffle", "verify", "tokenizer", "samples", "train", "export",
     "evaluate", "evaluate mlm", "report", "pipeline",
 ]  # fmt: skip
-HEAVY = {"torch", "ray", "pyarrow", "datasets", "transformers", "tokenizers", "pydantic", "numpy", "prefect"}
+HEAVY = {"torch", "ray", "pyarrow", "datasets", "transformers", "tokenizers", "numpy", "prefect"}
 SENTENCES = ["the cat sat on the mat", "a dog ran over the hill", "who let the dog out", "no cat was seen that day"]
 CONFIG = """
 name: tiny
@@ -31,6 +31,13 @@ model: {num_hidden_layers: 1, hidden_size: 32, num_attention_heads: 2, intermedi
 optimizer: {schedule: {2: 1.0}}
 train: {steps: 4, global_batch_size: 8, micro_batch_size: 4, launcher: torchrun}
 """
+
+
+def write_documents(folder: Path) -> None:
+    """80 documents of four sentences."""
+    text = [". ".join(SENTENCES[(i + k) % 4] + f" {i}" for k in range(4)) + "." for i in range(80)]
+    lines = [json.dumps({"text": document}) + "\n" for document in text]
+    (folder / "documents.jsonl").write_text("".join(lines))
 
 
 @dataclass
@@ -75,9 +82,7 @@ def refused(kexue: Kexue) -> Callable[..., str]:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory with 80 small documents and a configuration."""
     monkeypatch.chdir(tmp_path)
-    text = [". ".join(SENTENCES[(i + k) % 4] + f" {i}" for k in range(4)) + "." for i in range(80)]
-    lines = [json.dumps({"text": document}) + "\n" for document in text]
-    (tmp_path / "documents.jsonl").write_text("".join(lines))
+    write_documents(tmp_path)
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     return tmp_path
 
@@ -86,8 +91,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Text shards, a tokenizer and sample shards, made once by the command; to be read or copied only."""
     folder = tmp_path_factory.mktemp("made")
-    lines = [json.dumps({"text": f"{'. '.join(SENTENCES)}. {i}."}) + "\n" for i in range(80)]
-    (folder / "documents.jsonl").write_text("".join(lines))
+    write_documents(folder)
     for command in (
         "shuffle documents.jsonl -o shards --shards 2 --workers 1 --seed 1",
         "tokenizer shards -o tokenizer --vocab-size 96",
@@ -149,7 +153,7 @@ def test_json_is_the_manifest(made: Path, kexue: Kexue) -> None:
 def test_the_same_command_again_finds_its_work_done(made: Path, kexue: Kexue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made)
     before = (made / "shards" / "manifest.json").stat().st_mtime_ns
-    again = "shuffle documents.jsonl -o shards --shards 2 --workers 1 --seed 1".split()
+    again = ["shuffle", "documents.jsonl", "-o", "shards", "--shards", "2", "--workers", "1", "--seed", "1"]
     assert kexue(*again).code == 0
     assert (made / "shards" / "manifest.json").stat().st_mtime_ns == before
 
