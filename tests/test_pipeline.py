@@ -1,0 +1,206 @@
+"""The whole pipeline as a person starts it: to the end, again, killed at random moments, with changed settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+STEPS = 12
+CONFIG = f"""
+name: tiny
+seed: 3
+corpus: {{inputs: [documents.jsonl]}}
+shuffle: {{shards: 3, memory: 256MB}}
+tokenizer: {{vocab_size: 256}}
+samples: {{seq_len: 32, heldout_fraction: 0.05}}
+model:
+  {{num_hidden_layers: 1, hidden_size: 32, num_attention_heads: 2, intermediate_size: 64, max_position_embeddings: 64}}
+optimizer: {{lr: 1.0e-3, schedule: {{2: 1.0, {STEPS}: 0.1}}}}
+train:
+  {{steps: {STEPS}, global_batch_size: 8, micro_batch_size: 4, launcher: torchrun, engine: deepspeed, device: cpu,
+  threads_per_worker: 1, log_every: 1, validate_every: 6, checkpoint_every: 2, keep_checkpoints: 2}}
+evaluate: {{masked_sentences: ["One [MASK]."]}}
+execution: {{tasks: local, num_workers: 1}}
+"""
+STAGES = {"shuffle": "shards", "tokenizer": "tokenizer", "samples": "samples", "train": "pretrain", "export": "hf",
+          "evaluate": "evaluate"}  # fmt: skip
+
+
+def write_inputs(folder: Path) -> None:
+    """300 documents of words that do not exist."""
+    chance = random.Random(0)
+    words = ["".join(chance.choices("abcdefghijklmnop", k=chance.randint(2, 7))) for _ in range(200)]
+    with (folder / "documents.jsonl").open("w") as file:
+        for _ in range(300):
+            sentences = [" ".join(chance.choices(words, k=chance.randint(4, 12))) for _ in range(chance.randint(2, 8))]
+            file.write(json.dumps({"text": ". ".join(sentences) + "."}) + "\n")
+    (folder / "tiny.yaml").write_text(CONFIG)
+
+
+def start(folder: Path, run: str, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "kexue_train", "pipeline", "--config", "tiny.yaml", "--run-dir", run, *more]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(folder: Path, run: str, *more: str, code: int = 0) -> dict[str, str]:
+    """Run to the end; the lines said, by the stage that said them last."""
+    process = start(folder, run, *more)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == code, output
+    return {line.partition(": ")[0]: line for line in output.splitlines() if ": " in line} | {"all": output}
+
+
+def kill_soon_after(folder: Path, run: str, moment: str, delay: float) -> None:
+    """Start a run, and kill its process group ``delay`` seconds after a path that matches ``moment`` exists."""
+    process = start(folder, run)
+    try:
+        while not any((folder / run).glob(moment)):
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.002)
+        time.sleep(delay)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def manifest_times(run: Path) -> dict[str, int]:
+    paths = {stage: run / folder / "manifest.json" for stage, folder in STAGES.items()}
+    return {stage: path.stat().st_mtime_ns for stage, path in paths.items() if path.exists()}
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    folders = ["shards", "tokenizer", "samples", f"pretrain/checkpoints/step-{STEPS:08d}", "hf", "evaluate"]
+    paths = [path for name in folders for path in (run / name).rglob("*") if path.is_file()]
+    return {str(path.relative_to(run)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the inputs and the undisturbed run ``undisturbed``, to be read or copied only."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    write_inputs(folder)
+    said = finish(folder, "undisturbed")
+    assert "complete before" not in said["all"].replace("files as given  (complete before)", "")
+    return folder
+
+
+def redone(workplace: Path, run: str, *more: str) -> tuple[set[str], str]:
+    """The stages that a run with changed values redoes on a copy of the undisturbed one, and what it says."""
+    shutil.copytree(workplace / "undisturbed", workplace / run)
+    before = manifest_times(workplace / run)
+    said = finish(workplace, run, *more)["all"]
+    after = manifest_times(workplace / run)
+    return {stage for stage in STAGES if before[stage] != after[stage]}, said
+
+
+def test_a_run_leaves_all_that_it_promises_and_nothing_hidden_but_its_marks(workplace: Path) -> None:
+    names = {path.name for path in (workplace / "undisturbed").iterdir()}
+    assert names == {".lock", ".run", "config.yaml", "stages.jsonl", "report", *STAGES.values()}
+
+
+def test_the_same_command_again_finds_every_stage_complete(workplace: Path) -> None:
+    before = manifest_times(workplace / "undisturbed")
+    said = finish(workplace, "undisturbed")
+    assert [stage for stage in STAGES if not said[stage].endswith("(complete before)")] == []
+    assert manifest_times(workplace / "undisturbed") == before
+
+
+def test_a_run_killed_in_shuffle_samples_and_training_ends_as_the_undisturbed_one(workplace: Path) -> None:
+    delays = random.Random(0)
+    run = workplace / "killed"
+    finished: dict[str, int] = {}
+    for moment in (".shards.partial", ".samples.partial", "pretrain/checkpoints/step-00000004", ".hf.partial"):
+        kill_soon_after(workplace, run.name, moment, delays.uniform(0.0, 0.05))
+        assert finished.items() <= manifest_times(run).items(), f"work was done again after a kill at {moment}"
+        finished = manifest_times(run)
+    finish(workplace, run.name)
+    assert finished.items() <= manifest_times(run).items()
+    assert contents(run) == contents(workplace / "undisturbed")
+    assert not [path.name for path in run.rglob("*.partial")]
+    steps = [json.loads(line) for line in (run / "pretrain" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in steps if record["kind"] == "train"] == list(range(1, STEPS + 1))
+    assert [record["kind"] for record in steps if record["kind"] in ("start", "resume")] == ["start", "resume"]
+
+
+def test_more_steps_redo_training_and_what_follows_and_say_why(workplace: Path) -> None:
+    stages, said = redone(workplace, "longer", "train.steps=14")
+    assert stages == {"train", "export", "evaluate"}
+    assert "train: trained anew, since train.steps changed from 12 to 14; the old training is kept in" in said
+    assert "export: made anew, since" in said
+    assert (workplace / "longer" / "pretrain.replaced-1" / "manifest.json").exists()
+
+
+def test_shorter_rows_redo_samples_and_what_follows_and_say_why(workplace: Path) -> None:
+    stages, said = redone(workplace, "shorter", "samples.seq_len=24")
+    assert stages == {"samples", "train", "export", "evaluate"}
+    assert "samples: made anew, since seq_len changed from 32 to 24" in said
+    assert "train: trained anew, since its input 'samples' was made anew" in said
+
+
+def test_settings_that_change_no_result_redo_nothing(workplace: Path) -> None:
+    stages, _ = redone(workplace, "elsewhere", "execution.num_workers=2", "train.log_every=3", "shuffle.memory=300MB")
+    assert stages == set()
+
+
+def test_fresh_starts_over_and_comes_to_the_same(workplace: Path) -> None:
+    shutil.copytree(workplace / "undisturbed", workplace / "fresh")
+    (workplace / "fresh" / "mine").touch()
+    said = finish(workplace, "fresh", "--fresh")
+    assert "started" in said["all"]
+    assert not (workplace / "fresh" / "mine").exists()
+    assert not set(manifest_times(workplace / "fresh").values()) & set(
+        manifest_times(workplace / "undisturbed").values()
+    )
+    assert contents(workplace / "fresh") == contents(workplace / "undisturbed")
+
+
+def test_a_folder_of_another_run_is_refused_and_left_as_it_is(workplace: Path) -> None:
+    before = manifest_times(workplace / "undisturbed"), (workplace / "undisturbed" / "config.yaml").read_text()
+    said = finish(workplace, "undisturbed", "name=other", code=2)
+    assert "belongs to the run 'tiny', the configuration is 'other'" in said["all"]
+    after = manifest_times(workplace / "undisturbed"), (workplace / "undisturbed" / "config.yaml").read_text()
+    assert after == before
+
+
+@pytest.mark.parametrize("more", [[], ["--fresh"]])
+def test_a_folder_that_is_no_run_is_refused_and_left_as_it_is(more: list[str], tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("x")
+    assert "not a run folder of kexue_train" in finish(tmp_path, "run", *more, code=2)["all"]
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"thesis.tex", ".lock"}
+    assert (tmp_path / "run" / "thesis.tex").read_text() == "x"
+
+
+def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    first = start(tmp_path, "run")
+    try:
+        while not (tmp_path / "run" / "config.yaml").exists():
+            assert first.poll() is None, first.communicate()[0]
+            time.sleep(0.002)
+        os.killpg(first.pid, signal.SIGSTOP)  # so that it cannot end before the second begins
+        said = finish(tmp_path, "run", code=2)
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+    assert f"process {first.pid} is working in this run folder" in said["all"]
