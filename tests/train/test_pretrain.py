@@ -58,7 +58,7 @@ def test_a_lost_last_checkpoint_is_trained_again(trained, samples, tmp_path):
 
 
 def test_workers_that_end_early_are_an_error_that_says_how_to_go_on(samples, tmp_path):
-    with pytest.raises(TrainingError, match="stopped before step 8; .* Run the same command again"):
+    with pytest.raises(TrainingError, match=r"stopped before step 8; .* Run the same command again"):
         pretrain(make_config(), samples, tmp_path / "out", launch=lambda: None)
 
 

@@ -1,0 +1,21 @@
+"""The worker, but killed with SIGKILL after a step: ``python kill_after_step.py STEP --config ... --out ...``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from kexue_train.train import loop, worker
+
+if __name__ == "__main__":
+    last, one_step = int(sys.argv[1]), loop._one_step
+
+    def one_step_then_die(training: loop.Training, meter: loop._Meter) -> int:
+        step = one_step(training, meter)
+        if step == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step
+
+    loop._one_step = one_step_then_die
+    sys.exit(worker.main(sys.argv[2:]))

@@ -1,0 +1,78 @@
+"""Ray Train starts the workers, and starts them again when one dies."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kexue_train.train.checkpoint import list_checkpoints
+from kexue_train.train.job import TrainDir
+from kexue_train.train.pretrain import pretrain
+from tests.train.tiny_training import curve, make_config, train_here
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings are not ours to heed
+STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_stopped_after():
+    ray = pytest.importorskip("ray")
+    yield
+    ray.shutdown()
+
+
+def _train(config, samples, out):
+    from kexue_train.train.ray_launch import train_on_ray
+
+    return pretrain(config, samples, out, launch=lambda: train_on_ray(config, samples, out, address=None))
+
+
+def test_two_ray_workers_give_the_curve_of_one_process(samples, tmp_path):
+    config = make_config(STILL, steps=4, num_workers=2)
+    assert _train(config, samples, tmp_path / "ray").statistics["steps"] == 4
+    train_here(make_config(STILL, steps=4), samples, tmp_path / "one")
+    curves = [[line["loss"] for line in curve(tmp_path / name, "train")] for name in ("ray", "one")]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+    assert curve(tmp_path / "ray", "start")[0]["world_size"] == 2
+
+
+def _training_workers() -> list[psutil.Process]:
+    """Ray Train's workers below this process; nobody else's."""
+    names = ((process, _title(process)) for process in psutil.Process().children(recursive=True))
+    return [process for process, title in names if title.startswith("ray::") and "TrainWorker" in title]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def test_a_killed_worker_is_replaced_and_the_training_ends_with_all_steps(samples, tmp_path):
+    out, killed = tmp_path / "out", []
+    config = make_config(steps=400, num_workers=2, checkpoint_every=20, validate_every=400)
+
+    def kill_one() -> None:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and not killed:
+            if list_checkpoints(TrainDir(out).checkpoints) and (workers := _training_workers()):
+                workers[-1].kill()
+                killed.append(workers[-1].pid)
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    manifest = _train(config, samples, out)
+    killer.join()
+    assert killed
+    assert manifest.statistics["steps"] == 400
+    resumed = curve(out, "resume")
+    assert len(resumed) == 1
+    assert 0 < resumed[0]["step"] < 400
+    assert [line["step"] for line in curve(out, "train")] == list(range(1, 401))
+    assert Path(out / manifest.statistics["checkpoint"]).is_dir()
