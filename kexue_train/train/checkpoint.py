@@ -37,15 +37,16 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class TrainerState:
-    """Where training is, beside weights and momentum. Everything random follows from ``seed`` and the step."""
+    """Where training is, beside weights and momentum. Everything random follows from ``seed`` and the step.
+
+    It holds no time, so that the same training writes the same bytes however often it was interrupted.
+    """
 
     step: int = 0
     micro_step: int = 0
     seed: int = 0
     tokens: int = 0
     """Real (non-padding) tokens seen."""
-    seconds: float = 0.0
-    """Time spent training, over all starts."""
     schema_version: int = SCHEMA_VERSION
 
 
@@ -111,7 +112,8 @@ def load_checkpoint(path: Path, model: RoFormerV2ForPreTraining, optimizer: Tige
         _copy_exactly(
             path / "optimizer.safetensors", {f"momentum.{name}": optimizer.momentum(p) for name, p in _named(optimizer)}
         )
-        optimizer.micro_step = described["micro_step"]
+        # Parameters move only at the end of a window, so the step is the measure that every accumulation shares.
+        optimizer.micro_step = described["step"] * optimizer.accumulation_steps
     return TrainerState(**{key: described[key] for key in TrainerState.__dataclass_fields__})
 
 

@@ -68,6 +68,8 @@ class Training:
     state: TrainerState
     metrics: MetricLogger | None = None
     """None on all ranks but 0."""
+    seconds: float = 0.0
+    """Time spent training, over all starts."""
     stop: StopRequest = field(default_factory=StopRequest)
 
 
@@ -152,7 +154,8 @@ def _log(training: Training, meter: _Meter) -> bool:
         device=training.device,
     )
     *sums, tokens, waited, memory, stop = sum_over_ranks(torch.cat([meter.terms.to(counts.dtype), counts])).tolist()
-    training.state = replace(state, tokens=state.tokens + int(tokens), seconds=state.seconds + elapsed)
+    training.state = replace(state, tokens=state.tokens + int(tokens))
+    training.seconds += elapsed
     scores = means(sums)
     loss = scores.get("mlm_loss", 0.0) + config.train.nsp_weight * scores.get("nsp_loss", 0.0)
     if training.metrics:
@@ -169,7 +172,7 @@ def _log(training: Training, meter: _Meter) -> bool:
             **{name: value for name, value in scores.items() if name not in ("predictions", "pairs")},
             lr=training.optimizer.param_groups[0]["lr"],
             tokens_per_second=tokens / elapsed,
-            seconds=training.state.seconds,
+            seconds=training.seconds,
             data_wait=waited / elapsed / dist.get_world_size(),
             embedding_max=float(table.detach().abs().max()),
             memory_bytes=int(memory),

@@ -13,12 +13,17 @@ from kexue_train.train.job import TrainDir
 
 
 class MetricLogger:
-    """Appends metrics; on a resume, lines after the checkpoint's step are cut off, since those steps are done again."""
+    """Appends metrics; on a resume, lines after the checkpoint's step are cut off, since those steps are done again.
+
+    Attributes:
+        resumed_seconds: Training time of the lines kept.
+    """
 
     def __init__(self, paths: TrainDir, *, resumed_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # takes a second; only rank 0 needs it
 
-        _keep_until(paths.metrics, resumed_step)
+        kept = _keep_until(paths.metrics, resumed_step)
+        self.resumed_seconds = max((record.get("seconds", 0.0) for record in kept), default=0.0)
         self._file = paths.metrics.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(paths.tensorboard), purge_step=resumed_step + 1)
 
@@ -58,6 +63,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _keep_until(path: Path, step: int) -> None:
+def _keep_until(path: Path, step: int) -> list[dict[str, Any]]:
     kept = [record for record in read_metrics(path) if record["step"] <= step]
     write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))
+    return kept

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,8 @@ def _build_objective(config: JobConfig, manifest: Manifest, device: torch.device
     torch.manual_seed(int(random_words(config.seed, Purpose.INIT, 0, 0)[0, 0]) & (2**63 - 1))
     model = RoFormerV2ForPreTraining(build_hf_config(config.model, statistics["vocab_size"])).to(device)
     if train.recompute == "full":
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     maskable = (statistics["real_tokens"] - 2 * statistics["sequences"] - statistics["pairs"]) / manifest.rows
     expected = ExpectedCounts(
         predictions=train.masking.total * maskable * train.micro_batch_size,
@@ -122,9 +124,7 @@ def _resume(config: JobConfig, paths: TrainDir, model: RoFormerV2ForPreTraining,
         return TrainerState(seed=config.seed)
     state = load_checkpoint(Path(name), model, optimizer)
     logger.info("resumed from %s", name)
-    # The window may have been cut otherwise; parameters move only at its end, so a step is the common measure.
-    optimizer.micro_step = state.step * optimizer.accumulation_steps
-    return state
+    return replace(state, micro_step=optimizer.micro_step)
 
 
 def _train(training: Training) -> bool:
@@ -132,7 +132,7 @@ def _train(training: Training) -> bool:
     if dist.get_rank() != 0:
         return train_loop(training)
     with MetricLogger(training.paths, resumed_step=state.step) as metrics:
-        training.metrics = metrics
+        training.metrics, training.seconds = metrics, metrics.resumed_seconds
         metrics.event(
             "resume" if state.step else "start",
             state.step,
