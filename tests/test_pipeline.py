@@ -114,7 +114,8 @@ def redone(workplace: Path, run: str, *more: str) -> tuple[set[str], str]:
 
 def test_a_run_leaves_all_that_it_promises_and_nothing_hidden_but_its_marks(workplace: Path) -> None:
     names = {path.name for path in (workplace / "undisturbed").iterdir()}
-    assert names == {".lock", ".run", "config.yaml", "stages.jsonl", "report", *STAGES.values()}
+    marks = {".lock", ".run", ".complete.json"}
+    assert names == {*marks, "config.yaml", "stages.jsonl", "report", *STAGES.values()}
 
 
 def test_the_same_command_again_finds_every_stage_complete(workplace: Path) -> None:

@@ -1,0 +1,108 @@
+"""The flow's tasks: in the order of the pipeline, tried again only where that can help, with readable results."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kexue_train.artifacts import FileEntry, Manifest, RowsChecksum
+from kexue_train.errors import ArtifactError, ConfigError, CorpusError, ResourceError, StaleArtifactError, TrainingError
+from kexue_train.pipeline import STAGES, StageResult
+
+pytest.importorskip("prefect")
+
+FLOW = Path(__file__).resolve().parents[2] / "flows" / "pretrain_pipeline.py"
+
+
+class Failed:
+    """A state of Prefect, as far as the retry condition looks at it."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def result(self, *, raise_on_failure: bool) -> BaseException:
+        assert not raise_on_failure
+        return self.error
+
+
+def called_with_the_workshop() -> list[str]:
+    """The names called as ``name(workshop)`` in the flow's body, in order."""
+    tree = ast.parse(FLOW.read_text(encoding="utf-8"))
+    flow = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "pretrain_pipeline")
+    calls = [node for node in ast.walk(flow) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    stages = [call for call in calls if [ast.unparse(argument) for argument in call.args] == ["workshop"]]
+    return [ast.unparse(call.func) for call in sorted(stages, key=lambda call: call.lineno)]
+
+
+def test_the_flow_runs_the_stages_of_the_pipeline_in_their_order() -> None:
+    assert called_with_the_workshop() == list(STAGES)
+
+
+def test_every_name_in_the_flow_is_the_task_of_that_stage() -> None:
+    from flows import pretrain_pipeline
+
+    assert {name: getattr(pretrain_pipeline, name).name for name in STAGES} == {name: name for name in STAGES}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConfigError("x"), CorpusError("x"), ArtifactError("x"), StaleArtifactError("x", "y"), ResourceError("x")],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_the_user_has_to_correct_is_not_tried_again(error: Exception) -> None:
+    from flows.tasks import is_worth_retrying
+
+    unused: Any = None
+    assert not is_worth_retrying(unused, unused, Failed(error))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "error", [TrainingError("x"), OSError("x"), RuntimeError("x")], ids=lambda error: type(error).__name__
+)
+def test_what_may_pass_by_itself_is_tried_again(error: Exception) -> None:
+    from flows.tasks import is_worth_retrying
+
+    unused: Any = None
+    assert is_worth_retrying(unused, unused, Failed(error))  # type: ignore[arg-type]
+
+
+def manifest(**fields: Any) -> Manifest:
+    files = {"a": FileEntry(bytes=1_500_000, checksum="x")}
+    return Manifest(kind="text_shards", settings={}, settings_digest="x", files=files, bytes=1_500_000, **fields)
+
+
+def test_the_summary_of_a_stage_is_a_table_of_what_it_made() -> None:
+    from flows.tasks import summary_of
+
+    made = manifest(rows=12_345, rows_checksum=RowsChecksum(input="ab", output="ab"))
+    assert summary_of(StageResult("shuffle", True, 65.0, "all well", made)).splitlines() == [
+        "### shuffle",
+        "",
+        "| | |",
+        "|---|---|",
+        "| result | all well |",
+        "| time | 1 min 05 s |",
+        "| rows | 12,345 |",
+        "| bytes | 1.5 MB |",
+        "| checksum of the rows | ab |",
+    ]
+
+
+def test_the_summary_of_work_done_before_has_no_time_and_of_no_folder_no_numbers() -> None:
+    from flows.tasks import summary_of
+
+    assert "| time | complete before |" in summary_of(StageResult("samples", False, 0.1, "x", manifest(rows=1)))
+    assert "rows" not in summary_of(StageResult("report", True, 0.1, "index.html", None))
+
+
+@pytest.mark.slow
+def test_a_mistake_ends_the_flow_before_a_server_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.pretrain_pipeline import main
+
+    (tmp_path / "a.yaml").write_text("name: a\ncorpus: {inputs: [x]}\ntrain: {stepz: 1}\n")
+    assert main([str(tmp_path / "a.yaml"), "--run-dir", str(tmp_path / "run")]) == 2
+    assert "unknown key 'train.stepz', did you mean 'steps'?" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
