@@ -36,18 +36,16 @@ def _objective(vocab_size, micro_batch, *, pairs_per_row=0.4, weight=0.7):
 
 def _backward(vocab_size, batch, micro_batch):
     """Mean loss and mean gradients over the micro-batches, as Tiger averages them over a window."""
-    objective, folded = _objective(vocab_size, micro_batch), {}
+    objective = _objective(vocab_size, micro_batch)
     count, total = ROWS // micro_batch, 0.0
-    for parameter_name, parameter in objective.named_parameters():
-        folded[parameter_name] = torch.zeros_like(parameter)
-        # The optimizer of make_model frees every gradient, so the sums are taken before it sees them.
-        parameter.register_hook(lambda grad, name=parameter_name: folded[name].add_(grad / count) and None)
+    gradients = {name: torch.zeros_like(parameter) for name, parameter in objective.named_parameters()}
     for start in range(0, ROWS, micro_batch):
-        part = {name: tensor[start : start + micro_batch] for name, tensor in batch.items()}
-        loss, _ = objective(part)
-        loss.backward()
+        loss, _ = objective({name: tensor[start : start + micro_batch] for name, tensor in batch.items()})
+        found = torch.autograd.grad(loss, list(objective.parameters()))
+        for gradient, part in zip(gradients.values(), found, strict=True):
+            gradient += part / count
         total += loss.item() / count
-    return total, folded
+    return total, gradients
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 4, 6])
@@ -56,9 +54,8 @@ def test_loss_and_gradient_are_the_same_however_rows_are_cut(vocab_size, batch, 
     loss, gradients = _backward(vocab_size, batch, micro_batch)
     assert loss == pytest.approx(whole_loss, rel=1e-6)
     for name, gradient in gradients.items():
-        torch.testing.assert_close(
-            gradient, whole[name], rtol=1e-6, atol=1e-12, msg=lambda text, n=name: f"{n}: {text}"
-        )
+        largest = whole[name].abs().max().item()  # losses and logits are fp32 whatever the model is
+        torch.testing.assert_close(gradient, whole[name], rtol=0, atol=1e-6 * largest, msg=name)
     assert all(gradient.abs().max() > 0 for gradient in whole.values())
 
 
@@ -75,7 +72,9 @@ def test_loss_is_both_sums_over_their_expected_counts(vocab_size, batch):
     words = F.cross_entropy(heads.predictions(hidden).flatten(0, 1), batch["labels"].flatten(), reduction="sum")
     relations = heads.next_sentence(hidden).flatten(0, 1)
     pairs = F.cross_entropy(relations, batch["next_sentence_labels"].flatten(), reduction="sum")
-    torch.testing.assert_close(loss, words / (4 * ROWS) + 0.7 * pairs / (0.4 * ROWS), rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(
+        loss, words / (4 * ROWS) + 0.7 * pairs / (0.4 * ROWS), rtol=1e-5, atol=0.0, check_dtype=False
+    )
     assert terms.mlm_count == (batch["labels"] >= 0).sum() > 0
     assert terms.nsp_count == (batch["next_sentence_labels"] >= 0).sum() > 0
     assert not any(term.requires_grad for term in terms)

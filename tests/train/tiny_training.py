@@ -62,7 +62,7 @@ def write_samples(folder: Path) -> Path:
     files = describe_files(partial, {shard_name(0, 1): len(texts)})
     checksums = RowsChecksum(input=checksum, output=checksum)
     publish(partial, shards, build_manifest(recipe, files, rows=len(texts), rows_checksum=checksums))
-    train_tokenizer(TokenizerConfig(vocab_size=256), shards, folder / "tokenizer")
+    train_tokenizer(TokenizerConfig(vocab_size=160), shards, folder / "tokenizer")
     config = SampleConfig(seq_len=SEQ_LEN, heldout_fraction=0.1)
     build_samples(config, shards, folder / "tokenizer", folder / "samples", seed=3, executor=LocalExecutor(1))
     return folder / "samples"
@@ -121,7 +121,7 @@ def make_checkpoint(folder: Path, samples: Path, *, step: int, keep: int = 9, **
     manifest, config = read_manifest(samples), make_config(changes)
     model, optimizer = make_model(manifest.statistics["vocab_size"], seed=step, **changes)
     folder.mkdir(parents=True, exist_ok=True)
-    state = TrainerState(step=step, micro_step=2 * step, seed=7, tokens=100 * step, seconds=0.5)
+    state = TrainerState(step=step, micro_step=2 * step, seed=7, tokens=100 * step)
     recipe, tokenizer = config.recipe(manifest), samples / "tokenizer"
     return save_checkpoint(folder, model, optimizer, state, recipe=recipe, tokenizer=tokenizer, keep=keep)
 
