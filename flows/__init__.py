@@ -11,6 +11,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 if "PREFECT_API_URL" not in os.environ:
     os.environ.setdefault("PREFECT_HOME", str(Path.cwd() / ".prefect"))
     os.environ.setdefault("PREFECT_SERVER_UI_ENABLED", "false")
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")  # the stage list says what happens
+    # The stage list says what happens; Prefect would print a traceback for every mistake in a configuration.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     # A first start writes a new database, for which the usual 20 s can be too short on a small machine.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")

@@ -56,8 +56,11 @@ class ArtifactProgress:
 
 def is_worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Retry what may pass by itself; not what the user has to correct."""
-    error = state.result(raise_on_failure=False)
-    return not (isinstance(error, KexueError) and error.exit_code == KexueError.exit_code)
+    return not _is_mistake(state.result(raise_on_failure=False))
+
+
+def _is_mistake(error: object) -> bool:
+    return isinstance(error, KexueError) and error.exit_code == KexueError.exit_code
 
 
 def stage_task(name: str) -> Task[[Workshop], None]:
@@ -76,7 +79,12 @@ def stage_task(name: str) -> Task[[Workshop], None]:
         board = workshop.board
         board.start(name)
         progress = ArtifactProgress(name, board)
-        result = run_stage(name, workshop.run, progress)
+        try:
+            result = run_stage(name, workshop.run, progress)
+        except Exception as error:
+            if not _is_mistake(error):  # it may be tried again, which should not go unseen
+                board.note(f"failed: {type(error).__name__}: {error}")
+            raise
         progress.complete()
         create_markdown_artifact(markdown=summary_of(result), key=f"{name}-summary", description=f"What {name} made")
         board.finish(name, result.summary, result.seconds, made=result.made)

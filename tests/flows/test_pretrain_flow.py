@@ -1,4 +1,4 @@
-"""The flow for real, on a few sentences, with Prefect's embedded server; what it recorded is read through the client."""
+"""The flow for real, on a few sentences, with Prefect's embedded server; its records are read through the client."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ asyncio.run(read())
 
 
 def write_inputs(folder: Path) -> None:
-    words = "river stone light under winter garden seven paper mountain quiet open letter".split(" ")
+    words = ["river", "stone", "light", "under", "winter", "garden", "seven", "paper", "open", "letter", "old", "sea"]
     with (folder / "documents.jsonl").open("w") as file:
         for number in range(150):
             sentences = [" ".join(words[(number * k + j) % 12] for j in range(5 + k)) + "." for k in range(1, 6)]
