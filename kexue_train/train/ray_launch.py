@@ -57,7 +57,8 @@ def _ray_worker(job: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     os.environ |= {"RANK": str(context.get_world_rank()), "LOCAL_RANK": str(context.get_local_rank())}
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo") if sys.platform == "linux" else None
+    if sys.platform == "linux" and context.get_local_world_size() == context.get_world_size():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # on one machine; its name need not resolve
     run_worker(JobConfig.parse(job["config"], where="train"), Path(job["samples"]), Path(job["out"]))
 
 

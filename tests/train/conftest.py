@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,20 @@ import pytest
 from tests.train.tiny_training import make_config, train_here, write_samples
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_modules_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Modelling code of exported folders is copied here, not into the user's cache."""
+@pytest.fixture(scope="module", autouse=True)
+def own_modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Modelling code of model folders is copied here, not into the user's cache; other tests keep theirs."""
     import transformers.dynamic_module_utils as dynamic
 
-    dynamic.HF_MODULES_CACHE = str(tmp_path_factory.mktemp("hf_modules"))
+    def forget() -> None:  # a package imported from one cache does not look into another
+        for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+            del sys.modules[name]
+
+    before, dynamic.HF_MODULES_CACHE = dynamic.HF_MODULES_CACHE, str(tmp_path_factory.mktemp("hf_modules"))
+    forget()
+    yield
+    dynamic.HF_MODULES_CACHE = before
+    forget()
 
 
 @pytest.fixture(scope="session")

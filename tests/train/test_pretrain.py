@@ -12,6 +12,7 @@ from kexue_train.train.job import TrainDir
 from kexue_train.train.metrics import read_metrics
 from kexue_train.train.pretrain import pretrain
 from kexue_train.train.torchrun_launch import train_with_torchrun
+from kexue_train.train.worker import main
 from tests.train.test_checkpoint import Notes
 from tests.train.tiny_training import make_config, train_here
 
@@ -69,3 +70,10 @@ def test_a_taken_port_is_named(samples, tmp_path):
         port = taken.getsockname()[1]
         with pytest.raises(ResourceError, match=rf"port {port} on 127\.0\.0\.1 cannot be used"):
             train_with_torchrun(make_config(), tmp_path / "c.yaml", samples, tmp_path, port=port)
+
+
+def test_a_users_mistake_ends_the_worker_with_2_and_one_paragraph(samples, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(make_config({"max_position_embeddings": 16}).model_dump_json())
+    arguments = ["--config", tmp_path / "c.yaml", "--samples", samples, "--out", tmp_path / "out"]
+    assert main([str(argument) for argument in arguments]) == 2
+    assert "model.max_position_embeddings=16" in capsys.readouterr().err

@@ -21,6 +21,7 @@ STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 @pytest.fixture(scope="module", autouse=True)
 def ray_stopped_after():
     ray = pytest.importorskip("ray")
+    pytest.importorskip("deepspeed")
     yield
     ray.shutdown()
 
@@ -32,7 +33,7 @@ def _train(config, samples, out):
 
 
 def test_two_ray_workers_give_the_curve_of_one_process(samples, tmp_path):
-    config = make_config(STILL, steps=4, num_workers=2)
+    config = make_config(STILL, steps=4, engine="deepspeed", num_workers=2)
     assert _train(config, samples, tmp_path / "ray").statistics["steps"] == 4
     train_here(make_config(STILL, steps=4), samples, tmp_path / "one")
     curves = [[line["loss"] for line in curve(tmp_path / name, "train")] for name in ("ray", "one")]
@@ -55,7 +56,7 @@ def _title(process: psutil.Process) -> str:
 
 def test_a_killed_worker_is_replaced_and_the_training_ends_with_all_steps(samples, tmp_path):
     out, killed = tmp_path / "out", []
-    config = make_config(steps=400, num_workers=2, checkpoint_every=20, validate_every=400)
+    config = make_config(steps=200, num_workers=2, checkpoint_every=20, validate_every=200)
 
     def kill_one() -> None:
         deadline = time.monotonic() + 90
@@ -70,9 +71,9 @@ def test_a_killed_worker_is_replaced_and_the_training_ends_with_all_steps(sample
     manifest = _train(config, samples, out)
     killer.join()
     assert killed
-    assert manifest.statistics["steps"] == 400
+    assert manifest.statistics["steps"] == 200
     resumed = curve(out, "resume")
     assert len(resumed) == 1
-    assert 0 < resumed[0]["step"] < 400
-    assert [line["step"] for line in curve(out, "train")] == list(range(1, 401))
+    assert 0 < resumed[0]["step"] < 200
+    assert [line["step"] for line in curve(out, "train")] == list(range(1, 201))
     assert Path(out / manifest.statistics["checkpoint"]).is_dir()
