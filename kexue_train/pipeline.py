@@ -259,6 +259,8 @@ def describe(name: str, manifest: Manifest | None, run: Run) -> str:
             return f"{s['steps']:,} steps, {s['tokens']:,} tokens, {s['parameters']:,} parameters"
         case "export":
             return f"{size}, logits equal to {s['max_logit_difference']:.1g} after reloading"
+        case "evaluate":
+            return f"MLM loss {s['mlm_loss']:.2f} nats, {s['mlm_accuracy']:.1%} of predicted tokens right"
         case _:
             return size
 

@@ -12,11 +12,11 @@ from kexue_train.errors import ResourceError, TrainingError
 from kexue_train.train.job import JobConfig
 from kexue_train.train.worker import STOPPED
 
-# torchrun, after asking the kernel (Linux) for SIGTERM when the parent dies, even by kill -9.
+# torchrun, after asking the kernel (Linux) for SIGKILL when the parent dies, even by kill -9.
 _RUN = """
 import ctypes, runpy, sys
 if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, 15)
+    ctypes.CDLL(None).prctl(1, 9)
 runpy.run_module("torch.distributed.run", run_name="__main__", alter_sys=True)
 """
 
