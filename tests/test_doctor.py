@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,10 +24,15 @@ GB = 10**9
 
 @pytest.fixture
 def fact(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], None]:
-    """Replace one thing the doctor asks: ``fact("platform.system", "Darwin")``."""
+    """Replace one thing the doctor asks: ``fact("platform.system", "Darwin")``, for the doctor alone."""
 
     def replace(name: str, value: Any) -> None:
-        monkeypatch.setattr(f"kexue_train.doctor.{name}", value if callable(value) else lambda *_: value)
+        answer = value if callable(value) else lambda *_: value
+        *modules, last = name.split(".")
+        for depth in range(len(modules), 0, -1):
+            real = attrgetter(".".join(modules[:depth]))(doctor)
+            answer, last = SimpleNamespace(**{**vars(real), last: answer}), modules[depth - 1]
+        monkeypatch.setattr(doctor, last, answer)
 
     return replace
 
