@@ -20,10 +20,13 @@ def own_modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
             del sys.modules[name]
 
-    before, dynamic.HF_MODULES_CACHE = dynamic.HF_MODULES_CACHE, str(tmp_path_factory.mktemp("hf_modules"))
+    own, before = str(tmp_path_factory.mktemp("hf_modules")), dynamic.HF_MODULES_CACHE
+    dynamic.HF_MODULES_CACHE = own
+    sys.path.insert(0, own)  # transformers would append it, after the caches of other tests
     forget()
     yield
     dynamic.HF_MODULES_CACHE = before
+    sys.path.remove(own)
     forget()
 
 
