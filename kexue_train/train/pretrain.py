@@ -52,6 +52,7 @@ def pretrain(
         return manifest
     if checkpoints := list_checkpoints(paths.checkpoints):
         progress.note(f"resumed from checkpoint {checkpoints[0].name}")
+    progress.update(_step_of(checkpoints[0]) if checkpoints else 0, config.train.steps, "steps")
     with _watch(paths.metrics, config.train.steps, progress):
         launch()
     manifest = _finished(out_dir)
@@ -73,6 +74,10 @@ def _finished(out_dir: Path) -> Manifest | None:
         (out_dir / MANIFEST_NAME).unlink()
         return None
     return manifest
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _move_aside(out_dir: Path) -> Path:
