@@ -336,6 +336,7 @@ def _report(folder: Path, manifest: Manifest, as_json: bool, verb: str = "made")
 
 def _print_checks(checks: list[Any]) -> None:
     from rich.console import Console  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     marks = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failure": "[red]failure[/]"}
@@ -343,5 +344,5 @@ def _print_checks(checks: list[Any]) -> None:
     for title in ("", "check", "found", "fix"):
         table.add_column(title, overflow="fold")
     for check in checks:
-        table.add_row(marks[check.status], check.name, check.finding, check.fix or "")
+        table.add_row(marks[check.status], *map(escape, (check.name, check.finding, check.fix or "")))
     Console().print(table)
