@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +23,8 @@ os.environ |= {
     "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
+    # Modelling code of exported folders is copied here, not into the user's cache; one per test process.
+    "HF_MODULES_CACHE": tempfile.mkdtemp(prefix="kexue-modules-"),
     "OMP_NUM_THREADS": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
@@ -27,6 +32,7 @@ os.environ |= {
     "TOKENIZERS_PARALLELISM": "false",
 }
 os.environ.pop("RAY_ADDRESS", None)
+atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
 # The same examples in every run and on every machine, slow ones too.
 settings.register_profile("repeatable", deadline=None, derandomize=True)

@@ -162,7 +162,8 @@ def test_ray_leaves_the_signal_handlers_alone_and_joins_once() -> None:
     before = ray.get_runtime_context().get_job_id()
     connect_ray(None, 2)
     assert ray.get_runtime_context().get_job_id() == before
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # Ignored where the tests run in the background; Ray's own would be a function of Ray.
+    assert signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 

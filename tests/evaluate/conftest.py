@@ -9,14 +9,6 @@ import pytest
 from tests.evaluate.tiny_artifacts import export_model, make_packs, tiny_model, write_samples
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_modules_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Modelling code of exported folders is copied here, not into the user's cache."""
-    import transformers.dynamic_module_utils as dynamic
-
-    dynamic.HF_MODULES_CACHE = str(tmp_path_factory.mktemp("hf_modules"))
-
-
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve held-out rows and twenty for training."""

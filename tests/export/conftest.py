@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.conftest import own_modules_cache, samples  # noqa: F401  # fixtures
+from tests.train.conftest import samples  # noqa: F401  # a fixture
 from tests.train.tiny_training import make_checkpoint
 
 
