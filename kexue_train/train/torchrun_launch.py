@@ -12,7 +12,7 @@ from kexue_train.errors import ResourceError, TrainingError
 from kexue_train.train.job import JobConfig
 from kexue_train.train.worker import STOPPED
 
-# torchrun, after asking the kernel (Linux) for SIGKILL when the parent dies, even by kill -9.
+# torchrun, after asking the kernel (Linux) to kill it when its parent dies, however that ends.
 _RUN = """
 import ctypes, runpy, sys
 if sys.platform == "linux":
