@@ -6,6 +6,7 @@ KexueError
 ├── ArtifactError     a folder that a stage wrote, or should have written
 │   └── StaleArtifactError   whole, but made from other inputs or settings
 ├── ResourceError     disk, memory, port, permission, missing package
+├── MachineLostError  a machine of the cluster is gone, with what lay on it
 ├── TrainingError     a worker failed or the run diverged
 └── EvaluationError   a model or data set that cannot be scored
 
@@ -47,6 +48,18 @@ class StaleArtifactError(ArtifactError):
 
 class ResourceError(KexueError):
     """The machine lacks something: disk, memory, a free port, a permission, a package."""
+
+
+class MachineLostError(KexueError):
+    """Machines of the cluster are gone, and with them what finished tasks left there; ``machines`` are their names."""
+
+    def __init__(self, message: str, machines: frozenset[str]) -> None:
+        super().__init__(message)
+        self.machines = machines
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, frozenset[str]]]:
+        """Survive the way back from a worker process with both arguments."""
+        return type(self), (str(self), self.machines)
 
 
 class TrainingError(KexueError):

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
+import pickle
 import signal
-import subprocess
 import sys
+import threading
 import time
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from kexue_train.errors import CorpusError, ResourceError, StaleArtifactError
-from kexue_train.executor import Executor, LocalExecutor, connect_ray
+from kexue_train.errors import CorpusError, MachineLostError, ResourceError, StaleArtifactError
+from kexue_train.executor import Executor, Fetch, LocalExecutor, connect_ray, current_machine
 
 
 @pytest.fixture(params=["local", "ray"])
@@ -57,9 +60,48 @@ def kill_own_process(marker: Path) -> str:
     return marker.name
 
 
+def kill_at_ten(number: int) -> int:
+    if number == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def reverse(data: bytes) -> bytes:
+    return data[::-1]
+
+
+class OddError(Exception):
+    """Cannot be unpickled: it takes two arguments and keeps one."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"odd: {first}, {second}")
+
+
+def refuse_oddly(number: int) -> int:
+    raise OddError(1, 2)
+
+
+def return_a_lock(number: int) -> Any:
+    return threading.Lock()
+
+
+def list_all(item: int, fetched: list[int]) -> list[int]:
+    return [item, *fetched]
+
+
+def place(item: int) -> str:
+    return current_machine()
+
+
+def nap(item: int) -> tuple[float, float]:
+    began = time.time()
+    time.sleep(0.1)
+    return began, time.time()
+
+
 def touch_and_sleep(path: Path) -> None:
     touch(path)
-    time.sleep(120)
+    time.sleep(0 if path.name == "short" else 120)
 
 
 @pytest.mark.slow
@@ -94,6 +136,76 @@ def test_the_task_of_a_killed_worker_is_done_again(executor: Executor, tmp_path:
 def test_a_task_that_always_kills_its_worker_is_given_up_with_advice(executor: Executor, tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match=r"3 times, most likely for lack of memory.*finished work is kept"):
         list(executor.map_unordered(kill_own_process, [tmp_path / "a", tmp_path / "b"]))
+
+
+@pytest.mark.slow
+def test_any_number_of_workers_may_be_lost_as_long_as_work_goes_on(executor: Executor, tmp_path: Path) -> None:
+    markers = [tmp_path / str(index) for index in range(6)]
+    results = executor.map_unordered(kill_own_process_once, markers)
+    assert sorted(results) == [(index, str(index)) for index in range(6)]
+
+
+@pytest.mark.slow
+def test_all_else_is_done_before_a_task_that_kills_its_worker_is_given_up() -> None:
+    results = LocalExecutor(2).map_unordered(kill_at_ten, range(40))
+    done = [next(results) for _ in range(39)]
+    assert sorted(done) == [(number, number) for number in range(40) if number != 10]
+    with pytest.raises(ResourceError, match="the last one ended by signal 9"):
+        next(results)
+
+
+@pytest.mark.slow
+def test_items_and_results_may_be_larger_than_a_pipe_holds(executor: Executor) -> None:
+    items = [bytes([number]) * 3_000_000 for number in range(6)]
+    assert [result for _, result in sorted(executor.map_unordered(reverse, items))] == items
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", [refuse_oddly, return_a_lock])
+def test_what_cannot_be_sent_back_ends_the_map_with_its_text(function: Callable[[int], Any]) -> None:
+    with pytest.raises((RuntimeError, TypeError), match=r"odd: 1, 2|cannot pickle '_thread.lock'"):
+        list(LocalExecutor(2).map_unordered(function, [1, 2]))
+
+
+@pytest.mark.slow
+def test_an_error_says_where_in_the_worker_it_was_raised(executor: Executor) -> None:
+    with pytest.raises(StaleArtifactError) as caught:
+        list(executor.map_unordered(fail_at_three, [3, 3]))
+    assert "in fail_at_three" in caught.value.__notes__[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 9])
+def test_a_task_gets_what_it_wants_fetched_in_the_order_asked(executor: Executor, count: int) -> None:
+    machine, *others = executor.machines()
+    assert not others
+
+    def fetch(item: int) -> list[Fetch]:
+        return [Fetch(machine, square, item), Fetch(machine, square, item + 1)]
+
+    results = sorted(executor.map_unordered(list_all, range(count), fetch=fetch))
+    assert results == [(item, [item, item**2, (item + 1) ** 2]) for item in range(count)]
+
+
+@pytest.mark.slow
+def test_a_fetch_from_a_machine_that_does_not_exist_names_it(executor: Executor) -> None:
+    with pytest.raises(MachineLostError, match=r"192\.0\.2\.7: gone from the cluster") as caught:
+        list(executor.map_unordered(list_all, range(3), fetch=lambda item: [Fetch("192.0.2.7", square, item)]))
+    assert pickle.loads(pickle.dumps(caught.value)).machines == {"192.0.2.7"}
+
+
+@pytest.mark.slow
+def test_a_task_knows_its_machine_by_the_name_the_executor_has_for_it(executor: Executor) -> None:
+    assert {place for _, place in executor.map_unordered(place, range(4))} == set(executor.machines())
+    assert (executor.num_workers, executor.workers_per_machine) == (2, 2)
+
+
+@pytest.mark.slow
+def test_one_task_at_once_is_done_after_the_other(executor: Executor) -> None:
+    spans = sorted(span for _, span in executor.map_unordered(nap, range(4), at_once=1, task_memory_bytes=2**60))
+    assert all(ended <= began for (_, ended), (began, _) in itertools.pairwise(spans))
+    with pytest.raises(ValueError, match="at_once=0"):
+        list(executor.map_unordered(square, range(4), at_once=0))
 
 
 @pytest.mark.slow
@@ -134,27 +246,6 @@ def test_an_error_in_this_process_keeps_its_class() -> None:
 
 
 @pytest.mark.slow
-def test_workers_end_when_their_parent_is_killed(tmp_path: Path, repository: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from kexue_train.executor import LocalExecutor\n"
-        "from tests.test_executor import touch_and_sleep\n"
-        "if __name__ == '__main__':\n"
-        "    list(LocalExecutor(2).map_unordered(touch_and_sleep, [Path(name) for name in sys.argv[1:]]))\n"
-    )
-    script = tmp_path / "main.py"
-    script.write_text(code)
-    files = [tmp_path / "a", tmp_path / "b"]
-    parent = subprocess.Popen([sys.executable, str(script), *map(str, files)], cwd=repository)
-    try:
-        _wait(lambda: all(file.exists() and file.read_text() for file in files), 60)
-    finally:
-        parent.kill()
-        parent.wait()
-    workers = [int(file.read_text()) for file in files]
-    _wait(lambda: not any(_is_alive(worker) for worker in workers), 10)
-
-
-@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_ray_leaves_the_signal_handlers_alone_and_joins_once() -> None:
     import ray
@@ -183,12 +274,15 @@ def test_a_missing_ray_is_reported_with_the_package_to_install(monkeypatch: pyte
         connect_ray(None, None)
 
 
-def _wait(condition: Callable[[], bool], seconds: float) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.1)
 
 
-def _is_alive(process: int) -> bool:
-    return psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+def is_alive(process: int) -> bool:
+    try:
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

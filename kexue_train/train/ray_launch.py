@@ -1,6 +1,6 @@
 """Start the training workers with Ray Train, which restarts them from the last checkpoint when one dies.
 
-One of the two doors to Ray (the other: ``executor.py``).
+One of the two doors to Ray (the other: ``executor/``).
 """
 
 from __future__ import annotations

@@ -1,0 +1,11 @@
+"""Where the tasks of a data stage run: here, in local processes, or on Ray. A stage knows only ``Executor``.
+
+This is one of the two doors to Ray (the other: ``train/ray_launch.py``).
+"""
+
+from kexue_train.executor.interface import Executor, Fetch
+from kexue_train.executor.local import LocalExecutor
+from kexue_train.executor.ray_cluster import connect_ray, current_machine
+from kexue_train.executor.ray_executor import RayExecutor
+
+__all__ = ["Executor", "Fetch", "LocalExecutor", "RayExecutor", "connect_ray", "current_machine"]
