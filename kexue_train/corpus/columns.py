@@ -1,133 +1,195 @@
-"""Reads the text column of Parquet and Arrow files."""
+"""Takes texts and kept values out of record batches of Arrow columns."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from kexue_train.corpus.records import MAX_RECORD_BYTES, RecordBlock, Rejected, make_block, too_long
+from kexue_train.corpus.fields import Missing, check_columns, encode_extras, no_key_of
+from kexue_train.corpus.options import ReadOptions
+from kexue_train.corpus.records import MAX_RECORD_BYTES, RecordBlock, Rejected, make_block, reject, too_long
 from kexue_train.errors import CorpusError
 
-_ROWS = 4096
+BATCH_ROWS = 4096
+
+_BINARY = {
+    pa.string(): pa.binary(),
+    pa.large_string(): pa.large_binary(),
+    pa.string_view(): pa.binary_view(),
+}
+_Steps = tuple[str, ...]
+"""The way to a column; several steps go into structs."""
 
 
-def read_parquet(path: Path, text_key: str, block_bytes: int) -> Iterator[RecordBlock]:
-    """Yield the records of a Parquet file; positions are row numbers."""
-    with _explain_damage(path, "Parquet"), pq.ParquetFile(path, pre_buffer=False, memory_map=False) as file:
-        steps = _find_column(path, file.schema_arrow, text_key)
-        batches = file.iter_batches(batch_size=_ROWS, columns=[".".join(steps)], use_threads=False)
-        yield from _read_batches(batches, steps, text_key, block_bytes)
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Where the texts and the kept values of a file are."""
+
+    texts: tuple[_Steps, ...]
+    """Those of ``ReadOptions.text_keys`` that are there, at least one."""
+    kept: tuple[_Steps | None, ...]
+    """One for each of ``ReadOptions.keep``; None if it is not there."""
+    options: ReadOptions
+
+    @property
+    def needed(self) -> list[_Steps]:
+        """Each column once."""
+        return list(dict.fromkeys([*self.texts, *filter(None, self.kept)]))
 
 
-def read_arrow(path: Path, text_key: str, block_bytes: int) -> Iterator[RecordBlock]:
-    """Yield the records of an Arrow IPC stream or file; positions are row numbers."""
-    with _explain_damage(path, "Arrow IPC"), path.open("rb") as raw:
-        if raw.read(6) == b"ARROW1":
-            with pa.ipc.open_file(pa.PythonFile(raw, "r")) as file:
-                steps = _find_column(path, file.schema, text_key)
-                batches = (file.get_batch(i) for i in range(file.num_record_batches))
-                yield from _read_batches(batches, steps, text_key, block_bytes)
-            return
-        size = raw.seek(0, 2)
-        raw.seek(max(size - 4, 0))
-        if raw.read() != b"\0\0\0\0":  # Arrow takes a stream cut between two batches for a whole one
-            raise pa.ArrowInvalid("its end mark is missing, so it is cut off")
-        raw.seek(0)
-        with pa.ipc.open_stream(raw) as stream:
-            steps = _find_column(path, stream.schema, text_key)
-            yield from _read_batches(iter(stream), steps, text_key, block_bytes)
+def find_columns(path: str, schema: pa.Schema, options: ReadOptions) -> Columns:
+    """Where the columns of ``options`` are.
+
+    Raises:
+        CorpusError: If no text column is there, or one of the columns is of a type that does not fit.
+    """
+    found = {key: _find(schema, key) for key in (*options.text_keys, *options.keep)}
+    check_columns(path, {key for key, column in found.items() if column is None}, schema.names, options)
+    texts = {key: found[key] for key in options.text_keys if found[key]}
+    for key, (_, kind) in ((key, column) for key, column in texts.items() if column):
+        if not _is_string(kind):
+            raise CorpusError(
+                f"{path}: column '{key}' holds {kind}, expected string; name a text column with --text-key"
+            )
+    for key in options.keep:
+        column = found[key]
+        if column and _is_binary(column[1]):
+            raise CorpusError(f"{path}: column '{key}' holds {column[1]}, which JSON cannot; keep another column")
+    steps = {key: column[0] for key, column in found.items() if column}
+    return Columns(tuple(steps[key] for key in texts), tuple(steps.get(key) for key in options.keep), options)
 
 
-@contextmanager
-def _explain_damage(path: Path, kind: str) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-        first, _, _ = str(error).partition("\n")
-        raise CorpusError(
-            f"{path}: is damaged or no {kind} file of {path.stat().st_size} bytes ({first}); "
-            "fetch or make the file again, or leave it out"
-        ) from None
+def read_batch(batch: pa.RecordBatch, columns: Columns, row: int) -> Iterator[RecordBlock]:
+    """Yield the records of a batch, whose first one is row ``row`` of the file.
+
+    Raises:
+        pyarrow.ArrowInvalid: If the batch is damaged.
+    """
+    batch.validate()
+    found = {steps: _checked(_follow(batch, steps)) for steps in columns.needed}
+    for start in range(0, batch.num_rows, BATCH_ROWS):
+        parts = {steps: column.slice(start, BATCH_ROWS) for steps, column in found.items()}
+        texts = _join([_to_strings(parts[steps]) for steps in columns.texts])
+        values = [parts[steps] if steps else None for steps in columns.kept]
+        for low, high in _cut(texts, columns.options.block_bytes):
+            kept = [column.slice(low, high - low) if column is not None else None for column in values]
+            yield _make_block(row + start + low, texts.slice(low, high - low), kept, columns)
 
 
-def _find_column(path: Path, schema: pa.Schema, key: str) -> list[str]:
-    """The way to the text column; several steps go into structs."""
-    steps, kind = [key], None
+def _find(schema: pa.Schema, key: str) -> tuple[_Steps, pa.DataType] | None:
     if key in schema.names:
-        kind = schema.field(key).type
-    elif key.split(".")[0] in schema.names:
-        steps = key.split(".")
-        kind = schema.field(steps[0]).type
-        for step in steps[1:]:
-            index = kind.get_field_index(step) if pa.types.is_struct(kind) else -1
-            kind = kind.field(index).type if index >= 0 else None
-            if kind is None:
-                break
-    if kind is None:
-        columns = ", ".join(f"'{name}'" for name in schema.names) or "none"
-        raise CorpusError(f"{path}: has no column '{key}'; its columns: {columns}; name one with --text-key")
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise CorpusError(f"{path}: column '{key}' holds {kind}, expected string; name a text column with --text-key")
-    return steps
+        return (key,), schema.field(key).type
+    steps = tuple(key.split("."))
+    if steps[0] not in schema.names:
+        return None
+    kind = schema.field(steps[0]).type
+    for step in steps[1:]:
+        index = kind.get_field_index(step) if pa.types.is_struct(kind) else -1
+        if index < 0:
+            return None
+        kind = kind.field(index).type
+    return steps, kind
 
 
-def _read_batches(
-    batches: Iterator[pa.RecordBatch], steps: list[str], text_key: str, block_bytes: int
-) -> Iterator[RecordBlock]:
-    row = 0
-    for batch in batches:
-        column = batch.column(steps[0])
-        for step in steps[1:]:
-            column = pc.struct_field(column, step)
-        for texts in _pieces(column, block_bytes):
-            yield _make_block(row, texts, text_key)
-            row += len(texts)
+def _is_string(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _pieces(column: pa.Array, block_bytes: int) -> Iterator[pa.LargeStringArray]:
-    """The column as large strings, in slices of about ``block_bytes``."""
-    num_rows = min(len(column), _ROWS)
-    for start in range(0, len(column), num_rows or 1):
-        texts = column.slice(start, num_rows)
-        # Strings that are not UTF-8 pass this cast and are found later, row by row.
-        texts = (
-            texts.cast(pa.large_binary()).view(pa.large_string())
-            if not _is_dictionary(texts)
-            else texts.cast(pa.large_string())
-        )
-        ends = np.cumsum(pc.fill_null(pc.binary_length(texts), 0).to_numpy())
-        edges = [0, *(np.flatnonzero(np.diff(ends // block_bytes)) + 1).tolist(), len(texts)]
-        for low, high in itertools.pairwise(edges):
-            yield texts.slice(low, high - low)
+def _is_binary(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(test(kind) for test in tests)
 
 
-def _is_dictionary(column: pa.Array) -> bool:
-    return bool(pa.types.is_dictionary(column.type))
+def _follow(batch: pa.RecordBatch, steps: _Steps) -> Any:
+    return functools.reduce(pc.struct_field, steps[1:], batch.column(steps[0]))
 
 
-def _make_block(row: int, texts: pa.LargeStringArray, text_key: str) -> RecordBlock:
-    positions = np.arange(row, row + len(texts), dtype=np.uint64)
-    is_null = texts.is_null().to_numpy(zero_copy_only=False)
-    rejected = [
-        Rejected(row + i, f"'{text_key}' is not a string", "found null", b"null")
-        for i in np.flatnonzero(is_null).tolist()
-    ]
+def _checked(column: pa.Array) -> pa.Array:
+    """The column, once it is sure that all it points to is there: Arrow would read whatever lies in memory instead.
+
+    Strings come as binary, since those that are not UTF-8 are found later, row by row.
+    """
+    if pa.types.is_dictionary(column.type) and _is_string(column.type):
+        column = pa.DictionaryArray.from_arrays(column.indices, _checked(column.dictionary))
+    elif _is_string(column.type):
+        column = column.view(_BINARY[column.type])
+    column.validate(full=True)
+    return column
+
+
+def _to_strings(column: pa.Array) -> pa.LargeStringArray:
+    return column.cast(pa.large_binary()).view(pa.large_string())
+
+
+def _join(texts: list[pa.LargeStringArray]) -> pa.LargeStringArray:
+    """The texts of each row joined by newlines, nulls left out; null where all are null."""
+    if len(texts) == 1:
+        return texts[0]
+    kind = pa.large_binary()
+    first, *others = [text.view(kind) for text in texts]
+    is_null = functools.reduce(pc.and_, [text.is_null() for text in texts])
+    first = pc.if_else(is_null, pa.scalar(b"", kind), first)  # Arrow 26 loses a row in which all values are null
+    joined = pc.binary_join_element_wise(first, *others, pa.scalar(b"\n", kind), null_handling="skip")
+    return pc.if_else(is_null, pa.scalar(None, kind), joined).view(pa.large_string())
+
+
+def _cut(texts: pa.LargeStringArray, block_bytes: int) -> Iterator[tuple[int, int]]:
+    """Bounds of slices of about ``block_bytes``."""
+    ends = np.cumsum(pc.fill_null(pc.binary_length(texts), 0).to_numpy())
+    return itertools.pairwise([0, *(np.flatnonzero(np.diff(ends // block_bytes)) + 1).tolist(), len(texts)])
+
+
+def _make_block(row: int, texts: pa.LargeStringArray, kept: list[Any], columns: Columns) -> RecordBlock:
+    options = columns.options
+    is_bad = texts.is_null().to_numpy(zero_copy_only=False)
+    rejected = [_null_text(row + i, options.text_keys) for i in np.flatnonzero(is_bad).tolist()]
     lengths = pc.fill_null(pc.binary_length(texts), 0).to_numpy()
     is_long = lengths > MAX_RECORD_BYTES
     for i in np.flatnonzero(is_long).tolist():
         rejected.append(too_long(row + i, int(lengths[i]), texts.slice(i, 1).view(pa.large_binary())[0].as_py()))
-    good = ~(is_null | is_long)
-    if not good.all():
-        positions, texts = positions[good], texts.filter(pa.array(good))
-    return make_block(positions, pc.drop_null(texts), rejected)
+    is_bad = is_bad | is_long
+    extras = None
+    if options.keep:
+        encoded = _encode_rows(kept, len(texts))
+        for i in (i for i, entry in enumerate(encoded) if entry is None and not is_bad[i]):
+            rejected.append(reject(row + i, "not UTF-8", f"in one of the kept columns {', '.join(options.keep)}", b""))
+            is_bad[i] = True
+        extras = pa.array(encoded, pa.large_binary())
+    positions = np.arange(row, row + len(texts), dtype=np.uint64)
+    if is_bad.any():
+        good = pa.array(~is_bad)
+        positions, texts, extras = positions[~is_bad], texts.filter(good), extras and extras.filter(good)
+    return make_block(positions, pc.drop_null(texts), rejected, extras=extras)
+
+
+def _null_text(position: int, keys: tuple[str, ...]) -> Rejected:
+    reason, detail = (f"'{keys[0]}' is not a string", "found null") if len(keys) == 1 else no_key_of(keys, [])
+    return reject(position, reason, detail, b"null")
+
+
+def _encode_rows(kept: list[Any], num_rows: int) -> list[bytes | None]:
+    """The extras of each row; None where a value is not UTF-8."""
+    columns = [[None] * num_rows if column is None else _to_values(column) for column in kept]
+    rows = (list(values) for values in zip(*columns, strict=True))
+    return [None if any(value is Missing for value in values) else encode_extras(values) for values in rows]
+
+
+def _to_values(column: pa.Array) -> list[object]:
+    """The values as Python has them; ``Missing`` where one is not UTF-8."""
+    return [_decode(value) if isinstance(value, bytes) else value for value in column.to_pylist()]
+
+
+def _decode(value: bytes) -> object:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return Missing

@@ -1,10 +1,10 @@
-"""What the corpus is made of."""
+"""What the corpus is made of, and which documents of it are left out."""
 
 from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kexue_train.config import Config
 from kexue_train.errors import ConfigError
@@ -35,3 +35,38 @@ class CorpusConfig(Config):
         if self.source == "installed_docs" and self.inputs:
             raise ValueError("'inputs' is given though source is installed_docs: remove it, or set source: files")
         return self
+
+
+class FilterConfig(Config):
+    """The section ``filters``: which documents are left out. null switches a rule off."""
+
+    min_chars: int | None = Field(default=None, gt=0)
+    """Documents of fewer characters (Unicode code points) are dropped."""
+    max_chars: int | None = Field(default=None, gt=0)
+    """Documents of more characters are dropped."""
+    min_letter_share: float | None = Field(default=None, gt=0, le=1)
+    """Documents with a smaller share of letters, ideographs and vowel signs among their visible characters are dropped:
+    tables of numbers, walls of punctuation. Prose has 0.7 to 0.95; 0.5 is a good limit."""
+    max_unbroken_share: float | None = Field(default=None, gt=0, le=1)
+    """Documents with a larger share of their bytes in runs of 40 or more ASCII characters without white space are
+    dropped: base64, hexadecimal, lists of addresses, minified code. Prose has 0; 0.2 is a good limit."""
+    max_repeated_line_share: float | None = Field(default=None, gt=0, le=1)
+    """Documents with a larger share of their characters in lines that stood before in the document are dropped; white
+    space around a line does not count. 0.2 is the limit of Gopher (Rae et al. 2021, arXiv 2112.11446, table A1)."""
+    max_repetition: float | None = Field(default=None, gt=0, le=1)
+    """Documents where a larger share of all stretches of 32 bytes (UTF-8; one begins at each byte) stood before in the
+    document are dropped: text copied over and over, whatever its lines. Prose has 0 to 0.1; 0.3 is a good limit."""
+
+    @model_validator(mode="after")
+    def _lengths_leave_room(self) -> Self:
+        if self.min_chars is not None and self.max_chars is not None and self.min_chars > self.max_chars:
+            raise ValueError(
+                f"min_chars ({self.min_chars}) is above max_chars ({self.max_chars}), so every document would be"
+                " dropped: swap them, or set one to null"
+            )
+        return self
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any rule is set."""
+        return any(value is not None for _, value in self)

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kexue_train.corpus.records import MAX_RECORD_BYTES, RAW_LIMIT_BYTES
-from kexue_train.corpus.streams import ByteStream
+from kexue_train.corpus.unpacking import ByteStream
 
+BOM = b"\xef\xbb\xbf"
+"""The byte order mark some editors put at the start of a file."""
 _LOOK_AHEAD_BYTES = 64 * 2**10
 
 
@@ -25,6 +27,13 @@ class LineBlock:
     """Shape (n + 1,): line i is ``data[bounds[i]:bounds[i + 1]]``, its newline included."""
     long_line_bytes: int | None = None
     """Length of a line over the limit; ``data`` then is only its beginning."""
+
+    def without_bom(self) -> LineBlock:
+        """The same lines; a byte order mark at the start of the stream belongs to none."""
+        if self.offset or not self.data.startswith(BOM):
+            return self
+        bounds = np.maximum(self.bounds - len(BOM), 0)
+        return LineBlock(self.offset, self.data[len(BOM) :], bounds, self.long_line_bytes)
 
 
 def iter_line_blocks(
@@ -58,7 +67,7 @@ def iter_line_blocks(
             return
         cut = data.rfind(b"\n") + 1
         if cut:
-            whole, rest = rest + data[:cut], data[cut:]
+            whole, rest = b"".join((rest, memoryview(data)[:cut])), data[cut:]  # one copy
             yield from _blocks_of(offset, whole, end, max_record_bytes)
             offset += len(whole)
         else:

@@ -35,47 +35,97 @@ class RecordBlock:
     """Some consecutive records of one input."""
 
     positions: npt.NDArray[np.uint64]
-    """Shape (n,): byte offset of the record in a plain line file; else its number, from 0 (every line counts)."""
-    texts: pa.LargeStringArray
-    """The n accepted texts: valid UTF-8, not blank."""
+    """Shape (n,), increasing, and unique within the input: the byte offset of the record in a plain line file; its line
+    number from 0 in a compressed one; else its number from 0 among rows, elements or records (blank and rejected ones
+    count); shard << 40 | row for a hub dataset."""
+    texts: pa.LargeStringArray | pa.LargeBinaryArray
+    """The n accepted texts: valid UTF-8, not blank; with ``ReadOptions.raw`` any bytes, as a binary array."""
     rejected: list[Rejected] = field(default_factory=list)
     blank: int = 0
     """Empty lines and texts of white space only, which were left out."""
+    extras: pa.LargeBinaryArray | None = None
+    """Of each text the kept values, as JSON (see ``encode_extras``); None if nothing is to be kept."""
 
 
 def make_block(
-    positions: npt.NDArray[np.uint64], texts: pa.LargeStringArray, rejected: Sequence[Rejected] = ()
+    positions: npt.NDArray[np.uint64],
+    texts: pa.LargeStringArray,
+    rejected: Sequence[Rejected] = (),
+    *,
+    extras: pa.LargeBinaryArray | None = None,
+    blank: int = 0,
+    is_utf8: bool = False,
 ) -> RecordBlock:
-    """Sort out texts that are blank or (``texts`` may be unchecked) not UTF-8; shapes (n,) and n."""
+    """Sort out texts that are blank or not UTF-8.
+
+    Args:
+        positions: Shape (n,).
+        texts: n texts, whose bytes need not be UTF-8 unless ``is_utf8``.
+        rejected: Records refused before, in any order.
+        extras: n values.
+        blank: Records found blank before.
+        is_utf8: Whether the texts are known to be UTF-8.
+    """
     found = list(rejected)
-    try:
-        texts.validate(full=True)
-    except pa.ArrowInvalid:
-        bad = [_find_bad_utf8(position, raw) for position, raw in zip(positions, _raw(texts), strict=True)]
-        found += [entry for entry in bad if entry]
-        good = np.array([entry is None for entry in bad], dtype=bool)
-        positions, texts = positions[good], texts.filter(pa.array(good))
-    blank = pc.or_(pc.utf8_is_space(texts), pc.equal(pc.binary_length(texts), 0)).to_numpy(zero_copy_only=False)
-    num_blank = int(blank.sum())
+    if not is_utf8:
+        is_good, bad = _check_utf8(positions, texts)
+        found += bad
+        if bad:
+            positions, texts, extras = _select(is_good, positions, texts, extras)
+    is_blank = pc.utf8_is_space(texts) if len(texts) else pa.array([], pa.bool_())
+    is_blank = pc.or_(is_blank, pc.equal(pc.binary_length(texts), 0)).to_numpy(zero_copy_only=False)
+    num_blank = int(is_blank.sum())
     if num_blank:
-        positions, texts = positions[~blank], texts.filter(pa.array(~blank))
-    return RecordBlock(positions, texts, sorted(found, key=lambda entry: entry.position), num_blank)
+        positions, texts, extras = _select(~is_blank, positions, texts, extras)
+    return RecordBlock(positions, texts, sorted(found, key=lambda entry: entry.position), num_blank + blank, extras)
+
+
+def reject(position: int, reason: str, detail: str, raw: bytes) -> Rejected:
+    """The refusal of the record ``raw``, which may be given whole."""
+    return Rejected(int(position), reason, detail, bytes(raw[:RAW_LIMIT_BYTES]))
 
 
 def too_long(position: int, length: int, raw: bytes) -> Rejected:
-    """The refusal of a record of ``length`` bytes."""
-    limit = f"{MAX_RECORD_BYTES >> 20} MiB"
-    return Rejected(int(position), f"record longer than {limit}", f"{length} bytes", raw[:RAW_LIMIT_BYTES])
+    """The refusal of a record of ``length`` bytes, of which ``raw`` is the beginning."""
+    return reject(position, f"record longer than {MAX_RECORD_BYTES >> 20} MiB", f"{length} bytes", raw)
 
 
-def _raw(texts: pa.LargeStringArray) -> list[bytes]:
-    return texts.view(pa.large_binary()).to_pylist()  # type: ignore[no-any-return]  # pyarrow is untyped
+def wrong_width(position: int, num_fields: int, num_columns: int, raw: bytes) -> Rejected:
+    """The refusal of a row of a table that has too few or too many fields."""
+    return reject(position, "wrong number of fields", f"{num_fields} fields, the header has {num_columns}", raw)
 
 
-def _find_bad_utf8(position: int, raw: bytes) -> Rejected | None:
+def not_utf8(position: int, raw: bytes) -> Rejected | None:
+    """The refusal of ``raw`` if it is not UTF-8."""
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        detail = f"byte 0x{raw[error.start]:02x} at byte {error.start} of the record: {error.reason}"
-        return Rejected(int(position), "not UTF-8", detail, raw[:RAW_LIMIT_BYTES])
+        return reject(position, "not UTF-8", describe_bad_byte(error), raw)
     return None
+
+
+def describe_bad_byte(error: UnicodeDecodeError, offset: int = 0) -> str:
+    """Which byte of a record is no UTF-8; what was decoded began at byte ``offset`` of it."""
+    return f"byte 0x{error.object[error.start]:02x} at byte {offset + error.start} of the record: {error.reason}"
+
+
+def _check_utf8(
+    positions: npt.NDArray[np.uint64], texts: pa.LargeStringArray
+) -> tuple[npt.NDArray[np.bool_], list[Rejected]]:
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid:
+        raw = texts.view(pa.large_binary()).to_pylist()
+        bad = [not_utf8(position, text) for position, text in zip(positions.tolist(), raw, strict=True)]
+        return np.array([entry is None for entry in bad], dtype=bool), [entry for entry in bad if entry]
+    return np.ones(len(texts), dtype=bool), []
+
+
+def _select(
+    chosen: npt.NDArray[np.bool_],
+    positions: npt.NDArray[np.uint64],
+    texts: pa.LargeStringArray,
+    extras: pa.LargeBinaryArray | None,
+) -> tuple[npt.NDArray[np.uint64], pa.LargeStringArray, pa.LargeBinaryArray | None]:
+    mask = pa.array(chosen)
+    return positions[chosen], texts.filter(mask), None if extras is None else extras.filter(mask)

@@ -1,89 +1,94 @@
-"""Opens plain and compressed files; what breaks while unpacking becomes an error that names the file and the byte."""
+"""Opens inputs wherever they lie, plain and compressed; what cannot be read becomes an error that names the file."""
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
-import zlib
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, cast
 
-import pyarrow as pa
-
+from kexue_train.corpus.remote import is_uri, open_remote
+from kexue_train.corpus.unpacking import ByteStream, Unpacked
 from kexue_train.errors import CorpusError
 from kexue_train.runtime import format_size
 
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz", ".lz4": "lz4"}
-"""File name suffix -> name of the compression."""
-
-
-class ByteStream(Protocol):
-    """The part of a binary file that the readers need."""
-
-    def read(self, size: int) -> bytes:
-        """Up to ``size`` bytes; none at the end."""
-        ...
-
-
-class _Unpacking:
-    """Reads through a decompressor and keeps count."""
-
-    def __init__(self, path: Path, raw: IO[bytes], compression: str) -> None:
-        self._path, self._raw, self._compression = path, raw, compression
-        self._unpacked = 0
-        self._stream: Any = _decompressor(raw, compression)
-
-    def read(self, size: int) -> bytes:
-        try:
-            data: bytes = self._stream.read(size)
-        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise CorpusError(
-                f"{self._path}: the {self._compression} data is cut off or damaged near byte {self._raw.tell()}, "
-                f"after {format_size(self._unpacked)} unpacked ({error}); fetch or make the file again, or leave it out"
-            ) from None
-        self._unpacked += len(data)
-        return data
+STANDARD_INPUT = "-"
+"""The path that stands for it."""
+MAX_UNPACKED_BYTES = 16 * 2**30
+"""How much of one file is unpacked to disk, where a format cannot be read from front to back."""
+_COPY_BYTES = 1 << 20
 
 
 @contextmanager
-def open_stream(path: Path, compression: str | None = None, *, offset: int = 0) -> Iterator[ByteStream]:
-    """Open ``path`` for reading; ``offset`` (plain files only) is the byte to start at.
+def open_stream(path: str, compression: str | None = None, *, offset: int = 0) -> Iterator[ByteStream]:
+    """Open an input for reading from front to back; ``offset`` (of plain files only) is the byte to start at.
 
     Raises:
-        CorpusError: On opening or reading, if the file cannot be read or its compressed data is damaged.
+        CorpusError: On opening or reading, if the input cannot be read or its compressed data is damaged.
     """
-    try:
-        with path.open("rb", buffering=0 if compression is None else 1 << 20) as raw:
-            if compression is None:
-                raw.seek(offset)
-                yield raw
-            else:
-                yield _Unpacking(path, raw, compression)
-    except OSError as error:
-        if error.filename is not None or error.errno in (5, 21):  # EIO, EISDIR
-            raise unreadable(path, error) from None
-        raise
+    with _open_raw(path) as raw:
+        if offset:
+            raw.seek(offset)
+        yield Unpacked(path, raw, compression) if compression else raw
 
 
-def unreadable(path: Path, error: OSError) -> CorpusError:
+@contextmanager
+def open_seekable(path: str, compression: str | None = None) -> Iterator[IO[bytes]]:
+    """Open an input for reading anywhere in it; one that only goes forward is copied to a temporary file first.
+
+    Raises:
+        CorpusError: As ``open_stream``, or if more than ``MAX_UNPACKED_BYTES`` would have to be copied.
+    """
+    with _open_raw(path) as raw:
+        if not compression and raw.seekable():
+            yield raw
+            return
+        with tempfile.TemporaryFile(prefix="kexue-") as copy:
+            _copy(path, Unpacked(path, raw, compression) if compression else raw, copy)
+            copy.seek(0)
+            yield cast("IO[bytes]", copy)
+
+
+def unreadable(path: Path | str, error: OSError) -> CorpusError:
     """The error for an input that the system does not let us read."""
     return CorpusError(
         f"{path}: cannot be read ({error.strerror}); check the path and its permissions, or leave the file out"
     )
 
 
-def _decompressor(raw: IO[bytes], compression: str) -> Any:
-    match compression:
-        case "gzip":
-            return gzip.GzipFile(fileobj=raw, mode="rb")
-        case "bz2":
-            return bz2.BZ2File(raw)
-        case "xz":
-            return lzma.LZMAFile(raw)
-        case _:
-            return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression)
+@contextmanager
+def _open_raw(path: str) -> Iterator[IO[bytes]]:
+    if path == STANDARD_INPUT:
+        yield sys.stdin.buffer
+    elif is_uri(path):
+        with open_remote(path) as remote:
+            yield remote
+    else:
+        try:
+            with Path(path).open("rb", buffering=0) as file:
+                yield cast("IO[bytes]", file)
+        except OSError as error:
+            if error.filename == path or error.errno in (5, 21):  # EIO, EISDIR
+                raise unreadable(path, error) from None
+            raise
+
+
+def _copy(path: str, stream: ByteStream, copy: Any) -> None:
+    num_bytes = 0
+    try:
+        while data := stream.read(_COPY_BYTES):
+            num_bytes += len(data)
+            if num_bytes > MAX_UNPACKED_BYTES:
+                raise CorpusError(
+                    f"{path}: unpacks to more than {format_size(MAX_UNPACKED_BYTES)}, the most that is put into a "
+                    f"temporary file in {tempfile.gettempdir()}; unpack it yourself and name the unpacked file"
+                )
+            copy.write(data)
+        copy.flush()
+    except OSError as error:
+        raise CorpusError(
+            f"{path}: cannot be unpacked to a temporary file in {tempfile.gettempdir()} after {format_size(num_bytes)} "
+            f"({error.strerror}); free some disk, set TMPDIR to a larger one, or unpack the file yourself"
+        ) from None

@@ -67,6 +67,27 @@ def test_every_record_is_accepted_blank_or_rejected_with_a_reason(read, name):
     assert not any(text.startswith("\ufeff") or text.endswith(("\r", "\n")) for text in result.texts)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        (
+            "quotes.tsv",
+            {"text_keys": ("text_a",)},
+            (1, {"wrong number of fields": 3}, 0),
+        ),  # a tab is a tab, quoted or not
+        ("newline_in_field.csv", {"text_keys": ("review",)}, (2, {}, 0)),
+        ("huge_field.csv", {"text_keys": ("review",)}, (2, {}, 0)),
+        ("crlf_inside.txt", {"document": "block"}, (2, {}, 0)),
+        ("crlf_inside.txt", {"document": "file"}, (1, {}, 0)),
+        ("crlf_inside.txt", {"raw": True}, (7, {}, 0)),
+        ("nul.jsonl", {"keep": ("source",)}, (3, {NO_JSON: 2}, 0)),
+    ],
+)
+def test_tables_and_documents_are_read_as_told(read, name, options, expected):
+    result = read(HOSTILE / name, **options)
+    assert (len(result.texts), result.rejected, result.blank) == expected
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_file_that_cannot_be_used_is_refused_by_name(read, name):
     with pytest.raises(CorpusError, match=REFUSED[name]) as caught:

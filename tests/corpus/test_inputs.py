@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from kexue_train.corpus.inputs import find_inputs, split_suffixes
+from kexue_train.corpus.formats import split_suffixes
+from kexue_train.corpus.inputs import check_unchanged, find_inputs
 from kexue_train.errors import CorpusError
 
 LINE = b'{"text": "A river."}\n'
@@ -23,7 +27,10 @@ def names(*patterns, **options):
         ("a.txt.zst", ("text", "zstd")),
         ("a.parquet", ("parquet", None)),
         ("data-00000-of-00002.arrow", ("arrow", None)),
-        ("a.csv", (None, None)),
+        ("a.csv", ("csv", None)),
+        ("a.tsv.xz", ("tsv", "xz")),
+        ("a.json.lz4", ("json", "lz4")),
+        ("a.doc", (None, None)),
         ("gz", (None, None)),
     ],
 )
@@ -104,3 +111,104 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_at_once(tmp_path, name
     (tmp_path / name).write_bytes(head)
     with pytest.raises(CorpusError, match=message):
         find_inputs([str(tmp_path / name)])
+
+
+@pytest.mark.parametrize(
+    ("name", "document", "units"),
+    [
+        ("a.jsonl", "line", 21),
+        ("a.txt", "line", 21),
+        ("a.txt", "block", 21),
+        ("a.txt", "file", 1),
+        ("a.tsv", "line", 21),
+        ("a.csv", "line", 1),
+        ("a.json", "line", 21),  # JSON Lines by another name
+    ],
+)
+def test_the_units_of_plain_line_files_are_bytes(tmp_path, name, document, units):
+    (tmp_path / name).write_bytes(LINE)
+    (source,) = find_inputs([str(tmp_path / name)], document=document)
+    assert (source.units, source.is_splittable) == (units, units > 1)
+
+
+def test_the_units_of_column_files_are_row_groups_and_batches(tmp_path):
+    table = pa.table({"text": ["a"] * 7})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=3)
+    for name, write in (("b.arrow", pa.ipc.new_file), ("c.arrow", pa.ipc.new_stream)):
+        with pa.OSFile(str(tmp_path / name), "wb") as file, write(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+    assert [source.units for source in find_inputs([str(tmp_path)])] == [3, 4, 1]
+
+
+def test_a_json_file_is_an_array_or_json_lines_by_its_first_character(tmp_path):
+    (tmp_path / "a.json").write_bytes(b' \n[{"text": "a"}]')
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + LINE))
+    found = find_inputs([str(tmp_path)])
+    assert [(source.format, source.compression) for source in found] == [("json", None), ("jsonl", "gzip")]
+
+
+def test_a_list_names_inputs_line_by_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jsonl", "b 1.jsonl", "c.jsonl"):
+        (tmp_path / name).write_bytes(LINE)
+    (tmp_path / "files.txt").write_text("\nb 1.jsonl\r\n\n*c.jsonl\n")
+    assert names("@files.txt", "a.jsonl") == ["a.jsonl", "b 1.jsonl", "c.jsonl"]
+    (tmp_path / "files.txt").write_text("a.jsonl\n@files.txt\n")
+    with pytest.raises(CorpusError, match=r"files\.txt:2: @files\.txt is a list within a list"):
+        find_inputs(["@files.txt"])
+    (tmp_path / "files.txt").write_text("\n")
+    with pytest.raises(CorpusError, match="is empty"):
+        find_inputs(["@files.txt"])
+    with pytest.raises(CorpusError, match=r"none\.txt: cannot be read"):
+        find_inputs(["@none.txt"])
+
+
+def test_a_file_uri_is_a_local_path(tmp_path):
+    (tmp_path / "a b.jsonl").write_bytes(LINE)
+    (source,) = find_inputs([(tmp_path / "a b.jsonl").as_uri()])
+    assert source.path == str(tmp_path / "a b.jsonl")
+
+
+def test_standard_input_is_text_unless_told(tmp_path):
+    (source,) = find_inputs(["-"])
+    assert (source.path, source.format, source.bytes, source.units) == ("-", "text", 0, 1)
+    assert find_inputs(["-"], format="jsonl")[0].format == "jsonl"
+
+
+def test_weights_go_to_the_files_of_their_pattern(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jsonl", "sub/b.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(LINE)
+    found = find_inputs(["a.jsonl", "sub"], weights={"sub": 2.5})
+    assert [source.weight for source in found] == [1.0, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"a.jsno": 2.0}, r"a\.jsno, which is no input; did you mean a\.jsonl"),
+        ({"a.jsonl": 0.0}, "the weight 0 is not above 0"),
+        ({"a.jsonl": float("nan")}, "the weight nan"),
+        ({"a.jsonl": float("inf")}, "the weight inf"),
+        ({"a.jsonl": 2.0}, "weights 2 and 1|weights 1 and 2"),
+    ],
+)
+def test_a_wrong_weight_is_refused(tmp_path, monkeypatch, weights, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_bytes(LINE)
+    (tmp_path / "b.jsonl").symlink_to("a.jsonl")
+    with pytest.raises(CorpusError, match=message):
+        find_inputs(["a.jsonl", "b.jsonl"], weights=weights)
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(LINE)
+    found = find_inputs([str(tmp_path)])
+    check_unchanged(found)
+    (tmp_path / "a.jsonl").write_bytes(LINE * 2)
+    with pytest.raises(CorpusError, match="was changed while it was read"):
+        check_unchanged(found)
+    (tmp_path / "a.jsonl").unlink()
+    with pytest.raises(CorpusError, match="was changed while it was read"):
+        check_unchanged(found)

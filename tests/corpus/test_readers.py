@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kexue_train.corpus.inputs import find_inputs
+from kexue_train.corpus.options import ReadOptions
 from kexue_train.corpus.readers import count_lines, read_records
 from kexue_train.errors import CorpusError
 
@@ -97,7 +98,7 @@ def test_positions_of_plain_lines_are_byte_offsets_however_the_file_is_cut(tmp_p
     for cut in range(source.bytes):
         found = {}
         for start, end in ((0, cut), (cut, None)):
-            for block in read_records(source, start=start, end=end, block_bytes=8):
+            for block in read_records(source, ReadOptions(block_bytes=8), start=start, end=end):
                 found |= dict(zip(block.positions.tolist(), block.texts.to_pylist(), strict=True))
         assert found == expected
     assert [count_lines(source, position) for position in expected] == [1, 2, 3, 4]
@@ -126,7 +127,7 @@ def test_lines_that_are_not_utf8_are_rejected_one_by_one(tmp_path, read):
 
 def test_a_dotted_key_goes_into_objects_unless_a_key_has_that_name(tmp_path, read):
     (tmp_path / "a.jsonl").write_text('{"a": {"b": "inner"}}\n{"a.b": "plain", "a": {"b": "inner"}}\n{"a": 1}\n')
-    result = read(tmp_path / "a.jsonl", text_key="a.b")
+    result = read(tmp_path / "a.jsonl", text_keys=("a.b",))
     assert result.texts == ["inner", "plain"]
     assert result.rejected == {"no key 'a.b'": 1}
 
@@ -154,7 +155,7 @@ def test_columns_of_every_string_type_are_read_with_row_numbers(tmp_path, read, 
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_nested_column_is_reached_by_a_dotted_key(tmp_path, read, name):
     WRITERS[name](tmp_path / name, pa.table({"a": [{"b": text, "c": 1} for text in TEXTS]}))
-    assert read(tmp_path / name, text_key="a.b").texts == TEXTS
+    assert read(tmp_path / name, text_keys=("a.b",)).texts == TEXTS
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -163,7 +164,7 @@ def test_a_missing_or_unfit_column_is_named_with_what_there_is(tmp_path, read, n
     with pytest.raises(CorpusError, match="'id', 'content'"):
         read(tmp_path / name)
     with pytest.raises(CorpusError, match="holds int64"):
-        read(tmp_path / name, text_key="id")
+        read(tmp_path / name, text_keys=("id",))
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -1,0 +1,162 @@
+"""Reads comma-separated values as Python's csv module does; the first row names the columns."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from kexue_train.corpus.builder import BlockBuilder, gather_blocks
+from kexue_train.corpus.fields import check_columns
+from kexue_train.corpus.lines import iter_line_blocks
+from kexue_train.corpus.options import ReadOptions
+from kexue_train.corpus.records import (
+    MAX_RECORD_BYTES,
+    RAW_LIMIT_BYTES,
+    RecordBlock,
+    describe_bad_byte,
+    reject,
+    too_long,
+    wrong_width,
+)
+from kexue_train.corpus.streams import open_stream
+from kexue_train.corpus.unpacking import ByteStream
+from kexue_train.errors import CorpusError
+
+_LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # as a file opened with newline=""
+
+
+class _TooLong(Exception):  # noqa: N818  # no error, but the way out of csv.reader
+    """The record at hand is over the limit."""
+
+
+def read_csv(
+    path: str, compression: str | None, options: ReadOptions, max_record_bytes: int = MAX_RECORD_BYTES
+) -> Iterator[RecordBlock]:
+    """Yield the records below the header; positions are their numbers from 0.
+
+    Raises:
+        CorpusError: If the header cannot be read or has no text column.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), max_record_bytes))
+    builder = BlockBuilder(options)
+    with open_stream(path, compression) as stream:
+        lines = _Lines(stream, options.block_bytes, max_record_bytes)
+        yield from gather_blocks(_fill(builder, path, lines, options), builder, options.block_bytes)
+
+
+def _fill(builder: BlockBuilder, path: str, lines: _Lines, options: ReadOptions) -> Iterator[None]:
+    reader = csv.reader(lines)
+    names = _read_header(path, lines, reader)
+    if names is None:
+        return
+    check_columns(path, {*options.text_keys, *options.keep} - set(names), names, options)
+    number = 0
+    while (row := lines.next_row(reader)) is not None:
+        if problem := lines.problem():
+            builder.reject(reject(number, *problem, lines.head))
+        elif lines.is_too_long:
+            builder.reject(too_long(number, lines.num_bytes, lines.head))
+        elif not row:
+            builder.add_blank()
+        elif len(row) != len(names):
+            builder.reject(wrong_width(number, len(row), len(names), lines.head))
+        else:
+            builder.add(number, dict(zip(names, row, strict=True)), lines.head)
+        number += 1
+        yield
+
+
+def _read_header(path: str, lines: _Lines, reader: Any) -> list[str] | None:
+    """The names of the columns; None if the file holds nothing."""
+    row = lines.next_row(reader)
+    while row == [] and not lines.is_too_long:
+        row = lines.next_row(reader)
+    if row is not None and (lines.is_too_long or lines.problem()):
+        reason, detail = lines.problem() or ("too long", f"more than {lines.num_bytes} bytes")
+        raise CorpusError(f"{path}:1: the header is {reason} ({detail}); the first row has to name the columns")
+    return row
+
+
+class _Lines:
+    """Gives ``csv.reader`` the lines of a stream, and remembers about those of the record at hand."""
+
+    def __init__(self, stream: ByteStream, block_bytes: int, max_record_bytes: int) -> None:
+        self._limit = max_record_bytes
+        self._lines = _iter_lines(stream, block_bytes, max_record_bytes)
+        self._again: str | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self.head = b""
+        """The beginning of the record."""
+        self.num_bytes = self._num_held = self._num_lines = 0
+        self.is_too_long = False
+        self._ended_within = False
+        self._bad_byte = ""
+
+    def next_row(self, reader: Any) -> list[str] | None:
+        """The fields of the next record (of one that is too long, only some); None at the end."""
+        self._begin()
+        while True:
+            try:
+                return next(reader, None)
+            except _TooLong:
+                self.is_too_long = True
+                if self._again is None:
+                    return []
+
+    def problem(self) -> tuple[str, str] | None:
+        """Reason and detail if the record cannot be used, its length aside."""
+        if self.is_too_long:
+            return None
+        if self._bad_byte:
+            return "not UTF-8", self._bad_byte
+        if self._ended_within:
+            return "unclosed quote", f"a quotation mark takes in all {self._num_lines} lines to the end of the file"
+        return None
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        if self._again is not None:
+            line, self._again = self._again, None
+            return line
+        try:
+            data, long_bytes = next(self._lines)
+        except StopIteration:
+            self._ended_within = self._num_lines > 0
+            raise
+        num_bytes = long_bytes or len(data)
+        self.head += data[: RAW_LIMIT_BYTES - len(self.head)]
+        line = self._decode(data)
+        self.num_bytes += num_bytes
+        self._num_held += num_bytes
+        self._num_lines += 1
+        if long_bytes is not None:  # a line that is too long by itself; the record is taken to end with it
+            raise _TooLong
+        if self._num_lines > 1 and self._num_held > self._limit:
+            # csv.reader stands within quotes. It is made to drop what it holds and to go on within quotes.
+            self._again, self._num_held = '"' + line, num_bytes
+            raise _TooLong
+        return line
+
+    def _decode(self, data: bytes) -> str:
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            self._bad_byte = self._bad_byte or describe_bad_byte(error, self.num_bytes)
+            return data.decode("utf-8", "replace")
+
+
+def _iter_lines(stream: ByteStream, block_bytes: int, max_record_bytes: int) -> Iterator[tuple[bytes, int | None]]:
+    """Lines with their ends; of a line that is too long only the beginning, and its length."""
+    for block in iter_line_blocks(stream, block_bytes=block_bytes, max_record_bytes=max_record_bytes):
+        text = block.without_bom()
+        if block.long_line_bytes is not None:
+            yield text.data, block.long_line_bytes
+        else:
+            for line in _LINE.findall(text.data):
+                yield line, None

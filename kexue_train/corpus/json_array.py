@@ -1,0 +1,141 @@
+"""Cuts a file that holds one JSON array into its elements, in bounded memory.
+
+Only strings, brackets and commas are followed here; the JSON of an element is parsed as a line of JSON Lines would be,
+so that the same records are accepted and one that is wrong costs that one alone. (ijson 3.6 was tried: it turns a lone
+surrogate into a question mark without a word, and gives up the file at the first wrong element.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from kexue_train.corpus.builder import BlockBuilder, gather_blocks
+from kexue_train.corpus.json_lines import add_json
+from kexue_train.corpus.options import ReadOptions
+from kexue_train.corpus.records import MAX_RECORD_BYTES, RAW_LIMIT_BYTES, RecordBlock, reject, too_long
+from kexue_train.corpus.streams import open_stream
+from kexue_train.corpus.unpacking import ByteStream
+from kexue_train.errors import CorpusError
+
+_BOM = b"\xef\xbb\xbf"
+_CHUNK_BYTES = 1 << 18
+_IN_ARRAY = re.compile(rb'["\[\]{},]')
+_IN_ELEMENT = re.compile(rb'["\[\]{}]')
+_IN_STRING = re.compile(rb'["\\]')
+
+
+class Element(NamedTuple):
+    """One element of the array."""
+
+    data: bytes
+    """Its text; only the beginning if it is longer than the limit."""
+    num_bytes: int
+    """Its length; white space around it counts if it is longer than the limit."""
+
+
+def read_json_array(path: str, compression: str | None, options: ReadOptions) -> Iterator[RecordBlock]:
+    """Yield the records of a file that holds an array of objects; positions are element numbers from 0.
+
+    Raises:
+        CorpusError: If the file holds something else, ends before the array does, or goes on after it.
+    """
+    builder = BlockBuilder(options)
+    with open_stream(path, compression) as stream:
+        yield from gather_blocks(_fill(builder, iter_elements(path, stream)), builder, options.block_bytes)
+
+
+def _fill(builder: BlockBuilder, elements: Iterator[Element]) -> Iterator[None]:
+    for number, (data, num_bytes) in enumerate(elements):
+        if num_bytes > MAX_RECORD_BYTES:
+            builder.reject(too_long(number, num_bytes, data))
+        elif data:
+            add_json(builder, number, data)
+        else:
+            builder.reject(reject(number, "not valid JSON", "nothing stands between two commas", data))
+        yield
+
+
+def iter_elements(path: str, stream: ByteStream, max_record_bytes: int = MAX_RECORD_BYTES) -> Iterator[Element]:
+    """Yield the elements of the array that ``stream`` holds, white space around them taken off."""
+    chunk = _find_array(path, stream)
+    if chunk is None:
+        return
+    element, number = _Growing(max_record_bytes), 0
+    depth, in_string, at = 1, False, 0
+    while True:
+        start = 0
+        while match := (_IN_STRING if in_string else _IN_ELEMENT if depth > 1 else _IN_ARRAY).search(chunk, at):
+            at, sign = match.end(), match[0]
+            if sign == b"\\":
+                at += 1  # what it escapes, which may be the first byte of the next chunk
+            elif sign == b'"':
+                in_string = not in_string
+            elif sign in b"[{":
+                depth += 1
+            elif depth > 1:
+                depth -= 1
+            elif sign in b",]":
+                element.append(chunk[start : at - 1])
+                found = element.take()
+                if found.data or number or sign == b",":
+                    yield found
+                if sign == b"]":
+                    _expect_end(path, chunk[at:], stream)
+                    return
+                number, start = number + 1, at
+        element.append(chunk[start:])
+        at = max(at - len(chunk), 0)
+        chunk = stream.read(_CHUNK_BYTES)
+        if not chunk:
+            raise CorpusError(
+                f"{path}: the JSON array is cut off in element {number}: its closing bracket is missing, or a "
+                "quotation mark within it; fetch or make the file again, or leave it out"
+            )
+
+
+class _Growing:
+    """An element as it comes in."""
+
+    def __init__(self, max_record_bytes: int) -> None:
+        self._limit = max_record_bytes
+        self._parts: list[bytes] = []
+        self._num_bytes = 0
+
+    def append(self, part: bytes) -> None:
+        self._parts.append(part)
+        self._num_bytes += len(part)
+        if self._num_bytes > self._limit:
+            self._parts = [b"".join(self._parts)[:RAW_LIMIT_BYTES]]
+
+    def take(self) -> Element:
+        data, num_bytes = b"".join(self._parts).strip(), self._num_bytes
+        self._parts, self._num_bytes = [], 0
+        return Element(data, num_bytes if num_bytes > self._limit else len(data))
+
+
+def _find_array(path: str, stream: ByteStream) -> bytes | None:
+    """What was read behind the opening bracket; None if the file holds nothing but white space."""
+    head = stream.read(_CHUNK_BYTES).removeprefix(_BOM).lstrip()
+    while not head and (data := stream.read(_CHUNK_BYTES)):
+        head = data.lstrip()
+    if not head:
+        return None
+    if not head.startswith(b"["):
+        raise CorpusError(
+            f"{path}: its first character is {chr(head[0])!r}, expected [ for an array of objects; if each line holds "
+            "one object, read it with --format jsonl"
+        )
+    return head[1:]
+
+
+def _expect_end(path: str, rest: bytes, stream: ByteStream) -> None:
+    while not rest.strip():
+        rest = stream.read(_CHUNK_BYTES)
+        if not rest:
+            return
+    raise CorpusError(
+        f"{path}: {rest.strip()[:20]!r} stands behind the end of the JSON array; if each line holds a value, read it "
+        "with --format jsonl, or correct the file"
+    )

@@ -1,0 +1,87 @@
+"""Turns what a user writes for an input into the paths it stands for."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+from kexue_train.corpus.formats import split_suffixes
+from kexue_train.corpus.hub import HUB
+from kexue_train.corpus.local_files import expand_local
+from kexue_train.corpus.remote import expand_remote, is_uri
+from kexue_train.corpus.streams import STANDARD_INPUT, unreadable
+from kexue_train.errors import CorpusError
+
+_LOCAL = "file://"
+_DESCRIPTIONS = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "manifest.json", "state.json"}
+"""Files beside the data of a folder that tell about it; named by themselves they are read like any other."""
+
+
+def weigh_paths(patterns: Sequence[str], format: str, weights: Mapping[str, float]) -> dict[str, float]:
+    """Every path that ``patterns`` stand for -> its weight.
+
+    Raises:
+        CorpusError: If a pattern stands for nothing, a weight is wrong or for no pattern, or a path has two weights.
+    """
+    _check_weights(patterns, weights)
+    chosen: dict[str, float] = {}
+    for pattern in patterns:
+        weight = weights.get(pattern, 1.0)
+        for path in _expand(pattern, format):
+            if chosen.setdefault(path, weight) != weight:
+                raise two_weights(path, weight, chosen[path])
+    return chosen
+
+
+def two_weights(path: str, weight: float, other: float) -> CorpusError:
+    """The error for a file that is to count in two ways."""
+    return CorpusError(
+        f"{path}: is named by inputs of the weights {other:g} and {weight:g}; give both the same, or name it once"
+    )
+
+
+def _check_weights(patterns: Sequence[str], weights: Mapping[str, float]) -> None:
+    for pattern, weight in weights.items():
+        if pattern not in patterns:
+            near = difflib.get_close_matches(pattern, patterns, n=1, cutoff=0.0)
+            raise CorpusError(f"the weight {weight:g} is for {pattern}, which is no input; did you mean {near[0]}?")
+        if not (math.isfinite(weight) and weight > 0):
+            raise CorpusError(f"{pattern}: the weight {weight:g} is not above 0 and finite; leave the input out for 0")
+
+
+def _expand(pattern: str, format: str) -> Iterator[str]:
+    def is_data(name: str) -> bool:
+        return format != "auto" or (split_suffixes(name)[0] is not None and name not in _DESCRIPTIONS)
+
+    if pattern.startswith("@"):
+        for line in _read_list(pattern):
+            yield from _expand(line, format)
+    elif pattern == STANDARD_INPUT or pattern.startswith(HUB):
+        yield pattern
+    elif is_uri(pattern) and not pattern.startswith(_LOCAL):
+        yield from expand_remote(pattern, is_data)
+    else:
+        path = unquote(pattern.removeprefix(_LOCAL)) if pattern.startswith(_LOCAL) else pattern
+        yield from map(os.fspath, expand_local(path, is_data))
+
+
+def _read_list(pattern: str) -> list[str]:
+    """The patterns in the file that is named after the ``@``."""
+    path = Path(pattern[1:]).expanduser()
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path}: the list of inputs is not UTF-8 at byte {error.start}; write it as UTF-8") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    lines = [line.removesuffix("\r") for line in lines]
+    for number, line in enumerate(lines, start=1):
+        if line.startswith("@"):
+            raise CorpusError(f"{path}:{number}: {line} is a list within a list; write its lines here instead")
+    if not any(line.strip() for line in lines):
+        raise CorpusError(f"{path}: the list of inputs is empty; write one file, folder, glob or URI on each line")
+    return [line for line in lines if line.strip()]

@@ -1,0 +1,144 @@
+"""Inputs that are not on this machine's file system: URIs such as ``s3://bucket/a.jsonl``, through fsspec."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import PurePosixPath
+from typing import IO, Any, cast
+
+from kexue_train.errors import CorpusError
+
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteStatus:
+    """What a store tells about a file."""
+
+    bytes: int | None
+    """None if it does not say."""
+    modified_ns: int
+    """Time of change, or a number that stands for the version; 0 if the store tells neither."""
+    has_ranges: bool
+    """Whether it can be read from anywhere in it."""
+
+
+def is_uri(path: str) -> bool:
+    """Whether ``path`` is ``scheme://...``."""
+    return _URI.match(path) is not None
+
+
+@contextmanager
+def open_remote(uri: str) -> Iterator[IO[bytes]]:
+    """Open a file for reading; it cannot seek if the store gives no ranges."""
+    can_seek = stat_remote(uri).has_ranges
+    with _explain(uri):
+        system, path = _locate(uri)
+        # For HTTP, a block size of 0 stands for reading on and on in one request.
+        file = system.open(path, "rb") if can_seek else system.open(path, "rb", block_size=0)
+    try:
+        yield cast("IO[bytes]", _RemoteFile(uri, file, can_seek))
+    finally:
+        file.close()
+
+
+def stat_remote(uri: str) -> RemoteStatus:
+    """Size and version of a file.
+
+    Raises:
+        CorpusError: If it is not there or the store cannot be reached.
+    """
+    with _explain(uri):
+        system, path = _locate(uri)
+        info = system.info(path)
+    has_ranges = not path.startswith("http") or bool(info.get("partial"))
+    return RemoteStatus(info.get("size"), _version(info), has_ranges)
+
+
+def expand_remote(uri: str, is_data: Callable[[str], bool]) -> list[str]:
+    """The files that a URI names: itself, those that match it as a glob, or those of a folder that ``is_data`` allows.
+
+    Raises:
+        CorpusError: If there are none or the store cannot be reached.
+    """
+    with _explain(uri):
+        system, path = _locate(uri)
+        if system.isfile(path) and not uri.endswith("/"):
+            return [uri]
+        # A question mark in a web address is no glob.
+        if "*" in path or (not path.startswith("http") and any(sign in path for sign in "?[")):
+            found = [name for name in system.glob(path) if not system.isdir(name)]
+        else:
+            found = [
+                name for name in system.find(path) if _is_visible(name, path) and is_data(PurePosixPath(name).name)
+            ]
+    if not found:
+        raise CorpusError(f"{uri}: no such input file, folder or glob, or a folder without data files; check the URI")
+    _, chain, rest = uri.partition("::")
+    return [f"{system.unstrip_protocol(name)}{chain}{rest}" for name in sorted(found)]
+
+
+def _locate(uri: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs  # noqa: PLC0415  # slow to import, and rarely needed
+
+    return cast("tuple[Any, str]", url_to_fs(uri))
+
+
+def _is_visible(name: str, folder: str) -> bool:
+    return not any(part.startswith(".") for part in PurePosixPath(name.removeprefix(folder)).parts)
+
+
+def _version(info: dict[str, Any]) -> int:
+    for key in ("mtime", "LastModified", "last_modified", "Last-Modified", "updated"):
+        match info.get(key):
+            case int() | float() as seconds:
+                return int(seconds * 10**9)
+            case datetime() as time:
+                return int(time.timestamp() * 10**9)
+            case str() as text if key == "Last-Modified":
+                return int(parsedate_to_datetime(text).timestamp() * 10**9)
+    tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+    return int.from_bytes(hashlib.sha256(str(tag).encode()).digest()[:7], "big") if tag else 0
+
+
+class _RemoteFile:
+    """A file of fsspec whose errors name the URI."""
+
+    closed = False
+
+    def __init__(self, uri: str, file: Any, can_seek: bool) -> None:
+        self._uri, self._file, self._can_seek = uri, file, can_seek
+
+    def read(self, size: int = -1) -> bytes:
+        with _explain(self._uri):
+            return cast("bytes", self._file.read(size))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        with _explain(self._uri):
+            return cast("int", self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return cast("int", self._file.tell())
+
+    def seekable(self) -> bool:
+        return self._can_seek
+
+
+@contextmanager
+def _explain(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except CorpusError:
+        raise
+    except Exception as error:  # every store raises what it likes
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
+        raise CorpusError(
+            f"{uri}: cannot be read ({reason}); check the URI, the network, your credentials and that the fsspec "
+            "package of its scheme is installed, or leave it out"
+        ) from error
