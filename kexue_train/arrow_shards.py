@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from kexue_train.artifacts import aside_name, digest_of, write_atomic
+from kexue_train.artifacts import digest_of, write_atomic
 from kexue_train.errors import ArtifactError
+from kexue_train.write_behind import new_file
 
 _MOD = 1 << 128
 
@@ -30,14 +31,14 @@ class ShardWriter:
 
     Attributes:
         rows: Rows written so far.
+        file: The file; knows its size and checksum, also once it is closed.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path = path
+    def __init__(self, path: Path, schema: pa.Schema, *, durable: bool = True) -> None:
         self.rows = 0
-        self._aside = aside_name(path)
-        self._file = self._aside.open("wb")
-        self._writer = pa.ipc.new_stream(self._file, schema)
+        self._schema = schema
+        self._stack = ExitStack()
+        self._opening = new_file(path, durable=durable)
 
     def write(self, batch: pa.RecordBatch | pa.Table) -> None:
         """Append rows; the schema must be the shard's."""
@@ -45,20 +46,16 @@ class ShardWriter:
         self.rows += batch.num_rows
 
     def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.file = stack.enter_context(self._opening)
+            self._writer = stack.enter_context(pa.ipc.new_stream(self.file, self._schema))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            with self._file:
-                self._writer.close()
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            if kind is None:
-                self._aside.replace(self.path)
-        finally:
-            self._aside.unlink(missing_ok=True)  # after an error, in the body or here (a full disk)
+        self._stack.__exit__(kind, error, trace)
 
 
 def read_shard(path: Path) -> pa.Table:
@@ -89,17 +86,15 @@ def shard_paths(folder: Path) -> list[Path]:
     return paths
 
 
-def write_dataset_files(folder: Path, schema: pa.Schema, names: Sequence[str]) -> None:
-    """Write what ``datasets.load_from_disk(folder)`` needs to open the shards ``names``."""
-    from datasets import Features  # noqa: PLC0415  # costs a second to import; only the end of a data stage needs it
+def write_dataset_files(folder: Path, features: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Write what ``datasets.load_from_disk(folder)`` needs to open the shards ``names``.
 
-    info = {
-        "citation": "",
-        "description": "",
-        "features": Features.from_arrow_schema(schema).to_dict(),
-        "homepage": "",
-        "license": "",
-    }
+    Args:
+        folder: Where the shards lie.
+        features: ``datasets.Features.to_dict()`` of their columns.
+        names: The shards in order.
+    """
+    info = {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
     state: dict[str, Any] = {
         "_data_files": [{"filename": name} for name in names],
         "_fingerprint": digest_of(list(names))[-16:],

@@ -41,6 +41,8 @@ class FileEntry(_Frozen):
     checksum: str
     """``xxh3_128:`` and 32 hexadecimal digits of the file's bytes."""
     rows: int | None = None
+    rows_checksum: str | None = None
+    """As in ``RowsChecksum``, of the rows of this file."""
 
 
 class InputFile(_Frozen):
@@ -51,8 +53,14 @@ class InputFile(_Frozen):
     modified_ns: int = 0
     rows: int = 0
     """Records accepted from this file."""
+    rows_checksum: str | None = None
+    """As in ``RowsChecksum``, of those records."""
+    blank: int = 0
+    """Empty records, left out."""
     rejected: dict[str, int] = {}
     """Records refused, by reason."""
+    dropped: dict[str, int] = {}
+    """Records that a filter left out, by reason."""
 
 
 class RowsChecksum(_Frozen):
@@ -183,7 +191,7 @@ def find_complete(
     )
 
 
-def open_partial(out_dir: Path, recipe: Recipe) -> Path:
+def open_partial(out_dir: Path, recipe: Recipe, progress: Progress = SILENT) -> Path:
     """The hidden folder beside ``out_dir`` where its next version is made.
 
     What a killed run left there is kept, except files it was in the middle of writing; all of it goes if the recipe
@@ -196,6 +204,7 @@ def open_partial(out_dir: Path, recipe: Recipe) -> Path:
     marker = partial / _RECIPE_NAME
     try:
         if partial.exists() and not (marker.exists() and marker.read_text(encoding="utf-8") == recipe.digest):
+            progress.note("starts over: what an interrupted run left is of other inputs or settings")
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
         for torn in [*partial.rglob(".*.tmp")]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -39,14 +40,22 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Local worker processes
 Ray = Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="Run the tasks on this Ray cluster instead.")]
 
 
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+
 def main() -> None:
     """Run the command; errors become one paragraph and an exit code."""
+    os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")  # for Arrow, before it is loaded; see keep_freed_memory
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(arguments, prog_name="kexue")
     except KexueError as error:
         _fail(str(error), error.exit_code, debug)
+    except SystemExit as ending:
+        if ending.code == _INTERRUPTED:
+            typer.echo("stopped; what is finished is kept: the same command goes on from there", err=True)
+        raise
     except OSError as error:
         _fail(*_explain_os_error(error), debug)
     except Exception as error:  # noqa: BLE001  # the border to the person at the terminal
@@ -107,18 +116,48 @@ def corpus_from_docs(
 
 @app.command()
 def shuffle(
-    inputs: Annotated[
-        list[str], typer.Argument(help="Files, folders or globs of txt, jsonl, parquet, arrow (also .gz, .zst...).")
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out", "-o", help="Folder to write, or a file (.txt, .jsonl, .parquet, .arrow), or - for standard output."
+        ),
     ],
-    out: Out,
-    memory: Annotated[str | None, typer.Option(help="Memory of all workers together, such as 2GB.")] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Files, folders, globs, @lists of them, URIs, hf://NAME, or - (standard input): txt, jsonl, json, "
+            "csv, tsv, parquet, arrow, each also .gz, .zst, .bz2, .xz, .lz4."
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory of all processes together, such as 2GB (default: half of what is free).")
+    ] = None,
     shards: Annotated[int | None, typer.Option(min=1, help="Number of output files.")] = None,
     shard_size: Annotated[str, typer.Option(help="Or: about how much text an output file holds.")] = "256MB",
     seed: Seed = 0,
-    input_format: Annotated[str, typer.Option("--format", help="auto, text, jsonl, parquet or arrow.")] = "auto",
-    text_key: Annotated[str, typer.Option(help="Key or column of the text.")] = "text",
+    input_format: Annotated[
+        str, typer.Option("--format", help="auto, text, jsonl, json, csv, tsv, parquet or arrow.")
+    ] = "auto",
+    document: Annotated[str, typer.Option(help="In text files a document is a line, block or file.")] = "line",
+    text_key: Annotated[
+        list[str] | None, typer.Option(help="Key or column of the text, such as a.b; several are joined. [text]")
+    ] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="Another key or column to keep; may be repeated.")] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(metavar="INPUT=W", help="Take documents of INPUT W times, such as wiki.jsonl=2.")
+    ] = None,
     on_bad_record: Annotated[str, typer.Option(help="fail, or skip: count it and keep it aside.")] = "fail",
     dedup: Annotated[str, typer.Option(help="none, or exact: keep one of equal documents.")] = "none",
+    min_chars: Annotated[int | None, typer.Option(help="Drop shorter documents.")] = None,
+    max_chars: Annotated[int | None, typer.Option(help="Drop longer documents.")] = None,
+    filters: Annotated[
+        list[str] | None, typer.Option("--filter", metavar="RULE=SHARE", help="Other rules, see docs/shuffle.md.")
+    ] = None,
+    keep_dropped: Annotated[bool, typer.Option("--keep-dropped", help="Keep what the filters drop.")] = False,
+    to: Annotated[str | None, typer.Option(help="arrow, parquet, jsonl or lines (default: by --out).")] = None,
+    spill: Annotated[
+        str | None, typer.Option(help="Folder for intermediate files, on each machine's own disk.")
+    ] = None,
     workers: Workers = None,
     ray: Ray = None,
     as_json: AsJson = False,
@@ -126,20 +165,36 @@ def shuffle(
     """Put documents on disk in exactly uniform random order, in bounded memory."""
     from kexue_train.shuffle.config import ShuffleConfig  # noqa: PLC0415
     from kexue_train.shuffle.shuffle_corpus import shuffle_corpus  # noqa: PLC0415
+    from kexue_train.shuffle.single_file import STANDARD_OUTPUT, output_of, shuffle_to_file  # noqa: PLC0415
 
+    rules = {"min_chars": min_chars, "max_chars": max_chars, **_pairs(filters, "--filter")}
     values = {
         "shards": shards,
         "shard_size": shard_size,
         "memory": memory,
+        "spill": spill,
         "format": input_format,
-        "text_key": text_key,
+        "document": document,
+        "text_key": text_key or "text",
+        "keep": keep or [],
+        "weights": _pairs(weight, "--weight"),
+        "filters": {name: value for name, value in rules.items() if value is not None},
+        "keep_dropped": keep_dropped,
         "on_bad_record": on_bad_record,
         "dedup": dedup,
+        "output": to or output_of(out) or ("lines" if out == STANDARD_OUTPUT else "arrow"),
     }
     config = ShuffleConfig.parse(values, where="kexue shuffle")
+    sources = inputs or _piped_input()
+    executor = _executor(workers, ray)
+    is_file = out == STANDARD_OUTPUT or output_of(out) is not None
     with _progress("shuffle") as progress:
-        manifest = shuffle_corpus(config, inputs, out, seed=seed, executor=_executor(workers, ray), progress=progress)
-    _report(out, manifest, as_json)
+        if is_file:
+            manifest = shuffle_to_file(config, sources, out, seed=seed, executor=executor, progress=progress)
+        else:
+            manifest = shuffle_corpus(config, sources, Path(out), seed=seed, executor=executor, progress=progress)
+    if out != STANDARD_OUTPUT:
+        _report(Path(out), manifest, as_json)
 
 
 @app.command()
@@ -301,6 +356,26 @@ def pipeline(
                 result = run_stage(stage, run, board)
                 board.finish(stage, result.summary, result.seconds, made=result.made)
     print_ending(root, console)
+
+
+def _pairs(options: list[str] | None, name: str) -> dict[str, float]:
+    """``KEY=NUMBER`` options as a mapping."""
+    values = {}
+    for option in options or []:
+        key, equals, number = option.rpartition("=")
+        try:
+            values[key] = float(number)
+        except ValueError:
+            equals = ""
+        if not equals or not key:
+            raise ConfigError(f"{name} {option!r} is not of the form KEY=NUMBER, such as {name} wiki.jsonl=2")
+    return values
+
+
+def _piped_input() -> list[str]:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise ConfigError("no inputs; name files, folders or globs, or pipe lines of text in")
+    return ["-"]
 
 
 def _executor(workers: int | None, ray: str | None) -> Executor:

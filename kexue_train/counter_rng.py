@@ -16,6 +16,7 @@ import numpy.typing as npt
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
 _LOW, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
+_FEISTEL_ROUNDS = 8
 
 
 class Purpose(IntEnum):
@@ -28,6 +29,7 @@ class Purpose(IntEnum):
     ORDER = 5
     DROPOUT = 6
     INIT = 7
+    SAMPLING = 8
 
 
 def philox(
@@ -76,3 +78,30 @@ def uniform(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
 def generator(seed: int, purpose: Purpose, *position: int) -> np.random.Generator:
     """A NumPy generator for choices that need a stream, seeded by (seed, purpose, position...)."""
     return np.random.default_rng([seed, int(purpose), *position])
+
+
+def permute(
+    places: npt.NDArray[np.int64], size: int, seed: int, purpose: Purpose, stream: int
+) -> npt.NDArray[np.int64]:
+    """Where a random bijection of ``range(size)`` keyed by (seed, purpose, stream) sends ``places``; same shape.
+
+    A Feistel network on the smallest power of four that holds the range, walked until it falls among it (Black and
+    Rogaway, "Ciphers with arbitrary finite domains", 2002): no state, however large the range.
+    """
+    half_bits = max(1, (max(1, size - 1).bit_length() + 1) // 2)
+    result = _feistel(places.astype(np.uint64), half_bits, seed, purpose, stream)
+    # A bijection of the larger square, followed until it is back inside, is a bijection of what is inside.
+    while (outside := np.flatnonzero(result >= size)).size:
+        result[outside] = _feistel(result[outside], half_bits, seed, purpose, stream)
+    return result.astype(np.int64)
+
+
+def _feistel(
+    values: npt.NDArray[np.uint64], half_bits: int, seed: int, purpose: Purpose, stream: int
+) -> npt.NDArray[np.uint64]:
+    shift, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
+    left, right = values >> shift, values & mask
+    for i in range(_FEISTEL_ROUNDS):
+        word = philox((right, i, stream & 0xFFFFFFFF, stream >> 32), (seed & 0xFFFFFFFF, int(purpose)))[0]
+        left, right = right, left ^ (word & mask)
+    return (left << shift) | right

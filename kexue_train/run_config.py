@@ -87,4 +87,9 @@ class RunConfig(Config):
             raise ValueError(
                 "corpus.inputs is empty; name files, folders or globs, or set corpus.source: installed_docs"
             )
+        if self.shuffle.output != "arrow":
+            raise ValueError(
+                f"shuffle.output={self.shuffle.output}, but the later stages read arrow; for another format, use "
+                "'kexue shuffle --to' on its own"
+            )
         return self

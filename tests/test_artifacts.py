@@ -325,6 +325,7 @@ def test_a_manifest_is_readable_json_without_times(tmp_path: Path) -> None:
         "bytes": 9,
         "checksum": "xxh3_128:" + xxh3("some text"),
         "rows": 3,
+        "rows_checksum": None,
     }
 
 

@@ -70,7 +70,9 @@ def refused(kexue: Kexue) -> Callable[..., str]:
 
     def run(*arguments: object) -> str:
         ended = kexue(*arguments)
-        lines = [line for line in ended.err.splitlines() if not line.endswith(": started")]
+        lines = [
+            line for line in ended.err.splitlines() if not line.endswith(": started") and " needs up to " not in line
+        ]
         assert (ended.code, ended.out, len(lines)) == (2, "", 1), ended
         assert lines[0].startswith("error: ")
         return lines[0].removeprefix("error: ")

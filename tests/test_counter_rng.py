@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import permutations
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kexue_train.counter_rng import Purpose, generator, philox, random_words, uniform
+from kexue_train.counter_rng import Purpose, generator, permute, philox, random_words, uniform
 
 ONES = 0xFFFFFFFF
 
@@ -90,3 +95,20 @@ def test_every_bit_of_both_words_is_fair() -> None:
 def test_a_generator_is_a_pure_function_of_seed_purpose_and_position() -> None:
     assert generator(1, Purpose.PACKING, 4).random() == generator(1, Purpose.PACKING, 4).random()
     assert generator(1, Purpose.PACKING, 4).random() != generator(1, Purpose.PACKING, 5).random()
+
+
+@given(st.integers(1, 2**40), st.integers(0, 2**32 - 1), st.integers(1, 1000), st.data())
+def test_large_permutations_stay_inside_and_collide_nowhere(
+    num_rows: int, seed: int, epoch: int, data: st.DataObject
+) -> None:
+    places = np.array(data.draw(st.lists(st.integers(0, num_rows - 1), min_size=1, max_size=50, unique=True)))
+    rows = permute(places, num_rows, seed, Purpose.ORDER, epoch)
+    assert len(set(rows.tolist())) == len(places)
+    assert ((rows >= 0) & (rows < num_rows)).all()
+
+
+def test_all_orders_of_three_rows_are_about_equally_likely() -> None:
+    orders = Counter(tuple(permute(np.arange(3), 3, seed, Purpose.SAMPLING, 1).tolist()) for seed in range(600))
+    assert set(orders) == set(permutations(range(3)))
+    # Chi-square with 5 degrees of freedom: 20.5 is exceeded once in a thousand.
+    assert sum((count - 100) ** 2 / 100 for count in orders.values()) < 20.5

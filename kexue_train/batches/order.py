@@ -1,8 +1,7 @@
 """Which rows form the global batch of a step: a pure function, so no loader has a state to save.
 
 Epoch 0 reads the training rows as they lie on disk (the corpus was shuffled before). Every later epoch is another
-exact permutation of them, computed row by row: a Feistel network keyed by (seed, epoch) on the smallest power of four
-that holds them, walked until it falls among them (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+exact permutation of them, computed row by row (``counter_rng.permute``).
 """
 
 from __future__ import annotations
@@ -11,10 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kexue_train.artifacts import Manifest
-from kexue_train.counter_rng import Purpose, philox
+from kexue_train.counter_rng import Purpose, permute
 from kexue_train.errors import ArtifactError
-
-_ROUNDS = 8
 
 
 def rows_of_step(
@@ -37,7 +34,7 @@ def rows_of_step(
     for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
         if epoch > 0:
             here = epochs == epoch
-            rows[here] = permute(places[here], num_rows, seed, epoch)
+            rows[here] = permute(places[here], num_rows, seed, Purpose.ORDER, epoch)
     return rows + first
 
 
@@ -64,25 +61,6 @@ def training_rows(manifest_or_total_rows: Manifest | int) -> tuple[int, int]:
             "use a larger corpus or a smaller samples.heldout_fraction"
         )
     return first, num_rows
-
-
-def permute(places: npt.NDArray[np.int64], num_rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Where a bijection of ``range(num_rows)`` keyed by (seed, epoch) sends each of ``places``; same shape, int64."""
-    half_bits = max(1, (max(1, num_rows - 1).bit_length() + 1) // 2)
-    result = _feistel(places.astype(np.uint64), half_bits, seed, epoch)
-    # A bijection of the larger square, followed until it is back inside, is a bijection of what is inside.
-    while (outside := np.flatnonzero(result >= num_rows)).size:
-        result[outside] = _feistel(result[outside], half_bits, seed, epoch)
-    return result.astype(np.int64)
-
-
-def _feistel(values: npt.NDArray[np.uint64], half_bits: int, seed: int, epoch: int) -> npt.NDArray[np.uint64]:
-    shift, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
-    left, right = values >> shift, values & mask
-    for i in range(_ROUNDS):
-        word = philox((right, i, epoch & 0xFFFFFFFF, epoch >> 32), (seed & 0xFFFFFFFF, int(Purpose.ORDER)))[0]
-        left, right = right, left ^ (word & mask)
-    return (left << shift) | right
 
 
 def _positions(global_batch_size: int, step: int) -> npt.NDArray[np.int64]:

@@ -10,6 +10,7 @@ from kexue_train.errors import ArtifactError
 from kexue_train.report.run_data import RunData
 
 _MOD = 1 << 128
+_MAX_DEVIATIONS = 4.5  # exceeded by chance once in 150,000 runs
 _MAX_LOGIT_DIFFERENCE = 1e-5  # what the export allows, fp32
 
 
@@ -24,7 +25,8 @@ class Check:
 
 def check_run(run: RunData) -> list[Check]:
     """Every check for which the run has the data, cheap ones only (``kexue verify`` re-reads whole files)."""
-    checks = [*_check_rows(run), *_check_files(run), *_check_parents(run), *_check_export(run), *_check_losses(run)]
+    parts = (_check_rows, _check_mixing, _check_files, _check_parents, _check_export, _check_losses)
+    checks = [check for part in parts for check in part(run)]
     return checks + [Check("Every part can be read", passed=False, evidence=problem) for problem in run.problems]
 
 
@@ -36,6 +38,38 @@ def _check_rows(run: RunData) -> list[Check]:
     balance = (int(checksum.output, 16) + int(checksum.dropped, 16) - int(checksum.input, 16)) % _MOD
     claim = "The shuffle lost, doubled and changed no row"
     return [Check(claim, balance == 0, f"checksum of the rows: {checksum.input} in, {checksum.output} out")]
+
+
+def _check_mixing(run: RunData) -> list[Check]:
+    """Whether the shuffle shows a trace of the input's order that chance does not explain."""
+    statistics = run.manifests["shards"].statistics if "shards" in run.manifests else {}
+    checks = []
+    if correlation := statistics.get("rank_correlation"):
+        coefficient, deviation = correlation["coefficient"], correlation["standard_deviation"]
+        evidence = f"correlation of place before and after: {coefficient:+.5f}; by chance within ±{2 * deviation:.5f}"
+        claim = "Where a document stood says nothing about where it stands"
+        checks.append(Check(claim, abs(coefficient) < _MAX_DEVIATIONS * deviation, evidence))
+    mixing = statistics.get("source_mixing", {})
+    if mixing.get("degrees_of_freedom"):
+        worst = mixing["worst_shard"]
+        evidence = (
+            f"chi-square {_explain_chi_square(mixing)}; in shard {worst['shard']}, the most uneven, "
+            f"{_explain_chi_square(worst)}"
+        )
+        passed = _excess(mixing) < _MAX_DEVIATIONS
+        checks.append(Check("The input files are spread evenly over the shards", passed, evidence))
+    return checks
+
+
+def _excess(mixing: dict[str, float]) -> float:
+    """How many standard deviations a chi-square lies above its mean (Wilson and Hilferty's cube root is normal)."""
+    spread = 2 / (9 * mixing["degrees_of_freedom"])
+    return float((mixing["chi_square"] / mixing["degrees_of_freedom"]) ** (1 / 3) - 1 + spread) / math.sqrt(spread)
+
+
+def _explain_chi_square(mixing: dict[str, float]) -> str:
+    freedom = mixing["degrees_of_freedom"]
+    return f"{mixing['chi_square']:,.1f} ({freedom:,.0f} ± {2 * math.sqrt(2 * freedom):,.1f} by chance)"
 
 
 def _check_files(run: RunData) -> list[Check]:

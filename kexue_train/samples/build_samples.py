@@ -119,18 +119,23 @@ def _run(tasks: list[ShardTask], executor: Executor, progress: Progress) -> list
 def _finish(
     tasks: list[ShardTask], results: list[dict[str, Any]], text_manifest: Manifest, recipe: Recipe, out_dir: Path
 ) -> Manifest:
+    from datasets import Features  # noqa: PLC0415  # costs a second to import; only the end of the stage needs it
+
     partial, config = tasks[0].folder, tasks[0].config
     tokenizer = load_tokenizer(tasks[0].tokenizer)
     vocab_size = tokenizer.get_vocab_size()
     checksum = RowsChecksum(input=_sum(results, "input"), output=_sum(results, "output"))
-    if text_manifest.rows_checksum and text_manifest.rows_checksum.output != checksum.input:
+    # With other columns kept, the rows' hashes are not those of the texts alone.
+    proof = None if text_manifest.settings.get("keep") else text_manifest.rows_checksum
+    if proof and proof.output != checksum.input:
         raise ArtifactError(
             f"{tasks[0].text_shard.parent}: the documents read have the checksum {checksum.input}, the manifest says "
-            f"{text_manifest.rows_checksum.output}: the shards were changed or damaged; make them anew"
+            f"{proof.output}: the shards were changed or damaged; make them anew"
         )
     np.save(partial / COUNTS_NAME, read_counts(tasks))
     names = [shard_name(task.index, task.num_shards) for task in tasks]
-    write_dataset_files(partial, sample_schema(config.seq_len, vocab_size), names)
+    features = Features.from_arrow_schema(sample_schema(config.seq_len, vocab_size)).to_dict()
+    write_dataset_files(partial, features, names)
     rows = {name: result["rows"] for name, result in zip(names, results, strict=True)}
     _copy_tokenizer(tasks[0].tokenizer, partial / TOKENIZER_NAME)
     files = {name: entry for name, entry in describe_files(partial, rows).items() if not name.startswith(_SCRATCH)}

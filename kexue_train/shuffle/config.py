@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from kexue_train.config import Config
+from kexue_train.corpus.config import FilterConfig
 from kexue_train.errors import ConfigError
 from kexue_train.runtime import parse_size
 
@@ -19,15 +21,34 @@ class ShuffleConfig(Config):
     shard_size: str = "256MB"
     """About how much text one output file holds, such as 256MB; used when ``shards`` is null."""
     memory: str | None = None
-    """About how much memory all workers together may use, such as 2GB; null: half of what is free."""
-    format: Literal["auto", "text", "jsonl", "parquet", "arrow"] = "auto"
-    """Format of the inputs; auto goes by the suffix. In text files a line is a document."""
-    text_key: str = Field(default="text", min_length=1)
-    """Key or column that holds the text; dots go into objects, such as ``article.body``."""
+    """How much memory all processes of a machine together may use, such as 2GB; null: half of what is free."""
+    spill: str | None = None
+    """Folder on every machine's own disk for the intermediate files; null: beside the output."""
+    format: Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] = "auto"
+    """Format of the inputs; auto goes by the suffix."""
+    document: Literal["line", "block", "file"] = "line"
+    """What a document is in text files: a line, the lines up to a blank one, or the whole file."""
+    text_key: str | tuple[str, ...] = "text"
+    """Key or column of the text; dots go into objects, such as ``article.body``. Several are joined by newlines."""
+    keep: tuple[str, ...] = ()
+    """Other keys or columns to keep, as columns of text."""
+    weights: dict[str, float] = Field(default_factory=dict)
+    """Input, as written under ``corpus.inputs`` -> how often its documents are taken: 2 is twice, 0.5 every other."""
+    filters: FilterConfig = FilterConfig()
+    """Which documents are left out by length and quality."""
+    keep_dropped: bool = False
+    """Keep what a filter leaves out, in ``dropped/``."""
     on_bad_record: Literal["fail", "skip"] = "fail"
     """A record that cannot be used ends the shuffle (fail), or is counted and kept aside in ``rejected/`` (skip)."""
     dedup: Literal["none", "exact"] = "none"
-    """``exact`` keeps one of the documents whose texts are equal byte for byte."""
+    """``exact`` keeps the first of the documents whose texts are equal byte for byte."""
+    output: Literal["arrow", "parquet", "jsonl", "lines"] = "arrow"
+    """Format of the shards; the later stages read arrow."""
+
+    @property
+    def text_keys(self) -> tuple[str, ...]:
+        """``text_key`` as several."""
+        return (self.text_key,) if isinstance(self.text_key, str) else self.text_key
 
     @field_validator("shard_size", "memory")
     @classmethod
@@ -37,3 +58,33 @@ class ShuffleConfig(Config):
         except ConfigError as error:
             raise ValueError(str(error)) from None
         return value
+
+    @field_validator("text_key")
+    @classmethod
+    def _names_a_key(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not value or not all(value):
+            raise ValueError("name a key or column of the inputs, such as text")
+        return value
+
+    @field_validator("keep")
+    @classmethod
+    def _has_no_text(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "text" in value or "" in value or len(set(value)) < len(value):
+            raise ValueError("name other columns than 'text', each once; the text is always there, as column 'text'")
+        return value
+
+    @field_validator("weights")
+    @classmethod
+    def _are_weights(cls, value: dict[str, float]) -> dict[str, float]:
+        for pattern, weight in value.items():
+            if not (0 < weight <= 1000 and math.isfinite(weight)):
+                raise ValueError(f"the weight of '{pattern}' is {weight}; allowed: above 0, at most 1000")
+        return value
+
+    @model_validator(mode="after")
+    def _weights_fit_dedup(self) -> Self:
+        if self.dedup == "exact" and any(weight != math.floor(weight) for weight in self.weights.values()):
+            raise ValueError("with dedup: exact, weights must be whole numbers; shuffle once for each of the two")
+        if self.output == "lines" and self.keep:
+            raise ValueError("plain lines hold the text alone; remove 'keep', or write jsonl, parquet or arrow")
+        return self

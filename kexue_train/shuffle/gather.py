@@ -1,24 +1,26 @@
-"""The second pass: collects the records of one shard from all spill files, sorts them by key and writes the shard."""
+"""The second pass: collects the rows of one shard from all spill files, puts them in order and writes the shard."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
-from kexue_train.arrow_shards import ShardWriter, shard_name
-from kexue_train.artifacts import file_checksum, write_atomic
-from kexue_train.shuffle.keys import hash_texts, sum_words, to_integers
-from kexue_train.shuffle.plan import bucket_bounds
-from kexue_train.shuffle.scatter import spill_path
-from kexue_train.shuffle.sort_rows import iter_sorted, text_bytes
-from kexue_train.shuffle.text_shards import TEXT_SCHEMA, BatchCutter
+from kexue_train.artifacts import write_atomic
+from kexue_train.runtime import keep_freed_memory
+from kexue_train.shuffle.bucket import Ordered, Pieces, iter_ordered
+from kexue_train.shuffle.keys import bucket_bounds, hash_rows, sum_words
+from kexue_train.shuffle.mixing import OrderSums
+from kexue_train.shuffle.outputs import OutputFormat, ShardOutput, file_name, open_shard
+from kexue_train.shuffle.rows import Rows, values_bytes
+from kexue_train.shuffle.segments import Segment, SpilledBucket, SpillFile, group_by_bucket, read_spill_list
+from kexue_train.shuffle.weights import Draw
+
+_MOD = 1 << 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +30,20 @@ class GatherTask:
     shard: int
     num_shards: int
     buckets_per_shard: int
-    pieces: npt.NDArray[np.int32]
-    """Shape (n, 3), sorted: (bucket, scatter task, record batch in its spill file) of all that belongs to the shard."""
     bucket_bytes: int
-    """How much text may be held at a time."""
-    spill_folder: str
+    """Memory for the rows held at a time."""
+    output: OutputFormat
+    keep: tuple[str, ...]
+    drop_duplicates: bool
+    draws: tuple[Draw, ...]
+    """For each ticket which rows stay."""
+    folder: str
+    """Where the list of spill files and the done markers lie."""
     out_folder: str
+    is_durable: bool
+    """Whether the shard is the result; else it is read at once and deleted, and need not reach the disk."""
+    free_spills: bool
+    """Give the disk space of what was consumed back, as soon as the shard is on disk."""
 
 
 @dataclass(slots=True)
@@ -43,22 +53,29 @@ class GatherResult:
     rows: int = 0
     text_bytes: int = 0
     checksum: int = 0
-    dropped: int = 0
-    dropped_checksum: int = 0
+    duplicates: int = 0
+    duplicates_checksum: int = 0
+    sampled_out: int = 0
+    """Rows whose ticket was not drawn."""
+    sampled_out_checksum: int = 0
     file_bytes: int = 0
     file_checksum: str = ""
+    order: OrderSums = field(default_factory=OrderSums)
 
     def to_json(self) -> str:
         """One line."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        sums = {"checksum": f"{self.checksum:032x}", "dropped_checksum": f"{self.dropped_checksum:032x}"}
-        return json.dumps(values | sums)
+        values = asdict(self)
+        return json.dumps(values | {name: f"{values[name]:032x}" for name in values if name in _SUMS})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The inverse of ``to_json``."""
         values: dict[str, Any] = json.loads(text)
-        return cls(**{**values, **{name: int(values[name], 16) for name in ("checksum", "dropped_checksum")}})
+        values |= {name: int(values[name], 16) for name in _SUMS}
+        return cls(**values | {"order": OrderSums(**values["order"])})
+
+
+_SUMS = ("checksum", "duplicates_checksum", "sampled_out_checksum")
 
 
 def shard_marker_path(folder: Path, shard: int) -> Path:
@@ -66,59 +83,86 @@ def shard_marker_path(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:06d}.json"
 
 
-def gather(task: GatherTask) -> int:
-    """Write the shard of ``task`` unless it is done; returns its number."""
-    spills, out = Path(task.spill_folder), Path(task.out_folder)
-    marker = shard_marker_path(spills, task.shard)
-    if marker.exists():
-        return task.shard
-    result = GatherResult()
-    bounds = bucket_bounds(task.num_shards * task.buckets_per_shard)
-    path = out / shard_name(task.shard, task.num_shards)
-    with ShardWriter(path, TEXT_SCHEMA) as writer:
-        cutter = BatchCutter()
-        for bucket in range(task.shard * task.buckets_per_shard, (task.shard + 1) * task.buckets_per_shard):
-            read = _Reader(spills, task.pieces[task.pieces[:, 0] == bucket, 1:])
-            for table in iter_sorted(read, bounds[bucket], bounds[bucket + 1], task.bucket_bytes):
-                _account(table, result)
-                for chunk in table.column("text").chunks:
-                    for batch in cutter.cut(chunk):
-                        writer.write(batch)
-        for batch in cutter.finish():
-            writer.write(batch)
-    result.file_bytes, result.file_checksum = path.stat().st_size, file_checksum(path)
-    write_atomic(marker, result.to_json())
-    return task.shard
+def gather(task: GatherTask, fetched: Sequence[Sequence[Segment]] | None = None) -> GatherResult:
+    """Write the shard of ``task``; ``fetched`` holds its buckets if their spill files cannot be opened here."""
+    keep_freed_memory()
+    folder = Path(task.folder)
+    files = read_spill_list(task.folder)
+    first = task.shard * task.buckets_per_shard
+    buckets = range(first, first + task.buckets_per_shard)
+    path = Path(task.out_folder, file_name(task.output, task.shard, task.num_shards))
+    shard = _Shard(task)
+    with open_shard(path, task.output, task.keep, durable=task.is_durable) as (output, file):
+        for bucket, pieces in _pieces(files, fetched, buckets):
+            bounds = bucket_bounds(bucket, task.num_shards * task.buckets_per_shard)
+            for ordered in iter_ordered(
+                pieces,
+                bounds,
+                limit_bytes=task.bucket_bytes,
+                drop_duplicates=task.drop_duplicates,
+                scratch=folder,
+            ):
+                shard.take(ordered, output)
+    result = shard.result
+    result.file_bytes, result.file_checksum = file.bytes, file.checksum
+    if task.is_durable:
+        write_atomic(shard_marker_path(folder, task.shard), result.to_json())
+    if task.free_spills:
+        _free(files, buckets)
+    return result
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    folder: Path
-    pieces: npt.NDArray[np.int32]
-
-    def __call__(self) -> Iterator[pa.RecordBatch]:
-        options = pa.ipc.IpcReadOptions(use_threads=False)
-        # One file is open at a time, however many there are.
-        for index in np.unique(self.pieces[:, 0]).tolist():
-            path = str(spill_path(self.folder, index))
-            with pa.OSFile(path) as file, pa.ipc.open_file(file, options=options) as spill:
-                for batch in self.pieces[self.pieces[:, 0] == index, 1].tolist():
-                    yield spill.get_batch(batch)
+def _pieces(
+    files: Sequence[SpillFile], fetched: Sequence[Sequence[Segment]] | None, buckets: range
+) -> Iterator[tuple[int, Pieces]]:
+    if fetched is None:
+        yield from ((bucket, SpilledBucket(files, bucket)) for bucket in buckets)
+    else:
+        yield from sorted(group_by_bucket(files, fetched).items())
 
 
-def _account(table: pa.Table, result: GatherResult) -> None:
-    for chunk in table.column("text").chunks:
-        hashes = hash_texts(chunk)
-        result.rows += len(chunk)
-        result.checksum = (result.checksum + sum_words(hashes)) % (1 << 128)
-    result.text_bytes += text_bytes(table)
-    if "copies" not in table.column_names:
-        return
-    extra = table.column("copies").to_numpy() - np.uint64(1)
-    rows = np.flatnonzero(extra)
-    if len(rows):
-        hashes = hash_texts(table.column("text").take(pa.array(rows)).combine_chunks())
-        counts = extra[rows].tolist()
-        result.dropped += sum(counts)
-        weighted = sum(value * count for value, count in zip(to_integers(hashes), counts, strict=True))
-        result.dropped_checksum = (result.dropped_checksum + weighted) % (1 << 128)
+def _free(files: Sequence[SpillFile], buckets: range) -> None:
+    for file in files:
+        with file.open() as reader:
+            reader.free(buckets.start, buckets.stop)
+
+
+class _Shard:
+    """Passes rows on to the shard, counts them, and leaves out those whose ticket is not drawn."""
+
+    def __init__(self, task: GatherTask) -> None:
+        self.result = GatherResult()
+        self._draws = {draw.ticket: draw for draw in task.draws}
+        self._seen = dict.fromkeys(self._draws, 0)
+
+    def take(self, ordered: Ordered, output: ShardOutput) -> None:
+        result = self.result
+        result.duplicates += len(ordered.duplicates)
+        result.duplicates_checksum = _add(result.duplicates_checksum, ordered.duplicates)
+        rows = self._draw(ordered.rows)
+        if not len(rows):
+            return
+        result.order.add(rows.origins, result.rows)
+        result.rows += len(rows)
+        result.text_bytes += values_bytes(rows.texts)
+        result.checksum = _add(result.checksum, rows)
+        output.write(rows.texts, rows.extras)
+
+    def _draw(self, rows: Rows) -> Rows:
+        if rows.tickets is None or not rows.tickets.any():
+            return rows
+        stays = np.ones(len(rows), bool)
+        for ticket, draw in self._draws.items():
+            places = np.flatnonzero(rows.tickets == ticket)
+            stays[places] = draw.stays(self._seen[ticket], len(places))
+            self._seen[ticket] += len(places)
+        out = rows.take(np.flatnonzero(~stays))
+        self.result.sampled_out += len(out)
+        self.result.sampled_out_checksum = _add(self.result.sampled_out_checksum, out)
+        return rows.take(np.flatnonzero(stays))
+
+
+def _add(checksum: int, rows: Rows) -> int:
+    if not len(rows):
+        return checksum
+    return (checksum + sum_words(hash_rows(rows.texts, rows.extras))) % _MOD

@@ -1,4 +1,4 @@
-"""The random keys that a record is sorted by, and the hashes that prove that nothing was lost."""
+"""The random keys that rows are sorted by, and the hashes that prove that nothing was lost."""
 
 from __future__ import annotations
 
@@ -7,32 +7,54 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from kexue_train.arrow_shards import column_bytes
 from kexue_train.counter_rng import Purpose, random_words
+from kexue_train.shuffle.rows import cut_evenly, lengths_of
 
 Words = npt.NDArray[np.uint64]
 """Shape (2, n): the high and the low 64 bits of n numbers."""
 
-_SLICE_ROWS = 8192
+_SLICE_BYTES = 2**20
+_VALUE_BYTES = 64  # what a Python object costs beside its bytes
 _LOW, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
+_COPY_SHIFT = np.uint64(32)
 
 
-def position_keys(seed: int, file_index: int, positions: npt.NDArray[np.uint64]) -> Words:
-    """A key per position, shape (2, n); Philox is a bijection of the position, so no two records share a key."""
-    return random_words(seed, Purpose.SHUFFLE, file_index, positions)
+def position_keys(
+    seed: int, file_index: int, positions: npt.NDArray[np.uint64], copy: int = 0
+) -> npt.NDArray[np.uint64]:
+    """A key for each record, shape (n,), from where it lies alone; ``copy`` counts the copies of up-sampled ones."""
+    stream = np.uint64(file_index) | (np.uint64(copy) << _COPY_SHIFT)
+    keys: npt.NDArray[np.uint64] = random_words(seed, Purpose.SHUFFLE, stream, positions)[0]
+    return keys
 
 
-def content_keys(seed: int, hashes: Words) -> Words:
-    """A key per text hash, shape (2, n): equal texts get equal keys, others do not, so copies meet in one place."""
-    return random_words(seed, Purpose.SHUFFLE, hashes[0], hashes[1])
+def content_keys(seed: int, hashes: Words, copy: int = 0) -> npt.NDArray[np.uint64]:
+    """A key for each text hash, shape (n,): equal texts get equal keys, so copies of one text meet in one place."""
+    keys: npt.NDArray[np.uint64] = random_words(seed, Purpose.SHUFFLE, hashes[0], hashes[1] + np.uint64(copy))[0]
+    return keys
 
 
-def hash_texts(texts: pa.Array) -> Words:
-    """The xxh3_128 hash of each text's UTF-8 bytes, shape (2, n)."""
-    # In slices, since the views of short texts take more memory than the texts.
-    slices = (texts.slice(start, _SLICE_ROWS) for start in range(0, len(texts), _SLICE_ROWS))
-    digests = b"".join(xxhash.xxh3_128_digest(view) for part in slices for view in column_bytes(part))
-    return np.frombuffer(digests, ">u8").reshape(-1, 2).T.astype(np.uint64)
+def bucket_of(keys: npt.NDArray[np.uint64], num_buckets: int) -> npt.NDArray[np.int64]:
+    """The bucket of each key, shape (n,): B buckets (at most 2³²) are equal ranges of the keys' upper 32 bits."""
+    return (((keys >> _SHIFT) * np.uint64(num_buckets)) >> _SHIFT).astype(np.int64)
+
+
+def bucket_bounds(bucket: int, num_buckets: int) -> tuple[int, int]:
+    """(low, high): the keys of a bucket are exactly those in ``[low, high)``."""
+    low, high = (-(-edge * (1 << 32) // num_buckets) << 32 for edge in (bucket, bucket + 1))
+    return low, high
+
+
+def hash_rows(texts: pa.LargeBinaryArray, extras: pa.LargeBinaryArray | None = None) -> Words:
+    """The xxh3_128 hash of each text's bytes, shape (2, n); with ``extras``, of text, newline and extras."""
+    digests: list[bytes] = []
+    # In slices, since a Python object for every value takes memory.
+    for start, stop in cut_evenly(lengths_of(texts) + _VALUE_BYTES, _SLICE_BYTES):
+        values = _values(texts, start, stop)
+        if extras is not None:
+            values = [b"%b\n%b" % pair for pair in zip(values, _values(extras, start, stop), strict=True)]
+        digests.extend(map(xxhash.xxh3_128_digest, values))
+    return np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).T.astype(np.uint64)
 
 
 def sum_words(words: Words) -> int:
@@ -43,6 +65,6 @@ def sum_words(words: Words) -> int:
     return total % (1 << 128)
 
 
-def to_integers(words: Words) -> list[int]:
-    """Python integers of n numbers."""
-    return [(high << 64) | low for high, low in zip(words[0].tolist(), words[1].tolist(), strict=True)]
+def _values(array: pa.LargeBinaryArray, start: int, stop: int) -> list[bytes]:
+    values: list[bytes] = array.slice(start, stop - start).to_numpy(zero_copy_only=False).tolist()
+    return values

@@ -1,28 +1,36 @@
 """Arithmetic of the shuffle: how inputs are cut, how many shards and buckets, how much memory and disk. No I/O.
 
-Letters: S shards, each of ``buckets_per_shard`` buckets; bucket b of B holds the keys in [b, b + 1) * 2**64 / B.
+Letters: S shards, each of ``buckets_per_shard`` buckets, B buckets in all. Tasks, and so the inputs' ranges, depend on
+the inputs alone; memory and workers only change how many buckets a shard is gathered in.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from kexue_train.corpus.inputs import Source
 
-KEY_SPACE = 1 << 64
 _UNPACKED_BYTES = {"gzip": 3.5, "zstd": 3.5, "bz2": 4.0, "xz": 5.0, "lz4": 2.0}
 _UNPACKED_PARQUET = 3.0
-_MAX_BUCKETS = 4096  # more make the pieces in the spill files too small to read well
-_MIN_RANGE_BYTES, _MAX_RANGE_BYTES = 8 * 2**20, 256 * 2**20
-_INTERPRETER_BYTES = 120 * 10**6
+_SPILL_RATE, _UNCOMPRESSED_RATE = 0.75, 1.05
+"""Bytes of spill for a byte of text, with keys and lengths; of prose compressed 0.6 to 0.75."""
+_MAX_BUCKETS = 4096
+"""Most buckets and most scatter tasks, unless shards or files ask for more. A spill piece has corpus / (4096 · 4096)
+bytes at least, 600 kB at 10 TB, so that reading pieces stays reading, not seeking."""
+_MIN_RANGE_BYTES, _MAX_RANGE_BYTES = 2**20, 256 * 2**20
+_INTERPRETER_BYTES = 105 * 10**6
+_SMALLEST_SHARE = 60 * 10**6
+"""Less than this is not worth a worker process of its own."""
+_ROW_BYTES = 32
+"""Key, length, offset, place and origin of a row that is held."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputRange:
-    """What one scatter task reads: the records of a file that begin in ``[start, end)``."""
+    """Records of a file that begin in the units ``[start, end)``: bytes, row groups... (``Source.units``)."""
 
     file_index: int
     start: int
@@ -36,7 +44,8 @@ class InputRange:
 class ShufflePlan:
     """How the work is cut. Any plan gives the same result; a resumed run keeps the plan it began with."""
 
-    ranges: tuple[InputRange, ...]
+    tasks: tuple[tuple[InputRange, ...], ...]
+    """What each scatter task reads."""
     num_shards: int
     buckets_per_shard: int
 
@@ -52,42 +61,60 @@ class ShufflePlan:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The inverse of ``to_json``."""
-        ranges = tuple(InputRange(**entry) for entry in values["ranges"])
-        return cls(ranges, values["num_shards"], values["buckets_per_shard"])
+        tasks = tuple(tuple(InputRange(**entry) for entry in task) for task in values["tasks"])
+        return cls(tasks, values["num_shards"], values["buckets_per_shard"])
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
-    """What one worker may use."""
+    """What the workers of one machine may use."""
 
+    workers: int
+    """How many tasks may run at once."""
+    task_bytes: int
+    """All that one task may use."""
     block_bytes: int
     """How much input a scatter task reads at a time."""
+    buffer_bytes: int
+    """How many bytes of rows a scatter task collects before it writes them."""
     bucket_bytes: int
-    """How much text a gather task holds at a time."""
+    """How many bytes of rows a gather task holds at a time."""
 
 
 def plan_shuffle(sources: Sequence[Source], num_shards: int, bucket_bytes: int) -> ShufflePlan:
-    """Cut the inputs into ranges and the shards into buckets that fit into ``bucket_bytes``."""
+    """Group the inputs into tasks and cut the shards into buckets that fit into ``bucket_bytes``."""
     shard_bytes = estimate_text_bytes(sources) / num_shards
-    wanted = -(-int(shard_bytes * 1.2) // bucket_bytes)  # a little more, since buckets vary in size
+    wanted = -(-int(shard_bytes * 1.3) // bucket_bytes)  # some more: buckets vary, and rows cost memory
     buckets_per_shard = max(1, min(wanted, max(1, _MAX_BUCKETS // num_shards)))
-    return ShufflePlan(cut_ranges(sources), num_shards, buckets_per_shard)
+    return ShufflePlan(tuple(group_ranges(sources)), num_shards, buckets_per_shard)
 
 
-def cut_ranges(sources: Sequence[Source]) -> tuple[InputRange, ...]:
-    """Cut files that can be split into ranges of about equal size, enough of them for many workers."""
-    total = sum(source.bytes for source in sources)
-    step = min(max(total // 64, _MIN_RANGE_BYTES), _MAX_RANGE_BYTES)
-    ranges = []
+def group_ranges(sources: Sequence[Source]) -> Iterator[tuple[InputRange, ...]]:
+    """The ranges of one task each: about equal in bytes; small files go together."""
+    step = _range_bytes(sources)
+    group: list[InputRange] = []
+    held = 0
+    for entry in cut_ranges(sources):
+        if group and held + entry.bytes > step:
+            yield tuple(group)
+            group, held = [], 0
+        group.append(entry)
+        held += entry.bytes
+    yield tuple(group)
+
+
+def cut_ranges(sources: Sequence[Source]) -> Iterator[InputRange]:
+    """Cut files that can be cut into ranges of about equal size."""
+    step = _range_bytes(sources)
     for index, source in enumerate(sources):
-        if not source.is_splittable or source.bytes <= step:
-            # Without an end, so that bytes appended since then are read and noticed rather than cut off.
-            ranges.append(InputRange(index, 0, None, source.bytes))
+        pieces = min(-(-source.bytes // step), source.units)
+        if pieces <= 1:
+            # Without an end, so that what was appended since then is read and noticed rather than cut off.
+            yield InputRange(index, 0, None, source.bytes)
             continue
-        pieces = -(-source.bytes // step)
-        edges = [source.bytes * i // pieces for i in range(pieces + 1)]
-        ranges += [InputRange(index, low, high, high - low) for low, high in itertools.pairwise(edges)]
-    return tuple(ranges)
+        edges = [source.units * i // pieces for i in range(pieces + 1)]
+        for low, high in itertools.pairwise(edges):
+            yield InputRange(index, low, high, source.bytes * high // source.units - source.bytes * low // source.units)
 
 
 def count_shards(sources: Sequence[Source], shard_bytes: int) -> int:
@@ -96,31 +123,47 @@ def count_shards(sources: Sequence[Source], shard_bytes: int) -> int:
 
 
 def estimate_text_bytes(sources: Sequence[Source]) -> int:
-    """About how much text the files hold, by usual rates of compression."""
-    return int(sum(source.bytes * _unpacked(source) for source in sources))
+    """About how much text the files give, by usual rates of compression."""
+    return int(sum(source.bytes * _unpacked(source) * source.weight for source in sources))
 
 
-def estimate_disk_bytes(sources: Sequence[Source]) -> int:
-    """Free disk that a shuffle needs at its peak: the spill (compressed), the shards, and some room."""
-    return int(1.8 * estimate_text_bytes(sources)) + 20 * 10**6
+def estimate_disk_bytes(sources: Sequence[Source], *, compress: bool) -> int:
+    """Free disk that a shuffle needs at its peak: all of the spill and the shards, and some room."""
+    spill_rate = _SPILL_RATE if compress else _UNCOMPRESSED_RATE
+    return int((1.0 + spill_rate) * estimate_text_bytes(sources)) + 20 * 10**6
 
 
-def split_memory(memory_bytes: int, num_workers: int) -> MemoryBudget:
-    """Share ``memory_bytes`` among workers; small budgets work too, only slower.
+def split_memory(memory_bytes: int, workers: int) -> MemoryBudget:
+    """Share a machine's ``memory_bytes`` among as many of ``workers`` as are worth it.
 
-    The divisors are what one block or bucket costs at its peak: read, decoded, taken in order and written.
+    The fractions leave room for what a block, a flush or a bucket costs at its peak beside itself: parsed texts, their
+    order, what is compressed, what is written.
     """
-    # With one worker the calling process does the work; else it only waits.
-    processes = 1 if num_workers == 1 else num_workers + 1
-    share = max(memory_bytes - processes * _INTERPRETER_BYTES, 0) // num_workers
+    while workers > 1 and _share(memory_bytes, workers) < _SMALLEST_SHARE:
+        workers -= 1
+    share = _share(memory_bytes, workers)
     return MemoryBudget(
-        block_bytes=min(max(share // 8, 2**18), 32 * 2**20), bucket_bytes=min(max(share // 5, 2**20), 2**30)
+        workers=workers,
+        task_bytes=share + _INTERPRETER_BYTES,
+        block_bytes=min(max(share // 24, 2**18), 8 * 2**20),
+        buffer_bytes=min(max(int(0.4 * share), 2**20), 2**30),
+        bucket_bytes=min(max(int(0.55 * share), 2**20), 2**31),
     )
 
 
-def bucket_bounds(num_buckets: int) -> list[int]:
-    """B + 1 numbers: ``bounds[b] <= k < bounds[b + 1]`` exactly when ``k * B // 2**64 == b``, for any 64-bit key k."""
-    return [-(-bucket * KEY_SPACE // num_buckets) for bucket in range(num_buckets + 1)]
+def held_bytes(rows: int, text_bytes: int) -> int:
+    """Memory of so many rows in a bucket."""
+    return text_bytes + _ROW_BYTES * rows
+
+
+def _share(memory_bytes: int, workers: int) -> int:
+    processes = 1 if workers == 1 else workers + 1  # one worker is the calling process itself; else that only waits
+    return max(memory_bytes - processes * _INTERPRETER_BYTES, 0) // workers
+
+
+def _range_bytes(sources: Sequence[Source]) -> int:
+    total = sum(source.bytes for source in sources)
+    return max(min(max(total // 64, _MIN_RANGE_BYTES), _MAX_RANGE_BYTES), -(-total // _MAX_BUCKETS))
 
 
 def _unpacked(source: Source) -> float:

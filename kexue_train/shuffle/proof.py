@@ -3,53 +3,74 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from kexue_train.arrow_shards import format_checksum, shard_name
-from kexue_train.artifacts import (
-    FileEntry,
-    InputFile,
-    Manifest,
-    Recipe,
-    RowsChecksum,
-    build_manifest,
-    file_checksum,
-)
+from kexue_train.arrow_shards import format_checksum
+from kexue_train.artifacts import FileEntry, InputFile, Manifest, Recipe, RowsChecksum, build_manifest, file_checksum
 from kexue_train.errors import ArtifactError
 from kexue_train.shuffle.gather import GatherResult
-from kexue_train.shuffle.pieces import count_sources
-from kexue_train.shuffle.plan import ShufflePlan
-from kexue_train.shuffle.scatter import ScatterResult
+from kexue_train.shuffle.left_out import DROPPED, REJECTED
+from kexue_train.shuffle.mixing import count_groups, rank_correlation, source_mixing
+from kexue_train.shuffle.outputs import OutputFormat, file_name
+from kexue_train.shuffle.scatter_result import FileCounts, ScatterResult
 
-_MOD = 1 << 128
+
+@dataclass(frozen=True)
+class Account:
+    """All that the tasks of both passes counted."""
+
+    scattered: Sequence[ScatterResult]
+    gathered: Sequence[GatherResult]
+
+    def of_files(self) -> Iterator[tuple[int, FileCounts]]:
+        """(file, what one task counted in it)."""
+        for result in self.scattered:
+            yield from result.files.items()
+
+    def prove(self) -> RowsChecksum:
+        """Compare the multiset of rows offered with that written: offered = written + left out, and so their hashes.
+
+        Raises:
+            ArtifactError: If they differ: something was lost, doubled or changed on the way.
+        """
+        offered = sum(r.offered for r in self.scattered)
+        offered_sum = sum(r.offered_checksum for r in self.scattered)
+        left_out = sum(r.duplicates for r in self.scattered) + sum(r.duplicates + r.sampled_out for r in self.gathered)
+        left_out_sum = sum(r.duplicates_checksum for r in self.scattered)
+        left_out_sum += sum(r.duplicates_checksum + r.sampled_out_checksum for r in self.gathered)
+        written, written_sum = sum(r.rows for r in self.gathered), sum(r.checksum for r in self.gathered)
+        proof = RowsChecksum(
+            input=format_checksum(offered_sum),
+            dropped=format_checksum(left_out_sum),
+            output=format_checksum(written_sum),
+        )
+        if offered != written + left_out or proof.input != format_checksum(written_sum + left_out_sum):
+            raise ArtifactError(
+                f"the shuffle read {offered} documents (checksum {proof.input}) but wrote {written} ({proof.output}) "
+                f"and left out {left_out} ({proof.dropped}): data was damaged on the way, so nothing is published; "
+                "check disk and memory of the machine, then run it again"
+            )
+        return proof
 
 
 def prove_and_describe(
-    recipe: Recipe,
-    plan: ShufflePlan,
-    scattered: Sequence[ScatterResult],
-    gathered: Sequence[GatherResult],
-    folder: Path,
-    seed: int,
+    recipe: Recipe, account: Account, folder: Path, *, seed: int, output: OutputFormat, proof: RowsChecksum
 ) -> Manifest:
-    """The manifest of the shards in ``folder``.
-
-    Raises:
-        ArtifactError: If rows or sums of hashes in and out differ: something was lost, doubled or changed on the way.
-    """
-    checksum = prove(scattered, gathered)
+    """The manifest of the shards in ``folder``."""
+    num_shards = len(account.gathered)
     files = {
-        shard_name(shard, plan.num_shards): FileEntry(
-            bytes=result.file_bytes, checksum=result.file_checksum, rows=result.rows
+        file_name(output, shard, num_shards): FileEntry(
+            bytes=result.file_bytes,
+            checksum=result.file_checksum,
+            rows=result.rows,
+            rows_checksum=format_checksum(result.checksum),
         )
-        for shard, result in enumerate(gathered)
+        for shard, result in enumerate(account.gathered)
     }
-    for name in ("dataset_info.json", "state.json", "rejected/records.jsonl"):
+    for name in ("dataset_info.json", "state.json", f"{REJECTED}/records.jsonl", f"{DROPPED}/records.jsonl"):
         path = folder / name
         if path.exists():
             files[name] = FileEntry(bytes=path.stat().st_size, checksum=file_checksum(path))
@@ -57,78 +78,63 @@ def prove_and_describe(
         recipe,
         files,
         seed=seed,
-        rows=sum(result.rows for result in gathered),
-        rows_checksum=checksum,
-        inputs=describe_inputs(recipe, plan, scattered),
-        statistics=describe(plan, scattered, gathered, len(recipe.inputs)),
+        rows=sum(result.rows for result in account.gathered),
+        rows_checksum=proof,
+        inputs=describe_inputs(recipe, account),
+        statistics=describe(account, len(recipe.inputs)),
     )
 
 
-def prove(scattered: Sequence[ScatterResult], gathered: Sequence[GatherResult]) -> RowsChecksum:
-    """Compare the multiset of texts read with that written: rows in = rows out + dropped, likewise their hashes."""
-    rows_in, rows_out = sum(r.rows for r in scattered), sum(r.rows for r in gathered)
-    dropped = sum(r.dropped for r in gathered)
-    sum_in, sum_out = sum(r.checksum for r in scattered) % _MOD, sum(r.checksum for r in gathered) % _MOD
-    sum_dropped = sum(r.dropped_checksum for r in gathered) % _MOD
-    if rows_in != rows_out + dropped or sum_in != (sum_out + sum_dropped) % _MOD:
-        raise ArtifactError(
-            f"the shuffle read {rows_in} documents (checksum {format_checksum(sum_in)}) but wrote {rows_out} "
-            f"({format_checksum(sum_out)}) and dropped {dropped} ({format_checksum(sum_dropped)}) as duplicates: data "
-            "was damaged on the way, so nothing is published; check disk and memory of the machine, then run it again"
-        )
-    return RowsChecksum(
-        input=format_checksum(sum_in), dropped=format_checksum(sum_dropped), output=format_checksum(sum_out)
-    )
-
-
-def describe_inputs(recipe: Recipe, plan: ShufflePlan, scattered: Sequence[ScatterResult]) -> list[InputFile]:
-    """Records taken and refused, by input file."""
-    rows: Counter[int] = Counter()
-    rejected: dict[int, Counter[str]] = {}
-    for entry, result in zip(plan.ranges, scattered, strict=True):
-        rows[entry.file_index] += result.rows
-        rejected.setdefault(entry.file_index, Counter()).update(result.rejected)
+def describe_inputs(recipe: Recipe, account: Account) -> list[InputFile]:
+    """Records taken, refused and filtered, by input file."""
+    totals = [FileCounts() for _ in recipe.inputs]
+    for number, counts in account.of_files():
+        total = totals[number]
+        total.rows += counts.rows
+        total.blank += counts.blank
+        total.checksum += counts.checksum
+        total.rejected.update(counts.rejected)
+        total.dropped.update(counts.dropped)
     return [
         InputFile(
             uri=uri,
             bytes=num_bytes,
             modified_ns=modified_ns,
-            rows=rows[index],
-            rejected=dict(sorted(rejected[index].items())),
+            rows=total.rows,
+            rows_checksum=format_checksum(total.checksum),
+            blank=total.blank,
+            rejected=dict(sorted(total.rejected.items())),
+            dropped=dict(sorted(total.dropped.items())),
         )
-        for index, (uri, num_bytes, modified_ns) in enumerate(recipe.inputs)
+        for (uri, num_bytes, modified_ns), total in zip(recipe.inputs, totals, strict=True)
     ]
 
 
-def describe(
-    plan: ShufflePlan, scattered: Sequence[ScatterResult], gathered: Sequence[GatherResult], num_files: int
-) -> dict[str, Any]:
+def describe(account: Account, num_files: int) -> dict[str, Any]:
     """Figures for the summary and the report."""
-    documents, text_bytes = sum(r.rows for r in gathered), sum(r.text_bytes for r in gathered)
+    documents, text_bytes = (sum(getattr(r, name) for r in account.gathered) for name in ("rows", "text_bytes"))
     rejected: Counter[str] = Counter()
-    for result in scattered:
-        rejected.update(result.rejected)
+    dropped: Counter[str] = Counter()
+    for _, counts in account.of_files():
+        rejected.update(counts.rejected)
+        dropped.update(counts.dropped)
+    groups = count_groups(
+        ((number, counts.shard_rows) for number, counts in account.of_files()), num_files, len(account.gathered)
+    )
     return {
         "documents": documents,
         "text_bytes": text_bytes,
-        "mean_document_bytes": round(text_bytes / documents, 1),
-        "longest_document_bytes": max(r.longest_text_bytes for r in scattered),
+        "mean_document_bytes": round(text_bytes / documents, 1) if documents else 0.0,
+        "longest_document_bytes": max((counts.longest for _, counts in account.of_files()), default=0),
         "input_files": num_files,
-        "input_documents": sum(r.rows for r in scattered),
-        "blank": sum(r.blank for r in scattered),
-        "duplicates": sum(r.dropped for r in gathered),
+        "input_documents": sum(counts.rows for _, counts in account.of_files()),
+        "offered": sum(r.offered for r in account.scattered),
+        "blank": sum(counts.blank for _, counts in account.of_files()),
+        "duplicates": sum(r.duplicates for r in account.scattered) + sum(r.duplicates for r in account.gathered),
+        "sampled_out": sum(r.sampled_out for r in account.gathered),
         "rejected": dict(sorted(rejected.items())),
-        "shards": plan.num_shards,
-        "source_mixing": measure_mixing(count_sources(scattered, plan, num_files)),
+        "dropped": dict(sorted(dropped.items())),
+        "shards": len(account.gathered),
+        "source_mixing": source_mixing(groups),
+        "rank_correlation": rank_correlation([result.order for result in account.gathered]),
     }
-
-
-def measure_mixing(counts: npt.NDArray[np.int64]) -> dict[str, float]:
-    """How evenly the files (rows) lie over the shards (columns): Pearson's chi-square of independence.
-
-    In a uniform shuffle of many documents it is about ``degrees_of_freedom``, give or take twice ``sqrt(2 * dof)``.
-    """
-    counts = counts[counts.sum(1) > 0][:, counts.sum(0) > 0]
-    expected = counts.sum(1, keepdims=True) * counts.sum(0, keepdims=True) / max(counts.sum(), 1)
-    chi_square = float(((counts - expected) ** 2 / np.maximum(expected, 1e-300)).sum())
-    return {"chi_square": round(chi_square, 3), "degrees_of_freedom": (counts.shape[0] - 1) * (counts.shape[1] - 1)}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from kexue_train.artifacts import MANIFEST_NAME, Manifest, Recipe, read_manifest
-from kexue_train.corpus.inputs import Source
+from kexue_train.corpus.inputs import STANDARD_INPUT, Source
 from kexue_train.shuffle.config import ShuffleConfig
+
+_SETTINGS = {"format", "document", "text_key", "keep", "filters", "keep_dropped", "on_bad_record", "dedup", "output"}
 
 
 def make_recipe(config: ShuffleConfig, sources: Sequence[Source], num_shards: int, seed: int) -> Recipe:
@@ -16,34 +19,31 @@ def make_recipe(config: ShuffleConfig, sources: Sequence[Source], num_shards: in
     A file of another artifact counts by that artifact's contents, under the name folder/file, so that a run folder may
     be moved; any other file counts by its path, size and time of change.
     """
-    settings = {
-        "seed": seed,
-        "shards": num_shards,
-        "format": config.format,
-        "text_key": config.text_key,
-        "on_bad_record": config.on_bad_record,
-        "dedup": config.dedup,
-    }
+    settings = {"seed": seed, "shards": num_shards, **config.model_dump(include=_SETTINGS)}
     manifests = {folder: _read_manifest(folder) for folder in {Path(source.path).parent for source in sources}}
-    parents, inputs = {}, []
+    parents, inputs, weights = {}, [], {}
     for source in sources:
         path = Path(source.path)
         manifest = manifests[path.parent]
-        if manifest and path.name in manifest.files:
+        if source.path == STANDARD_INPUT:
+            inputs.append((source.path, 0, time.time_ns()))  # never the same twice
+        elif manifest and path.name in manifest.files:
             parents[path.parent.name] = manifest.content_digest
             inputs.append((f"{path.parent.name}/{path.name}", source.bytes, 0))
         else:
-            inputs.append((_uri(path), source.bytes, source.modified_ns))
-    return Recipe(kind="text_shards", settings=settings, parents=parents, inputs=inputs)
+            inputs.append((_uri(source.path), source.bytes, source.modified_ns))
+        if source.weight != 1:
+            weights[inputs[-1][0]] = source.weight
+    return Recipe(kind="text_shards", settings=settings | {"weights": weights}, parents=parents, inputs=inputs)
 
 
 def _read_manifest(folder: Path) -> Manifest | None:
     return read_manifest(folder) if (folder / MANIFEST_NAME).exists() else None
 
 
-def _uri(path: Path) -> str:
+def _uri(path: str) -> str:
     try:
-        str(path).encode("utf-8")
+        path.encode("utf-8")
     except UnicodeEncodeError:  # a name that is not UTF-8 cannot stand in JSON
-        return path.as_uri()
-    return str(path)
+        return Path(path).as_uri()
+    return path

@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import Any
 
 from kexue_train.arrow_shards import format_checksum, read_shard, shard_paths
 from kexue_train.artifacts import Manifest, verify_artifact
 from kexue_train.errors import ArtifactError
 from kexue_train.progress import SILENT, Progress
-from kexue_train.shuffle.keys import hash_texts, sum_words
+from kexue_train.shuffle.batches import text_schema
+from kexue_train.shuffle.keys import hash_rows, sum_words
+from kexue_train.shuffle.outputs import iter_shard
 
-TEXT_SCHEMA = pa.schema([("text", pa.string())])
-
-_BATCH_ROWS = 4096
-_BATCH_BYTES = 4 * 2**20
+TEXT_SCHEMA = text_schema(())
 
 
-class BatchCutter:
-    """Cuts a stream of texts into record batches by rows and bytes alone, however the texts arrive."""
-
-    def __init__(self) -> None:
-        self._parts: list[pa.LargeStringArray] = []
-        self._rows = self._bytes = 0
-
-    def cut(self, texts: pa.LargeStringArray) -> Iterator[pa.RecordBatch]:
-        """Yield the batches that ``texts`` completes; a batch ends with the row that reaches a limit."""
-        ends = np.cumsum(pc.binary_length(texts).to_numpy())
-        start = before = 0
-        while start < len(texts):
-            limit = before + _BATCH_BYTES - self._bytes
-            stop = min(start + _BATCH_ROWS - self._rows, int(np.searchsorted(ends, limit)) + 1)
-            is_full = stop <= len(texts)
-            stop = min(stop, len(texts))
-            # Taken, not sliced: a slice would hold on to the memory of the whole.
-            self._parts.append(texts.take(pa.array(np.arange(start, stop))))
-            self._rows += stop - start
-            self._bytes += int(ends[stop - 1]) - before
-            start, before = stop, int(ends[stop - 1])
-            if is_full:
-                yield from self.finish()
-
-    def finish(self) -> Iterator[pa.RecordBatch]:
-        """Yield what is left."""
-        if self._parts:
-            texts = pa.concat_arrays(self._parts)
-            self._parts, self._rows, self._bytes = [], 0, 0
-            yield pa.record_batch([texts.cast(pa.string())], schema=TEXT_SCHEMA)
+def text_features(keep: Sequence[str]) -> dict[str, Any]:
+    """The columns as ``datasets.Features.to_dict()`` gives them; ``datasets`` itself would take 80 MB to load."""
+    return {name: {"dtype": "string", "_type": "Value"} for name in text_schema(keep).names}
 
 
 def iter_texts(folder: Path) -> Iterator[str]:
@@ -71,15 +40,32 @@ def verify_text_shards(folder: Path, progress: Progress = SILENT) -> Manifest:
         ArtifactError: Names what differs.
     """
     manifest = verify_artifact(folder, progress)
-    rows = checksum = 0
-    for path in shard_paths(folder):
-        for batch in read_shard(path).to_batches():
-            rows += batch.num_rows
-            checksum += sum_words(hash_texts(batch.column("text")))
-    proof = manifest.rows_checksum
-    if proof is None or rows != manifest.rows or format_checksum(checksum) != proof.output:
-        raise ArtifactError(
-            f"{folder}: holds {rows} rows with checksum {format_checksum(checksum)}, the manifest says "
-            f"{manifest.rows} rows with {proof.output if proof else 'no checksum'}; run its stage again"
-        )
+    settings = manifest.settings
+    total_rows = total = 0
+    for name, entry in manifest.files.items():
+        if not name.startswith("data-"):
+            continue
+        rows, checksum = _count(folder / name, settings.get("output", "arrow"), settings.get("keep", ()))
+        found = (rows, format_checksum(checksum))
+        if entry.rows_checksum is not None and found != (entry.rows, entry.rows_checksum):
+            raise _differs(folder / name, rows, checksum, entry.rows, entry.rows_checksum)
+        total_rows, total = total_rows + rows, total + checksum
+    proof = manifest.rows_checksum.output if manifest.rows_checksum else None
+    if total_rows != manifest.rows or format_checksum(total) != proof:
+        raise _differs(folder, total_rows, total, manifest.rows, proof)
     return manifest
+
+
+def _count(path: Path, output: Any, keep: Sequence[str]) -> tuple[int, int]:
+    rows = checksum = 0
+    for texts, extras in iter_shard(path, output, keep):
+        rows += len(texts)
+        checksum += sum_words(hash_rows(texts, extras))
+    return rows, checksum
+
+
+def _differs(place: Path, rows: int, checksum: int, expected_rows: int | None, expected: str | None) -> ArtifactError:
+    return ArtifactError(
+        f"{place}: holds {rows} rows with checksum {format_checksum(checksum)}, the manifest says {expected_rows} rows "
+        f"with {expected or 'no checksum'}; delete the folder and run its stage again"
+    )

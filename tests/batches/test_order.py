@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections import Counter
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 
 from kexue_train.artifacts import read_manifest
 from kexue_train.batches import rows_of_step
-from kexue_train.batches.order import epochs_of_step, permute
+from kexue_train.batches.order import epochs_of_step
 from kexue_train.errors import ArtifactError
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -40,23 +38,6 @@ def test_the_order_does_not_depend_on_the_batch_size(total: int, seed: int, batc
 @given(st.integers(1, 300), st.integers(1, 700), st.integers(0, 20))
 def test_epochs_are_counted_row_by_row(total: int, batch: int, step: int) -> None:
     assert epochs_of_step(total, batch, step).tolist() == [i // total for i in range(step * batch, (step + 1) * batch)]
-
-
-@given(st.integers(1, 2**40), SEEDS, st.integers(1, 1000), st.data())
-def test_large_permutations_stay_inside_and_collide_nowhere(
-    num_rows: int, seed: int, epoch: int, data: st.DataObject
-) -> None:
-    places = np.array(data.draw(st.lists(st.integers(0, num_rows - 1), min_size=1, max_size=50, unique=True)))
-    rows = permute(places, num_rows, seed, epoch)
-    assert len(set(rows.tolist())) == len(places)
-    assert ((rows >= 0) & (rows < num_rows)).all()
-
-
-def test_all_orders_of_three_rows_are_about_equally_likely() -> None:
-    orders = Counter(tuple(permute(np.arange(3), 3, seed, 1).tolist()) for seed in range(600))
-    assert set(orders) == set(permutations(range(3)))
-    # Chi-square with 5 degrees of freedom: 20.5 is exceeded once in a thousand.
-    assert sum((count - 100) ** 2 / 100 for count in orders.values()) < 20.5
 
 
 def test_rows_land_everywhere_in_later_epochs() -> None:

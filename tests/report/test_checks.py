@@ -15,13 +15,25 @@ def failures(run_dir):
 
 def test_a_whole_run_passes_every_check(finished_run):
     checks = check_run(load_run(finished_run))
-    assert len(checks) == 5
+    assert len(checks) == 7
     assert all(check.passed for check in checks)
 
 
 def test_a_lost_row_is_found(finished_run):
     edit_manifest(finished_run / "shards", rows_checksum={"input": "2a".zfill(32), "output": "29".zfill(32)})
     assert any("29 out" in evidence for evidence in failures(finished_run))
+
+
+def test_a_trace_of_the_inputs_order_is_found(finished_run):
+    worst = {"shard": 1, "chi_square": 100.0, "degrees_of_freedom": 1}
+    statistics = {
+        "rank_correlation": {"coefficient": 0.05, "standard_deviation": 0.007},
+        "source_mixing": {"chi_square": 200.0, "degrees_of_freedom": 4, "worst_shard": worst},
+    }
+    edit_manifest(finished_run / "shards", statistics=statistics)
+    correlation, mixing = failures(finished_run)
+    assert correlation == "correlation of place before and after: +0.05000; by chance within ±0.01400"
+    assert mixing.startswith("chi-square 200.0 (4 ± 5.7 by chance); in shard 1, the most uneven, 100.0 (1 ± 2.8")
 
 
 def test_a_file_of_another_size_is_found(finished_run):

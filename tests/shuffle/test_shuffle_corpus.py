@@ -14,11 +14,17 @@ from hypothesis import strategies as st
 from kexue_train.arrow_shards import format_checksum, sum_hashes, text_hashes
 from kexue_train.artifacts import MANIFEST_NAME, partial_dir
 from kexue_train.errors import ArtifactError, CorpusError, ResourceError, StaleArtifactError
+from kexue_train.shuffle import passes
 from kexue_train.shuffle import shuffle_corpus as stage
+from kexue_train.shuffle.plan import MemoryBudget
 from kexue_train.shuffle.text_shards import iter_texts, verify_text_shards
 
 # Every text begins with a letter: what is blank is another test's matter.
 TEXT = st.text(st.characters(exclude_categories=["Cs"])).map(lambda text: "x" + text)
+
+
+def shards_of(files):
+    return {name: data for name, data in files.items() if name.endswith(".arrow")}
 
 
 def read_texts(folder):
@@ -38,20 +44,31 @@ def test_shards_are_the_same_bytes_for_any_memory_and_any_way_to_cut_the_input(
     tmp_path, corpus, shuffle, contents, monkeypatch
 ):
     shuffle(corpus, tmp_path / "reference", shards=3)
-    for i, (memory, step) in enumerate([("1B", 3000), ("130MB", 7777), ("10GB", 10**9)]):
-        monkeypatch.setattr("kexue_train.shuffle.plan._MIN_RANGE_BYTES", step)
-        monkeypatch.setattr("kexue_train.shuffle.plan._MAX_RANGE_BYTES", step)
+    for i, memory in enumerate(["1B", "130MB", "10GB"]):
         shuffle(corpus, tmp_path / str(i), shards=3, memory=memory)
         assert contents(tmp_path / str(i)) == contents(tmp_path / "reference")
+    for step in (3000, 7777, 10**9):
+        monkeypatch.setattr("kexue_train.shuffle.plan._MIN_RANGE_BYTES", step)
+        monkeypatch.setattr("kexue_train.shuffle.plan._MAX_RANGE_BYTES", step)
+        shuffle(corpus, tmp_path / str(step), shards=3)
+        assert shards_of(contents(tmp_path / str(step))) == shards_of(contents(tmp_path / "reference"))
 
 
-def test_a_bucket_larger_than_memory_gives_the_same_bytes(tmp_path, corpus, shuffle, contents, monkeypatch):
+TINY = MemoryBudget(workers=1, task_bytes=1, block_bytes=300, buffer_bytes=700, bucket_bytes=1000)
+
+
+@pytest.mark.parametrize("keep", [(), ("id",)])
+def test_a_bucket_larger_than_memory_gives_the_same_bytes(tmp_path, make_corpus, shuffle, contents, monkeypatch, keep):
+    corpus = tmp_path / "in.jsonl"
+    texts = [f"document {i % 280} " + "word " * (i * i % 97) for i in range(300)]
+    corpus.write_text("".join(json.dumps({"text": text, "id": i}) + "\n" for i, text in enumerate(texts)))
     for dedup in ("none", "exact"):
-        shuffle(corpus, tmp_path / f"whole {dedup}", shards=2, dedup=dedup)
+        settings = {"shards": 2, "dedup": dedup, "keep": keep}
+        shuffle(corpus, tmp_path / f"whole {dedup}", **settings)
         with monkeypatch.context() as patch:
-            patch.setattr(stage, "split_memory", lambda *_: stage.MemoryBudget(block_bytes=300, bucket_bytes=1000))
+            patch.setattr(stage, "split_memory", lambda *_: TINY)
             patch.setattr("kexue_train.shuffle.plan._MAX_BUCKETS", 1)
-            shuffle(corpus, tmp_path / f"split {dedup}", shards=2, dedup=dedup)
+            shuffle(corpus, tmp_path / f"split {dedup}", **settings)
         assert contents(tmp_path / f"split {dedup}") == contents(tmp_path / f"whole {dedup}")
 
 
@@ -148,8 +165,8 @@ def test_an_input_that_grows_while_it_is_read_is_noticed(tmp_path, corpus, shuff
             file.write(b'{"text": "late"}\n')
         return original(task)
 
-    original = stage.scatter
-    monkeypatch.setattr(stage, "scatter", grow)
+    original = passes.scatter
+    monkeypatch.setattr(passes, "scatter", grow)
     with pytest.raises(CorpusError, match=r"b\.jsonl: was changed while it was read"):
         shuffle(corpus, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -186,7 +203,7 @@ def record_tasks(patch, kill_after: int | None = None) -> list[object]:
         return run
 
     for name in ("scatter", "gather"):
-        patch.setattr(stage, name, wrap(getattr(stage, name)))
+        patch.setattr(passes, name, wrap(getattr(passes, name)))
     return done
 
 
@@ -219,16 +236,15 @@ def test_a_kill_while_publishing_costs_nothing(tmp_path, corpus, shuffle, conten
         with pytest.raises(KilledError):
             shuffle(corpus, tmp_path / "out")
     assert (partial_dir(tmp_path / "out") / MANIFEST_NAME).exists()
-    monkeypatch.setattr(stage, "scatter", _fail)
+    monkeypatch.setattr(passes, "scatter", _fail)
     shuffle(corpus, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "reference")
 
 
 def test_a_lost_row_fails_the_run(tmp_path, corpus, shuffle, monkeypatch):
-    monkeypatch.setattr("kexue_train.shuffle.gather.BatchCutter.finish", lambda _: iter(()))
-    original = stage.GatherResult.from_json
+    original = passes.GatherResult.from_json
     monkeypatch.setattr(
-        stage.GatherResult, "from_json", lambda text: original(json.dumps(json.loads(text) | {"rows": 319}))
+        passes.GatherResult, "from_json", lambda text: original(json.dumps(json.loads(text) | {"rows": 319}))
     )
     with pytest.raises(ArtifactError, match=r"read 320 documents .* but wrote 319"):
         shuffle(corpus, tmp_path / "out", shards=1)
@@ -241,12 +257,12 @@ def test_a_full_disk_is_one_clear_error_and_the_work_goes_on_once_there_is_room(
             raise OSError(errno.ENOSPC, "No space left on device")
         return original(task)
 
-    original = stage.gather
-    monkeypatch.setattr(stage, "gather", fill)
+    original = passes.gather
+    monkeypatch.setattr(passes, "gather", fill)
     with pytest.raises(ResourceError, match="the disk is full"):
         shuffle(corpus, tmp_path / "out", shards=4)
-    monkeypatch.setattr(stage, "gather", original)
-    monkeypatch.setattr(stage, "scatter", _fail)
+    monkeypatch.setattr(passes, "gather", original)
+    monkeypatch.setattr(passes, "scatter", _fail)
     shuffle(corpus, tmp_path / "out", shards=4)
     assert verify_text_shards(tmp_path / "out").rows == 320
 
@@ -259,8 +275,8 @@ def test_arrow_says_that_a_device_is_full_in_the_way_the_stage_expects():
 
 
 def test_too_little_disk_is_told_before_work_starts(tmp_path, corpus, shuffle, monkeypatch):
-    monkeypatch.setattr(stage, "estimate_disk_bytes", lambda _: 1 << 60)
-    monkeypatch.setattr(stage, "scatter", _fail)
+    monkeypatch.setattr(stage, "estimate_disk_bytes", lambda *_, **__: 1 << 60)
+    monkeypatch.setattr(passes, "scatter", _fail)
     with pytest.raises(ResourceError, match="the shuffle needs about"):
         shuffle(corpus, tmp_path / "out")
 
@@ -285,7 +301,7 @@ def test_progress_runs_to_twice_the_input(tmp_path, corpus, shuffle):
     done = [update[0] for update in progress.updates]
     assert done == sorted(done)
     assert progress.updates[-1][:3] == (pytest.approx(2 * size), 2 * size, "bytes")
-    assert not progress.notes
+    assert [note.partition(" of disk")[0] for note in progress.notes] == ["needs up to 20.2 MB"]
 
 
 def test_the_folder_holds_the_contract_and_no_scratch(tmp_path, corpus, shuffle):

@@ -1,34 +1,28 @@
 from __future__ import annotations
 
-import numpy as np
-import pyarrow as pa
+import json
+
 import pytest
 
 from kexue_train.artifacts import MANIFEST_NAME, describe_files, read_manifest
 from kexue_train.errors import ArtifactError
-from kexue_train.shuffle.text_shards import TEXT_SCHEMA, BatchCutter, iter_texts, verify_text_shards
+from kexue_train.shuffle.batches import text_schema
+from kexue_train.shuffle.text_shards import iter_texts, text_features, verify_text_shards
 
 
-@pytest.mark.parametrize("step", [7, 4095, 4096, 4097, 30_000])
-def test_output_batches_do_not_depend_on_how_the_texts_arrive(step):
-    rng = np.random.default_rng(0)
-    texts = pa.array(["y" * int(n) for n in rng.integers(0, 4000, 12_000)] + ["z" * 5_000_000] * 2, pa.large_string())
-    cutter, found = BatchCutter(), []
-    for start in range(0, len(texts), step):
-        found += [batch.num_rows for batch in cutter.cut(texts.slice(start, step))]
-    found += [batch.num_rows for batch in cutter.finish()]
-    whole = BatchCutter()
-    expected = [batch.num_rows for batch in (*whole.cut(texts), *whole.finish())]
-    assert found == expected
-    assert sum(found) == len(texts)
-
-
-def test_output_batches_hold_the_texts():
-    cutter = BatchCutter()
-    texts = pa.array([str(i) for i in range(9000)], pa.large_string())
-    table = pa.Table.from_batches([*cutter.cut(texts), *cutter.finish()], TEXT_SCHEMA)
-    assert [len(chunk) for chunk in table.column("text").chunks] == [4096, 4096, 808]
-    assert table.column("text").to_pylist() == texts.to_pylist()
+@pytest.mark.parametrize("output", ["arrow", "parquet", "jsonl", "lines"])
+@pytest.mark.parametrize("keep", [(), ("id", "more")])
+def test_verify_reads_every_format_and_finds_a_changed_row(tmp_path, shuffle, output, keep):
+    if output == "lines" and keep:
+        pytest.skip("lines hold the text alone")
+    rows = [{"text": f"document {i} 中", "id": i, "more": None if i % 3 else f'"{i}"\n'} for i in range(50)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shuffle(tmp_path / "a.jsonl", tmp_path / "out", shards=2, output=output, keep=keep)
+    assert verify_text_shards(tmp_path / "out").rows == 50
+    path = next(path for path in (tmp_path / "out").glob("data-00000-of-00002.*"))
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ArtifactError, match="data-00000-of-00002"):
+        verify_text_shards(tmp_path / "out")
 
 
 def test_verify_finds_a_row_that_was_changed_behind_the_checksum_of_the_file(tmp_path, corpus, shuffle):
@@ -45,3 +39,9 @@ def test_verify_finds_a_row_that_was_changed_behind_the_checksum_of_the_file(tmp
 def test_a_folder_without_shards_is_an_error(tmp_path):
     with pytest.raises(ArtifactError, match=r"holds no data-\*-of-\*\.arrow shard"):
         list(iter_texts(tmp_path))
+
+
+def test_the_features_are_those_of_datasets():
+    datasets = pytest.importorskip("datasets")
+    for keep in ((), ("source", "id")):
+        assert text_features(keep) == datasets.Features.from_arrow_schema(text_schema(keep)).to_dict()

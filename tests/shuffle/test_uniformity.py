@@ -5,8 +5,8 @@ from collections import Counter
 
 import numpy as np
 
-from kexue_train.shuffle.keys import position_keys, to_integers
-from kexue_train.shuffle.proof import measure_mixing
+from kexue_train.shuffle.keys import position_keys
+from kexue_train.shuffle.mixing import OrderSums, count_groups, rank_correlation, source_mixing
 from kexue_train.shuffle.text_shards import iter_texts
 
 CHI_SQUARE_23 = 49.7  # exceeded with probability 0.001 at 23 degrees of freedom
@@ -17,7 +17,7 @@ def orders(num_rows: int, seeds: range) -> Counter[tuple[int, ...]]:
     positions = np.arange(num_rows, dtype=np.uint64) * np.uint64(37)
     found: Counter[tuple[int, ...]] = Counter()
     for seed in seeds:
-        keys = to_integers(position_keys(seed, 3, positions))
+        keys = position_keys(seed, 3, positions).tolist()
         found[tuple(sorted(range(num_rows), key=keys.__getitem__))] += 1
     return found
 
@@ -42,7 +42,7 @@ def test_a_published_file_lies_in_the_order_of_the_keys(tmp_path, make_corpus, s
     offsets = np.arange(4, dtype=np.uint64) * np.uint64(len('{"text": "a"}\n'))
     for seed in range(8):
         shuffle(path, tmp_path / f"out{seed}", seed=seed, shards=1 + seed % 3)
-        keys = dict(zip("abcd", to_integers(position_keys(seed, 0, offsets)), strict=True))
+        keys = dict(zip("abcd", position_keys(seed, 0, offsets).tolist(), strict=True))
         assert list(iter_texts(tmp_path / f"out{seed}")) == sorted("abcd", key=keys.__getitem__)
 
 
@@ -65,10 +65,47 @@ def test_sources_are_mixed_over_the_shards_as_chance_has_it(tmp_path, make_corpu
 
 
 def test_unmixed_sources_are_told():
-    assert measure_mixing(np.array([[100, 0], [0, 100]])) == {"chi_square": 200.0, "degrees_of_freedom": 1}
+    assert source_mixing(np.array([[100, 0], [0, 100]])) == {
+        "chi_square": 200.0,
+        "degrees_of_freedom": 1,
+        "worst_shard": {"shard": 0, "chi_square": 100.0, "degrees_of_freedom": 1},
+    }
+
+
+def test_many_files_are_taken_together_in_their_order():
+    table = count_groups([(0, [1, 0]), (63, [0, 2]), (64, [0, 3]), (99, [4, 0])], num_files=100, num_shards=2)
+    assert table.shape == (32, 2)
+    assert (table[0].tolist(), table[20].tolist(), table[31].tolist()) == ([1, 0], [0, 5], [4, 0])
+
+
+def test_the_rank_correlation_is_that_of_numpy():
+    random = np.random.default_rng(0)
+    origins = np.sort(random.integers(0, 9, 500)).astype(np.uint32)
+    origins[::3] = random.integers(0, 9, len(origins[::3]))
+    shards = [OrderSums() for _ in range(3)]
+    for shard, (low, high) in zip(shards, [(0, 200), (200, 200), (200, 500)], strict=True):
+        for start in range(low, high, 64):
+            shard.add(origins[start : min(start + 64, high)], start - low)
+    found = rank_correlation(shards)
+    assert found is not None
+    assert abs(found["coefficient"] - np.corrcoef(origins.astype(float), np.arange(500))[0, 1]) < 1e-6
+    assert found["standard_deviation"] == round(1 / np.sqrt(499), 6)
+
+
+def test_one_piece_of_input_has_no_rank_correlation():
+    sums = OrderSums()
+    sums.add(np.zeros(10, np.uint32), 0)
+    assert rank_correlation([sums]) is None
 
 
 def test_where_a_row_lay_says_nothing_about_where_it_goes():
     keys = position_keys(5, 0, np.arange(0, 1_000_000, 10, dtype=np.uint64))
-    correlation = np.corrcoef(np.arange(100_000), keys[0].astype(float))[0, 1]
+    correlation = np.corrcoef(np.arange(100_000), keys.astype(float))[0, 1]
     assert abs(correlation) < 4 / np.sqrt(100_000)
+
+
+def test_a_shuffled_corpus_shows_no_trace_of_its_input_order(tmp_path, make_corpus, shuffle, monkeypatch):
+    monkeypatch.setattr("kexue_train.shuffle.plan._MIN_RANGE_BYTES", 10_000)
+    path = make_corpus(tmp_path / "a.jsonl", [f"document {i}" for i in range(20_000)])
+    found = shuffle(path, tmp_path / "out", shards=3).statistics["rank_correlation"]
+    assert abs(found["coefficient"]) < 4 * found["standard_deviation"]

@@ -1,0 +1,155 @@
+"""Reads the rows of a bucket from all spill files, and puts them in order in bounded memory."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from kexue_train.shuffle.order_rows import Order, order_rows
+from kexue_train.shuffle.plan import held_bytes
+from kexue_train.shuffle.rows import Rows, cut_evenly, data_of, lengths_of, make_binary, offsets_of
+from kexue_train.shuffle.spill import SpillIndex, SpillReader, SpillWriter
+
+_PIECE_BYTES = 12 * 2**20  # three record batches of the output, so that few of them are pieced together
+_MAX_PARTS = 256
+
+
+class Pieces(Protocol):
+    """Where the rows of a bucket come from."""
+
+    def sizes(self) -> tuple[int, int]:
+        """Rows, and bytes of texts and extras."""
+        ...
+
+    def frames(self) -> Iterator[Rows]:
+        """All rows, with origins, in input order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """Some rows in the order of the output, and rows that were left out as duplicates."""
+
+    rows: Rows
+    duplicates: Rows
+
+
+def iter_ordered(
+    pieces: Pieces, keys: tuple[int, int], *, limit_bytes: int, drop_duplicates: bool, scratch: Path
+) -> Iterator[Ordered]:
+    """Yield the rows of a bucket in order, a few MB at a time.
+
+    A bucket that is too large is cut by key into parts, which go through a file of their own and then each through
+    this function. So any amount takes bounded memory (unless a single text is larger) and one more read and write.
+
+    Args:
+        pieces: The bucket.
+        keys: (low, high): its keys are in ``[low, high)``.
+        limit_bytes: Memory for the rows held at a time.
+        drop_duplicates: See ``order_rows``.
+        scratch: Folder for that file.
+    """
+    num_rows, num_bytes = pieces.sizes()
+    need = held_bytes(num_rows, num_bytes)
+    low, high = keys
+    if need <= limit_bytes or num_rows <= 1 or high - low <= 1:
+        rows = _load(pieces, num_rows, num_bytes)
+        yield from _in_pieces(rows, *order_rows(rows, drop_duplicates=drop_duplicates))
+        return
+    num_parts = min(max(2, -(-2 * need // limit_bytes)), _MAX_PARTS, high - low)
+    edges = [low + (high - low) * i // num_parts for i in range(num_parts + 1)]
+    path = scratch / f"part-{uuid.uuid4().hex}.tmp"
+    try:
+        index = _cut(pieces, edges, path, limit_bytes // 2)
+        with SpillReader(path, index) as reader:
+            for part in range(num_parts):
+                yield from iter_ordered(
+                    _Part(reader, part),
+                    (edges[part], edges[part + 1]),
+                    limit_bytes=limit_bytes,
+                    drop_duplicates=drop_duplicates,
+                    scratch=scratch,
+                )
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    reader: SpillReader
+    part: int
+
+    def sizes(self) -> tuple[int, int]:
+        return self.reader.sizes(self.part)
+
+    def frames(self) -> Iterator[Rows]:
+        return self.reader.frames(self.part)
+
+
+def _cut(pieces: Pieces, edges: Sequence[int], path: Path, buffer_bytes: int) -> SpillIndex:
+    inner = np.array(edges[1:-1], np.uint64)
+    writer = SpillWriter(path, len(edges) - 1, buffer_bytes, fits_memory=False)
+    try:
+        for rows in pieces.frames():
+            writer.add(rows, np.searchsorted(inner, rows.keys, side="right"))
+        return writer.finish()
+    finally:
+        writer.close()
+
+
+def _load(pieces: Pieces, num_rows: int, num_bytes: int) -> Rows:
+    """All rows as one; every column is filled in place, so that nothing is held twice."""
+    keys, origins = np.empty(num_rows, np.uint64), np.zeros(num_rows, np.uint32)
+    texts = _Column(num_rows, num_bytes)
+    extras: _Column | None = None
+    tickets: npt.NDArray[np.uint16] | None = None
+    row = 0
+    for part in pieces.frames():
+        here = slice(row, row + len(part))
+        keys[here] = part.keys
+        if part.origins is not None:
+            origins[here] = part.origins
+        texts.append(part.texts)
+        if part.extras is not None:
+            extras = extras or _Column(num_rows, num_bytes)
+            extras.append(part.extras)
+        if part.tickets is not None:
+            tickets = np.zeros(num_rows, np.uint16) if tickets is None else tickets
+            tickets[here] = part.tickets
+        row += len(part)
+    return Rows(keys, texts.finish(), extras and extras.finish(), tickets, origins)
+
+
+class _Column:
+    """A binary column of known size; pages that are not filled take no memory."""
+
+    def __init__(self, num_rows: int, num_bytes: int) -> None:
+        self._lengths, self._data = np.empty(num_rows, np.int64), np.empty(num_bytes, np.uint8)
+        self._rows = self._bytes = 0
+
+    def append(self, values: pa.LargeBinaryArray) -> None:
+        offsets = offsets_of(values)
+        size = int(offsets[-1] - offsets[0])
+        self._lengths[self._rows : self._rows + len(values)] = lengths_of(values)
+        view = np.frombuffer(data_of(values), np.uint8)
+        self._data[self._bytes : self._bytes + size] = view[offsets[0] : offsets[-1]]
+        self._rows += len(values)
+        self._bytes += size
+
+    def finish(self) -> pa.LargeBinaryArray:
+        return make_binary(self._lengths, self._data[: self._bytes])
+
+
+def _in_pieces(rows: Rows, order: Order, left_out: Order) -> Iterator[Ordered]:
+    lengths = lengths_of(rows.texts)
+    for start, stop in cut_evenly(lengths[order], _PIECE_BYTES):
+        yield Ordered(rows.take(order[start:stop]), rows.take(left_out[:0]))
+    for start, stop in cut_evenly(lengths[left_out], _PIECE_BYTES):
+        yield Ordered(rows.take(order[:0]), rows.take(left_out[start:stop]))

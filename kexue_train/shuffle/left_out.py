@@ -1,0 +1,87 @@
+"""What a scatter task leaves out, kept aside as JSON Lines: refused records and filtered documents."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from kexue_train.corpus.filters import REASONS
+from kexue_train.corpus.inputs import Source
+from kexue_train.corpus.readers import describe_place
+from kexue_train.corpus.records import RecordBlock, Rejected
+from kexue_train.errors import CorpusError
+from kexue_train.write_behind import new_file
+
+REJECTED, DROPPED = "rejected", "dropped"
+"""The folders of the finished artifact; each holds a ``records.jsonl``."""
+
+
+class LeftOut:
+    """The files of one task; an earlier attempt's are deleted."""
+
+    def __init__(self, folder: Path, index: int) -> None:
+        self._paths = {kind: left_out_path(folder, index, kind) for kind in (REJECTED, DROPPED)}
+        for path in self._paths.values():
+            path.unlink(missing_ok=True)
+
+    def keep_rejected(self, entries: Sequence[Rejected], source: Source) -> None:
+        """Keep refused records, each as it stands in its file."""
+        self._append(REJECTED, (_describe(entry, source) for entry in entries))
+
+    def keep_dropped(self, block: RecordBlock, reasons: npt.NDArray[np.uint8], source: Source) -> None:
+        """Keep the documents that have a reason."""
+        rows = np.flatnonzero(reasons)
+        names = [REASONS[reason - 1] for reason in reasons[rows].tolist()]
+        columns = (block.positions[rows].tolist(), names, block.texts.take(pa.array(rows)).to_pylist())
+        self._append(
+            DROPPED,
+            (
+                {"file": source.path, "position": position, "reason": name, "text": text}
+                for position, name, text in zip(*columns, strict=True)
+            ),
+        )
+
+    @staticmethod
+    def refuse(entry: Rejected, source: Source) -> CorpusError:
+        """The error that ends a shuffle at a bad record."""
+        return CorpusError(
+            f"{describe_place(source, entry.position)}: {entry.reason} ({entry.detail}); correct it, or leave such "
+            "records out, counted and kept in rejected/, with --on-bad-record skip (shuffle.on_bad_record: skip)"
+        )
+
+    def _append(self, kind: str, records: Iterable[dict[str, Any]]) -> None:
+        with self._paths[kind].open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def left_out_path(folder: Path, index: int, kind: str) -> Path:
+    """What task ``index`` left out of one kind."""
+    return folder / f"task-{index:06d}.{kind}.jsonl"
+
+
+def _describe(entry: Rejected, source: Source) -> dict[str, Any]:
+    values = {"file": source.path, "position": entry.position, "reason": entry.reason, "detail": entry.detail}
+    try:
+        return values | {"raw": entry.raw.decode("utf-8")}
+    except UnicodeDecodeError:
+        return values | {"raw_base64": base64.b64encode(entry.raw).decode("ascii")}
+
+
+def join_left_out(scratch: Path, folder: Path, kind: str) -> None:
+    """Join what all tasks left out of one kind to ``folder/records.jsonl``, by input and position; nothing: no file."""
+    found = sorted(scratch.glob(f"task-*.{kind}.jsonl"))
+    if not found:
+        return
+    folder.mkdir(exist_ok=True)
+    with new_file(folder / "records.jsonl") as out:
+        for path in found:
+            with path.open("rb") as part:
+                while data := part.read(1 << 20):
+                    out.write(data)

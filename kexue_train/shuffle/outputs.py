@@ -1,0 +1,142 @@
+"""Writes and reads shards in the formats a shuffle can give: Arrow, Parquet, JSON Lines, plain lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic_core import from_json, to_json
+
+from kexue_train.arrow_shards import ShardWriter, read_shard
+from kexue_train.errors import CorpusError
+from kexue_train.shuffle.batches import BatchCutter, Columns, from_record_batch, text_schema, to_record_batch
+from kexue_train.shuffle.rows import as_binary, data_of, offsets_of
+from kexue_train.write_behind import WriteBehindFile, new_file
+
+OutputFormat = Literal["arrow", "parquet", "jsonl", "lines"]
+
+SUFFIXES: dict[OutputFormat, str] = {"arrow": ".arrow", "parquet": ".parquet", "jsonl": ".jsonl", "lines": ".txt"}
+"""Format -> suffix of its files."""
+
+_PARQUET_ROWS, _PARQUET_BYTES = 2**17, 16 * 2**20  # of a row group
+_READ_BYTES = 8 * 2**20
+
+
+def file_name(output: OutputFormat, shard: int, num_shards: int) -> str:
+    """``data-00003-of-00016.arrow`` and the like."""
+    return f"data-{shard:05d}-of-{num_shards:05d}{SUFFIXES[output]}"
+
+
+class ShardOutput(Protocol):
+    """Takes the rows of one shard in order."""
+
+    def write(self, texts: pa.LargeBinaryArray, extras: pa.LargeBinaryArray | None) -> None:
+        """Append rows."""
+        ...
+
+
+@contextmanager
+def open_shard(
+    path: Path, output: OutputFormat, keep: Sequence[str], *, durable: bool
+) -> Iterator[tuple[ShardOutput, WriteBehindFile]]:
+    """A new shard and the file it goes to; after an error there is none."""
+    schema = text_schema(keep)
+    if output == "arrow":
+        with ShardWriter(path, schema, durable=durable) as writer:
+            shard = _BatchOutput(writer.write, schema, BatchCutter())
+            yield shard, writer.file
+            shard.finish()
+        return
+    with new_file(path, durable=durable) as file:
+        if output == "parquet":
+            with _parquet_writer(file, schema) as parquet:
+                rows = _BatchOutput(parquet.write_batch, schema, BatchCutter(_PARQUET_ROWS, _PARQUET_BYTES))
+                yield rows, file
+                rows.finish()
+        else:
+            yield (_JsonOutput(file, keep) if output == "jsonl" else _LinesOutput(file)), file
+
+
+def iter_shard(path: Path, output: OutputFormat, keep: Sequence[str]) -> Iterator[Columns]:
+    """Yield the rows of a shard in pieces, for checking; a damaged file raises what its reader raises."""
+    match output:
+        case "arrow":
+            yield from map(from_record_batch, read_shard(path).to_batches())
+        case "parquet":
+            import pyarrow.parquet as pq  # noqa: PLC0415  # costs memory that most shuffles do not need
+
+            with pq.ParquetFile(path) as file:
+                yield from map(from_record_batch, file.iter_batches(use_threads=False))
+        case _:
+            for lines in _read_lines(path):
+                yield _from_json_lines(lines, keep) if output == "jsonl" else (pa.array(lines, pa.large_binary()), None)
+
+
+class _BatchOutput:
+    def __init__(self, write: Any, schema: pa.Schema, cutter: BatchCutter) -> None:
+        self._write, self._schema, self._cutter = write, schema, cutter
+
+    def write(self, texts: pa.LargeBinaryArray, extras: pa.LargeBinaryArray | None) -> None:
+        for columns in self._cutter.cut(texts, extras):
+            self._write(to_record_batch(columns, self._schema))
+
+    def finish(self) -> None:
+        for columns in self._cutter.finish():
+            self._write(to_record_batch(columns, self._schema))
+
+
+class _JsonOutput:
+    def __init__(self, file: WriteBehindFile, keep: Sequence[str]) -> None:
+        self._file, self._keep = file, tuple(keep)
+
+    def write(self, texts: pa.LargeBinaryArray, extras: pa.LargeBinaryArray | None) -> None:
+        values = texts.view(pa.large_string()).to_pylist()
+        if extras is None:
+            lines = [to_json({"text": text}) for text in values]
+        else:
+            kept = (dict(zip(self._keep, from_json(row), strict=True)) for row in extras.to_pylist())
+            lines = [to_json({"text": text} | more) for text, more in zip(values, kept, strict=True)]
+        self._file.write(b"\n".join([*lines, b""]))
+
+
+class _LinesOutput:
+    def __init__(self, file: WriteBehindFile) -> None:
+        self._file = file
+
+    def write(self, texts: pa.LargeBinaryArray, extras: pa.LargeBinaryArray | None) -> None:  # noqa: ARG002  # none
+        offsets = offsets_of(texts)
+        data = np.frombuffer(data_of(texts), np.uint8)[offsets[0] : offsets[-1]]
+        if (data == ord("\n")).any():
+            raise CorpusError(
+                "a document holds a newline, so it cannot be a line of its own; write another format "
+                "(--to jsonl, or a file name that ends in .jsonl)"
+            )
+        nothing, newline = (pa.scalar(value, pa.large_binary()) for value in (b"", b"\n"))
+        lines = pc.binary_join_element_wise(texts, nothing, newline)
+        ends = offsets_of(lines)
+        self._file.write(data_of(lines)[ends[0] : ends[-1]])
+
+
+def _parquet_writer(file: WriteBehindFile, schema: pa.Schema) -> Any:
+    import pyarrow.parquet as pq  # noqa: PLC0415  # costs memory that most shuffles do not need
+
+    return pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False, write_statistics=False)
+
+
+def _read_lines(path: Path) -> Iterator[list[bytes]]:
+    with path.open("rb") as file:
+        while lines := file.readlines(_READ_BYTES):
+            yield [line.removesuffix(b"\n") for line in lines]
+
+
+def _from_json_lines(lines: list[bytes], keep: Sequence[str]) -> Columns:
+    rows = [from_json(line) for line in lines]
+    texts = as_binary(pa.array([row["text"] for row in rows], pa.large_string()))
+    if not keep:
+        return texts, None
+    return texts, pa.array([to_json([row[name] for name in keep]) for row in rows], pa.large_binary())

@@ -1,0 +1,262 @@
+"""Runs the tasks of the two passes, those that are not done yet, and does again what a lost machine took with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kexue_train.artifacts import write_atomic
+from kexue_train.corpus.inputs import STANDARD_INPUT, Source
+from kexue_train.corpus.options import ReadOptions
+from kexue_train.errors import MachineLostError
+from kexue_train.executor import Executor, Fetch, LocalExecutor
+from kexue_train.progress import Progress
+from kexue_train.shuffle.config import ShuffleConfig
+from kexue_train.shuffle.gather import GatherResult, GatherTask, gather, shard_marker_path
+from kexue_train.shuffle.plan import MemoryBudget, ShufflePlan, plan_shuffle
+from kexue_train.shuffle.scatter import ScatterTask, scatter
+from kexue_train.shuffle.scatter_result import ScatterResult, marker_path, spill_path
+from kexue_train.shuffle.segments import Request, SpillFile, read_segments, remove_folder, write_spill_list
+from kexue_train.shuffle.weights import Draw, plan_sampling
+
+_PLAN_NAME = "plan.json"
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The work of one shuffle: what the tasks of both passes have in common."""
+
+    config: ShuffleConfig
+    sources: Sequence[Source]
+    plan: ShufflePlan
+    budget: MemoryBudget
+    seed: int
+    raw: bool
+    """Lines in, lines out: any bytes are a record."""
+    scratch: Path
+    """Where plan, markers, left-out records and (without ``spill_folder``) spill files lie."""
+    spill_folder: str | None
+    spills_fit_memory: bool
+    """The page cache has room for all spill files, so they need neither compression nor, at once, the disk."""
+    executor: Executor
+    progress: Progress
+
+    @property
+    def input_bytes(self) -> int:
+        """Size of the inputs."""
+        return sum(source.bytes for source in self.sources)
+
+    def scatter_all(self) -> list[ScatterResult]:
+        """The first pass; returns the results of all tasks in the order of the input."""
+        tasks = self._scatter_tasks()
+        self._remove_remains(tasks)
+        sizes = [sum(entry.bytes for entry, *_ in task.ranges) for task in tasks]
+        while todo := [task for task in tasks if not self._is_scattered(task)]:
+            done = sum(sizes) - sum(sizes[task.index] for task in todo)
+            if len(todo) < len(tasks):
+                self.progress.note(f"resumed: {len(tasks) - len(todo)} of {len(tasks)} input pieces were read before")
+            self._update(done, "read")
+            for index, result in self._run_scatter(todo):
+                write_atomic(marker_path(self.scratch, todo[index].index), result.to_json())
+                done += sizes[todo[index].index]
+                self._update(done, "read")
+        return [self._result(task) for task in tasks]
+
+    def gather_all(
+        self, scattered: Sequence[ScatterResult], out_folder: Path, shards: Sequence[int], *, is_durable: bool
+    ) -> Iterator[tuple[int, GatherResult]]:
+        """The second pass: write ``shards`` into ``out_folder``; yields (shard, result) as they are done.
+
+        Raises:
+            MachineLostError: With ``spill_folder``, if what a machine holds is gone; call ``forget`` and scatter again.
+        """
+        write_spill_list(self.scratch, [self._spill_file(result) for result in scattered])
+        draws = self._draws(scattered)
+        tasks = [
+            GatherTask(
+                shard=shard,
+                num_shards=self.plan.num_shards,
+                buckets_per_shard=self.plan.buckets_per_shard,
+                bucket_bytes=self.budget.bucket_bytes,
+                output=self.config.output,
+                keep=self.config.keep,
+                drop_duplicates=self.config.dedup == "exact",
+                draws=tuple(by_shard[shard] for by_shard in draws),
+                folder=str(self.scratch),
+                out_folder=str(out_folder),
+                is_durable=is_durable,
+                free_spills=is_durable and self.spill_folder is None,
+            )
+            for shard in shards
+        ]
+        machines = sorted({result.machine for result in scattered})
+        done = self.plan.num_shards - len(tasks)
+        if done:
+            self.progress.note(f"resumed: {done} of {self.plan.num_shards} shards were written before")
+        self._update_shards(done)
+        for index, result in self.executor.map_unordered(
+            gather,
+            tasks,
+            at_once=self.budget.workers,
+            task_memory_bytes=self.budget.task_bytes,
+            fetch=(lambda task: _requests(task, machines)) if self.spill_folder else None,
+        ):
+            done += 1
+            self._update_shards(done)
+            yield tasks[index].shard, result
+
+    def left_to_gather(self) -> list[int]:
+        """Shards that have no marker."""
+        shards = range(self.plan.num_shards)
+        return [shard for shard in shards if not shard_marker_path(self.scratch, shard).exists()]
+
+    def gathered(self) -> list[GatherResult]:
+        """The results of all shards, from their markers."""
+        shards = range(self.plan.num_shards)
+        return [GatherResult.from_json(_read(shard_marker_path(self.scratch, shard))) for shard in shards]
+
+    def forget(self, lost: MachineLostError) -> None:
+        """Delete the markers of scatter tasks whose spill files lay on machines that are gone."""
+        number = 0
+        for path in self.scratch.glob("task-*.json"):
+            if ScatterResult.from_json(_read(path)).machine in lost.machines:
+                path.unlink()
+                number += 1
+        self.progress.note(f"machine {', '.join(sorted(lost.machines))} is gone: {number} input pieces are read again")
+
+    def remove_spills(self, scattered: Sequence[ScatterResult]) -> None:
+        """Delete what the first pass wrote for the second."""
+        if self.spill_folder is None:
+            for path in self.scratch.glob("task-*.spill"):
+                path.unlink(missing_ok=True)
+            return
+        machines = {result.machine for result in scattered} & set(self.executor.machines())
+        folders = {machine: str(Path(self.spill_folder, machine)) for machine in sorted(machines)}
+        fetches = [[Fetch(machine, remove_folder, folder)] for machine, folder in folders.items()]
+        for _ in self.executor.map_unordered(_ignore, fetches, fetch=lambda item: item):
+            pass
+
+    def _scatter_tasks(self) -> list[ScatterTask]:
+        config = self.config
+        samplings, shares = plan_sampling([source.weight for source in self.sources])
+        options = ReadOptions(
+            text_keys=config.text_keys,
+            keep=config.keep,
+            document=config.document,
+            raw=self.raw,
+            block_bytes=self.budget.block_bytes,
+        )
+        return [
+            ScatterTask(
+                index=index,
+                ranges=tuple((entry, self.sources[entry.file_index], samplings[entry.file_index]) for entry in group),
+                options=options,
+                filters=config.filters,
+                seed=self.seed,
+                num_shards=self.plan.num_shards,
+                num_buckets=self.plan.num_buckets,
+                has_tickets=bool(shares),
+                drop_duplicates=config.dedup == "exact",
+                fail_on_bad_record=config.on_bad_record == "fail",
+                keep_dropped=config.keep_dropped,
+                buffer_bytes=self.budget.buffer_bytes,
+                fits_memory=self.spills_fit_memory,
+                folder=str(self.scratch),
+                spill_folder=self.spill_folder,
+            )
+            for index, group in enumerate(self.plan.tasks)
+        ]
+
+    def _run_scatter(self, todo: Sequence[ScatterTask]) -> Iterator[tuple[int, ScatterResult]]:
+        here = [i for i, task in enumerate(todo) if any(source.path == STANDARD_INPUT for _, source, _ in task.ranges)]
+        there = [i for i in range(len(todo)) if i not in set(here)]
+        for executor, chosen in ((LocalExecutor(1), here), (self.executor, there)):
+            results = executor.map_unordered(
+                scatter,
+                [todo[i] for i in chosen],
+                at_once=self.budget.workers,
+                task_memory_bytes=self.budget.task_bytes,
+            )
+            yield from ((chosen[index], result) for index, result in results)
+
+    def _draws(self, scattered: Sequence[ScatterResult]) -> list[list[Draw]]:
+        """For every ticket, the draw of each shard."""
+        draws = []
+        for ticket, share in enumerate(plan_sampling([source.weight for source in self.sources])[1], start=1):
+            rows = np.zeros(self.plan.num_shards, np.int64)
+            for result in scattered:
+                rows += np.array(result.tickets.get(ticket, 0), np.int64)
+            firsts = (np.cumsum(rows) - rows).tolist()
+            draws.append([Draw(self.seed, ticket, first, int(rows.sum()), share) for first in firsts])
+        return draws
+
+    def _result(self, task: ScatterTask) -> ScatterResult:
+        return ScatterResult.from_json(_read(marker_path(self.scratch, task.index)))
+
+    def _is_scattered(self, task: ScatterTask) -> bool:
+        """Whether the task is done and its spill file still there, as far as can be seen from here."""
+        if not marker_path(self.scratch, task.index).exists():
+            return False
+        result = self._result(task)
+        if self.spill_folder is not None:
+            return result.machine in self.executor.machines()
+        return spill_path(task.folder, None, result).exists()
+
+    def _remove_remains(self, tasks: Sequence[ScatterTask]) -> None:
+        """Delete the spill files of killed attempts, and the markers of those that did not survive a new start."""
+        named = set()
+        for task in tasks:
+            marker = marker_path(self.scratch, task.index)
+            if not marker.exists():
+                continue
+            result = self._result(task)
+            if self.spill_folder is None and not self._spill_file(result).is_whole():
+                marker.unlink()
+            else:
+                named.add(result.spill)
+        for path in self.scratch.glob("task-*.spill"):
+            if path.name not in named:
+                path.unlink(missing_ok=True)
+        for path in self.scratch.glob("part-*.tmp"):
+            path.unlink(missing_ok=True)
+
+    def _spill_file(self, result: ScatterResult) -> SpillFile:
+        path = spill_path(str(self.scratch), self.spill_folder, result)
+        return SpillFile(result.machine, result.boot, str(path), result.index)
+
+    def _update(self, done: float, phase: str) -> None:
+        total = 2 * self.input_bytes
+        self.progress.update(done, total or None, "bytes", phase=phase)
+
+    def _update_shards(self, done: int) -> None:
+        self._update(self.input_bytes * (1 + done / self.plan.num_shards), "write")
+
+
+def load_plan(scratch: Path, sources: Sequence[Source], num_shards: int, budget: MemoryBudget) -> ShufflePlan:
+    """The plan the work began with, so that a rerun with other memory can go on; else a new one."""
+    path = scratch / _PLAN_NAME
+    if path.exists():
+        return ShufflePlan.from_json(json.loads(_read(path)))
+    plan = plan_shuffle(sources, num_shards, budget.bucket_bytes)
+    write_atomic(path, json.dumps(plan.to_json()))
+    return plan
+
+
+def _requests(task: GatherTask, machines: Sequence[str]) -> list[Fetch]:
+    first = task.shard * task.buckets_per_shard
+    return [
+        Fetch(machine, read_segments, Request(task.folder, machine, first, first + task.buckets_per_shard))
+        for machine in machines
+    ]
+
+
+def _ignore(item: object, fetched: object) -> None:
+    """A task that is only there for what it fetches."""
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")

@@ -1,0 +1,90 @@
+"""Rows on their way from one file order to another: a text, the key it is sorted by, and what goes along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """n rows; a struct of arrays."""
+
+    keys: npt.NDArray[np.uint64]
+    """Shape (n,): the output is sorted by it."""
+    texts: pa.LargeBinaryArray
+    """The n texts, as bytes."""
+    extras: pa.LargeBinaryArray | None = None
+    """The kept columns of each row as a JSON array; None if none are kept."""
+    tickets: npt.NDArray[np.uint16] | None = None
+    """Shape (n,): 0 = the row stays; g > 0 = an exact share of the rows with ticket g stays (``weights.py``)."""
+    origins: npt.NDArray[np.uint32] | None = None
+    """Shape (n,): the scatter task each row comes from; None in that task's own spill file, where all are alike."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the texts and extras."""
+        return values_bytes(self.texts) + (values_bytes(self.extras) if self.extras is not None else 0)
+
+    def take(self, order: npt.NDArray[np.int64]) -> Self:
+        """The rows ``order``, copied."""
+        indices = pa.array(order)
+        return type(self)(
+            self.keys[order],
+            self.texts.take(indices),
+            None if self.extras is None else self.extras.take(indices),
+            None if self.tickets is None else self.tickets[order],
+            None if self.origins is None else self.origins[order],
+        )
+
+
+def as_binary(values: pa.Array) -> pa.LargeBinaryArray:
+    """Large strings or binaries as large binaries, without copying."""
+    return values if pa.types.is_large_binary(values.type) else values.view(pa.large_binary())
+
+
+def offsets_of(values: pa.LargeBinaryArray) -> npt.NDArray[np.int64]:
+    """Shape (n + 1,): value i is ``data_of(values)[offsets[i]:offsets[i + 1]]``."""
+    return np.frombuffer(values.buffers()[1], np.int64)[values.offset : values.offset + len(values) + 1]
+
+
+def data_of(values: pa.LargeBinaryArray) -> memoryview:
+    """The bytes that ``offsets_of`` counts in."""
+    data = values.buffers()[2]
+    return memoryview(data) if data is not None else memoryview(b"")
+
+
+def lengths_of(values: pa.LargeBinaryArray) -> npt.NDArray[np.int64]:
+    """Shape (n,): bytes of each value."""
+    return np.diff(offsets_of(values)) if len(values) else np.zeros(0, np.int64)
+
+
+def values_bytes(values: pa.LargeBinaryArray) -> int:
+    """Bytes of all values together."""
+    offsets = offsets_of(values) if len(values) else np.zeros(1, np.int64)
+    return int(offsets[-1] - offsets[0])
+
+
+def make_binary(lengths: npt.NDArray[np.integer], data: pa.Buffer | npt.NDArray[np.uint8]) -> pa.LargeBinaryArray:
+    """An array over ``data``, whose values lie one after the other; nothing is copied."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(lengths), buffers)
+
+
+def cut_evenly(lengths: npt.NDArray[np.int64], piece_bytes: int) -> Sequence[tuple[int, int]]:
+    """Consecutive (start, stop) that cover all rows, each of about ``piece_bytes`` and at least one row."""
+    if not len(lengths):
+        return []
+    ends = np.cumsum(lengths)
+    cuts = (np.flatnonzero(np.diff(ends // piece_bytes)) + 1).tolist()
+    return list(zip([0, *cuts], [*cuts, len(lengths)], strict=True))

@@ -1,0 +1,171 @@
+"""The first pass: reads some ranges of the inputs and writes their rows, grouped by bucket, to one spill file."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from kexue_train.corpus.config import FilterConfig
+from kexue_train.corpus.filters import REASONS, drop_reasons
+from kexue_train.corpus.inputs import Source
+from kexue_train.corpus.options import ReadOptions
+from kexue_train.corpus.readers import read_records
+from kexue_train.corpus.records import RecordBlock, Rejected
+from kexue_train.errors import CorpusError
+from kexue_train.executor import current_machine
+from kexue_train.runtime import boot_id, keep_freed_memory
+from kexue_train.shuffle.keys import bucket_of, content_keys, hash_rows, position_keys, sum_words
+from kexue_train.shuffle.left_out import LeftOut
+from kexue_train.shuffle.order_rows import repeats
+from kexue_train.shuffle.plan import InputRange
+from kexue_train.shuffle.rows import Rows, as_binary, lengths_of
+from kexue_train.shuffle.scatter_result import FileCounts, ScatterResult, spill_path
+from kexue_train.shuffle.spill import SpillWriter
+from kexue_train.shuffle.weights import Sampling
+
+_MOD = 1 << 128
+
+
+@dataclass(frozen=True, slots=True)
+class ScatterTask:
+    """What one call of ``scatter`` needs; small, since it travels to a worker."""
+
+    index: int
+    ranges: tuple[tuple[InputRange, Source, Sampling], ...]
+    options: ReadOptions
+    filters: FilterConfig
+    seed: int
+    num_shards: int
+    num_buckets: int
+    has_tickets: bool
+    """Whether any file of the shuffle is sampled by tickets."""
+    drop_duplicates: bool
+    fail_on_bad_record: bool
+    keep_dropped: bool
+    """Keep the documents that a filter drops."""
+    buffer_bytes: int
+    fits_memory: bool
+    """Whether the page cache has room for all spill files."""
+    folder: str
+    """Where the records that are left out go."""
+    spill_folder: str | None
+    """A folder on every machine's own disk for the spill file; None: it goes to ``folder``."""
+
+
+def scatter(task: ScatterTask) -> ScatterResult:
+    """Do ``task``. Done again, it leaves a file of another name with the same rows.
+
+    Raises:
+        CorpusError: If a file cannot be used, or holds a bad record, and the task is told to fail on one.
+    """
+    keep_freed_memory()
+    # A name of its own, so that a worker that was taken for dead cannot write into the file of its successor.
+    name = f"task-{task.index:06d}.{uuid.uuid4().hex[:8]}.spill"
+    result = ScatterResult(machine=current_machine(), boot=boot_id(), spill=name)
+    path = spill_path(task.folder, task.spill_folder, result)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    left_out = LeftOut(Path(task.folder), task.index)
+    writer = SpillWriter(path, task.num_buckets, task.buffer_bytes, fits_memory=task.fits_memory)
+    try:
+        for entry, source, sampling in task.ranges:
+            counts = result.files.setdefault(entry.file_index, FileCounts(shard_rows=[0] * task.num_shards))
+            for block in _read(task, source, entry):
+                block = _accept(task, source, block, counts, left_out)
+                if len(block.positions):
+                    _add(task, entry.file_index, sampling, block, counts, result, writer)
+        result.index = writer.finish()
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        writer.close()
+    return result
+
+
+def _read(task: ScatterTask, source: Source, entry: InputRange) -> Iterator[RecordBlock]:
+    """The blocks of a range; damage is one more refused record if those are skipped, and what lies before it counts."""
+    position = 0
+    try:
+        for block in read_records(source, task.options, start=entry.start, end=entry.end):
+            if len(block.positions):
+                position = int(block.positions[-1]) + 1
+            yield block
+    except CorpusError as error:
+        if task.fail_on_bad_record:
+            raise
+        nothing = pa.array([], pa.large_binary())
+        damage = Rejected(position, "the file is damaged from here on", str(error), b"")
+        yield RecordBlock(np.zeros(0, np.uint64), nothing, rejected=[damage])
+
+
+def _accept(
+    task: ScatterTask, source: Source, block: RecordBlock, counts: FileCounts, left_out: LeftOut
+) -> RecordBlock:
+    """Count and keep aside what is refused or filtered; returns the block without it."""
+    counts.blank += block.blank
+    if block.rejected:
+        if task.fail_on_bad_record:
+            raise left_out.refuse(block.rejected[0], source)
+        counts.rejected.update(entry.reason for entry in block.rejected)
+        left_out.keep_rejected(block.rejected, source)
+    if not (task.filters.is_active and len(block.positions)):
+        return block
+    reasons = drop_reasons(block.texts, task.filters)
+    if not reasons.any():
+        return block
+    counts.dropped.update(REASONS[reason - 1] for reason in reasons[reasons > 0].tolist())
+    if task.keep_dropped:
+        left_out.keep_dropped(block, reasons, source)
+    keep = pa.array(reasons == 0)
+    extras = None if block.extras is None else block.extras.filter(keep)
+    return RecordBlock(block.positions[reasons == 0], block.texts.filter(keep), extras=extras)
+
+
+def _add(
+    task: ScatterTask,
+    file_index: int,
+    sampling: Sampling,
+    block: RecordBlock,
+    counts: FileCounts,
+    result: ScatterResult,
+    writer: SpillWriter,
+) -> None:
+    """Give the rows of a block their keys, and hand them to the writer as often as their weight says."""
+    texts = as_binary(block.texts)
+    hashes = hash_rows(texts, block.extras)
+    lengths = lengths_of(texts)
+    counts.rows += len(texts)
+    counts.text_bytes += int(lengths.sum())
+    counts.longest = max(counts.longest, int(lengths.max()))
+    counts.checksum = (counts.checksum + sum_words(hashes)) % _MOD
+    contents = hashes if block.extras is None or not task.drop_duplicates else hash_rows(texts)
+    fresh = ~repeats(contents) if task.drop_duplicates else None
+    for copy in range(sampling.whole + bool(sampling.ticket)):
+        if task.drop_duplicates:
+            keys = content_keys(task.seed, contents, copy)
+        else:
+            keys = position_keys(task.seed, file_index, block.positions, copy)
+        ticket = sampling.ticket if copy == sampling.whole else 0
+        shards = np.bincount(bucket_of(keys, task.num_shards), minlength=task.num_shards)
+        if copy == 0:
+            counts.shard_rows = (np.array(counts.shard_rows) + shards).tolist()
+        if ticket:
+            result.tickets[ticket] = (np.array(result.tickets.get(ticket, 0)) + shards).tolist()
+        result.offered += len(texts)
+        result.offered_checksum = (result.offered_checksum + sum_words(hashes)) % _MOD
+        rows = Rows(keys, texts, block.extras, _tickets(len(texts), ticket) if task.has_tickets else None)
+        if fresh is not None and not fresh.all():
+            result.duplicates += int((~fresh).sum())
+            result.duplicates_checksum = (result.duplicates_checksum + sum_words(hashes[:, ~fresh])) % _MOD
+            rows = rows.take(np.flatnonzero(fresh))
+        writer.add(rows, bucket_of(rows.keys, task.num_buckets))
+
+
+def _tickets(num_rows: int, ticket: int) -> npt.NDArray[np.uint16]:
+    return np.full(num_rows, ticket, np.uint16)

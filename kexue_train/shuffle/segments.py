@@ -1,0 +1,165 @@
+"""A bucket as it lies in the spill files of all scatter tasks, on this machine or fetched from the others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from kexue_train.artifacts import write_atomic
+from kexue_train.executor.interface import machine_lost
+from kexue_train.runtime import boot_id
+from kexue_train.shuffle.rows import Rows
+from kexue_train.shuffle.spill import SpillIndex, SpillReader, iter_raw
+
+SPILLS_NAME = "spills.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SpillFile:
+    """The spill file of one scatter task."""
+
+    machine: str
+    boot: str
+    path: str
+    index: SpillIndex
+
+    def is_whole(self) -> bool:
+        """Whether it is there and, if the machine was started anew since, undamaged; works where ``open`` does."""
+        try:
+            with self.open() as reader:
+                return self.boot == boot_id() or reader.is_whole()
+        except FileNotFoundError:
+            return False
+
+    def open(self) -> SpillReader:
+        """A reader; works on ``machine``, or anywhere if the file lies on shared storage."""
+        return SpillReader(Path(self.path), self.index)
+
+
+def write_spill_list(folder: Path, files: Sequence[SpillFile]) -> None:
+    """Write the list that gather tasks read, so that a task does not have to carry it."""
+    write_atomic(folder / SPILLS_NAME, json.dumps([asdict(file) for file in files]))
+
+
+def read_spill_list(folder: str) -> list[SpillFile]:
+    """The spill files by number of their scatter task."""
+    path = Path(folder, SPILLS_NAME)
+    return _read_list(str(path), path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _read_list(path: str, _: int) -> list[SpillFile]:
+    entries = json.loads(Path(path).read_text(encoding="utf-8"))
+    return [SpillFile(**entry | {"index": SpillIndex(**entry["index"])}) for entry in entries]
+
+
+@dataclass(frozen=True, slots=True)
+class SpilledBucket:
+    """The ``Pieces`` of a bucket whose spill files can be opened here, one at a time."""
+
+    files: Sequence[SpillFile]
+    bucket: int
+
+    def sizes(self) -> tuple[int, int]:
+        """See ``Pieces``."""
+        rows = num_bytes = 0
+        for file in self.files:
+            with file.open() as reader:
+                more_rows, more_bytes = reader.sizes(self.bucket)
+            rows, num_bytes = rows + more_rows, num_bytes + more_bytes
+        return rows, num_bytes
+
+    def frames(self) -> Iterator[Rows]:
+        """See ``Pieces``."""
+        for origin, file in enumerate(self.files):
+            with file.open() as reader:
+                for rows in reader.frames(self.bucket):
+                    yield _with_origin(rows, origin)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Which buckets are wanted from the spill files of one machine."""
+
+    folder: str
+    machine: str
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A bucket of one spill file, as bytes."""
+
+    origin: int
+    bucket: int
+    rows: int
+    num_bytes: int
+    raw: bytes
+
+
+def read_segments(request: Request) -> list[Segment]:
+    """What ``request`` asks for; runs on its machine.
+
+    Raises:
+        MachineLostError: If the machine is there but its files are not, or not whole: it was started anew.
+    """
+    files = read_spill_list(request.folder)
+    own = [(origin, file) for origin, file in enumerate(files) if file.machine == request.machine]
+    if not _are_whole(tuple(file for _, file in own)):
+        raise machine_lost([request.machine])
+    segments = []
+    for origin, file in own:
+        with file.open() as reader:
+            for bucket in range(request.first, request.stop):
+                rows, num_bytes = reader.sizes(bucket)
+                if rows:
+                    segments.append(Segment(origin, bucket, rows, num_bytes, reader.raw(bucket)))
+    return segments
+
+
+@lru_cache(maxsize=1)
+def _are_whole(files: tuple[SpillFile, ...]) -> bool:
+    return all(file.is_whole() for file in files)
+
+
+def remove_folder(folder: str) -> None:
+    """Delete a folder of spill files on this machine."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedBucket:
+    """The ``Pieces`` of a bucket that was fetched."""
+
+    files: Sequence[SpillFile]
+    segments: Sequence[Segment]
+
+    def sizes(self) -> tuple[int, int]:
+        """See ``Pieces``."""
+        return sum(segment.rows for segment in self.segments), sum(segment.num_bytes for segment in self.segments)
+
+    def frames(self) -> Iterator[Rows]:
+        """See ``Pieces``."""
+        for segment in self.segments:
+            for rows in iter_raw(segment.raw, Path(self.files[segment.origin].path)):
+                yield _with_origin(rows, segment.origin)
+
+
+def group_by_bucket(files: Sequence[SpillFile], fetched: Sequence[Sequence[Segment]]) -> dict[int, FetchedBucket]:
+    """The fetched buckets, each in input order."""
+    found: dict[int, list[Segment]] = defaultdict(list)
+    for segment in sorted((segment for part in fetched for segment in part), key=lambda segment: segment.origin):
+        found[segment.bucket].append(segment)
+    return {bucket: FetchedBucket(files, segments) for bucket, segments in found.items()}
+
+
+def _with_origin(rows: Rows, origin: int) -> Rows:
+    return replace(rows, origins=np.full(len(rows), origin, np.uint32))
