@@ -45,7 +45,7 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 def main() -> None:
     """Run the command; errors become one paragraph and an exit code."""
-    os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")  # for Arrow, before it is loaded; see keep_freed_memory
+    os.environ.setdefault("MIMALLOC_PURGE_DELAY", "1000")  # for Arrow, before it is loaded; see keep_freed_memory
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:

@@ -93,9 +93,17 @@ def keep_freed_memory() -> None:
     By default every block of some MB is fresh memory, which the system fills with zeros page by page: a third of the
     time of a shuffle. Arrow has an allocator of its own; the same for it is an environment variable (``cli.main``).
     """
-    if hasattr(ctypes.CDLL(None), "mallopt"):  # glibc
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):  # glibc
         for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            ctypes.CDLL(None).mallopt(option, 32 * 2**20)
+            library.mallopt(option, 2**30)
+
+
+def give_back_freed_memory() -> None:
+    """Give what this process keeps back to the system, before work of another kind."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):  # glibc
+        library.malloc_trim(0)
 
 
 def boot_id() -> str:

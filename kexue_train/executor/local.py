@@ -20,10 +20,11 @@ from kexue_train.executor.worker_process import WorkerProcess, run_task, wait_fo
 
 
 class LocalExecutor:
-    """Local processes; with one worker, this process itself."""
+    """Local processes; with one worker, this process itself. The next map uses the processes of the last again."""
 
     def __init__(self, num_workers: int = 1) -> None:
         self.num_workers = num_workers
+        self._idle: list[WorkerProcess] = []
 
     @property
     def workers_per_machine(self) -> int:
@@ -50,40 +51,42 @@ class LocalExecutor:
         check_at_once(at_once)
         num_workers = min(self.num_workers, at_once or self.num_workers, len(items))
         if num_workers > 1:
-            yield from _map_in_processes(function, items, fetch, num_workers)
+            yield from self._map_in_processes(function, items, fetch, num_workers)
             return
         for index, item in enumerate(items):
             yield index, run_task(function, item, _fetches(fetch, item))
 
-
-def _map_in_processes(
-    function: Callable[..., Result],
-    items: Sequence[Item],
-    fetch: Callable[[Item], Sequence[Fetch]] | None,
-    num_workers: int,
-) -> Iterator[tuple[int, Result]]:
-    queue = _Queue(len(items), num_workers)
-    workers: list[WorkerProcess] = []
-    try:
-        for _ in range(num_workers):
-            workers.append(WorkerProcess(function))
-        while queue.todo or any(worker.task is not None for worker in workers):
+    def _map_in_processes(
+        self,
+        function: Callable[..., Result],
+        items: Sequence[Item],
+        fetch: Callable[[Item], Sequence[Fetch]] | None,
+        num_workers: int,
+    ) -> Iterator[tuple[int, Result]]:
+        queue = _Queue(len(items), num_workers)
+        workers = [worker for worker in self._idle if worker.is_alive()][:num_workers]
+        self._idle = []
+        try:
+            while len(workers) < num_workers:
+                workers.append(WorkerProcess())
+            while queue.todo or any(worker.task is not None for worker in workers):
+                for worker in workers:
+                    if worker.task is None and queue.todo:
+                        index = queue.todo.popleft()
+                        worker.give(index, function, items[index], _fetches(fetch, items[index]))
+                for worker in wait_for_answers(workers):
+                    index, answer = worker.take()
+                    if answer is None:
+                        queue.count_loss(index, worker.ending())
+                        workers[workers.index(worker)] = WorkerProcess()
+                    else:
+                        queue.count_result()
+                        yield index, answer.result()
+            queue.require_empty()
+            self._idle, workers = workers, []
+        finally:
             for worker in workers:
-                if worker.task is None and queue.todo:
-                    index = queue.todo.popleft()
-                    worker.give(index, items[index], _fetches(fetch, items[index]))
-            for worker in wait_for_answers(workers):
-                index, answer = worker.take()
-                if answer is None:
-                    queue.count_loss(index, worker.ending())
-                    workers[workers.index(worker)] = WorkerProcess(function)
-                else:
-                    queue.count_result()
-                    yield index, answer.result()
-        queue.require_empty()
-    finally:
-        for worker in workers:
-            worker.kill()
+                worker.kill()
 
 
 class _Queue:

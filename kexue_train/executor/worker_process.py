@@ -20,6 +20,9 @@ from typing import Any
 
 from kexue_train.executor.interface import Fetch
 
+_IDLE_SECONDS = 5.0
+"""A worker without a task ends after so long, so that a stage that is over holds no memory."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -40,24 +43,28 @@ class Answer:
 class WorkerProcess:
     """The parent's side of a worker; ``task`` is the number of the task it does, or None."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self) -> None:
         self.task: int | None = None
         # spawn: a forked child would share the parent's locks, threads and Arrow memory pool.
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         # daemon: ended at exit even if an exception keeps the map's generator, and so this object, alive till then.
-        self._process = context.Process(target=_work, args=(theirs, function), daemon=True)
+        self._process = context.Process(target=_work, args=(theirs,), daemon=True)
         try:
             with _without_interrupts():
                 self._process.start()
         finally:
             theirs.close()  # the worker's death must close the pipe
 
-    def give(self, task: int, item: Any, fetches: Sequence[Fetch] | None) -> None:
+    def is_alive(self) -> bool:
+        """Whether the process runs; an idle one ends after a while."""
+        return self._process.is_alive()
+
+    def give(self, task: int, function: Callable[..., Any], item: Any, fetches: Sequence[Fetch] | None) -> None:
         """Send a task to an idle worker."""
         self.task = task
         with suppress(BrokenPipeError, ConnectionResetError):  # a dead worker shows when its answer is read
-            self.pipe.send_bytes(pickle.dumps((item, fetches)))
+            self.pipe.send_bytes(pickle.dumps((function, item, fetches)))
 
     def take(self) -> tuple[int, Answer | None]:
         """The number of the task and its answer; None if the worker died instead."""
@@ -95,19 +102,19 @@ def run_task(function: Callable[..., Any], item: Any, fetches: Sequence[Fetch] |
     return function(item, [fetch.function(fetch.argument) for fetch in fetches])
 
 
-def _work(pipe: connection.Connection, function: Callable[..., Any]) -> None:
-    """The worker's side: task after task."""
+def _work(pipe: connection.Connection) -> None:
+    """The worker's side: task after task, until none comes for a while."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, OSError):  # the parent has gone
-        while True:
-            pipe.send_bytes(_answer(function, pipe.recv_bytes()))
+        while pipe.poll(_IDLE_SECONDS):
+            pipe.send_bytes(_answer(pipe.recv_bytes()))
 
 
-def _answer(function: Callable[..., Any], task: bytes) -> bytes:
+def _answer(task: bytes) -> bytes:
     try:
-        return pickle.dumps(Answer(run_task(function, *pickle.loads(task))))
+        return pickle.dumps(Answer(run_task(*pickle.loads(task))))
     except BaseException as error:  # noqa: BLE001  # the boundary of the process: the parent raises it
         return _pickle_error(error, traceback.format_exc())
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from kexue_train.artifacts import write_atomic
-from kexue_train.runtime import keep_freed_memory
+from kexue_train.runtime import give_back_freed_memory, keep_freed_memory
 from kexue_train.shuffle.bucket import Ordered, Pieces, iter_ordered
 from kexue_train.shuffle.keys import bucket_bounds, hash_rows, sum_words
 from kexue_train.shuffle.mixing import OrderSums
@@ -86,6 +86,7 @@ def shard_marker_path(folder: Path, shard: int) -> Path:
 def gather(task: GatherTask, fetched: Sequence[Sequence[Segment]] | None = None) -> GatherResult:
     """Write the shard of ``task``; ``fetched`` holds its buckets if their spill files cannot be opened here."""
     keep_freed_memory()
+    give_back_freed_memory()
     folder = Path(task.folder)
     files = read_spill_list(task.folder)
     first = task.shard * task.buckets_per_shard

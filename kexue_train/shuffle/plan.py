@@ -21,7 +21,10 @@ _MAX_BUCKETS = 4096
 """Most buckets and most scatter tasks, unless shards or files ask for more. A spill piece has corpus / (4096 · 4096)
 bytes at least, 600 kB at 10 TB, so that reading pieces stays reading, not seeking."""
 _MIN_RANGE_BYTES, _MAX_RANGE_BYTES = 2**20, 256 * 2**20
-_INTERPRETER_BYTES = 105 * 10**6
+_ALONE_BYTES, _PROCESS_BYTES = 140 * 10**6, 100 * 10**6
+"""What a process takes before it works: alone, and as one of several, which share the pages of their libraries."""
+_KEPT_BYTES = 50 * 10**6
+"""What a worker's allocators keep of the first pass in the second."""
 _SMALLEST_SHARE = 60 * 10**6
 """Less than this is not worth a worker process of its own."""
 _ROW_BYTES = 32
@@ -144,10 +147,10 @@ def split_memory(memory_bytes: int, workers: int) -> MemoryBudget:
     share = _share(memory_bytes, workers)
     return MemoryBudget(
         workers=workers,
-        task_bytes=share + _INTERPRETER_BYTES,
-        block_bytes=min(max(share // 24, 2**18), 8 * 2**20),
-        buffer_bytes=min(max(int(0.4 * share), 2**20), 2**30),
-        bucket_bytes=min(max(int(0.55 * share), 2**20), 2**31),
+        task_bytes=share + _PROCESS_BYTES,
+        block_bytes=min(max(share // 40, 2**18), 8 * 2**20),
+        buffer_bytes=min(max(int(0.33 * share), 2**20), 2**30),
+        bucket_bytes=min(max(int(0.55 * share) - _KEPT_BYTES, int(0.27 * share), 2**20), 2**31),
     )
 
 
@@ -157,8 +160,9 @@ def held_bytes(rows: int, text_bytes: int) -> int:
 
 
 def _share(memory_bytes: int, workers: int) -> int:
-    processes = 1 if workers == 1 else workers + 1  # one worker is the calling process itself; else that only waits
-    return max(memory_bytes - processes * _INTERPRETER_BYTES, 0) // workers
+    # One worker is the calling process itself; else that only waits.
+    taken = _ALONE_BYTES if workers == 1 else (workers + 1) * _PROCESS_BYTES
+    return max(memory_bytes - taken, 0) // workers
 
 
 def _range_bytes(sources: Sequence[Source]) -> int:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from kexue_train.errors import ArtifactError
 from kexue_train.shuffle.frames import HEADER, DamagedFrameError, Slice, body_bytes, decode_frame, encode_frame
-from kexue_train.shuffle.rows import Rows, cut_evenly, lengths_of
+from kexue_train.shuffle.rows import Rows, cut_evenly, offsets_of
 from kexue_train.write_behind import WriteBehindFile, free_range
 
 _FRAME_BYTES = 4 * 2**20
@@ -90,8 +90,7 @@ class SpillWriter:
 
     def _write_frame(self, parts: list[Slice]) -> int:
         buffers, num_bytes = encode_frame(parts, compress=self._compress)
-        for buffer in buffers:
-            self._file.write(buffer)
+        self._file.write(b"".join(buffers))
         return num_bytes
 
 
@@ -100,10 +99,7 @@ def _cut_frames(parts: list[Slice]) -> Iterator[list[Slice]]:
     frame: list[Slice] = []
     held = 0
     for part in parts:
-        if part.low == part.high:
-            continue
-        for start, stop in cut_evenly(lengths_of(part.rows.texts)[part.low : part.high], _FRAME_BYTES):
-            piece = Slice(part.rows, part.low + start, part.low + stop)
+        for piece in _cut_slice(part):
             frame.append(piece)
             held += piece.text_bytes
             if held >= _FRAME_BYTES:
@@ -111,6 +107,18 @@ def _cut_frames(parts: list[Slice]) -> Iterator[list[Slice]]:
                 frame, held = [], 0
     if frame:
         yield frame
+
+
+def _cut_slice(part: Slice) -> Iterator[Slice]:
+    """The rows of ``part`` in slices for one frame at most; none if it has none."""
+    if part.low == part.high:
+        return
+    if part.text_bytes <= _FRAME_BYTES:
+        yield part
+        return
+    lengths = np.diff(offsets_of(part.rows.texts)[part.low : part.high + 1])
+    for start, stop in cut_evenly(lengths, _FRAME_BYTES):
+        yield Slice(part.rows, part.low + start, part.low + stop)
 
 
 class SpillReader:
