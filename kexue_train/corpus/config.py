@@ -17,7 +17,8 @@ class CorpusConfig(Config):
     source: Literal["installed_docs", "files"] = "files"
     """``files``: the files named in ``inputs``; ``installed_docs``: the documentation installed on this machine."""
     inputs: tuple[str, ...] = ()
-    """Files, folders or globs of .txt, .jsonl, .ndjson, .parquet or .arrow (text also .gz, .zst, .bz2, .xz, .lz4)."""
+    """Files, folders, globs, ``@list`` files, ``-``, URIs or ``hf://`` data sets; .txt, .jsonl, .ndjson, .json, .csv,
+    .tsv, .parquet or .arrow, each also with .gz, .zst, .bz2, .xz or .lz4."""
     max_size: str = "16MB"
     """With ``installed_docs``: about how much text to take, such as 16MB."""
 

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from kexue_train.shuffle.order_rows import Order, order_rows
-from kexue_train.shuffle.plan import held_bytes
-from kexue_train.shuffle.rows import Rows, cut_evenly, data_of, lengths_of, make_binary, offsets_of
+from kexue_train.shuffle.row_buffer import RowBuffer
+from kexue_train.shuffle.rows import Rows, cut_evenly, held_bytes, lengths_of
 from kexue_train.shuffle.spill import SpillIndex, SpillReader, SpillWriter
 
 _PIECE_BYTES = 12 * 2**20  # three record batches of the output, so that few of them are pieced together
@@ -60,7 +58,9 @@ def iter_ordered(
     need = held_bytes(num_rows, num_bytes)
     low, high = keys
     if need <= limit_bytes or num_rows <= 1 or high - low <= 1:
-        rows = _load(pieces, num_rows, num_bytes)
+        if not num_rows:
+            return
+        rows = _load(pieces, num_bytes)
         yield from _in_pieces(rows, *order_rows(rows, drop_duplicates=drop_duplicates))
         return
     num_parts = min(max(2, -(-2 * need // limit_bytes)), _MAX_PARTS, high - low)
@@ -87,7 +87,7 @@ class _Part:
     part: int
 
     def sizes(self) -> tuple[int, int]:
-        return self.reader.sizes(self.part)
+        return self.reader.table(self.part, self.part + 1).sizes(self.part)
 
     def frames(self) -> Iterator[Rows]:
         return self.reader.frames(self.part)
@@ -104,47 +104,12 @@ def _cut(pieces: Pieces, edges: Sequence[int], path: Path, buffer_bytes: int) ->
         writer.close()
 
 
-def _load(pieces: Pieces, num_rows: int, num_bytes: int) -> Rows:
-    """All rows as one; every column is filled in place, so that nothing is held twice."""
-    keys, origins = np.empty(num_rows, np.uint64), np.zeros(num_rows, np.uint32)
-    texts = _Column(num_rows, num_bytes)
-    extras: _Column | None = None
-    tickets: npt.NDArray[np.uint16] | None = None
-    row = 0
-    for part in pieces.frames():
-        here = slice(row, row + len(part))
-        keys[here] = part.keys
-        if part.origins is not None:
-            origins[here] = part.origins
-        texts.append(part.texts)
-        if part.extras is not None:
-            extras = extras or _Column(num_rows, num_bytes)
-            extras.append(part.extras)
-        if part.tickets is not None:
-            tickets = np.zeros(num_rows, np.uint16) if tickets is None else tickets
-            tickets[here] = part.tickets
-        row += len(part)
-    return Rows(keys, texts.finish(), extras and extras.finish(), tickets, origins)
-
-
-class _Column:
-    """A binary column of known size; pages that are not filled take no memory."""
-
-    def __init__(self, num_rows: int, num_bytes: int) -> None:
-        self._lengths, self._data = np.empty(num_rows, np.int64), np.empty(num_bytes, np.uint8)
-        self._rows = self._bytes = 0
-
-    def append(self, values: pa.LargeBinaryArray) -> None:
-        offsets = offsets_of(values)
-        size = int(offsets[-1] - offsets[0])
-        self._lengths[self._rows : self._rows + len(values)] = lengths_of(values)
-        view = np.frombuffer(data_of(values), np.uint8)
-        self._data[self._bytes : self._bytes + size] = view[offsets[0] : offsets[-1]]
-        self._rows += len(values)
-        self._bytes += size
-
-    def finish(self) -> pa.LargeBinaryArray:
-        return make_binary(self._lengths, self._data[: self._bytes])
+def _load(pieces: Pieces, num_bytes: int) -> Rows:
+    """All rows as one."""
+    buffer = RowBuffer(num_bytes)
+    for rows in pieces.frames():
+        buffer.add(rows)
+    return buffer.build()
 
 
 def _in_pieces(rows: Rows, order: Order, left_out: Order) -> Iterator[Ordered]:

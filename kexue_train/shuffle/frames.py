@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from kexue_train.shuffle.rows import Rows, data_of, make_binary, offsets_of
+from kexue_train.shuffle.rows import Rows, data_of, make_binary, offsets_of, values_bytes
 
 HEADER = np.dtype(
     [
@@ -30,6 +30,7 @@ HEADER = np.dtype(
 """Rows, bytes of their texts and extras, stored bytes of each column, xxh3_64 of the stored columns."""
 
 _CODEC = pa.Codec("lz4_raw")
+_COMPRESSED = (1, 2, 3, 4)  # lengths and bytes; keys are random
 
 
 class DamagedFrameError(Exception):
@@ -37,43 +38,56 @@ class DamagedFrameError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class Piece:
     """The rows ``[low, high)`` of ``rows``."""
 
     rows: Rows
     low: int
     high: int
+    lengths: npt.NDArray[np.uint32]
+    """Shape (high - low,): bytes of each text."""
+    texts: memoryview
+    """The bytes of the texts."""
 
     @property
-    def text_bytes(self) -> int:
-        """Bytes of the texts."""
-        offsets = offsets_of(self.rows.texts)
-        return int(offsets[self.high] - offsets[self.low])
+    def num_rows(self) -> int:
+        """Rows."""
+        return self.high - self.low
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of texts and extras."""
+        return len(self.texts) + (0 if self.rows.extras is None else values_bytes(self._extras()))
+
+    def _extras(self) -> Any:
+        return None if self.rows.extras is None else self.rows.extras.slice(self.low, self.num_rows)
+
+    def columns(self) -> tuple[Any, ...]:
+        """The columns of the frame as buffers."""
+        rows, here = self.rows, slice(self.low, self.high)
+        extra_lengths, extras = (b"", b"") if rows.extras is None else _encode_values(self._extras())
+        return (
+            rows.keys[here].data,
+            self.lengths.data,
+            self.texts,
+            extra_lengths,
+            extras,
+            b"" if rows.tickets is None else rows.tickets[here].data,
+            b"" if rows.origins is None else rows.origins[here].data,
+        )
 
 
-def encode_frame(parts: Sequence[Slice], *, compress: bool) -> tuple[list[Any], int]:
-    """The buffers of the frame that holds these rows, one after the other, and the bytes of its texts and extras."""
-    pack = _compress if compress else _keep
-    lengths, texts = _join_values([(part.rows.texts, part.low, part.high) for part in parts])
-    kept = [(part.rows.extras, part.low, part.high) for part in parts if part.rows.extras is not None]
-    extra_lengths, extras = _join_values(kept)
-    columns = [
-        _join_numbers([part.rows.keys[part.low : part.high] for part in parts]),
-        pack(lengths),
-        pack(texts),
-        pack(extra_lengths),
-        pack(extras),
-        _join_numbers([part.rows.tickets[part.low : part.high] for part in parts if part.rows.tickets is not None]),
-        _join_numbers([part.rows.origins[part.low : part.high] for part in parts if part.rows.origins is not None]),
-    ]
-    checksum = xxhash.xxh3_64()
-    for column in columns:
-        checksum.update(column)
+def encode_frame(pieces: Sequence[Piece], *, compress: bool) -> bytes:
+    """The frame that holds the rows of ``pieces``, one after the other."""
+    joined = [b"".join(parts) for parts in zip(*(piece.columns() for piece in pieces), strict=True)]
+    packed = [_compress(column) if compress and i in _COMPRESSED else column for i, column in enumerate(joined)]
+    body = b"".join(packed)
     header = np.zeros((), HEADER)
-    header["rows"] = sum(part.high - part.low for part in parts)
-    header["text_bytes"], header["extra_bytes"], header["is_compressed"] = len(texts), len(extras), compress
-    header["stored"], header["checksum"] = [len(column) for column in columns], checksum.intdigest()
-    return [header.tobytes(), *columns], len(texts) + len(extras)
+    header["rows"], header["is_compressed"] = sum(piece.num_rows for piece in pieces), compress
+    header["text_bytes"], header["extra_bytes"] = len(joined[2]), len(joined[4])
+    header["stored"] = [len(column) for column in packed]
+    header["checksum"] = xxhash.xxh3_64_intdigest(body)
+    return header.tobytes() + body
 
 
 def body_bytes(header: bytes) -> int:
@@ -107,26 +121,14 @@ def decode_frame(header_bytes: bytes, body: bytes | memoryview) -> Rows:
     )
 
 
-def _join_values(parts: list[tuple[pa.LargeBinaryArray, int, int]]) -> tuple[bytes, bytes]:
-    """The lengths (as ``<u4``) and the bytes of the values ``[low, high)`` of several arrays."""
-    lengths, data = [], []
-    for values, low, high in parts:
-        offsets = offsets_of(values)
-        lengths.append(np.diff(offsets[low : high + 1]).astype("<u4").tobytes())
-        data.append(data_of(values)[offsets[low] : offsets[high]])
-    return b"".join(lengths), b"".join(data)
+def _encode_values(values: pa.LargeBinaryArray) -> tuple[bytes, memoryview]:
+    """The lengths (as ``<u4``) and the bytes of all values."""
+    offsets = offsets_of(values)
+    return np.diff(offsets).astype("<u4").tobytes(), data_of(values)[offsets[0] : offsets[-1]]
 
 
-def _join_numbers(parts: list[npt.NDArray[Any]]) -> bytes:
-    return b"".join(part.tobytes() for part in parts)
-
-
-def _compress(data: bytes) -> Any:
-    return _CODEC.compress(data, asbytes=False) if data else b""
-
-
-def _keep(data: bytes) -> Any:
-    return data
+def _compress(data: Any) -> Any:
+    return _CODEC.compress(data, asbytes=False) if len(data) else b""
 
 
 def _decompress(data: memoryview, num_bytes: int) -> pa.Buffer:

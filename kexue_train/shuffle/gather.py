@@ -17,7 +17,7 @@ from kexue_train.shuffle.keys import bucket_bounds, hash_rows, sum_words
 from kexue_train.shuffle.mixing import OrderSums
 from kexue_train.shuffle.outputs import OutputFormat, ShardOutput, file_name, open_shard
 from kexue_train.shuffle.rows import Rows, values_bytes
-from kexue_train.shuffle.segments import Segment, SpilledBucket, SpillFile, group_by_bucket, read_spill_list
+from kexue_train.shuffle.segments import Segment, SpillFile, group_by_bucket, read_spill_list, spilled_buckets
 from kexue_train.shuffle.weights import Draw
 
 _MOD = 1 << 128
@@ -117,7 +117,7 @@ def _pieces(
     files: Sequence[SpillFile], fetched: Sequence[Sequence[Segment]] | None, buckets: range
 ) -> Iterator[tuple[int, Pieces]]:
     if fetched is None:
-        yield from ((bucket, SpilledBucket(files, bucket)) for bucket in buckets)
+        yield from spilled_buckets(files, buckets)
     else:
         yield from sorted(group_by_bucket(files, fetched).items())
 

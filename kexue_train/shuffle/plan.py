@@ -27,8 +27,6 @@ _KEPT_BYTES = 50 * 10**6
 """What a worker's allocators keep of the first pass in the second."""
 _SMALLEST_SHARE = 60 * 10**6
 """Less than this is not worth a worker process of its own."""
-_ROW_BYTES = 32
-"""Key, length, offset, place and origin of a row that is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +150,6 @@ def split_memory(memory_bytes: int, workers: int) -> MemoryBudget:
         buffer_bytes=min(max(int(0.33 * share), 2**20), 2**30),
         bucket_bytes=min(max(int(0.55 * share) - _KEPT_BYTES, int(0.27 * share), 2**20), 2**31),
     )
-
-
-def held_bytes(rows: int, text_bytes: int) -> int:
-    """Memory of so many rows in a bucket."""
-    return text_bytes + _ROW_BYTES * rows
 
 
 def _share(memory_bytes: int, workers: int) -> int:

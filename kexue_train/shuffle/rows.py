@@ -10,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+_ROW_BYTES = 40
+"""Key, length, offset, place, and bucket or origin of a row that is held."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -44,6 +47,11 @@ class Rows:
             None if self.tickets is None else self.tickets[order],
             None if self.origins is None else self.origins[order],
         )
+
+
+def held_bytes(num_rows: int, num_bytes: int) -> int:
+    """Memory of so many rows with so many bytes of texts and extras, while they are put in order."""
+    return num_bytes + _ROW_BYTES * num_rows
 
 
 def as_binary(values: pa.Array) -> pa.LargeBinaryArray:

@@ -16,7 +16,7 @@ from kexue_train.artifacts import write_atomic
 from kexue_train.executor.interface import machine_lost
 from kexue_train.runtime import boot_id
 from kexue_train.shuffle.rows import Rows
-from kexue_train.shuffle.spill import SpillIndex, SpillReader, iter_raw
+from kexue_train.shuffle.spill import SpillIndex, SpillReader, SpillTable, iter_raw
 
 SPILLS_NAME = "spills.json"
 
@@ -65,23 +65,30 @@ class SpilledBucket:
     """The ``Pieces`` of a bucket whose spill files can be opened here, one at a time."""
 
     files: Sequence[SpillFile]
+    tables: Sequence[SpillTable]
+    """Of each file, the part of the index that holds the bucket."""
     bucket: int
 
     def sizes(self) -> tuple[int, int]:
         """See ``Pieces``."""
-        rows = num_bytes = 0
-        for file in self.files:
-            with file.open() as reader:
-                more_rows, more_bytes = reader.sizes(self.bucket)
-            rows, num_bytes = rows + more_rows, num_bytes + more_bytes
-        return rows, num_bytes
+        sizes = [table.sizes(self.bucket) for table in self.tables]
+        return sum(rows for rows, _ in sizes), sum(num_bytes for _, num_bytes in sizes)
 
     def frames(self) -> Iterator[Rows]:
         """See ``Pieces``."""
-        for origin, file in enumerate(self.files):
+        for origin, (file, table) in enumerate(zip(self.files, self.tables, strict=True)):
             with file.open() as reader:
-                for rows in reader.frames(self.bucket):
+                for rows in reader.frames(self.bucket, table):
                     yield _with_origin(rows, origin)
+
+
+def spilled_buckets(files: Sequence[SpillFile], buckets: range) -> Iterator[tuple[int, SpilledBucket]]:
+    """The buckets, as they lie in spill files that can be opened here."""
+    tables = []
+    for file in files:
+        with file.open() as reader:
+            tables.append(reader.table(buckets.start, buckets.stop))
+    yield from ((bucket, SpilledBucket(files, tables, bucket)) for bucket in buckets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +125,11 @@ def read_segments(request: Request) -> list[Segment]:
     segments = []
     for origin, file in own:
         with file.open() as reader:
+            table = reader.table(request.first, request.stop)
             for bucket in range(request.first, request.stop):
-                rows, num_bytes = reader.sizes(bucket)
+                rows, num_bytes = table.sizes(bucket)
                 if rows:
-                    segments.append(Segment(origin, bucket, rows, num_bytes, reader.raw(bucket)))
+                    segments.append(Segment(origin, bucket, rows, num_bytes, reader.raw(bucket, table)))
     return segments
 
 
