@@ -24,12 +24,10 @@ REJECTED, DROPPED = "rejected", "dropped"
 
 
 class LeftOut:
-    """The files of one task; an earlier attempt's are deleted."""
+    """The files of one attempt at a task, whose spill file is called ``spill``."""
 
-    def __init__(self, folder: Path, index: int) -> None:
-        self._paths = {kind: left_out_path(folder, index, kind) for kind in (REJECTED, DROPPED)}
-        for path in self._paths.values():
-            path.unlink(missing_ok=True)
+    def __init__(self, folder: Path, spill: str) -> None:
+        self._paths = {kind: left_out_path(folder, spill, kind) for kind in (REJECTED, DROPPED)}
 
     def keep_rejected(self, entries: Sequence[Rejected], source: Source) -> None:
         """Keep refused records, each as it stands in its file."""
@@ -61,9 +59,9 @@ class LeftOut:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
-def left_out_path(folder: Path, index: int, kind: str) -> Path:
-    """What task ``index`` left out of one kind."""
-    return folder / f"task-{index:06d}.{kind}.jsonl"
+def left_out_path(folder: Path, spill: str, kind: str) -> Path:
+    """What the attempt that wrote ``spill`` left out of one kind."""
+    return folder / f"{spill}.{kind}.jsonl"
 
 
 def _describe(entry: Rejected, source: Source) -> dict[str, Any]:
@@ -74,9 +72,9 @@ def _describe(entry: Rejected, source: Source) -> dict[str, Any]:
         return values | {"raw_base64": base64.b64encode(entry.raw).decode("ascii")}
 
 
-def join_left_out(scratch: Path, folder: Path, kind: str) -> None:
+def join_left_out(scratch: Path, spills: Iterable[str], folder: Path, kind: str) -> None:
     """Join what all tasks left out of one kind to ``folder/records.jsonl``, by input and position; nothing: no file."""
-    found = sorted(scratch.glob(f"task-*.{kind}.jsonl"))
+    found = [path for spill in spills if (path := left_out_path(scratch, spill, kind)).exists()]
     if not found:
         return
     folder.mkdir(exist_ok=True)

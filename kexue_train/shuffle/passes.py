@@ -55,7 +55,7 @@ class Passes:
         tasks = self._scatter_tasks()
         self._remove_remains(tasks)
         sizes = [sum(entry.bytes for entry, *_ in task.ranges) for task in tasks]
-        while todo := [task for task in tasks if not self._is_scattered(task)]:
+        while todo := self._left_to_scatter(tasks):
             done = sum(sizes) - sum(sizes[task.index] for task in todo)
             if len(todo) < len(tasks):
                 self.progress.note(f"resumed: {len(tasks) - len(todo)} of {len(tasks)} input pieces were read before")
@@ -197,14 +197,17 @@ class Passes:
     def _result(self, task: ScatterTask) -> ScatterResult:
         return ScatterResult.from_json(_read(marker_path(self.scratch, task.index)))
 
-    def _is_scattered(self, task: ScatterTask) -> bool:
-        """Whether the task is done and its spill file still there, as far as can be seen from here."""
-        if not marker_path(self.scratch, task.index).exists():
-            return False
-        result = self._result(task)
-        if self.spill_folder is not None:
-            return result.machine in self.executor.machines()
-        return spill_path(task.folder, None, result).exists()
+    def _left_to_scatter(self, tasks: Sequence[ScatterTask]) -> list[ScatterTask]:
+        """Tasks that are not done, or whose spill file is gone as far as can be seen from here."""
+        alive = self.executor.machines() if self.spill_folder else []
+
+        def is_done(task: ScatterTask) -> bool:
+            if not marker_path(self.scratch, task.index).exists():
+                return False
+            result = self._result(task)
+            return result.machine in alive if self.spill_folder else spill_path(task.folder, None, result).exists()
+
+        return [task for task in tasks if not is_done(task)]
 
     def _remove_remains(self, tasks: Sequence[ScatterTask]) -> None:
         """Delete the spill files of killed attempts, and the markers of those that did not survive a new start."""

@@ -21,7 +21,7 @@ _MAX_BUCKETS = 4096
 """Most buckets and most scatter tasks, unless shards or files ask for more. A spill piece has corpus / (4096 · 4096)
 bytes at least, 600 kB at 10 TB, so that reading pieces stays reading, not seeking."""
 _MIN_RANGE_BYTES, _MAX_RANGE_BYTES = 2**20, 256 * 2**20
-_ALONE_BYTES, _PROCESS_BYTES = 140 * 10**6, 100 * 10**6
+_ALONE_BYTES, _PROCESS_BYTES = 140 * 10**6, 110 * 10**6
 """What a process takes before it works: alone, and as one of several, which share the pages of their libraries."""
 _KEPT_BYTES = 50 * 10**6
 """What a worker's allocators keep of the first pass in the second."""

@@ -56,10 +56,23 @@ class Account:
         return proof
 
 
-def prove_and_describe(
-    recipe: Recipe, account: Account, folder: Path, *, seed: int, output: OutputFormat, proof: RowsChecksum
+def make_manifest(
+    recipe: Recipe, account: Account, files: dict[str, FileEntry], *, seed: int, proof: RowsChecksum
 ) -> Manifest:
-    """The manifest of the shards in ``folder``."""
+    """The manifest of a shuffle that wrote ``files``."""
+    return build_manifest(
+        recipe,
+        files,
+        seed=seed,
+        rows=sum(result.rows for result in account.gathered),
+        rows_checksum=proof,
+        inputs=describe_inputs(recipe, account),
+        statistics=describe(account, len(recipe.inputs)),
+    )
+
+
+def describe_files(account: Account, output: OutputFormat, folder: Path) -> dict[str, FileEntry]:
+    """The shards in ``folder``, and what else lies there."""
     num_shards = len(account.gathered)
     files = {
         file_name(output, shard, num_shards): FileEntry(
@@ -74,15 +87,7 @@ def prove_and_describe(
         path = folder / name
         if path.exists():
             files[name] = FileEntry(bytes=path.stat().st_size, checksum=file_checksum(path))
-    return build_manifest(
-        recipe,
-        files,
-        seed=seed,
-        rows=sum(result.rows for result in account.gathered),
-        rows_checksum=proof,
-        inputs=describe_inputs(recipe, account),
-        statistics=describe(account, len(recipe.inputs)),
-    )
+    return files
 
 
 def describe_inputs(recipe: Recipe, account: Account) -> list[InputFile]:

@@ -70,7 +70,7 @@ def scatter(task: ScatterTask) -> ScatterResult:
     result = ScatterResult(machine=current_machine(), boot=boot_id(), spill=name)
     path = spill_path(task.folder, task.spill_folder, result)
     path.parent.mkdir(parents=True, exist_ok=True)
-    left_out = LeftOut(Path(task.folder), task.index)
+    left_out = LeftOut(Path(task.folder), name)
     writer = SpillWriter(path, task.num_buckets, task.buffer_bytes, fits_memory=task.fits_memory)
     try:
         for entry, source, sampling in task.ranges:

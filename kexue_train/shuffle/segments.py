@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -139,8 +140,10 @@ def _are_whole(files: tuple[SpillFile, ...]) -> bool:
 
 
 def remove_folder(folder: str) -> None:
-    """Delete a folder of spill files on this machine."""
+    """Delete a folder of spill files on this machine, and the one it lies in if that is empty then."""
     shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        Path(folder).parent.rmdir()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from kexue_train.shuffle.left_out import DROPPED, REJECTED, join_left_out
 from kexue_train.shuffle.outputs import file_name
 from kexue_train.shuffle.passes import Passes, load_plan
 from kexue_train.shuffle.plan import count_shards, estimate_disk_bytes, estimate_text_bytes, split_memory
-from kexue_train.shuffle.proof import Account, prove_and_describe
+from kexue_train.shuffle.proof import Account, describe_files, make_manifest
 from kexue_train.shuffle.recipe import make_recipe
 from kexue_train.shuffle.scatter_result import ScatterResult
 from kexue_train.shuffle.text_shards import text_features
@@ -99,7 +99,8 @@ def prepare(
     fits_memory = estimate_text_bytes(sources) < _CACHE_SHARE * available_memory_bytes()
     need = estimate_disk_bytes(sources, compress=not fits_memory)
     require_disk(scratch, need - _disk_used(scratch.parent), "the shuffle")
-    progress.note(f"needs up to {format_size(need)} of disk and {format_size(memory)} of memory")
+    workers = f"{budget.workers} worker{'s' if budget.workers > 1 else ''} per machine"
+    progress.note(f"needs up to {format_size(need)} of disk and {format_size(memory)} of memory, {workers}")
     return Passes(
         config=config,
         sources=sources,
@@ -149,12 +150,13 @@ def _finish(passes: Passes, recipe: Recipe, scattered: list[ScatterResult], part
     proof = account.prove()
     passes.remove_spills(scattered)  # the markers stay: they are the memory of the work
     for kind in (REJECTED, DROPPED):
-        join_left_out(passes.scratch, partial / kind, kind)
+        join_left_out(passes.scratch, [result.spill for result in scattered], partial / kind, kind)
     output = passes.config.output
     if output == "arrow":
         names = [file_name(output, shard, passes.plan.num_shards) for shard in range(passes.plan.num_shards)]
         write_dataset_files(partial, text_features(passes.config.keep), names)
-    manifest = prove_and_describe(recipe, account, partial, seed=passes.seed, output=output, proof=proof)
+    files = describe_files(account, output, partial)
+    manifest = make_manifest(recipe, account, files, seed=passes.seed, proof=proof)
     write_atomic(partial / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
     shutil.rmtree(passes.scratch)
     return publish(partial, out_dir, manifest)

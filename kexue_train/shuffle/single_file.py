@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from kexue_train.artifacts import Manifest, Recipe, fsync_folder, open_partial, write_atomic
+import xxhash
+
+from kexue_train.artifacts import FileEntry, Manifest, Recipe, fsync_folder, open_partial, write_atomic
 from kexue_train.corpus.inputs import Source, find_inputs
 from kexue_train.errors import ArtifactError, ConfigError, MachineLostError
 from kexue_train.executor import Executor
@@ -26,9 +28,8 @@ from kexue_train.shuffle.left_out import DROPPED, REJECTED, join_left_out
 from kexue_train.shuffle.outputs import SUFFIXES, OutputFormat, file_name
 from kexue_train.shuffle.passes import Passes
 from kexue_train.shuffle.plan import count_shards
-from kexue_train.shuffle.proof import Account, prove_and_describe
+from kexue_train.shuffle.proof import Account, make_manifest
 from kexue_train.shuffle.recipe import make_recipe
-from kexue_train.shuffle.scatter_result import ScatterResult
 from kexue_train.shuffle.shuffle_corpus import explain_full_disk, first_pass, prepare
 
 STANDARD_OUTPUT = "-"
@@ -66,7 +67,7 @@ def shuffle_to_file(
         progress: Receives bytes done.
 
     Returns:
-        What the manifest of a folder would say.
+        A manifest of one file, as a folder would have it; it is not written anywhere.
 
     Raises:
         ArtifactError: If ``out`` exists.
@@ -79,13 +80,15 @@ def shuffle_to_file(
     with _open_output(config, out, recipe, progress) as (file, folder), explain_full_disk(Path(out)):
         scratch = folder / "spill"
         passes = prepare(config, sources, num_shards, seed, recipe, scratch, executor, progress, raw=raw)
-        scattered, gathered = _append_shards(passes, file, is_resumable=out != STANDARD_OUTPUT)
-        account = Account(scattered, gathered)
+        output = _Output(file)
+        account = _append_shards(passes, output, is_resumable=out != STANDARD_OUTPUT)
         proof = account.prove()
-        passes.remove_spills(scattered)
+        passes.remove_spills(account.scattered)
         if out != STANDARD_OUTPUT:
-            _publish(scratch, folder, Path(out))
-        return prove_and_describe(recipe, account, folder, seed=seed, output=config.output, proof=proof)
+            _publish(account, scratch, folder, Path(out))
+        rows = sum(result.rows for result in account.gathered)
+        entry = FileEntry(bytes=output.bytes, checksum=output.checksum, rows=rows, rows_checksum=proof.output)
+        return make_manifest(recipe, account, {Path(out).name: entry}, seed=seed, proof=proof)
 
 
 def _is_raw(config: ShuffleConfig, sources: Sequence[Source]) -> bool:
@@ -111,21 +114,60 @@ def _open_output(
     if path.exists() or path.is_symlink():
         raise ArtifactError(f"{path}: exists and is left alone; delete it, or choose another file with --out")
     folder = open_partial(path, recipe, progress)
-    with (folder / "out").open("ab") as file:
+    with (folder / "out").open("a+b") as file:
         yield file, folder
 
 
-def _append_shards(
-    passes: Passes, file: IO[bytes], *, is_resumable: bool
-) -> tuple[list[ScatterResult], list[GatherResult]]:
-    """Both passes; appends every shard to ``file``."""
+class _Output:
+    """The file that the shards are appended to; counts and hashes its bytes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._hash = file, xxhash.xxh3_128()
+        self.bytes = 0
+
+    @property
+    def checksum(self) -> str:
+        """As ``artifacts.file_checksum`` gives it."""
+        return f"xxh3_128:{self._hash.hexdigest()}"
+
+    def go_on_after(self, num_bytes: int) -> None:
+        """Keep so many bytes of what an interrupted run wrote."""
+        self._file.truncate(num_bytes)
+        self._file.seek(0)
+        while data := self._file.read(_COPY_BYTES):
+            self._count(data)
+
+    def append(self, part: Path) -> None:
+        """Move the contents of ``part`` to the end."""
+        with part.open("rb") as source:
+            while data := source.read(_COPY_BYTES):
+                self._file.write(data)
+                self._count(data)
+        part.unlink()
+
+    def sync(self) -> None:
+        """Return once everything is on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def flush(self) -> None:
+        """Hand everything to the system."""
+        self._file.flush()
+
+    def _count(self, data: bytes) -> None:
+        self._hash.update(data)
+        self.bytes += len(data)
+
+
+def _append_shards(passes: Passes, output: _Output, *, is_resumable: bool) -> Account:
+    """Both passes; appends every shard to ``output``."""
     parts = passes.scratch / "parts"
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir()
     scattered = first_pass(passes)
     appended = _appended(passes) if is_resumable else []
     if is_resumable:
-        file.truncate(sum(result.file_bytes for result in appended))
+        output.go_on_after(sum(result.file_bytes for result in appended))
     synced, unsynced_bytes = len(appended), 0
     waiting: dict[int, GatherResult] = {}
     while len(appended) < passes.plan.num_shards:
@@ -134,17 +176,17 @@ def _append_shards(
             for shard, result in passes.gather_all(scattered, parts, left, is_durable=False):
                 waiting[shard] = result
                 while (following := waiting.pop(len(appended), None)) is not None:
-                    _append(parts / file_name(passes.config.output, len(appended), passes.plan.num_shards), file)
+                    output.append(parts / file_name(passes.config.output, len(appended), passes.plan.num_shards))
                     appended.append(following)
                     unsynced_bytes += following.file_bytes
                 if is_resumable and (unsynced_bytes >= _SYNC_BYTES or len(appended) == passes.plan.num_shards):
-                    _sync(passes, file, appended, synced)
+                    _keep(passes, output, appended, synced)
                     synced, unsynced_bytes = len(appended), 0
         except MachineLostError as lost:
             passes.forget(lost)
             scattered = first_pass(passes)
-    file.flush()
-    return scattered, appended
+    output.flush()
+    return Account(scattered, appended)
 
 
 def _appended(passes: Passes) -> list[GatherResult]:
@@ -155,23 +197,16 @@ def _appended(passes: Passes) -> list[GatherResult]:
     return results
 
 
-def _append(part: Path, file: IO[bytes]) -> None:
-    with part.open("rb") as source:
-        shutil.copyfileobj(source, file, _COPY_BYTES)
-    part.unlink()
-
-
-def _sync(passes: Passes, file: IO[bytes], appended: Sequence[GatherResult], synced: int) -> None:
-    """Put the file on disk, then the marks that say how much of it there is."""
-    file.flush()
-    os.fsync(file.fileno())
+def _keep(passes: Passes, output: _Output, appended: Sequence[GatherResult], synced: int) -> None:
+    """Put the output on disk, then the marks that say how much of it there is."""
+    output.sync()
     for shard in range(synced, len(appended)):
         write_atomic(shard_marker_path(passes.scratch, shard), appended[shard].to_json())
 
 
-def _publish(scratch: Path, folder: Path, out: Path) -> None:
+def _publish(account: Account, scratch: Path, folder: Path, out: Path) -> None:
     for kind in (REJECTED, DROPPED):
-        join_left_out(scratch, folder / kind, kind)
+        join_left_out(scratch, [result.spill for result in account.scattered], folder / kind, kind)
         kept = folder / kind / "records.jsonl"
         if kept.exists():
             kept.replace(out.with_name(f"{out.name}.{kind}.jsonl"))

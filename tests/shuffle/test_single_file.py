@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kexue_train.artifacts import partial_dir
+from kexue_train.artifacts import file_checksum, partial_dir
 from kexue_train.errors import ArtifactError, ConfigError, CorpusError
 from kexue_train.executor import LocalExecutor
 from kexue_train.shuffle import passes, single_file
@@ -48,6 +48,7 @@ def test_lines_come_out_as_they_went_in_whatever_their_bytes(tmp_path, lines, ma
     assert Counter(found) == Counter(LINES)
     assert found != LINES
     assert manifest.rows == len(LINES)
+    assert manifest.files["out.txt"].checksum == file_checksum(tmp_path / "out.txt")
     assert not partial_dir(tmp_path / "out.txt").exists()
 
 
@@ -101,8 +102,9 @@ def test_a_killed_run_goes_on_with_the_same_bytes(tmp_path, lines, many_parts, m
         with pytest.raises(KilledError):
             run(lines, tmp_path / "out.txt")
     assert not (tmp_path / "out.txt").exists()
-    run(lines, tmp_path / "out.txt")
+    manifest = run(lines, tmp_path / "out.txt")
     assert (tmp_path / "out.txt").read_bytes() == (tmp_path / "reference.txt").read_bytes()
+    assert manifest.files["out.txt"].checksum == file_checksum(tmp_path / "reference.txt")
 
 
 def test_an_existing_file_is_left_alone(tmp_path, lines):

@@ -1,25 +1,34 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 
 import numpy as np
+import pytest
 
 from kexue_train.shuffle.keys import position_keys
 from kexue_train.shuffle.mixing import OrderSums, count_groups, rank_correlation, source_mixing
 from kexue_train.shuffle.text_shards import iter_texts
 
-CHI_SQUARE_23 = 49.7  # exceeded with probability 0.001 at 23 degrees of freedom
 
-
-def orders(num_rows: int, seeds: range) -> Counter[tuple[int, ...]]:
-    """Permutations of rows that lie at line offsets, as the sort by key gives them."""
-    positions = np.arange(num_rows, dtype=np.uint64) * np.uint64(37)
+def orders(num_rows: int, seeds: range, num_files: int = 1) -> Counter[tuple[int, ...]]:
+    """Permutations of rows that lie at line offsets of some files, as the sort by key gives them."""
+    files = np.arange(num_rows) * num_files // num_rows
     found: Counter[tuple[int, ...]] = Counter()
     for seed in seeds:
-        keys = position_keys(seed, 3, positions).tolist()
-        found[tuple(sorted(range(num_rows), key=keys.__getitem__))] += 1
+        keys = [
+            position_keys(seed, file, np.arange((files == file).sum(), dtype=np.uint64) * np.uint64(37))
+            for file in range(num_files)
+        ]
+        found[tuple(np.argsort(np.concatenate(keys)).tolist())] += 1
     return found
+
+
+def limit(degrees_of_freedom: int) -> float:
+    """What a chi-square exceeds with probability 0.001, by Wilson and Hilferty's formula."""
+    spread = 2 / (9 * degrees_of_freedom)
+    return degrees_of_freedom * (1 - spread + 3.09 * math.sqrt(spread)) ** 3
 
 
 def chi_square(counts: Counter[tuple[int, ...]], num_cells: int) -> float:
@@ -27,14 +36,17 @@ def chi_square(counts: Counter[tuple[int, ...]], num_cells: int) -> float:
     return sum((counts[cell] - expected) ** 2 / expected for cell in counts) + (num_cells - len(counts)) * expected
 
 
-def test_all_24_orders_of_four_rows_are_equally_likely():
-    found = orders(4, range(24 * 250))
-    assert len(found) == 24
-    assert chi_square(found, 24) < CHI_SQUARE_23
+@pytest.mark.parametrize("num_files", [1, 2, 3])
+@pytest.mark.parametrize(("num_rows", "times"), [(4, 60), (5, 15), (6, 10)])
+def test_all_orders_of_four_to_six_rows_are_equally_likely(num_rows, times, num_files):
+    num_orders = math.factorial(num_rows)
+    found = orders(num_rows, range(num_orders * times), num_files)
+    assert len(found) == num_orders
+    assert chi_square(found, num_orders) < limit(num_orders - 1)
 
 
-def test_every_order_of_five_rows_is_reached():
-    assert len(orders(5, range(120 * 12))) == 120
+def test_the_limit_is_that_of_the_tables():
+    assert limit(23) == pytest.approx(49.73, rel=0.01)
 
 
 def test_a_published_file_lies_in_the_order_of_the_keys(tmp_path, make_corpus, shuffle):
