@@ -65,7 +65,7 @@ class BlockBuilder:
         """The records since the last call."""
         block = make_block(
             np.array(self._positions, np.uint64),
-            pa.array(self._texts, pa.large_string()),
+            _as_array(self._texts),
             self._rejected,
             extras=pa.array(self._extras, pa.large_binary()) if self._keep else None,
             blank=self._blank,
@@ -80,6 +80,11 @@ def reject_only(rejected: Rejected, options: ReadOptions) -> RecordBlock:
     nothing = pa.array([], pa.large_binary())
     texts = nothing if options.raw else nothing.view(pa.large_string())
     return RecordBlock(np.zeros(0, np.uint64), texts, [rejected], 0, nothing if options.keep else None)
+
+
+def _as_array(texts: list[str]) -> pa.LargeStringArray:
+    # Of encoded texts Arrow makes an array twice as fast as of strings, whose UTF-8 form it has each of them keep.
+    return pa.array([text.encode() for text in texts], pa.large_binary()).view(pa.large_string())
 
 
 def gather_blocks(steps: Iterator[None], builder: BlockBuilder, block_bytes: int) -> Iterator[RecordBlock]:
