@@ -129,7 +129,7 @@ def measure(size: int, workdir: Path, console: Console) -> Costs:
     """The costs from three ways to cut one shuffle, each the faster of two runs, in one process."""
     workdir.mkdir(parents=True, exist_ok=True)
     corpus = make_corpus(workdir, "jsonl", size)
-    cuts = [(size // 8, 4), (size // 1000, 4), (size // 1000, 300)]  # bytes of a range, shards
+    cuts = [(size // 8, 4), (size // 1000, 4), (size // 1000, 40)]  # bytes of a range, shards
     rows = []
     for range_bytes, shards in cuts:
         took, tasks, segments = min(_shuffle(corpus.path, workdir / "cost", range_bytes, shards) for _ in range(2))

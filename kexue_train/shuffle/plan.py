@@ -85,7 +85,7 @@ class MemoryBudget:
 def plan_shuffle(sources: Sequence[Source], num_shards: int, bucket_bytes: int) -> ShufflePlan:
     """Group the inputs into tasks and cut the shards into buckets that fit into ``bucket_bytes``."""
     shard_bytes = estimate_text_bytes(sources) / num_shards
-    wanted = -(-int(shard_bytes * 1.3) // bucket_bytes)  # some more: buckets vary, and rows cost memory
+    wanted = -(-int(shard_bytes * 1.6) // bucket_bytes)  # rows of 80 bytes take half as much again
     buckets_per_shard = max(1, min(wanted, max(1, _MAX_BUCKETS // num_shards)))
     return ShufflePlan(tuple(group_ranges(sources)), num_shards, buckets_per_shard)
 
