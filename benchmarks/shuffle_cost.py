@@ -100,7 +100,7 @@ def main(
     disk_rate: Annotated[str, typer.Option(help="Bytes a second that its disks read and write together.")] = "2GB",
 ) -> None:
     """Measure the costs, check the counts, print the model."""
-    console = Console()
+    console = Console(width=130)
     costs = measure(parse_size(size), workdir, console) if run else Costs()
     table = Table(title=f"{workers} CPUs, {memory}, disks of {disk_rate}/s each")
     for name in ("corpus", "machines", "tasks", "segments", "of bytes", "files", "objects", "disk", "network", "time"):

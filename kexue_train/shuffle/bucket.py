@@ -17,6 +17,8 @@ from kexue_train.shuffle.spill import SpillIndex, SpillReader, SpillWriter
 
 _PIECE_BYTES = 12 * 2**20  # three record batches of the output, so that few of them are pieced together
 _MAX_PARTS = 256
+_TOLERANCE = 1.25
+"""Cutting a bucket costs more than this much memory: one of lines of 80 bytes is planned a little too large."""
 
 
 class Pieces(Protocol):
@@ -57,7 +59,7 @@ def iter_ordered(
     num_rows, num_bytes = pieces.sizes()
     need = held_bytes(num_rows, num_bytes)
     low, high = keys
-    if need <= limit_bytes or num_rows <= 1 or high - low <= 1:
+    if need <= _TOLERANCE * limit_bytes or num_rows <= 1 or high - low <= 1:
         if not num_rows:
             return
         rows = _load(pieces, num_bytes)

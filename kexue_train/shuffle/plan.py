@@ -21,7 +21,7 @@ _MAX_BUCKETS = 4096
 """Most buckets and most scatter tasks, unless shards or files ask for more. A spill piece has corpus / (4096 · 4096)
 bytes at least, 600 kB at 10 TB, so that reading pieces stays reading, not seeking."""
 _MIN_RANGE_BYTES, _MAX_RANGE_BYTES = 2**20, 256 * 2**20
-_ALONE_BYTES, _PROCESS_BYTES = 140 * 10**6, 110 * 10**6
+_ALONE_BYTES, _PROCESS_BYTES = 140 * 10**6, 105 * 10**6
 """What a process takes before it works: alone, and as one of several, which share the pages of their libraries."""
 _KEPT_BYTES = 50 * 10**6
 """What a worker's allocators keep of the first pass in the second."""
@@ -85,7 +85,7 @@ class MemoryBudget:
 def plan_shuffle(sources: Sequence[Source], num_shards: int, bucket_bytes: int) -> ShufflePlan:
     """Group the inputs into tasks and cut the shards into buckets that fit into ``bucket_bytes``."""
     shard_bytes = estimate_text_bytes(sources) / num_shards
-    wanted = -(-int(shard_bytes * 1.6) // bucket_bytes)  # rows of 80 bytes take half as much again
+    wanted = -(-int(shard_bytes * 1.3) // bucket_bytes)  # some more: buckets vary, and rows cost memory
     buckets_per_shard = max(1, min(wanted, max(1, _MAX_BUCKETS // num_shards)))
     return ShufflePlan(tuple(group_ranges(sources)), num_shards, buckets_per_shard)
 
