@@ -40,11 +40,6 @@ class Source:
     weight: float = 1.0
     """How often it is to count beside the other inputs."""
 
-    @property
-    def is_splittable(self) -> bool:
-        """Whether ranges of it can be read on their own."""
-        return self.units > 1
-
 
 def find_inputs(
     patterns: Sequence[str],

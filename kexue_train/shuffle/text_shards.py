@@ -14,8 +14,6 @@ from kexue_train.shuffle.batches import text_schema
 from kexue_train.shuffle.keys import hash_rows, sum_words
 from kexue_train.shuffle.outputs import iter_shard
 
-TEXT_SCHEMA = text_schema(())
-
 
 def text_features(keep: Sequence[str]) -> dict[str, Any]:
     """The columns as ``datasets.Features.to_dict()`` gives them; ``datasets`` itself would take 80 MB to load."""

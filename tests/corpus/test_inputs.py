@@ -128,7 +128,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_at_once(tmp_path, name
 def test_the_units_of_plain_line_files_are_bytes(tmp_path, name, document, units):
     (tmp_path / name).write_bytes(LINE)
     (source,) = find_inputs([str(tmp_path / name)], document=document)
-    assert (source.units, source.is_splittable) == (units, units > 1)
+    assert source.units == units
 
 
 def test_the_units_of_column_files_are_row_groups_and_batches(tmp_path):
