@@ -131,7 +131,7 @@ def test_datasets_opens_the_folder_with_every_type_in_use(tmp_path: Path) -> Non
     for name, part in zip(names, (rows[:3], rows[3:]), strict=True):
         with ShardWriter(tmp_path / name, schema) as writer:
             writer.write(pa.Table.from_pylist(part, schema))
-    write_dataset_files(tmp_path, schema, names)
+    write_dataset_files(tmp_path, datasets.Features.from_arrow_schema(schema).to_dict(), names)
     dataset = datasets.load_from_disk(str(tmp_path))
     assert dataset.to_list() == rows
     assert dataset.data.schema.remove_metadata() == schema
