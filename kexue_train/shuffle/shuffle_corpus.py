@@ -149,6 +149,8 @@ def _finish(passes: Passes, recipe: Recipe, scattered: list[ScatterResult], part
     account = Account(scattered, passes.gathered())
     proof = account.prove()
     passes.remove_spills(scattered)  # the markers stay: they are the memory of the work
+    for torn in partial.glob(".*.tmp"):  # of a gather task that died with its machine
+        torn.unlink(missing_ok=True)
     for kind in (REJECTED, DROPPED):
         join_left_out(passes.scratch, [result.spill for result in scattered], partial / kind, kind)
     output = passes.config.output
