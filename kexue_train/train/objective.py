@@ -1,4 +1,4 @@
-"""What is minimised: masked-word plus next-sentence loss of one micro-batch, on the predicted positions only."""
+"""What is minimised: masked-word plus next-sentence loss of one micro-batch, on the predicted slots only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 from torch import Tensor, nn
 
 from kexue_train.model import RoFormerV2ForPreTraining
+from kexue_train.samples.mlm import IGNORE_INDEX
 
 
 class LossTerms(NamedTuple):
@@ -56,8 +57,7 @@ class PretrainingObjective(nn.Module):
         """The loss to differentiate and the sums behind it.
 
         Args:
-            batch: int64 [B, S] tensors: ``input_ids``, ``labels`` (-100: not predicted), ``sequence_ids``,
-                ``position_ids``, ``token_type_ids``, ``next_sentence_labels`` (-100 except at the [CLS] of a pair).
+            batch: The tensors of a ``Batch``; their shapes are the same in every micro-batch.
         """
         with self._precision(batch["input_ids"].device.type):
             hidden = self.model.roformer(
@@ -65,9 +65,9 @@ class PretrainingObjective(nn.Module):
                 sequence_ids=batch["sequence_ids"],
                 position_ids=batch["position_ids"],
                 token_type_ids=batch["token_type_ids"],
-            ).last_hidden_state
-            mlm = _score(self.model.cls.predictions, hidden, batch["labels"])
-            nsp = _score(self.model.cls.next_sentence, hidden, batch["next_sentence_labels"])
+            ).last_hidden_state.flatten(0, 1)
+            mlm = _score(self.model.cls.predictions, hidden, batch["prediction_slots"], batch["prediction_labels"])
+            nsp = _score(self.model.cls.next_sentence, hidden, batch["pair_slots"], batch["pair_labels"])
         loss = mlm[0] / self.expected.predictions + self.nsp_weight * nsp[0] / (self.expected.pairs or 1.0)
         return loss, LossTerms(*(term.detach() for term in (*mlm, *nsp)))
 
@@ -75,9 +75,8 @@ class PretrainingObjective(nn.Module):
         return torch.autocast(device_type, self.autocast) if self.autocast else nullcontext()
 
 
-def _score(head: nn.Module, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(Σ cross-entropy, number right, number) over the positions with a label; zeros if there are none."""
-    chosen = labels >= 0
-    logits, targets = head(hidden[chosen]).float(), labels[chosen]
-    loss = F.cross_entropy(logits, targets, reduction="sum")
-    return loss, (logits.argmax(-1) == targets).sum().float(), chosen.sum().float()
+def _score(head: nn.Module, hidden: Tensor, slots: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(Σ cross-entropy, number right, number) over the slots with a label; zeros if there are none."""
+    logits = head(hidden.index_select(0, slots)).float()
+    loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+    return loss, (logits.argmax(-1) == labels).sum().float(), (labels != IGNORE_INDEX).sum().float()
