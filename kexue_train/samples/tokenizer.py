@@ -54,7 +54,7 @@ def train_tokenizer(
     partial = open_partial(out_dir, recipe)
     num_bytes = _training_bytes(shards, config)
     tokenizer = _train(config, shards, num_bytes, progress)
-    _write_folder(tokenizer, config, partial)
+    write_tokenizer(tokenizer, partial, lowercase=config.lowercase)
     statistics = {
         "vocab_size": tokenizer.get_vocab_size(),
         "special_token_ids": special_token_ids(tokenizer),
@@ -179,14 +179,15 @@ def _train(config: TokenizerConfig, shards: Path, num_bytes: int, progress: Prog
             f"{len(pieces)} pieces that occur at least tokenizer.min_frequency={config.min_frequency} times; set "
             f"tokenizer.vocab_size={len(pieces)} or less, or use a larger corpus"
         )
-    return _assemble({piece: number for number, piece in enumerate(pieces)}, normalizer)
+    return make_tokenizer({piece: number for number, piece in enumerate(pieces)}, lowercase=config.lowercase)
 
 
-def _assemble(vocab: dict[str, int], normalizer: Any) -> Tokenizer:
+def make_tokenizer(vocab: dict[str, int], *, lowercase: bool) -> Tokenizer:
+    """BERT's WordPiece tokenizer over ``vocab`` (piece -> id), which holds the special tokens."""
     tokenizer = Tokenizer(
         models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100, continuing_subword_prefix=_PREFIX)
     )
-    tokenizer.normalizer = normalizer
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix=_PREFIX)
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS.values()))
@@ -198,14 +199,15 @@ def _assemble(vocab: dict[str, int], normalizer: Any) -> Tokenizer:
     return tokenizer
 
 
-def _write_folder(tokenizer: Tokenizer, config: TokenizerConfig, folder: Path) -> None:
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, lowercase: bool) -> None:
+    """Write the files from which ``AutoTokenizer`` makes the same tokenizer."""
     write_atomic(folder / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
     vocab = tokenizer.get_vocab()
     write_atomic(folder / "vocab.txt", "".join(f"{piece}\n" for piece in sorted(vocab, key=vocab.__getitem__)))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-        "do_lower_case": config.lowercase,
+        "do_lower_case": lowercase,
         "clean_up_tokenization_spaces": False,
         **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
     }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 from torch import Tensor, nn
 
 from kexue_train.model import RoFormerV2ForPreTraining
+from kexue_train.model.linear_cross_entropy import linear_cross_entropy
+from kexue_train.train.balance import LossUnits, balance
 
 
 class LossTerms(NamedTuple):
@@ -45,12 +47,14 @@ class PretrainingObjective(nn.Module):
         *,
         nsp_weight: float,
         autocast: torch.dtype | None,
+        units: LossUnits | None = LossUnits(),  # noqa: B008  # a named tuple
     ) -> None:
         super().__init__()
         self.model = model
         self.expected = expected
         self.nsp_weight = nsp_weight
         self.autocast = autocast
+        self.units = units
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, LossTerms]:
         """The loss to differentiate and the sums behind it.
@@ -66,13 +70,20 @@ class PretrainingObjective(nn.Module):
                 position_ids=batch["position_ids"],
                 token_type_ids=batch["token_type_ids"],
             ).last_hidden_state
-            mlm = _score(self.model.cls.predictions, hidden, batch["labels"])
+            mlm = _score_words(self.model.cls.predictions, hidden, batch["labels"])
             nsp = _score(self.model.cls.next_sentence, hidden, batch["next_sentence_labels"])
-        loss = mlm[0] / self.expected.predictions + self.nsp_weight * nsp[0] / (self.expected.pairs or 1.0)
+        means = mlm[0] / self.expected.predictions, nsp[0] / (self.expected.pairs or 1.0)
+        loss = balance(*means, self.units, nsp_weight=self.nsp_weight)
         return loss, LossTerms(*(term.detach() for term in (*mlm, *nsp)))
 
     def _precision(self, device_type: str) -> AbstractContextManager[object]:
         return torch.autocast(device_type, self.autocast) if self.autocast else nullcontext()
+
+
+def _score_words(head: Any, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``_score``, for the head with the projection onto the vocabulary, whose logits never exist whole."""
+    chosen = labels >= 0
+    return linear_cross_entropy(head.dropout(hidden[chosen]), head.decoder.weight, labels[chosen])
 
 
 def _score(head: nn.Module, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from kexue_train.artifacts import MANIFEST_NAME, Manifest, build_manifest, describe_files, write_atomic
+from kexue_train.artifacts import MANIFEST_NAME, build_manifest, describe_files, write_atomic
 from kexue_train.batches.collate import Batch, make_batch
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.loader import iter_batches
@@ -29,10 +29,13 @@ from kexue_train.counter_rng import Purpose, random_words
 from kexue_train.errors import KexueError
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import build_hf_config
+from kexue_train.model.recompute import compile_layers, enable_recompute
 from kexue_train.optim import Tiger, build_param_groups
 from kexue_train.progress import Silent
 from kexue_train.runtime import available_cpus, configure_logging, rank
+from kexue_train.train.balance import loss_units
 from kexue_train.train.checkpoint import TrainerState, checkpoint_name, latest_checkpoint, load_checkpoint
+from kexue_train.train.config import RecomputeEvery
 from kexue_train.train.distributed import choose_device, join_process_group, same_on_all_ranks
 from kexue_train.train.engine import build_engine
 from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples
@@ -73,7 +76,8 @@ def run_worker(config: JobConfig, samples: Path, out_dir: Path) -> bool:
 
 def _build(config: JobConfig, samples: Path, paths: TrainDir, device: torch.device) -> Training:
     manifest = read_samples(samples, config)
-    objective = _build_objective(config, manifest, device)
+    dataset = SampleDataset(samples)
+    objective = _build_objective(config, dataset, device)
     optimizer = Tiger(
         build_param_groups(objective.model),
         lr=config.optimizer.lr,
@@ -82,7 +86,6 @@ def _build(config: JobConfig, samples: Path, paths: TrainDir, device: torch.devi
         accumulation_steps=config.train.accumulation_steps,
     )
     state = _resume(config, paths, objective.model, optimizer)
-    dataset = SampleDataset(samples)
     return Training(
         config=config,
         recipe=config.recipe(manifest),
@@ -99,21 +102,26 @@ def _build(config: JobConfig, samples: Path, paths: TrainDir, device: torch.devi
     )
 
 
-def _build_objective(config: JobConfig, manifest: Manifest, device: torch.device) -> PretrainingObjective:
+def _build_objective(config: JobConfig, dataset: SampleDataset, device: torch.device) -> PretrainingObjective:
     """The model, initialised from the seed alike on every rank, with its loss."""
-    statistics, train = manifest.statistics, config.train
+    manifest, train = dataset.manifest, config.train
+    statistics = manifest.statistics
     torch.manual_seed(int(random_words(config.seed, Purpose.INIT, 0, 0)[0, 0]) & (2**63 - 1))
     model = RoFormerV2ForPreTraining(build_hf_config(config.model, statistics["vocab_size"])).to(device)
-    if train.recompute == "full":
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+    if isinstance(train.recompute, RecomputeEvery):
+        enable_recompute(model.roformer, "full", every=train.recompute.every)
+    elif train.recompute != "none":
+        enable_recompute(model.roformer, train.recompute)
+    if train.compile:
+        compile_layers(model.roformer)
     maskable = (statistics["real_tokens"] - 2 * statistics["sequences"] - statistics["pairs"]) / manifest.rows
     expected = ExpectedCounts(
         predictions=train.masking.total * maskable * train.micro_batch_size,
         pairs=statistics["pairs"] / manifest.rows * train.micro_batch_size,
     )
     autocast = torch.bfloat16 if train.precision == "bf16" else None
-    return PretrainingObjective(model, expected, nsp_weight=train.nsp_weight, autocast=autocast)
+    units = loss_units(train.loss_unit, dataset)
+    return PretrainingObjective(model, expected, nsp_weight=train.nsp_weight, autocast=autocast, units=units)
 
 
 def _resume(config: JobConfig, paths: TrainDir, model: RoFormerV2ForPreTraining, optimizer: Tiger) -> TrainerState:
@@ -141,7 +149,7 @@ def _train(training: Training) -> bool:
             zero_stage=train.zero_stage,
             device=training.device.type,
             precision=train.precision,
-            recompute=train.recompute,
+            recompute=train.model_dump(mode="json")["recompute"],
             accumulation_steps=train.accumulation_steps,
             parameters=sum(p.numel() for p in training.objective.model.parameters()),
             rows_per_epoch=training.rows_per_epoch,
