@@ -215,18 +215,34 @@ def verify(folder: Annotated[Path, typer.Argument(help="Folder that a stage wrot
 def tokenizer(
     shards: Annotated[Path, typer.Argument(help="Folder of text shards.")],
     out: Out,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Take this vocab.txt, tokenizer.json, or folder with one.")
+    ] = None,
     vocab_size: Annotated[int, typer.Option(help="Pieces, the five special tokens included.")] = 8192,
     lowercase: Annotated[bool, typer.Option(help="Lower-case the text and strip accents.")] = True,
+    max_bytes: Annotated[str, typer.Option(help="Train on at most so much text, such as 200MB.")] = "1GB",
+    max_unknown_rate: Annotated[float, typer.Option(help="Refuse if more of the tokens are unknown.")] = 0.05,
     as_json: AsJson = False,
 ) -> None:
-    """Train a WordPiece vocabulary on text shards."""
+    """Train a WordPiece vocabulary on text shards, or take an existing one."""
     from kexue_train.samples.config import TokenizerConfig  # noqa: PLC0415
     from kexue_train.samples.tokenizer import train_tokenizer  # noqa: PLC0415
 
-    config = TokenizerConfig.parse({"vocab_size": vocab_size, "lowercase": lowercase}, where="kexue tokenizer")
+    values = {
+        "source": source,
+        "vocab_size": vocab_size,
+        "lowercase": lowercase,
+        "max_size": max_bytes,
+        "max_unknown_rate": max_unknown_rate,
+    }
+    config = TokenizerConfig.parse(values, where="kexue tokenizer")
     with _progress("tokenizer") as progress:
         manifest = train_tokenizer(config, shards, out, progress=progress)
     _report(out, manifest, as_json)
+    if not as_json:
+        facts = manifest.statistics
+        rates = f"{facts['bytes_per_token']:.2f} bytes per token, {facts['unknown_rate']:.2%} unknown"
+        typer.echo(f"{facts['vocab_size']:,} pieces; {rates}")
 
 
 @app.command()
@@ -237,6 +253,9 @@ def samples(
     seq_len: Annotated[int, typer.Option(help="Token slots of a row.")] = 512,
     nsp: Annotated[bool, typer.Option(help="Make sentence pairs.")] = True,
     whole_word: Annotated[bool, typer.Option(help="Mask whole words.")] = True,
+    words: Annotated[str, typer.Option(help="Chinese words: jieba, or pmi: phrases found in the corpus.")] = "jieba",
+    dictionary: Annotated[Path | None, typer.Option(help="More words for jieba, one per line.")] = None,
+    shuffle: Annotated[str, typer.Option(help="Mix the rows of each shard (shard), or of all (global).")] = "shard",
     seed: Seed = 0,
     workers: Workers = None,
     ray: Ray = None,
@@ -246,7 +265,14 @@ def samples(
     from kexue_train.samples.build_samples import build_samples  # noqa: PLC0415
     from kexue_train.samples.config import SampleConfig  # noqa: PLC0415
 
-    values = {"seq_len": seq_len, "nsp": nsp, "whole_word": whole_word}
+    values = {
+        "seq_len": seq_len,
+        "nsp": nsp,
+        "whole_word": whole_word,
+        "words": words,
+        "dictionary": dictionary,
+        "shuffle": shuffle,
+    }
     config = SampleConfig.parse(values, where="kexue samples")
     executor = _executor(workers, ray)
     with _progress("samples") as progress:
@@ -257,7 +283,9 @@ def samples(
 @app.command()
 def train(
     config: ConfigFile,
-    samples: Annotated[Path, typer.Option(help="Folder of sample shards.")],
+    samples: Annotated[
+        Path, typer.Option(help="Folder of sample shards, or a YAML file of several: 'folder: weight' per line.")
+    ],
     out: Out,
     overrides: Overrides = None,
     launcher: Annotated[str | None, typer.Option(help="ray or torchrun; torchrun needs no Ray.")] = None,

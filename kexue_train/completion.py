@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
-from kexue_train.artifacts import Manifest, check_files, digest_of, read_manifest, write_atomic
+from kexue_train.artifacts import Manifest, check_files, digest_of, file_checksum, read_manifest, write_atomic
 from kexue_train.corpus.inputs import find_inputs
 from kexue_train.errors import KexueError
 from kexue_train.run_config import RunConfig
 from kexue_train.run_dir import RunDir
+from kexue_train.samples.given_vocabulary import find_vocabulary
 
 _NAME = ".complete.json"
 
@@ -39,6 +41,12 @@ def _fingerprint(config: RunConfig, folder: RunDir) -> dict[str, object]:
     inputs = [] if own_corpus else find_inputs(config.corpus.inputs, format=config.shuffle.format)
     return {
         "config": digest_of(config.model_dump(mode="json")),
+        "word_lists": [file_checksum(path) for path in _word_lists(config)],
         "inputs": [[str(source.path), source.bytes, source.modified_ns] for source in inputs],
         "artifacts": {name: manifest.content_digest for name, manifest in manifests.items()},
     }
+
+
+def _word_lists(config: RunConfig) -> list[Path]:
+    source, dictionary = config.tokenizer.source, config.samples.dictionary
+    return [*([find_vocabulary(source)] if source else []), *([dictionary] if dictionary else [])]

@@ -51,6 +51,13 @@ def test_vectorised_philox_equals_plain_integer_arithmetic() -> None:
     ]
 
 
+def test_counters_may_broadcast_to_any_shape() -> None:
+    rows, columns = np.arange(3)[:, None], np.arange(5)
+    words = philox((columns, 7, rows, 0), (1, 2))
+    assert words.shape == (4, 3, 5)
+    assert words[:, 2, 4].tolist() == philox((4, 7, 2, 0), (1, 2))[:, 0].tolist()
+
+
 def test_a_position_gets_the_same_words_alone_and_in_any_batch() -> None:
     positions = np.arange(1000)
     together = random_words(7, Purpose.SHUFFLE, 3, positions)

@@ -1,6 +1,7 @@
 """Sample shards -> micro-batches, as pure functions of (samples, seed, step): the same on any number of ranks.
 
-order.py (which rows) -> dataset.py (their columns) -> collate.py (masks, ids, labels) -> loader.py (ahead of time)
+mixture.py (which folder) -> order.py (which rows) -> dataset.py (their columns) -> collate.py (masks, slots)
+    -> loader.py (ahead of time)
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Rows -> the arrays a model is trained on: masked ids, labels, and which sequence, position and segment a slot has."""
+"""Rows -> the arrays a model is trained on: masked ids, what is to be predicted where, and the place of every slot."""
 
 from __future__ import annotations
 
@@ -8,26 +8,32 @@ import numpy as np
 import numpy.typing as npt
 
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.samples.mlm import IGNORE_INDEX, mask_tokens
+from kexue_train.batches.slots import fill, pair_capacity, prediction_capacity
+from kexue_train.samples.mlm import MaskingRates, mask_rows
 
 _Ids = npt.NDArray[np.int64]
+PUBLISHED_RATES = MaskingRates()
 
 
 class Batch(TypedDict):
-    """Arrays of shape (B, S), int64."""
+    """Arrays of int64. A slot number is row · S + place in the row; P and Q depend on B and S alone (``slots``)."""
 
     input_ids: _Ids
-    """Masked ids."""
-    labels: _Ids
-    """Original ids where a piece is to be predicted, else -100."""
+    """(B, S) masked ids."""
     sequence_ids: _Ids
-    """0 = padding, 1, 2, ... = which sequence of the row; attention stays within one."""
+    """(B, S): 0 = padding, 1, 2, ... = which sequence of the row; attention stays within one."""
     position_ids: _Ids
-    """0, 1, ... from every [CLS] on; 0 in padding."""
+    """(B, S): 0, 1, ... from every [CLS] on; 0 in padding."""
     token_type_ids: _Ids
-    """0 for ``[CLS] A [SEP]`` and padding, 1 for ``B [SEP]``."""
-    next_sentence_labels: _Ids
-    """At each pair's [CLS] 0 = B is next, 1 = B is from another document; else -100."""
+    """(B, S): 0 for ``[CLS] A [SEP]`` and padding, 1 for ``B [SEP]``."""
+    prediction_slots: _Ids
+    """(P,) slot numbers of the pieces to predict, rising; 0 where unused."""
+    prediction_labels: _Ids
+    """(P,) their original ids; -100 where unused."""
+    pair_slots: _Ids
+    """(Q,) slot numbers of the [CLS] of every pair, rising; 0 where unused."""
+    pair_labels: _Ids
+    """(Q,) 0 = B is next, 1 = B is from another document; -100 where unused."""
 
 
 def make_batch(
@@ -36,16 +42,14 @@ def make_batch(
     epochs: npt.ArrayLike,
     *,
     seed: int,
-    mask_probability: float = 0.12,
-    keep_probability: float = 0.015,
-    random_probability: float = 0.015,
+    rates: MaskingRates = PUBLISHED_RATES,
 ) -> Batch:
-    """The micro-batch of ``rows`` (B,) in ``epochs`` (scalar or (B,)); a row's arrays do not depend on the others.
+    """The micro-batch of ``rows`` (B,) in ``epochs`` (scalar or (B,)); what becomes of a row does not depend on others.
 
-    The mask of a row is a pure function of (seed, epoch, row). For the probabilities see ``mask_tokens``.
+    The mask of a row is a pure function of (seed, epoch, row).
     """
     columns = dataset.take(rows)
-    input_ids, labels = mask_tokens(
+    masked = mask_rows(
         columns["input_ids"],
         columns["word_starts"],
         seed=seed,
@@ -53,27 +57,36 @@ def make_batch(
         rows=rows,
         vocab_size=dataset.vocab_size,
         special_token_ids=dataset.special_token_ids,
-        mask_probability=mask_probability,
-        keep_probability=keep_probability,
-        random_probability=random_probability,
+        rates=rates,
     )
-    structure = _structure(
-        columns["sequence_lengths"], columns["segment_a_lengths"], columns["next_sentence_labels"], dataset.seq_len
-    )
-    return {"input_ids": input_ids, "labels": labels, **structure}
-
-
-class _Structure(TypedDict):
-    sequence_ids: _Ids
-    position_ids: _Ids
-    token_type_ids: _Ids
-    next_sentence_labels: _Ids
-
-
-def _structure(lengths: _Ids, segment_a_lengths: _Ids, pair_labels: _Ids, seq_len: int) -> _Structure:
-    """What follows from the lengths (B, K) of the sequences alone, K >= 1."""
-    batch, most = lengths.shape
+    lengths, pair_labels = columns["sequence_lengths"], columns["next_sentence_labels"]
     first_slots = np.cumsum(lengths, axis=1) - lengths
+    sequence_ids, position_ids, token_type_ids = _places(
+        lengths, first_slots, columns["segment_a_lengths"], dataset.seq_len
+    )
+    in_row, in_list = np.nonzero(pair_labels >= 0)
+    pair_slots = in_row * dataset.seq_len + first_slots[in_row, in_list]
+    batch, size = len(lengths), sequence_ids.size
+    predictions = prediction_capacity(batch, dataset.seq_len, rates.total, dataset.pieces_per_word)
+    prediction_slots, prediction_labels = fill(masked.slots, masked.labels, predictions, size)
+    pair_slots, pair_labels = fill(
+        pair_slots, pair_labels[in_row, in_list], pair_capacity(batch, dataset.seq_len), size
+    )
+    return {
+        "input_ids": masked.input_ids,
+        "sequence_ids": sequence_ids,
+        "position_ids": position_ids,
+        "token_type_ids": token_type_ids,
+        "prediction_slots": prediction_slots,
+        "prediction_labels": prediction_labels,
+        "pair_slots": pair_slots,
+        "pair_labels": pair_labels,
+    }
+
+
+def _places(lengths: _Ids, first_slots: _Ids, segment_a_lengths: _Ids, seq_len: int) -> tuple[_Ids, _Ids, _Ids]:
+    """Sequence, position and segment of every slot, from the lengths (B, K) of the sequences, K >= 1."""
+    batch, most = lengths.shape
     padding = seq_len - lengths.sum(axis=1, keepdims=True)
     runs = np.concatenate([lengths, padding], axis=1).ravel()
 
@@ -84,14 +97,6 @@ def _structure(lengths: _Ids, segment_a_lengths: _Ids, pair_labels: _Ids, seq_le
 
     sequence_ids = spread(np.broadcast_to(np.arange(1, most + 1), (batch, most)), 0)
     real = sequence_ids > 0
-    position_ids = np.where(real, np.arange(seq_len) - spread(first_slots, 0), 0)
-    token_type_ids = (real & (position_ids >= spread(segment_a_lengths, 0))).astype(np.int64)
-    labels = np.full((batch, seq_len), IGNORE_INDEX, np.int64)
-    in_row, in_list = np.nonzero(lengths)
-    labels[in_row, first_slots[in_row, in_list]] = pair_labels[in_row, in_list]
-    return {
-        "sequence_ids": sequence_ids,
-        "position_ids": position_ids,
-        "token_type_ids": token_type_ids,
-        "next_sentence_labels": labels,
-    }
+    position_ids = (np.arange(seq_len) - spread(first_slots, 0)) * real
+    token_type_ids = (position_ids >= spread(segment_a_lengths, seq_len)).astype(np.int64)
+    return sequence_ids, position_ids, token_type_ids

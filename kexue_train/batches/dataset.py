@@ -2,53 +2,109 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kexue_train.arrow_shards import read_shard, shard_paths
-from kexue_train.artifacts import Manifest, check_files, read_manifest
-from kexue_train.errors import ArtifactError
-from kexue_train.samples.encode import id_dtype, ranges
-from kexue_train.samples.schema import RAGGED_COLUMNS, column_values, sample_schema
+from kexue_train.arrow_shards import shard_paths
+from kexue_train.artifacts import Manifest, check_files, digest_of, read_manifest
+from kexue_train.batches.mixture import quotas, split
+from kexue_train.batches.order import rows_at, training_rows
+from kexue_train.batches.shard_reader import Chunk, ShardReader, join_lists
+from kexue_train.config import read_yaml
+from kexue_train.errors import ArtifactError, ConfigError
+from kexue_train.samples.encode import id_dtype
 
 _Rows = npt.NDArray[np.int64]
+_PIECES_PER_WORD = 4.0  # more than of English or Chinese; for samples whose manifest does not tell
 
 
 class SampleDataset:
-    """Random access to the rows of a folder of sample shards.
+    """Random access to the rows of one folder of sample shards, or of several: their rows are counted through.
+
+    Args:
+        folders: The folder; or folders with their weights, the shares of the rows that a training reads from each.
 
     Attributes:
-        manifest: Of the folder.
+        folders: All of them.
+        manifests: Theirs.
         seq_len: Slots of a row.
         vocab_size: Pieces of the vocabulary.
         special_token_ids: Name (pad, unk, cls, sep, mask) -> id.
 
     Raises:
-        ArtifactError: If the folder holds no sample shards, or a file is missing or of another size.
+        ArtifactError: If a folder holds no sample shards, a file is missing or of another size, or the folders differ
+            in sequence length, vocabulary or tokenizer.
+        ConfigError: If a weight is not positive or too small.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.manifest: Manifest = read_manifest(folder)
-        if self.manifest.kind != "sample_shards":
-            raise ArtifactError(
-                f"{folder}: holds {self.manifest.kind}, not sample_shards; give a folder made by 'kexue samples'"
-            )
-        check_files(folder, self.manifest)
-        self.seq_len = int(self.manifest.statistics["seq_len"])
-        self.vocab_size = int(self.manifest.statistics["vocab_size"])
-        self.special_token_ids: dict[str, int] = self.manifest.statistics["special_token_ids"]
-        paths = shard_paths(folder)
-        self._first_rows = np.cumsum([0, *(self.manifest.files[path.name].rows or 0 for path in paths)])
-        self._shards = [_Shard(path, self.seq_len, self.vocab_size) for path in paths]
+    def __init__(self, folders: Path | Mapping[Path, float]) -> None:
+        weights = folders if isinstance(folders, Mapping) else {folders: 1.0}
+        self.folders = tuple(weights)
+        self.manifests = tuple(_read(folder) for folder in self.folders)
+        _require_agreement(self.folders, self.manifests)
+        try:
+            self.shares = quotas(tuple(weights.values()))
+        except ValueError as error:
+            raise ConfigError(
+                f"{', '.join(map(str, self.folders))}: {error}; raise it, or leave the folder out"
+            ) from error
+        statistics = self.manifests[0].statistics
+        self.seq_len, self.vocab_size = int(statistics["seq_len"]), int(statistics["vocab_size"])
+        self.special_token_ids: dict[str, int] = statistics["special_token_ids"]
+        self._first_rows_of_folders = np.cumsum([0, *(manifest.rows for manifest in self.manifests)])
+        shards = [
+            (path, manifest.files[path.name].rows or 0)
+            for folder, manifest in zip(self.folders, self.manifests, strict=True)
+            for path in shard_paths(folder)
+        ]
+        self._first_rows = np.cumsum([0, *(rows for _, rows in shards)])
+        self._shards = [ShardReader(path, self.seq_len, self.vocab_size) for path, _ in shards]
 
     def __len__(self) -> int:
         """Rows, held-out ones included."""
-        return self.manifest.rows
+        return int(self._first_rows[-1])
+
+    @property
+    def content_digest(self) -> str:
+        """Changes with what a training reads: the contents of the folders and their shares."""
+        digests = [manifest.content_digest for manifest in self.manifests]
+        return digests[0] if len(digests) == 1 else digest_of(list(zip(digests, self.shares, strict=True)))
+
+    @property
+    def heldout_rows(self) -> _Rows:
+        """The rows that no training step reads."""
+        firsts = zip(self._first_rows_of_folders, self.manifests, strict=False)
+        return np.concatenate([first + np.arange(training_rows(manifest)[0]) for first, manifest in firsts])
+
+    @property
+    def num_training_rows(self) -> int:
+        """All other rows."""
+        return sum(training_rows(manifest)[1] for manifest in self.manifests)
+
+    @property
+    def pieces_per_word(self) -> float:
+        """Mean length of the word of a random piece, in pieces."""
+        return max(_pieces_per_word(manifest) for manifest in self.manifests)
+
+    def mean_per_row(self, statistic: str) -> float:
+        """A statistic of the manifest per row, in the mean over the rows that a training reads."""
+        means = [manifest.statistics[statistic] / manifest.rows for manifest in self.manifests]
+        return float(np.average(means, weights=self.shares))
+
+    def rows_at(self, positions: _Rows, seed: int) -> tuple[_Rows, _Rows]:
+        """What ``positions`` (n,) of the training's stream of rows read: (rows, their epochs), both (n,) int64."""
+        folders, own = split(positions, self.shares, seed) if len(self.folders) > 1 else (positions * 0, positions)
+        rows, epochs = np.empty_like(positions), np.empty_like(positions)
+        for folder in np.unique(folders).tolist():
+            here = folders == folder
+            first, num_rows = training_rows(self.manifests[folder])
+            rows[here], epochs[here] = rows_at(own[here], num_rows, seed, folder)
+            rows[here] += first + self._first_rows_of_folders[folder]
+        return rows, epochs
 
     def take(self, rows: npt.NDArray[np.integer[Any]]) -> dict[str, npt.NDArray[Any]]:
         """The columns of ``rows`` (B,), in that order, as arrays of their own.
@@ -67,7 +123,7 @@ class SampleDataset:
         ids = np.empty((len(rows), self.seq_len), id_dtype(self.vocab_size))
         packed = np.empty((len(rows), (self.seq_len + 7) // 8), np.uint8)
         counts = np.zeros(len(rows), np.int64)
-        found: list[tuple[_Rows, _Rows, _Chunk]] = []
+        found: list[tuple[_Rows, _Rows, Chunk]] = []
         shard_of = np.searchsorted(self._first_rows, rows, side="right") - 1
         for number in np.unique(shard_of):
             in_shard = np.flatnonzero(shard_of == number)
@@ -78,53 +134,53 @@ class SampleDataset:
                 counts[here] = chunk.borders[local + 1] - chunk.borders[local]
                 found.append((here, local, chunk))
         word_starts = np.unpackbits(packed, axis=1, count=self.seq_len, bitorder="little").view(np.bool_)
-        return {"input_ids": ids, "word_starts": word_starts, **_ragged(found, counts)}
+        return {"input_ids": ids, "word_starts": word_starts, **join_lists(found, counts)}
 
 
-class _Chunk:
-    """One record batch as views into the mapped file."""
+def open_samples(path: Path) -> SampleDataset:
+    """The samples that a training reads: a folder of sample shards, or a YAML file of several with their weights.
 
-    def __init__(self, columns: dict[str, Any], seq_len: int) -> None:
-        self.ids = column_values(columns["input_ids"])[0].reshape(-1, seq_len)
-        self.packed_word_starts = column_values(columns["word_starts"])[0].reshape(len(self.ids), -1)
-        self.ragged = {name: column_values(columns[name])[0] for name in RAGGED_COLUMNS}
-        self.borders = column_values(columns[RAGGED_COLUMNS[0]])[1]
+    The file holds one ``folder: weight`` per line; relative folders are relative to the file.
 
-
-class _Shard:
-    def __init__(self, path: Path, seq_len: int, vocab_size: int) -> None:
-        self.path, self.seq_len, self.vocab_size = path, seq_len, vocab_size
-
-    @cached_property
-    def chunks(self) -> list[_Chunk]:
-        table = read_shard(self.path)
-        schema = sample_schema(self.seq_len, self.vocab_size)
-        if table.schema != schema:
-            raise ArtifactError(f"{self.path}: has the columns {table.schema}, expected {schema}; run its stage again")
-        return [
-            _Chunk(dict(zip(schema.names, batch.columns, strict=True)), self.seq_len) for batch in table.to_batches()
-        ]
-
-    @cached_property
-    def first_rows(self) -> _Rows:
-        return np.cumsum([0, *(len(chunk.ids) for chunk in self.chunks)])
-
-    def locate(self, rows: _Rows) -> list[tuple[_Rows, _Rows, _Chunk]]:
-        """(places in ``rows``, rows within the chunk, chunk) for every chunk that holds some of ``rows``."""
-        chunk_of = np.searchsorted(self.first_rows, rows, side="right") - 1
-        located = []
-        for number in np.unique(chunk_of):
-            places = np.flatnonzero(chunk_of == number)
-            located.append((places, rows[places] - self.first_rows[number], self.chunks[number]))
-        return located
+    Raises:
+        ArtifactError: If a folder does not hold what it should, or they do not go together.
+        ConfigError: If the file is not such a file.
+    """
+    if not path.is_file():
+        return SampleDataset(path)
+    weights, _ = read_yaml(path)
+    if not weights or not all(type(weight) in (int, float) for weight in weights.values()):
+        raise ConfigError(f"{path}: must hold lines 'folder: weight' with numbers as weights, holds {weights!r}")
+    return SampleDataset({path.parent / str(folder): float(weight) for folder, weight in weights.items()})
 
 
-def _ragged(found: list[tuple[_Rows, _Rows, _Chunk]], counts: _Rows) -> dict[str, npt.NDArray[np.int64]]:
-    shape = (len(counts), int(counts.max(initial=0)))
-    result = {name: np.full(shape, -100 if name == "next_sentence_labels" else 0, np.int64) for name in RAGGED_COLUMNS}
-    for places, local, chunk in found:
-        source = ranges(chunk.borders[local], counts[places])
-        target = ranges(places * shape[1], counts[places])
-        for name, array in result.items():
-            array.ravel()[target] = chunk.ragged[name][source]
-    return result
+def _read(folder: Path) -> Manifest:
+    manifest = read_manifest(folder)
+    if manifest.kind != "sample_shards":
+        raise ArtifactError(
+            f"{folder}: holds {manifest.kind}, not sample_shards; give a folder made by 'kexue samples'"
+        )
+    check_files(folder, manifest)
+    return manifest
+
+
+def _require_agreement(folders: tuple[Path, ...], manifests: tuple[Manifest, ...]) -> None:
+    def facts(manifest: Manifest) -> dict[str, Any]:
+        known = {name: manifest.statistics[name] for name in ("seq_len", "vocab_size", "special_token_ids")}
+        return known | {"tokenizer": manifest.parents.get("tokenizer")}
+
+    first = facts(manifests[0])
+    for folder, manifest in zip(folders, manifests, strict=True):
+        for name, value in facts(manifest).items():
+            if value != first[name]:
+                raise ArtifactError(
+                    f"{folders[0]} and {folder} cannot be mixed: {name} is {first[name]} in the one and {value} in the "
+                    "other; make both with the same tokenizer and samples.seq_len"
+                )
+
+
+def _pieces_per_word(manifest: Manifest) -> float:
+    """E[length²] / E[length] of the words: in the mean over pieces, how long the word of a piece is."""
+    statistics = manifest.statistics
+    pieces = statistics.get("words", 0) * statistics.get("tokens_per_word", 0)
+    return float(statistics["word_tokens_squared"] / pieces) if pieces else _PIECES_PER_WORD

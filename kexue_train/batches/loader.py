@@ -1,86 +1,159 @@
-"""Micro-batches of one rank, made ahead of the training by one thread."""
+"""Micro-batches of one rank, made ahead of the training by a thread or by processes, always in the order of the steps.
+
+Micro-batch m is a pure function of m, so it does not matter who makes it: process m mod n does, and the answers are
+taken in that order. A lost process is replaced and its micro-batch made again.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import count
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count, cycle, islice
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from kexue_train.batches.collate import Batch, make_batch
+from kexue_train.batches.collate import PUBLISHED_RATES, Batch, make_batch
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.batches.order import epochs_of_step, rows_of_step
+from kexue_train.errors import ResourceError
+from kexue_train.executor.worker_process import WorkerProcess
+from kexue_train.samples.mlm import MaskingRates
 
-_Make = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], Batch]
 _AHEAD = 4  # micro-batches kept ready
+_ATTEMPTS = 3
+_T = TypeVar("_T")
 
 
-def iter_batches(
-    dataset: SampleDataset,
-    *,
-    seed: int,
-    start_step: int,
-    rank: int,
-    world_size: int,
-    micro_batch_size: int,
-    accumulation_steps: int,
-    global_batch_size: int,
-    mask_probability: float = 0.12,
-    keep_probability: float = 0.015,
-    random_probability: float = 0.015,
-) -> Generator[Batch, None, None]:
-    """Yield the micro-batches of ``rank`` from ``start_step`` on, without end; ``accumulation_steps`` of them per step.
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which rows are in which micro-batch of a rank, and how they are masked.
 
-    Micro-batch j of rank r of step t holds ``micro_batch_size`` rows of ``rows_of_step(t)`` from number
+    Micro-batch j of rank r of step t holds ``micro_batch_size`` rows of the step's ``global_batch_size`` from number
     ``(j * world_size + r) * micro_batch_size`` on, so the rows of a step are the same on any number of ranks.
-    Closing the generator ends its thread; an error in the thread is raised here.
 
     Raises:
         ValueError: If the batch sizes do not multiply out, or ``rank`` is not in ``range(world_size)``.
     """
-    if micro_batch_size * accumulation_steps * world_size != global_batch_size or not 0 <= rank < world_size:
-        raise ValueError(
-            f"global_batch_size={global_batch_size} must be micro_batch_size={micro_batch_size} * "
-            f"accumulation_steps={accumulation_steps} * world_size={world_size}, and rank={rank} below world_size"
-        )
 
-    def make(rows: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64]) -> Batch:
-        return make_batch(
-            dataset,
-            rows,
-            epochs,
-            seed=seed,
-            mask_probability=mask_probability,
-            keep_probability=keep_probability,
-            random_probability=random_probability,
-        )
+    seed: int
+    rank: int
+    world_size: int
+    micro_batch_size: int
+    accumulation_steps: int
+    global_batch_size: int
+    rates: MaskingRates = PUBLISHED_RATES
 
-    def plan() -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        for step in count(start_step):
-            rows = rows_of_step(dataset.manifest, seed, global_batch_size, step)
-            epochs = epochs_of_step(dataset.manifest, global_batch_size, step)
-            for j in range(accumulation_steps):
-                first = (j * world_size + rank) * micro_batch_size
-                part = slice(first, first + micro_batch_size)
-                yield rows[part], epochs[part]
+    def __post_init__(self) -> None:
+        rows = self.micro_batch_size * self.accumulation_steps * self.world_size
+        if rows != self.global_batch_size or not 0 <= self.rank < self.world_size:
+            raise ValueError(
+                f"global_batch_size={self.global_batch_size} must be micro_batch_size={self.micro_batch_size} * "
+                f"accumulation_steps={self.accumulation_steps} * world_size={self.world_size}, and rank={self.rank} "
+                "below world_size"
+            )
 
-    return _prefetch(plan(), make)
+    def make(self, dataset: SampleDataset, number: int) -> Batch:
+        """Micro-batch ``number`` of this rank, counted from step 0 on."""
+        step, j = divmod(number, self.accumulation_steps)
+        first = step * self.global_batch_size + (j * self.world_size + self.rank) * self.micro_batch_size
+        rows, epochs = dataset.rows_at(np.arange(first, first + self.micro_batch_size), self.seed)
+        return make_batch(dataset, rows, epochs, seed=self.seed, rates=self.rates)
 
 
-def _prefetch(
-    plan: Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]], make: _Make
+def iter_batches(
+    dataset: SampleDataset, plan: Plan, *, start_step: int, num_processes: int = 0
 ) -> Generator[Batch, None, None]:
-    pool = ThreadPoolExecutor(1, thread_name_prefix="kexue-batches")
-    ready: deque[Future[Batch]] = deque()
+    """Yield the micro-batches of a rank from ``start_step`` on, without end, ``accumulation_steps`` of them per step.
+
+    Closing the generator ends the processes; they end with this process too, however it ends. What goes wrong in them
+    is raised here.
+
+    Args:
+        dataset: The samples.
+        plan: Whose micro-batches.
+        start_step: First step.
+        num_processes: Processes that make them; each has one in the making or ready. 0: made here, when asked for.
+
+    Raises:
+        ResourceError: If processes are lost again and again.
+    """
+    numbers = count(start_step * plan.accumulation_steps)
+    if num_processes == 0:
+        for number in numbers:
+            yield plan.make(dataset, number)
+    makers: list[_Maker] = []
     try:
-        for item in plan:
-            ready.append(pool.submit(make, *item))
-            if len(ready) > _AHEAD:
-                yield ready.popleft().result()
-        while ready:
+        for number in islice(numbers, num_processes):
+            makers.append(_Maker(dataset, plan))
+            makers[-1].ask(number)
+        for maker in cycle(makers):
+            batch = maker.answer()
+            maker.ask(next(numbers))
+            yield batch
+    finally:
+        for maker in makers:
+            maker.close()
+
+
+def read_ahead(batches: Generator[_T, None, None]) -> Generator[_T, None, None]:
+    """The same values, a few of them made before they are asked for, in a thread; closing this closes ``batches``."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="kexue-batches")
+    ready: deque[Future[_T]] = deque()
+    try:
+        while True:
+            while len(ready) <= _AHEAD:
+                ready.append(pool.submit(next, batches))
             yield ready.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        batches.close()
+
+
+class _Maker:
+    """A process that makes micro-batches, another one in its place when it is lost."""
+
+    def __init__(self, dataset: SampleDataset, plan: Plan) -> None:
+        self._weights = tuple(zip(dataset.folders, dataset.shares, strict=True))
+        self._plan = plan
+        self._worker = WorkerProcess()
+
+    def ask(self, number: int) -> None:
+        self._number = number
+        if not self._worker.is_alive():  # it ends when nothing is asked of it for some seconds, as in a validation
+            self._replace()
+        self._worker.give(number, _make, (self._weights, self._plan, number), None)
+
+    def answer(self) -> Batch:
+        for _ in range(_ATTEMPTS):
+            _, answer = self._worker.take()
+            if answer is not None:
+                batch: Batch = answer.result()
+                return batch
+            ending = self._worker.ending()
+            self._replace()
+            self.ask(self._number)
+        raise ResourceError(
+            f"a process that loads the samples was lost {_ATTEMPTS} times, most likely for lack of memory (the last "
+            f"one ended {ending}); use fewer train.num_loader_workers"
+        )
+
+    def close(self) -> None:
+        self._worker.kill()
+
+    def _replace(self) -> None:
+        self._worker.kill()
+        self._worker = WorkerProcess()
+
+
+def _make(item: tuple[tuple[tuple[Path, float], ...], Plan, int]) -> Batch:
+    weights, plan, number = item
+    return plan.make(_open(weights), number)
+
+
+@lru_cache(maxsize=1)
+def _open(weights: tuple[tuple[Path, float], ...]) -> SampleDataset:
+    return SampleDataset(dict(weights))

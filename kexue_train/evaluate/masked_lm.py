@@ -20,6 +20,7 @@ import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 from kexue_train.artifacts import Manifest, read_manifest
 from kexue_train.batches.collate import Batch, make_batch
 from kexue_train.batches.dataset import SampleDataset
+from kexue_train.batches.slots import used_slots
 from kexue_train.errors import ArtifactError, EvaluationError
 from kexue_train.evaluate.baselines import (
     Counts,
@@ -31,7 +32,6 @@ from kexue_train.evaluate.baselines import (
 from kexue_train.evaluate.load_model import LoadedModel, load_model
 from kexue_train.progress import SILENT, Progress
 
-_IGNORE = -100
 _MAX_LOGITS = 1 << 25  # computed at once: 128 MiB in fp32
 _VOCAB_MULTIPLE = 128  # a model's word table may be rounded up to a multiple of this
 
@@ -91,34 +91,29 @@ def _add_batch(sums: _Sums, loaded: LoadedModel, batch: Batch, mask_id: int, whe
         "token_type_ids": batch["token_type_ids"],
     }
     inputs_on_device = {name: torch.from_numpy(array).to(loaded.device) for name, array in inputs.items()}
-    states = loaded.model.roformer(**inputs_on_device).last_hidden_state
-    places = batch["labels"] != _IGNORE
-    targets, hidden = batch["labels"][places], batch["input_ids"][places] == mask_id
-    losses, correct = _score(
-        loaded.model.cls.predictions, states[torch.from_numpy(places).to(loaded.device)], targets, where
-    )
+    states = loaded.model.roformer(**inputs_on_device).last_hidden_state.flatten(0, 1)
+    slots, targets = used_slots(batch["prediction_slots"], batch["prediction_labels"])
+    hidden = batch["input_ids"].ravel()[slots] == mask_id
+    losses, correct = _score(loaded.model.cls.predictions, states, slots, targets, where)
     sums.everything.add(targets, losses, correct)
     sums.hidden.add(targets[hidden], losses[hidden], correct[hidden])
-    firsts = batch["next_sentence_labels"] != _IGNORE
-    if loaded.has_nsp_head and firsts.any():
-        labels = batch["next_sentence_labels"][firsts]
-        losses, correct = _score(
-            loaded.model.cls.next_sentence, states[torch.from_numpy(firsts).to(loaded.device)], labels, where
-        )
+    firsts, labels = used_slots(batch["pair_slots"], batch["pair_labels"])
+    if loaded.has_nsp_head and len(firsts):
+        losses, correct = _score(loaded.model.cls.next_sentence, states, firsts, labels, where)
         sums.pairs += np.bincount(labels, minlength=2)
         sums.nsp_loss += float(losses.sum())
         sums.nsp_correct += int(correct.sum())
 
 
 def _score(
-    head: Any, states: torch.Tensor, targets: npt.NDArray[np.int64], where: str
+    head: Any, states: torch.Tensor, slots: npt.NDArray[np.int64], targets: npt.NDArray[np.int64], where: str
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Loss (n,) and whether the most probable class is the target (n,), of states [n, E], in pieces."""
+    """Loss (n,) and whether the most probable class is the target (n,), of the states at slots (n,), in pieces."""
     losses, correct = np.zeros(len(targets)), np.zeros(len(targets), np.bool_)
     step = max(1, _MAX_LOGITS // _num_classes(head))
     for start in range(0, len(targets), step):
         piece = slice(start, start + step)
-        logits = head(states[piece]).float()
+        logits = head(states[torch.from_numpy(slots[piece]).to(states.device)]).float()
         target = torch.from_numpy(targets[piece]).to(logits.device)
         loss = F.cross_entropy(logits, target, reduction="none")
         if not bool(torch.isfinite(loss).all()):

@@ -34,7 +34,7 @@ Next-sentence class 0 means "B follows A", class 1 "B is from another document".
 | | |
 |---|---|
 | layers · hidden · heads · feed-forward | {layers} · {hidden} · {heads} · {ffn} |
-| vocabulary | {vocab} WordPiece units |
+| vocabulary | {vocab} WordPiece units; the word table has {rows} rows, since matrix units like multiples of 128 |
 | longest sequence in training | {positions} tokens at most |
 | optimizer | Tiger, lr {lr}, beta {beta}, weight decay {decay} |
 | seed | {seed} |
@@ -101,7 +101,8 @@ def write_model_card(folder: Path, checkpoint: Manifest, config: RoFormerV2Confi
         hidden=config.hidden_size,
         heads=config.num_attention_heads,
         ffn=config.intermediate_size,
-        vocab=config.vocab_size,
+        vocab=len((folder / "vocab.txt").read_text(encoding="utf-8").split("\n")) - 1,
+        rows=config.vocab_size,
         positions=config.max_position_embeddings,
         version=checkpoint.tool_version,
         steps=settings["step"],

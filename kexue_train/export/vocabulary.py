@@ -7,7 +7,10 @@ from pathlib import Path
 
 from kexue_train.errors import ArtifactError
 from kexue_train.model import RoFormerV2Config
-from kexue_train.samples.tokenizer import SPECIAL_TOKENS, make_tokenizer, write_tokenizer
+from kexue_train.samples.bert_tokenizer import write_tokenizer
+from kexue_train.samples.given_vocabulary import read_vocabulary
+
+_REMEDY = "give the model's own file"
 
 
 def write_tokenizer_of(source: Path, folder: Path, config: RoFormerV2Config) -> None:
@@ -19,24 +22,11 @@ def write_tokenizer_of(source: Path, folder: Path, config: RoFormerV2Config) -> 
         ArtifactError: If the vocabulary has another size than the model, a piece twice, or lacks a special token.
     """
     path = source / "vocab.txt"
-    pieces = [line.removesuffix("\r") for line in _read(path).removesuffix("\n").split("\n")]
-    vocab = {piece: number for number, piece in enumerate(pieces)}
-    if len(pieces) != config.vocab_size:
-        raise ArtifactError(
-            f"{path}: {len(pieces)} lines, but vocab_size={config.vocab_size}; give the model's own file"
-        )
-    if len(vocab) != len(pieces):
-        twice = next(piece for number, piece in enumerate(pieces) if vocab[piece] != number)
-        raise ArtifactError(f"{path}: the piece {twice!r} is there twice; give the model's own file")
-    if missing := [token for token in SPECIAL_TOKENS.values() if token not in vocab]:
-        raise ArtifactError(f"{path}: lacks {', '.join(missing)}; give the model's own file")
-    if vocab[SPECIAL_TOKENS["pad"]] != config.pad_token_id:
-        raise ArtifactError(
-            f"{path}: [PAD] is number {vocab['[PAD]']}, but pad_token_id={config.pad_token_id}; give the model's own "
-            "file"
-        )
-    lowercase = _lowercases(source / "tokenizer_config.json")
-    write_tokenizer(make_tokenizer(vocab, lowercase=lowercase), folder, lowercase=lowercase)
+    tokenizer = read_vocabulary(path, lowercase=_lowercases(source / "tokenizer_config.json"), remedy=_REMEDY)
+    size = tokenizer.get_vocab_size()
+    if size != config.vocab_size:
+        raise ArtifactError(f"{path}: {size} pieces, but vocab_size={config.vocab_size}; {_REMEDY}")
+    write_tokenizer(tokenizer, folder)
 
 
 def _lowercases(settings: Path) -> bool:

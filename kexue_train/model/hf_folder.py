@@ -14,6 +14,7 @@ from kexue_train.model.configuration_roformer_v2 import RoFormerV2Config
 from kexue_train.model.modeling_roformer_v2 import RoFormerV2ForMaskedLM, RoFormerV2ForPreTraining
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+VOCAB_MULTIPLE = 128
 _AUTO_MAP = {
     "AutoConfig": "configuration_roformer_v2.RoFormerV2Config",
     "AutoModel": "modeling_roformer_v2.RoFormerV2Model",
@@ -27,10 +28,19 @@ _AUTO_MAP = {
 }
 
 
+def padded_vocab_size(vocab_size: int) -> int:
+    """Rows of the word table: ``vocab_size`` rounded up to a multiple of 128, the shape that matrix units are fast at.
+
+    The rows beyond are no input and no label: ids come from the tokenizer, random ones from below its size.
+    """
+    return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
 def build_hf_config(config: ModelConfig, vocab_size: int) -> RoFormerV2Config:
-    """The Hugging Face configuration of the ``model`` section for a vocabulary."""
+    """The Hugging Face configuration of the ``model`` section for a tokenizer's ``vocab_size``, which it rounds up."""
     fields = config.model_dump(exclude={"rms_norm_eps"})
-    hf_config = RoFormerV2Config(vocab_size=vocab_size, layer_norm_eps=config.rms_norm_eps, **fields)
+    padded = padded_vocab_size(vocab_size)
+    hf_config = RoFormerV2Config(vocab_size=padded, layer_norm_eps=config.rms_norm_eps, **fields)
     hf_config.architectures = [RoFormerV2ForPreTraining.__name__]
     hf_config.auto_map = _AUTO_MAP
     return hf_config

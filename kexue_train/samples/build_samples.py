@@ -1,4 +1,4 @@
-"""STAGE 3: text shards + tokenizer -> sample shards, one task per shard.
+"""STAGE 3: text shards + tokenizer -> sample shards, one task per shard (two if rows of all shards are mixed).
 
 The first documents of shard 0, a uniform sample of the shuffled corpus, are kept out of training: their rows come
 first (``heldout_rows`` of them), made apart, so that no training row holds a token of theirs.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from kexue_train.arrow_shards import format_checksum, read_shard, shard_name, shard_paths, write_dataset_files
+from kexue_train.arrow_shards import format_checksum, read_shard, shard_paths, write_dataset_files
 from kexue_train.artifacts import (
     MANIFEST_NAME,
     Manifest,
@@ -31,15 +33,16 @@ from kexue_train.executor import Executor
 from kexue_train.progress import SILENT, Progress
 from kexue_train.runtime import require_disk
 from kexue_train.samples.config import SampleConfig
-from kexue_train.samples.sample_shard import ShardTask, add_statistics, make_sample_shard, read_counts
-from kexue_train.samples.schema import sample_schema
+from kexue_train.samples.mix_rows import GatheredRows, GatherRowsTask, gather_rows
+from kexue_train.samples.row_counts import RowCounts
+from kexue_train.samples.sample_shard import ShardResult, ShardTask, make_sample_shard, sum_results
+from kexue_train.samples.schema import COUNTS_NAME, TOKENIZER_NAME, sample_schema
+from kexue_train.samples.segmentation import prepare_words, word_settings
 from kexue_train.samples.tokenizer import load_tokenizer, special_token_ids
 
-COUNTS_NAME = "token_counts.npy"
-TOKENIZER_NAME = "tokenizer"
-"""The tokenizer travels with the samples, since training writes it into every checkpoint."""
 _SCRATCH = "scratch"
 _MIN_HELDOUT = 8
+_Result = TypeVar("_Result", bound="_CountedRows", covariant=True)
 
 
 def build_samples(
@@ -61,22 +64,25 @@ def build_samples(
     """
     text_manifest = read_manifest(shards)
     parents = {"text_shards": text_manifest.content_digest, "tokenizer": read_manifest(tokenizer).content_digest}
-    settings = {**config.model_dump(mode="json"), "seed": seed}
+    settings = {**word_settings(config), "seed": seed}
     recipe = Recipe(kind="sample_shards", settings=settings, parents=parents)
     if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
         return manifest
     partial = open_partial(out_dir, recipe)
     (partial / _SCRATCH).mkdir(exist_ok=True)
-    tasks = _plan(config, shards, tokenizer, partial, seed, executor.num_workers)
-    require_disk(partial, text_manifest.bytes, "the sample stage")  # a token takes about as much as its text
-    results = _run(tasks, executor, progress)
-    return _finish(tasks, results, text_manifest, recipe, out_dir)
+    tasks = _plan(config, shards, tokenizer, partial, seed)
+    # A token takes about as much as its text; rows to be mixed lie on disk twice.
+    require_disk(partial, text_manifest.bytes * (2 if config.shuffle == "global" else 1), "the sample stage")
+    results = _run(make_sample_shard, tasks, executor, progress)
+    rows = [result.rows for result in results]
+    if config.shuffle == "global":
+        rows = _mix(tasks, results, executor, progress)
+    return _finish(tasks, results, rows, text_manifest, recipe, out_dir)
 
 
-def _plan(
-    config: SampleConfig, shards: Path, tokenizer: Path, partial: Path, seed: int, num_workers: int
-) -> list[ShardTask]:
+def _plan(config: SampleConfig, shards: Path, tokenizer: Path, partial: Path, seed: int) -> list[ShardTask]:
     paths = shard_paths(shards)
+    words = prepare_words(config, shards, partial)
     counts = [read_shard(path).num_rows for path in paths]
     heldout = max(math.ceil(config.heldout_fraction * sum(counts)), min(_MIN_HELDOUT, sum(counts) // 2))
     # All from shard 0: it is as uniform a sample as any, and validation then reads one piece of one file.
@@ -93,38 +99,73 @@ def _plan(
             num_shards=len(paths),
             text_shard=path,
             tokenizer=tokenizer,
+            words=words,
             folder=partial,
             scratch=partial / _SCRATCH,
             config=config,
             seed=seed,
             heldout_documents=heldout if index == 0 else 0,
-            tokenizer_threads=min(num_workers, len(paths)) <= 1,
         )
         for index, path in enumerate(paths)
     ]
 
 
-def _run(tasks: list[ShardTask], executor: Executor, progress: Progress) -> list[dict[str, Any]]:
-    results = {task.index: found for task in tasks if (found := task.finished()) is not None}
+class _CountedRows(Protocol):
+    @property
+    def rows(self) -> int: ...
+
+
+class _Task(Protocol[_Result]):
+    def finished(self) -> _Result | None: ...
+
+
+def _run(
+    function: Callable[[Any], _Result], tasks: Sequence[_Task[_Result]], executor: Executor, progress: Progress
+) -> list[_Result]:
+    """The results of all tasks, of which those that were finished before are not done again."""
+    results = {index: found for index, task in enumerate(tasks) if (found := task.finished()) is not None}
     if results:
         progress.note(f"resumed: {len(results)} of {len(tasks)} shards were finished before")
-    left = [task for task in tasks if task.index not in results]
-    for place, result in executor.map_unordered(make_sample_shard, left):
-        results[left[place].index] = result
-        tokens = sum(found["real_tokens"] for found in results.values())
-        progress.update(len(results), len(tasks), "shards", tokens=tokens)
-    return [results[task.index] for task in tasks]
+    left = [index for index in range(len(tasks)) if index not in results]
+    for place, result in executor.map_unordered(function, [tasks[index] for index in left]):
+        results[left[place]] = result
+        progress.update(len(results), len(tasks), "shards", rows=sum(found.rows for found in results.values()))
+    return [results[index] for index in range(len(tasks))]
+
+
+def _mix(
+    tasks: Sequence[ShardTask], results: Sequence[ShardResult], executor: Executor, progress: Progress
+) -> list[int]:
+    """Write the shards from the rows of all; returns the rows of each."""
+    first = tasks[0]
+    schema = sample_schema(first.config.seq_len, load_tokenizer(first.tokenizer).get_vocab_size())
+    gathers = [GatherRowsTask(task.index, task.num_shards, task.scratch, task.folder, schema) for task in tasks]
+    gathered: list[GatheredRows] = _run(gather_rows, gathers, executor, progress)
+    made, mixed = _sum(result.output for result in results), _sum(result.output for result in gathered)
+    if made != mixed:
+        raise ArtifactError(
+            f"{first.folder}: the mixed rows have the checksum {mixed}, those that were made {made}: an intermediate "
+            "file was changed; delete that folder and run the same command again"
+        )
+    for task in tasks:
+        task.spilled.give_back()
+    return [result.rows for result in gathered]
 
 
 def _finish(
-    tasks: list[ShardTask], results: list[dict[str, Any]], text_manifest: Manifest, recipe: Recipe, out_dir: Path
+    tasks: Sequence[ShardTask],
+    results: Sequence[ShardResult],
+    shard_rows: Sequence[int],
+    text_manifest: Manifest,
+    recipe: Recipe,
+    out_dir: Path,
 ) -> Manifest:
     from datasets import Features  # noqa: PLC0415  # costs a second to import; only the end of the stage needs it
 
     partial, config = tasks[0].folder, tasks[0].config
-    tokenizer = load_tokenizer(tasks[0].tokenizer)
-    vocab_size = tokenizer.get_vocab_size()
-    checksum = RowsChecksum(input=_sum(results, "input"), output=_sum(results, "output"))
+    checksum = RowsChecksum(
+        input=_sum(result.input for result in results), output=_sum(result.output for result in results)
+    )
     # With other columns kept, the rows' hashes are not those of the texts alone.
     proof = None if text_manifest.settings.get("keep") else text_manifest.rows_checksum
     if proof and proof.output != checksum.input:
@@ -132,24 +173,34 @@ def _finish(
             f"{tasks[0].text_shard.parent}: the documents read have the checksum {checksum.input}, the manifest says "
             f"{proof.output}: the shards were changed or damaged; make them anew"
         )
-    np.save(partial / COUNTS_NAME, read_counts(tasks))
-    names = [shard_name(task.index, task.num_shards) for task in tasks]
-    features = Features.from_arrow_schema(sample_schema(config.seq_len, vocab_size)).to_dict()
+    tokenizer = load_tokenizer(tasks[0].tokenizer)
+    counts = sum_results(tasks, results, tokenizer.get_vocab_size(), special_token_ids(tokenizer))
+    documents = sum((Counter(result.documents) for result in results), Counter())
+    _require_training_rows(counts, documents)
+    np.save(partial / COUNTS_NAME, counts.token_counts)
+    names = [task.name for task in tasks]
+    features = Features.from_arrow_schema(sample_schema(config.seq_len, counts.vocab_size)).to_dict()
     write_dataset_files(partial, features, names)
-    rows = {name: result["rows"] for name, result in zip(names, results, strict=True)}
     _copy_tokenizer(tasks[0].tokenizer, partial / TOKENIZER_NAME)
-    files = {name: entry for name, entry in describe_files(partial, rows).items() if not name.startswith(_SCRATCH)}
-    statistics = _statistics(results, config, vocab_size) | {"special_token_ids": special_token_ids(tokenizer)}
+    described = describe_files(partial, dict(zip(names, shard_rows, strict=True)))
     manifest = build_manifest(
         recipe,
-        files,
+        {name: entry for name, entry in described.items() if not name.startswith(_SCRATCH)},
         seed=tasks[0].seed,
-        rows=sum(rows.values()),
+        rows=counts.numbers["rows"],
         rows_checksum=checksum,
-        statistics=statistics,
+        statistics=counts.describe(dict.fromkeys(results[0].documents, 0) | documents),
     )
     shutil.rmtree(partial / _SCRATCH)
     return publish(partial, out_dir, manifest)
+
+
+def _require_training_rows(counts: RowCounts, documents: Mapping[str, int]) -> None:
+    if counts.numbers["rows"] == counts.numbers["heldout_rows"]:
+        raise CorpusError(
+            f"the {documents['documents'] - documents['heldout_documents']} documents to train on hold no token; "
+            "check the inputs of the corpus"
+        )
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:
@@ -157,28 +208,5 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(MANIFEST_NAME))
 
 
-def _sum(results: list[dict[str, Any]], name: str) -> str:
-    return format_checksum(sum(int(result[name], 16) for result in results))
-
-
-def _statistics(results: list[dict[str, Any]], config: SampleConfig, vocab_size: int) -> dict[str, Any]:
-    total: dict[str, Any] = {"pairs": 0, "negative_pairs": 0, "sequences": 0, "real_tokens": 0}
-    for result in results:
-        add_statistics(total, {name: value for name, value in result.items() if name not in ("input", "output")})
-    rows = total.pop("rows")
-    if rows == total["heldout_rows"]:
-        raise CorpusError(
-            f"the {total['documents'] - total['heldout_documents']} documents to train on hold no token; "
-            "check the inputs of the corpus"
-        )
-    return {
-        "seq_len": config.seq_len,
-        "vocab_size": vocab_size,
-        **total,
-        "fill": round(total["real_tokens"] / (rows * config.seq_len), 6),
-        "unknown_rate": round(total["unknown_tokens"] / max(1, total["document_tokens"]), 6),
-        "tokens_per_document": round(total["document_tokens"] / total["documents"], 3),
-        "tokens_per_word": round(total["document_tokens"] / max(1, total["words"]), 4),
-        "mean_pairs_per_row": round(total["pairs"] / rows, 4),
-        "mean_sequences_per_row": round(total["sequences"] / rows, 4),
-    }
+def _sum(checksums: Iterable[str]) -> str:
+    return format_checksum(sum(int(checksum, 16) for checksum in checksums))

@@ -1,16 +1,21 @@
 """Documents -> sequences: next-sentence pairs as BERT makes them, or full-length single sequences.
 
 The walk through a document takes the next ``target`` tokens and splits them at a sentence border into A and B. With
-probability 1/2 B is taken from the *following* document of the group instead, which in shuffled shards is a uniformly
-random other one; the walk then goes on right after A. So every token of every document is in exactly one sequence as
-part of A or of a true B; only copied Bs come on top.
+probability 1/2 B is replaced by a passage of a *following* document of the group, which in shuffled shards is a
+uniformly random other one; the walk then goes on right after A. So every token of every document is in exactly one
+sequence as part of A or of a true B; only copied Bs come on top. Tokens without a sentence border among them (a short
+document, a part of a long sentence) are a single sequence.
 
-Two choices keep the label from being readable off the lengths: a copied B is as long as the one it stands for, and it
-starts where the other document still holds that many tokens, if there is such a sentence.
+The label must show in nothing but the contents. Therefore the lengths of A and B are settled before the coin is
+tossed, the passage starts with a sentence but not with its document (a true B never does), and it ends with a sentence
+where the true B ends with its document; only then its length differs, by less than a sentence to either side.
+
+Source: Devlin et al., "BERT" (2019), ``create_pretraining_data.py``, where short sequences give the label away.
 """
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,8 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kexue_train.samples.encode import Documents
+from kexue_train.samples.ragged import ranges
 
 IS_NEXT, IS_RANDOM, NO_PAIR = 0, 1, -100
+_LOOK_AHEAD = 16  # documents among which one is sought that is long enough for B
+_STARTS = 32  # sentences among which one is sought from which whole sentences make up the length of B
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,12 @@ class Sequences:
             self.labels[order],
         )
 
+    def count_whole(self, documents: Documents) -> int:
+        """How many of ``documents`` are one single sequence, not cut and without a pair."""
+        borders = documents.offsets
+        is_whole = np.isin(self.a_starts, borders) & np.isin(self.a_starts + self.a_lengths, borders)
+        return int(np.count_nonzero(is_whole & (self.labels == NO_PAIR)))
+
 
 def make_sequences(
     documents: Documents, *, seq_len: int, nsp: bool, short_sequence_probability: float, rng: np.random.Generator
@@ -63,7 +77,8 @@ def make_sequences(
     """Cut every document of a group into sequences of at most ``seq_len`` tokens, special tokens included.
 
     Args:
-        documents: The group; B of a negative pair is from the next non-empty document, after the last from the first.
+        documents: The group. B of a negative pair is from the next of the 16 following non-empty documents (after the
+            last comes the first) that is long enough; if none is, from the longest of them, and the pair is shorter.
         seq_len: At least 5.
         nsp: Whether to make pairs; if not, ``short_sequence_probability`` and ``rng`` have no effect.
         short_sequence_probability: Share of pairs whose target length is uniform in [2, seq_len - 3].
@@ -71,48 +86,61 @@ def make_sequences(
 
     A group with one non-empty document has no negative pairs.
     """
-    filled = np.flatnonzero(np.diff(documents.offsets)).tolist()
-    borders = [(int(documents.offsets[d]), int(documents.offsets[d + 1])) for d in filled]
     if not nsp:
-        found = [row for start, end in borders for row in _single_sequences(start, end, seq_len - 2)]
-    else:
-        walk = _PairWalk(documents, seq_len - 3, short_sequence_probability, _draws(rng).__next__)
-        others = borders[1:] + borders[:1] if len(borders) > 1 else [None]
-        found = [row for own, other in zip(borders, others, strict=False) for row in walk.sequences(own, other)]
-    columns = np.array(found, np.int64).reshape(-1, 5).T
+        return _single_sequences(documents.offsets, seq_len - 2)
+    walk = _PairWalk(documents, seq_len - 3, short_sequence_probability, _draws(rng).__next__)
+    found = array("q")
+    for document in range(walk.num_documents):
+        for sequence in walk.sequences(document):
+            found.extend(sequence)
+    columns = np.frombuffer(found, np.int64).reshape(-1, 5).T
     return Sequences(*(np.ascontiguousarray(column) for column in columns))
 
 
 _Row = tuple[int, int, int, int, int]
-_Span = tuple[int, int]
 
 
 class _PairWalk:
+    """Documents here are the non-empty ones."""
+
     def __init__(
         self, documents: Documents, max_tokens: int, short_sequence_probability: float, draw: Callable[[], float]
     ) -> None:
-        self.word_starts = documents.word_starts
-        self.sentences: list[int] = documents.sentence_starts.tolist()
+        offsets = np.unique(documents.offsets)
+        borders = np.append(documents.sentence_starts, offsets[-1])
+        first = np.searchsorted(borders, offsets)
+        # The second sentence, in a document of one sentence the first.
+        passages = np.minimum(first[:-1] + 1, first[1:] - 1)
+        # Views, not lists: a Python object for each sentence takes memory.
+        self.borders = borders.data
+        self.offsets = offsets.data
+        self.passages = passages.data
+        self.available = (offsets[1:] - borders[passages]).data
+        self.num_documents = len(offsets) - 1
         self.max_tokens = max_tokens
         self.short_sequence_probability = short_sequence_probability
         self.draw = draw
 
-    def sequences(self, own: _Span, other: _Span | None) -> Iterator[_Row]:
-        """The sequences of the document ``own``; B of a negative pair comes from ``other``."""
-        place, end = own
+    def sequences(self, document: int) -> Iterator[_Row]:
+        place, end = self.offsets[document], self.offsets[document + 1]
         while place < end:
             tokens = min(self._target(), end - place)
             split = self._split(place, tokens)
             if split == 0:
                 yield place, tokens, 0, 0, NO_PAIR
                 place += tokens
-            elif other is not None and self.draw() < 0.5:
-                b_start, b_length = self._random_b(other, tokens - split)
-                yield place, split, b_start, b_length, IS_RANDOM
-                place += split
-            else:
-                yield place, split, place + split, tokens - split, IS_NEXT
-                place += tokens
+                continue
+            length = tokens - split
+            other = self._other(document, length)
+            if other is not None:
+                length = min(length, self.available[other])
+                if self.draw() < 0.5:
+                    ends_document = place + split + length == end
+                    yield place, split, *self._passage(other, length, split, ends_document=ends_document), IS_RANDOM
+                    place += split
+                    continue
+            yield place, split, place + split, length, IS_NEXT
+            place += split + length
 
     def _target(self) -> int:
         if self.draw() < self.short_sequence_probability:
@@ -120,29 +148,54 @@ class _PairWalk:
         return self.max_tokens
 
     def _split(self, place: int, tokens: int) -> int:
-        """Tokens of A: up to a random sentence border inside, else the word border nearest to a random one, else 0."""
-        sentences = self.sentences
-        first, last = bisect_right(sentences, place), bisect_left(sentences, place + tokens)
-        if first < last:
-            return sentences[first + int(self.draw() * (last - first))] - place
-        words = np.flatnonzero(self.word_starts[place + 1 : place + tokens]) + 1
-        if not len(words):
-            return 0
-        wanted = 1 + self.draw() * (tokens - 1)
-        return int(words[np.argmin(np.abs(words - wanted))])
+        """Tokens of A: up to a random sentence border among the tokens; 0 if there is none."""
+        first, last = bisect_right(self.borders, place), bisect_left(self.borders, place + tokens)
+        return self.borders[self._choose(first, last)] - place if first < last else 0
 
-    def _random_b(self, other: _Span, wanted: int) -> _Span:
-        sentences = self.sentences
-        start, end = other
-        first = bisect_left(sentences, start)
-        last = max(first + 1, bisect_right(sentences, end - wanted, lo=first))
-        chosen = sentences[first + int(self.draw() * (last - first))]
-        return chosen, min(wanted, end - chosen)
+    def _other(self, document: int, length: int) -> int | None:
+        """The next document with a passage of so many tokens."""
+        longest = None
+        for ahead in range(1, min(_LOOK_AHEAD + 1, self.num_documents)):
+            other = (document + ahead) % self.num_documents
+            if self.available[other] >= length:
+                return other
+            if longest is None or self.available[other] > self.available[longest]:
+                longest = other
+        return longest
+
+    def _passage(self, other: int, length: int, split: int, *, ends_document: bool) -> tuple[int, int]:
+        """First token and tokens of a random passage of (about) ``length`` tokens."""
+        last = bisect_right(self.borders, self.offsets[other + 1] - length)
+        chosen = self._choose(self.passages[other], last)
+        start = self.borders[chosen]
+        if not ends_document:
+            return start, length
+        whole = [
+            (start, end - start)
+            for start in self.borders[chosen : min(chosen + _STARTS, last)]
+            for end in self._ends_around(start + length)
+            if 0 < end - start <= self.max_tokens - split
+        ]
+        return min(whole, key=lambda passage: abs(passage[1] - length), default=(start, length))
+
+    def _ends_around(self, place: int) -> memoryview:
+        """The last sentence border before ``place`` and the first from there on."""
+        above = bisect_left(self.borders, place)
+        return self.borders[above - 1 : above + 1]
+
+    def _choose(self, first: int, last: int) -> int:
+        """A uniformly random number of ``range(first, last)``."""
+        return first + int(self.draw() * (last - first))
 
 
-def _single_sequences(start: int, end: int, max_tokens: int) -> Iterator[_Row]:
-    for place in range(start, end, max_tokens):
-        yield place, min(max_tokens, end - place), 0, 0, NO_PAIR
+def _single_sequences(offsets: npt.NDArray[np.int64], max_tokens: int) -> Sequences:
+    lengths = np.diff(offsets)
+    counts = -(-lengths // max_tokens)
+    places = ranges(np.zeros_like(counts), counts) * max_tokens
+    starts = np.repeat(offsets[:-1], counts) + places
+    none = np.zeros_like(starts)
+    left = np.repeat(lengths, counts) - places
+    return Sequences(starts, np.minimum(left, max_tokens), none, none, np.full_like(starts, NO_PAIR))
 
 
 def _draws(rng: np.random.Generator) -> Iterator[float]:

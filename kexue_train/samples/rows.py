@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kexue_train.samples.encode import Documents, ranges
+from kexue_train.samples.encode import Documents
 from kexue_train.samples.nsp import Sequences
+from kexue_train.samples.ragged import ranges
 from kexue_train.samples.schema import PAD_ID, sample_schema
 
-ROWS_PER_BATCH = 4096
+SLOTS_PER_BATCH = 1 << 20
 
 
 def row_batches(
@@ -26,7 +27,7 @@ def row_batches(
     vocab_size: int,
     special_token_ids: Mapping[str, int],
 ) -> Iterator[pa.RecordBatch]:
-    """Lay sequences out in their rows and yield the rows in order, some thousands at a time.
+    """Lay sequences out in their rows and yield the rows in order, about a million slots at a time.
 
     Args:
         documents: Where the tokens are.
@@ -40,8 +41,9 @@ def row_batches(
     order = np.argsort(rows, kind="stable")
     rows = rows[order]
     schema = sample_schema(seq_len, vocab_size)
-    for first in range(0, num_rows, ROWS_PER_BATCH):
-        last = min(first + ROWS_PER_BATCH, num_rows)
+    rows_per_batch = max(1, SLOTS_PER_BATCH // seq_len)
+    for first in range(0, num_rows, rows_per_batch):
+        last = min(first + rows_per_batch, num_rows)
         inside = slice(*np.searchsorted(rows, [first, last]).tolist())
         part = sequences.take(order[inside])
         ids, starts = _lay_out(documents, part, rows[inside] - first, last - first, seq_len, special_token_ids)
@@ -68,22 +70,28 @@ def _lay_out(
     special_token_ids: Mapping[str, int],
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]:
     """Ids (num_rows, seq_len) and packed word starts (num_rows, ceil(seq_len / 8)) of the sequences ``part``."""
-    ids = np.full(num_rows * seq_len, PAD_ID, documents.token_ids.dtype)
-    word_starts = np.zeros(num_rows * seq_len, np.bool_)
     lengths = part.lengths
     row_lengths = np.bincount(rows, lengths, num_rows).astype(np.int64)
-    before = np.cumsum(lengths) - lengths
-    cls = before + rows * seq_len - (np.cumsum(row_lengths) - row_lengths)[rows]
+    padding = seq_len - row_lengths
+    cls = np.cumsum(lengths) - lengths + (np.cumsum(padding) - padding)[rows]
     sep = cls + part.a_lengths + 1
-    last_sep = (sep + part.b_lengths + 1)[part.b_lengths > 0]
-    for starts, tokens, places in ((part.a_starts, part.a_lengths, cls + 1), (part.b_starts, part.b_lengths, sep + 1)):
-        source, target = ranges(starts, tokens), ranges(places, tokens)
-        ids[target] = documents.token_ids[source]
-        word_starts[target] = documents.word_starts[source]
-        word_starts[places[tokens > 0]] = True  # the rest of a word cut by a border is a word of its own
-    for places, name in ((cls, "cls"), (sep, "sep"), (last_sep, "sep")):
+    is_pair = part.b_lengths > 0
+    is_text = (np.arange(seq_len) < row_lengths[:, None]).ravel()
+    ids = np.full(num_rows * seq_len, PAD_ID, documents.token_ids.dtype)
+    word_starts = np.zeros(num_rows * seq_len, np.bool_)
+    for places, name in ((cls, "cls"), (sep, "sep"), ((sep + part.b_lengths + 1)[is_pair], "sep")):
         ids[places] = special_token_ids[name]
         word_starts[places] = True
+        is_text[places] = False
+    # A, B, A, B...: the order in which their tokens come.
+    starts, tokens = (
+        np.stack(pair, axis=1).ravel() for pair in ((part.a_starts, part.b_starts), (part.a_lengths, part.b_lengths))
+    )
+    source = ranges(starts, tokens)
+    ids[is_text] = documents.token_ids[source]
+    word_starts[is_text] = documents.word_starts[source]
+    for places in (cls + 1, (sep + 1)[is_pair]):
+        word_starts[places] = True  # the rest of a word cut by a border is a word of its own
     padded = np.flatnonzero(row_lengths < seq_len)
     word_starts[padded * seq_len + row_lengths[padded]] = True
     packed = np.packbits(word_starts.reshape(num_rows, seq_len), axis=1, bitorder="little")

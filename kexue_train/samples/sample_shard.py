@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from kexue_train.arrow_shards import (
-    ShardWriter,
-    column_bytes,
-    format_checksum,
-    read_shard,
-    shard_name,
-    sum_hashes,
-    text_hashes,
-)
+from kexue_train.arrow_shards import ShardWriter, format_checksum, shard_name
 from kexue_train.artifacts import write_atomic
 from kexue_train.counter_rng import Purpose, generator
-from kexue_train.errors import ArtifactError
 from kexue_train.samples.config import SampleConfig
 from kexue_train.samples.encode import Documents, Encoder, concatenate
-from kexue_train.samples.nsp import IS_RANDOM, NO_PAIR, Sequences, make_sequences
+from kexue_train.samples.mix_rows import SpilledShard, spill_rows
+from kexue_train.samples.nsp import Sequences, make_sequences
 from kexue_train.samples.packing import pack, permute_rows
+from kexue_train.samples.row_counts import RowCounts
 from kexue_train.samples.rows import row_batches
-from kexue_train.samples.schema import row_hashes, sample_schema
+from kexue_train.samples.schema import sample_schema
+from kexue_train.samples.segmentation import segmenter
+from kexue_train.samples.shard_texts import iter_text_batches, text_column, texts_checksum
 from kexue_train.samples.tokenizer import load_tokenizer, special_token_ids
-
-_ENCODE_BYTES = 2_000_000  # of text tokenized in one call
 
 
 @dataclass(frozen=True)
@@ -45,6 +35,8 @@ class ShardTask:
     num_shards: int
     text_shard: Path
     tokenizer: Path
+    words: Path | None
+    """The word list, as ``prepare_words`` gives it."""
     folder: Path
     """Where the sample shard goes."""
     scratch: Path
@@ -53,71 +45,112 @@ class ShardTask:
     seed: int
     heldout_documents: int
     """The first so many documents of this shard are kept out of training; their rows are written first."""
-    tokenizer_threads: bool
-    """Whether the tokenizer may use every core, since no other task runs."""
 
     @property
     def marker(self) -> Path:
-        """Exists once the shard is whole; holds its statistics."""
+        """Exists once the task is done; holds what it counted."""
         return self.scratch / f"shard-{self.index:05d}.json"
 
     @property
-    def counts(self) -> Path:
+    def token_counts(self) -> Path:
         """Occurrences of each id in the training rows."""
         return self.scratch / f"counts-{self.index:05d}.npy"
 
     @property
-    def sample_shard(self) -> Path:
-        """The result."""
-        return self.folder / shard_name(self.index, self.num_shards)
+    def name(self) -> str:
+        """File name of the sample shard."""
+        return shard_name(self.index, self.num_shards)
 
-    def finished(self) -> dict[str, Any] | None:
-        """The statistics if the task was finished before, else None."""
-        if not (self.marker.exists() and self.sample_shard.exists() and self.counts.exists()):
+    @property
+    def spilled(self) -> SpilledShard:
+        """Where the rows wait if those of all shards are mixed."""
+        return SpilledShard(self.scratch, self.index)
+
+    def finished(self) -> ShardResult | None:
+        """The result if the task was done before, else None."""
+        files = self.spilled.files if self.config.shuffle == "global" else [self.folder / self.name]
+        if not all(path.exists() for path in (self.marker, self.token_counts, *files)):
             return None
-        statistics: dict[str, Any] = json.loads(self.marker.read_text(encoding="utf-8"))
-        return statistics
+        return ShardResult(**json.loads(self.marker.read_text(encoding="utf-8")))
 
 
-def make_sample_shard(task: ShardTask) -> dict[str, Any]:
-    """Write one sample shard, then its marker; returns the statistics, all sums.
+@dataclass(frozen=True)
+class ShardResult:
+    """What a task counted, besides the occurrences of each id; of all tasks together, the sums."""
+
+    numbers: dict[str, int]
+    """As of ``RowCounts``."""
+    word_lengths: list[int]
+    """As of ``RowCounts``."""
+    documents: dict[str, int]
+    """documents, heldout_documents; empty_documents hold no token; single_documents are one sequence, no pair."""
+    input: str
+    """Checksum of the texts."""
+    output: str
+    """Checksum of the rows."""
+
+    @property
+    def rows(self) -> int:
+        """Rows made, held-out ones included."""
+        return self.numbers["rows"]
+
+
+def make_sample_shard(task: ShardTask) -> ShardResult:
+    """Write the rows of one text shard, then the marker.
 
     Raises:
         ArtifactError: If the text shard or the tokenizer is damaged.
     """
     tokenizer = load_tokenizer(task.tokenizer)
-    encoder = Encoder(tokenizer, whole_word=task.config.whole_word)
+    segment = segmenter(task.config, task.words)
+    encoder = Encoder(tokenizer, whole_word=task.config.whole_word, segment=segment)
     specials = special_token_ids(tokenizer)
-    texts = _text_column(task.text_shard)
+    texts = text_column(task.text_shard)
     heldout = min(task.heldout_documents, len(texts))
-    statistics = {"documents": len(texts), "heldout_documents": heldout, "input": _texts_checksum(texts)}
-    hashes = 0
-    counts = np.zeros(encoder.vocab_size, np.uint64)
-    with ShardWriter(task.sample_shard, sample_schema(task.config.seq_len, encoder.vocab_size)) as writer:
+    found = {"documents": len(texts), "heldout_documents": heldout, "empty_documents": 0, "single_documents": 0}
+    counts = RowCounts(task.config.seq_len, encoder.vocab_size, specials)
+    with _open_outputs(task, sample_schema(task.config.seq_len, encoder.vocab_size)) as outputs:
         for group, column in enumerate((texts.slice(0, heldout), texts.slice(heldout))):
-            with _tokenizer_threads(task.tokenizer_threads):
-                documents = concatenate(map(encoder.encode, _text_batches(column)), encoder.dtype)
+            documents = concatenate(map(encoder.encode, iter_text_batches(column)), encoder.dtype)
             sequences = _make_sequences(task, documents, group)
             for batch in _rows(task, documents, sequences, group, encoder.vocab_size, specials):
-                writer.write(batch)
-                hashes = sum_hashes([hashes, *row_hashes(batch)])
-                if group == 1:
-                    ids = batch.column("input_ids").flatten().to_numpy()
-                    counts += np.bincount(ids, minlength=encoder.vocab_size).astype(np.uint64)
-            if group == 0:
-                statistics["heldout_rows"] = writer.rows
-            add_statistics(statistics, _document_statistics(documents, specials) | _sequence_statistics(sequences))
-        statistics["rows"] = writer.rows
-    np.save(task.counts, counts)
-    statistics["output"] = format_checksum(hashes)
-    write_atomic(task.marker, json.dumps(statistics))
-    return statistics
+                outputs[group](batch)
+                counts.add(batch, is_heldout=group == 0)
+            found["empty_documents"] += int(np.count_nonzero(np.diff(documents.offsets) == 0))
+            found["single_documents"] += sequences.count_whole(documents)
+    np.save(task.token_counts, counts.token_counts)
+    result = ShardResult(
+        dict(counts.numbers),
+        counts.word_lengths.tolist(),
+        found,
+        texts_checksum(texts),
+        format_checksum(counts.checksum),
+    )
+    write_atomic(task.marker, json.dumps(asdict(result)))
+    return result
 
 
-def add_statistics(total: dict[str, Any], part: dict[str, Any]) -> None:
-    """Add the numbers of ``part`` to those of ``total`` in place."""
-    for name, value in part.items():
-        total[name] = total.get(name, 0) + value
+def sum_results(
+    tasks: Sequence[ShardTask], results: Sequence[ShardResult], vocab_size: int, special_token_ids: Mapping[str, int]
+) -> RowCounts:
+    """The counts of all tasks together, but for the checksum."""
+    total = RowCounts(tasks[0].config.seq_len, vocab_size, special_token_ids)
+    for task, result in zip(tasks, results, strict=True):
+        total.numbers.update(result.numbers)
+        total.word_lengths += np.array(result.word_lengths)
+        total.token_counts += np.load(task.token_counts, allow_pickle=False)
+    return total
+
+
+@contextmanager
+def _open_outputs(task: ShardTask, schema: pa.Schema) -> Iterator[list[Callable[[pa.RecordBatch], None]]]:
+    """Where held-out rows go, and where training rows go."""
+    if task.config.shuffle == "global":
+        with spill_rows(task.spilled, schema, num_shards=task.num_shards, seed=task.seed) as rows:
+            yield [rows.keep, rows.write]
+    else:
+        with ShardWriter(task.folder / task.name, schema) as shard:
+            yield [shard.write, shard.write]
 
 
 def _make_sequences(task: ShardTask, documents: Documents, group: int) -> Sequences:
@@ -151,72 +184,3 @@ def _rows(
         vocab_size=vocab_size,
         special_token_ids=specials,
     )
-
-
-def _sequence_statistics(sequences: Sequences) -> dict[str, int]:
-    return {
-        "sequences": len(sequences.labels),
-        "pairs": int(np.count_nonzero(sequences.labels != NO_PAIR)),
-        "negative_pairs": int(np.count_nonzero(sequences.labels == IS_RANDOM)),
-        "real_tokens": int(sequences.lengths.sum()),
-    }
-
-
-def _document_statistics(documents: Documents, specials: dict[str, int]) -> dict[str, int]:
-    return {
-        "document_tokens": len(documents.token_ids),
-        "words": int(np.count_nonzero(documents.word_starts)),
-        "unknown_tokens": int(np.count_nonzero(documents.token_ids == specials["unk"])),
-        "empty_documents": int(np.count_nonzero(np.diff(documents.offsets) == 0)),
-    }
-
-
-def _text_column(path: Path) -> pa.ChunkedArray:
-    table = read_shard(path)
-    if "text" not in table.column_names or table.column("text").null_count:
-        raise ArtifactError(
-            f"{path}: needs a column 'text' without nulls, has {table.column_names}; "
-            "give a folder made by 'kexue shuffle'"
-        )
-    return table.column("text")
-
-
-def _texts_checksum(texts: pa.ChunkedArray) -> str:
-    total = 0
-    for chunk in texts.chunks:
-        total += sum_hashes(text_hashes(column_bytes(chunk)))
-    return format_checksum(total)
-
-
-def _text_batches(texts: Iterable[Any]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for value in texts:
-        text = value.as_py()
-        batch.append(text)
-        size += len(text)
-        if size >= _ENCODE_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-@contextmanager
-def _tokenizer_threads(enabled: bool) -> Iterator[None]:
-    """Let ``tokenizers`` use threads only where one process works alone."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "true" if enabled else "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TOKENIZERS_PARALLELISM"]
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
-
-
-def read_counts(tasks: Iterable[ShardTask]) -> npt.NDArray[np.uint64]:
-    """The sum of the tasks' counts: (vocab_size,) uint64."""
-    total: npt.NDArray[np.uint64] = sum(np.load(task.counts, allow_pickle=False) for task in tasks)
-    return total

@@ -1,4 +1,4 @@
-"""The form of a sample shard: columns of a row, and a row's hash.
+"""The form of a sample shard: the columns of a row.
 
 A row is a pack of exactly ``seq_len`` slots: sequences ``[CLS] A [SEP] B [SEP]`` or ``[CLS] A [SEP]`` one after the
 other, then [PAD] (id 0). Columns:
@@ -13,14 +13,15 @@ other, then [PAD] (id 0). Columns:
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from kexue_train.samples.encode import id_dtype
 
+COUNTS_NAME = "token_counts.npy"
+"""Beside the shards: occurrences of each id in the training rows."""
+TOKENIZER_NAME = "tokenizer"
+"""The tokenizer travels with the samples, since training writes it into every checkpoint."""
 PAD_ID = 0
 RAGGED_COLUMNS = ("sequence_lengths", "segment_a_lengths", "next_sentence_labels")
 
@@ -38,17 +39,6 @@ def sample_schema(seq_len: int, vocab_size: int) -> pa.Schema:
     )
 
 
-def row_hashes(batch: pa.RecordBatch) -> list[int]:
-    """The xxh3_128 hash of each row: over its columns' values as little-endian bytes, in the order of the schema."""
-    columns = []
-    for name in ("input_ids", *RAGGED_COLUMNS, "word_starts"):
-        values, borders = column_values(batch.column(name))
-        view = memoryview(values.tobytes())
-        places = (borders * values.itemsize).tolist()
-        columns.append([view[start:end] for start, end in pairwise(places)])
-    return [_hash(parts) for parts in zip(*columns, strict=True)]
-
-
 def column_values(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """The flat values of a list column without nulls (no copy) and the (rows + 1,) int64 borders of its rows."""
     if pa.types.is_fixed_size_list(column.type):
@@ -57,10 +47,3 @@ def column_values(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         borders = column.offsets.to_numpy().astype(np.int64)
         borders -= borders[0]
     return column.flatten().to_numpy(zero_copy_only=True), borders
-
-
-def _hash(parts: tuple[memoryview, ...]) -> int:
-    digest = xxhash.xxh3_128()
-    for part in parts:
-        digest.update(part)
-    return int(digest.intdigest())

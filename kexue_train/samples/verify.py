@@ -10,51 +10,91 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kexue_train.arrow_shards import format_checksum, read_shard, shard_paths, sum_hashes
-from kexue_train.artifacts import Manifest, verify_artifact
+from kexue_train.arrow_shards import format_checksum, read_shard, shard_paths
+from kexue_train.artifacts import MANIFEST_NAME, Manifest, verify_artifact
 from kexue_train.errors import ArtifactError
 from kexue_train.progress import SILENT, Progress
-from kexue_train.samples.schema import PAD_ID, RAGGED_COLUMNS, column_values, row_hashes, sample_schema
+from kexue_train.samples.row_counts import RowCounts
+from kexue_train.samples.schema import (
+    COUNTS_NAME,
+    PAD_ID,
+    RAGGED_COLUMNS,
+    TOKENIZER_NAME,
+    column_values,
+    sample_schema,
+)
+from kexue_train.samples.tokenizer import load_tokenizer, special_token_ids
 
 _Ints = npt.NDArray[np.int64]
 _Bools = npt.NDArray[np.bool_]
 
+_AGAIN = "delete the folder and run its stage again"
+
 
 def verify_sample_shards(folder: Path, progress: Progress = SILENT) -> Manifest:
-    """Check files, row checksum and every row: lengths, places of [CLS] and [SEP], padding, labels, word starts.
+    """Check files, every promise of every row, and every number of the manifest that follows from the rows.
 
     Raises:
-        ArtifactError: Names the first file and row that break a promise, and which.
+        ArtifactError: Names the first file and row that break a promise, or the number that is wrong.
     """
     manifest = verify_artifact(folder, progress)
     if manifest.kind != "sample_shards":
         raise ArtifactError(
             f"{folder}: holds {manifest.kind}, not sample_shards; give a folder made by 'kexue samples'"
         )
+    counts = _count_rows(folder, manifest, progress)
+    found = format_checksum(counts.checksum)
+    if manifest.rows_checksum is None or found != manifest.rows_checksum.output:
+        raise ArtifactError(
+            f"{folder}: {counts.numbers['rows']} rows with checksum {found}, the manifest says {manifest.rows} rows "
+            f"with {manifest.rows_checksum}; {_AGAIN}"
+        )
+    _check_claims(folder, manifest, counts)
+    return manifest
+
+
+def _count_rows(folder: Path, manifest: Manifest, progress: Progress) -> RowCounts:
+    """What is counted over all rows, each of which is checked."""
     facts = manifest.statistics
-    schema = sample_schema(facts["seq_len"], facts["vocab_size"])
-    hashes, rows = 0, 0
+    seq_len, vocab_size, specials = facts["seq_len"], facts["vocab_size"], facts["special_token_ids"]
+    schema = sample_schema(seq_len, vocab_size)
+    counts = RowCounts(seq_len, vocab_size, specials)
     for path in shard_paths(folder):
         table = read_shard(path)
         if table.schema != schema:
-            raise ArtifactError(f"{path}: has the columns {table.schema}, expected {schema}; run its stage again")
+            raise ArtifactError(f"{path}: has the columns {table.schema}, expected {schema}; {_AGAIN}")
         first = 0
         for batch in table.to_batches():
-            broken = find_broken_row(batch, facts["vocab_size"], facts["special_token_ids"])
+            broken = find_broken_row(batch, vocab_size, specials)
             if broken is not None:
                 row, promise = broken
-                raise ArtifactError(f"{path}: row {first + row} breaks a promise: {promise}; run its stage again")
-            hashes = sum_hashes([hashes, *row_hashes(batch)])
+                raise ArtifactError(f"{path}: row {first + row} breaks a promise: {promise}; {_AGAIN}")
+            heldout = min(batch.num_rows, max(0, facts["heldout_rows"] - counts.numbers["rows"]))
+            counts.add(batch.slice(0, heldout), is_heldout=True)
+            counts.add(batch.slice(heldout), is_heldout=False)
             first += batch.num_rows
-        rows += first
-        progress.update(rows, manifest.rows, "rows")
-    found = format_checksum(hashes)
-    if rows != manifest.rows or manifest.rows_checksum is None or found != manifest.rows_checksum.output:
-        raise ArtifactError(
-            f"{folder}: {rows} rows with checksum {found}, the manifest says {manifest.rows} rows "
-            f"with {manifest.rows_checksum}; run its stage again"
-        )
-    return manifest
+            progress.update(counts.numbers["rows"], manifest.rows, "rows")
+        _compare(f"{folder / MANIFEST_NAME}: rows of {path.name}", manifest.files[path.name].rows, first)
+    return counts
+
+
+def _check_claims(folder: Path, manifest: Manifest, counts: RowCounts) -> None:
+    facts, path = manifest.statistics, folder / MANIFEST_NAME
+    documents = {name: value for name, value in facts.items() if name.endswith("documents")}
+    _compare(f"{path}: rows", manifest.rows, counts.numbers["rows"])
+    for name, value in counts.describe(documents).items():
+        _compare(f"{path}: {name}", facts.get(name), value)
+    stored = np.load(folder / COUNTS_NAME, allow_pickle=False)
+    if not np.array_equal(stored, counts.token_counts):
+        raise ArtifactError(f"{folder / COUNTS_NAME}: does not hold the counts of the training rows; {_AGAIN}")
+    tokenizer = load_tokenizer(folder / TOKENIZER_NAME)
+    _compare(f"{path}: vocab_size", facts["vocab_size"], tokenizer.get_vocab_size())
+    _compare(f"{path}: special_token_ids", facts["special_token_ids"], special_token_ids(tokenizer))
+
+
+def _compare(what: str, stated: Any, found: Any) -> None:
+    if stated != found:
+        raise ArtifactError(f"{what} is {stated}, but {found} was counted; {_AGAIN}")
 
 
 def find_broken_row(
@@ -125,8 +165,16 @@ def _broken_slots(
         or any_slot((expected >= 0) & (ids != expected), "[CLS], [SEP] or [PAD] is missing from its place")
         or any_slot((expected < 0) & special, "a special token stands inside a text")
         or any_slot((expected >= 0) & (~padding | first_padding) & ~starts, "a special token does not start a word")
+        or any_slot(_next_slots(expected >= 0) & ~padding & ~starts, "the first token of a text does not start a word")
         or any_slot(starts & padding & ~first_padding, "a word starts in the padding")
     )
+
+
+def _next_slots(slots: _Bools) -> _Bools:
+    """The slots behind ``slots`` (rows, seq_len), in the same row."""
+    behind = np.zeros_like(slots)
+    behind[:, 1:] = slots[:, :-1]
+    return behind
 
 
 def _first(bad: _Bools, promise: str) -> tuple[int, str] | None:

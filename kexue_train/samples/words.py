@@ -1,15 +1,19 @@
-"""Which pieces begin a word: by WordPiece continuation, and in Chinese by segmented words over single characters."""
+"""Chinese words over single characters."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
-import rjieba
+from tokenizers.normalizers import BertNormalizer
 
-# What BertNormalizer takes for Chinese characters (it puts each alone), as [first, last] code points.
+Segment = Callable[[str], list[str]]
+"""Cuts a text into words; joined they are the text."""
+
+# What BertNormalizer takes for Chinese characters, as [first, last] code points.
 _CHINESE = (
     (0x4E00, 0x9FFF),
     (0x3400, 0x4DBF),
@@ -22,12 +26,15 @@ _CHINESE = (
 )
 
 
-def is_chinese(code_points: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
-    """Whether each code point is a Chinese character; same shape."""
-    result = np.zeros(code_points.shape, np.bool_)
-    for first, last in _CHINESE:
-        result |= (code_points >= first) & (code_points <= last)
-    return result
+@cache
+def chinese_characters() -> npt.NDArray[np.bool_]:
+    """Whether each code point is a Chinese character to BERT, always a word of its own: (0x110000,) bool, constant."""
+    points = np.concatenate([np.arange(first, last + 1) for first, last in _CHINESE])
+    # The normalizer drops those that its Unicode tables lack.
+    normalized = BertNormalizer().normalize_str("a".join(map(chr, points.tolist()))).split("a")
+    table = np.zeros(0x110000, np.bool_)
+    table[points] = [bool(character.strip()) for character in normalized]
+    return table
 
 
 def code_points(text: str) -> npt.NDArray[np.uint32]:
@@ -35,27 +42,18 @@ def code_points(text: str) -> npt.NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
-def chinese_continuations(texts: Sequence[str], token_chars: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Whether each token is a Chinese character inside a segmented word, so that it shares the fate of the one before.
+def continuations(texts: Sequence[str], segment: Segment) -> npt.NDArray[np.bool_]:
+    """For every Chinese character of ``texts`` in order: whether its word also holds the Chinese character before it.
 
-    Args:
-        texts: Pieces of text; each is segmented alone.
-        token_chars: (n,) offset of each token's first character in the joined ``texts``.
+    Each text is segmented alone.
     """
-    joined = "".join(texts)
-    chinese = is_chinese(code_points(joined))
-    inside = ~_word_starts(texts, len(joined))
-    inside[1:] &= chinese[1:] & chinese[:-1]
-    inside[:1] = False
-    return inside[token_chars]
-
-
-def _word_starts(texts: Sequence[str], num_chars: int) -> npt.NDArray[np.bool_]:
-    """Whether a segmented word starts at each character of the joined ``texts``."""
-    words = [rjieba.cut(text) for text in texts]
+    points = code_points("".join(texts))
+    words = [segment(text) for text in texts]
     lengths = np.fromiter(map(len, chain.from_iterable(words)), np.int64, count=sum(map(len, words)))
-    if lengths.sum() != num_chars:
-        raise RuntimeError(f"the segmenter returned {lengths.sum()} of {num_chars} characters")
-    starts = np.zeros(num_chars, np.bool_)
-    starts[np.cumsum(lengths[lengths > 0]) - lengths[lengths > 0]] = True
-    return starts
+    if lengths.sum() != len(points):
+        raise RuntimeError(f"the segmenter returned {lengths.sum()} of {len(points)} characters")
+    inside = np.ones(len(points), np.bool_)
+    inside[(np.cumsum(lengths) - lengths)[lengths > 0]] = False
+    chinese = chinese_characters()[points]
+    inside[1:] &= chinese[:-1]
+    return inside[chinese]

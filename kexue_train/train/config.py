@@ -10,8 +10,9 @@ from kexue_train.config import Config
 
 # These change how a result is reached or watched, not the result (beyond floating-point order): an edit resumes.
 _NOT_RESULT = frozenset(
-    {"micro_batch_size", "num_workers", "launcher", "engine", "zero_stage", "recompute", "compile", "device",
-     "threads_per_worker", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "max_restarts"}
+    {"micro_batch_size", "num_workers", "num_loader_workers", "launcher", "engine", "zero_stage", "recompute",
+     "compile", "device", "threads_per_worker", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints",
+     "max_restarts"}
 )  # fmt: skip
 
 
@@ -32,7 +33,7 @@ class MaskingConfig(Config):
 
     @model_validator(mode="after")
     def _sum_is_a_probability(self) -> Self:
-        if not 0 < self.total <= 1:
+        if not 0 < self.total <= 1 + 1e-9:  # decimal fractions may miss 1 by their rounding
             raise ValueError(
                 f"the three probabilities sum to {self.total:g}; they must sum to more than 0 and at most 1"
             )
@@ -57,6 +58,8 @@ class TrainConfig(Config):
     """Rows of one backward on one worker; the accumulation steps follow from it."""
     num_workers: int = Field(default=1, gt=0)
     """Worker processes (= data-parallel size), one per device."""
+    num_loader_workers: int = Field(default=0, ge=0)
+    """Processes per worker that make its micro-batches; 0: one thread of the worker, which is fast enough for most."""
     launcher: Literal["ray", "torchrun"] = "ray"
     """Who starts the workers: Ray Train (restarts and resumes them), or torchrun (needs no Ray)."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"

@@ -8,7 +8,8 @@ from typing import Any, Self
 
 from pydantic import Field
 
-from kexue_train.artifacts import Manifest, Recipe, read_manifest, write_atomic
+from kexue_train.artifacts import Recipe, write_atomic
+from kexue_train.batches.dataset import SampleDataset, open_samples
 from kexue_train.config import Config, apply_overrides, read_yaml
 from kexue_train.errors import ArtifactError, ConfigError, StaleArtifactError
 from kexue_train.model.config import ModelConfig
@@ -35,7 +36,7 @@ class JobConfig(Config):
         values = apply_overrides(values, overrides)
         return cls.parse({key: values[key] for key in cls.model_fields if key in values}, where=str(path), lines=lines)
 
-    def recipe(self, samples: Manifest) -> Recipe:
+    def recipe(self, samples_digest: str) -> Recipe:
         """What determines the trained weights."""
         settings: dict[str, Any] = {
             "seed": self.seed,
@@ -43,7 +44,7 @@ class JobConfig(Config):
             "optimizer": self.optimizer.model_dump(mode="json"),
             "train": self.train.settings_of_result(),
         }
-        return Recipe(kind="checkpoint", settings=settings, parents={"samples": samples.content_digest})
+        return Recipe(kind="checkpoint", settings=settings, parents={"samples": samples_digest})
 
 
 @dataclass(frozen=True)
@@ -78,32 +79,26 @@ class TrainDir:
         return self.root / "logs"
 
 
-def read_samples(folder: Path, config: JobConfig) -> Manifest:
-    """The manifest of the sample shards, checked against the configuration.
+def read_samples(path: Path, config: JobConfig) -> SampleDataset:
+    """The sample shards, or a mixture of them, checked against the configuration; see ``open_samples``.
 
     Raises:
-        ArtifactError: If the folder holds no sample shards, or fewer training rows than one step takes.
+        ArtifactError: If there are no sample shards, or fewer training rows than one step takes.
         ConfigError: If the model cannot take sequences that long.
     """
-    manifest = read_manifest(folder)
-    if manifest.kind != "sample_shards":
-        raise ArtifactError(
-            f"{folder}: holds {manifest.kind}, not sample_shards; give a folder made by 'kexue samples'"
-        )
-    seq_len = int(manifest.statistics["seq_len"])
-    if seq_len > config.model.max_position_embeddings:
+    dataset = open_samples(path)
+    if dataset.seq_len > config.model.max_position_embeddings:
         raise ConfigError(
-            f"{folder}: rows of {seq_len} tokens, but model.max_position_embeddings="
+            f"{path}: rows of {dataset.seq_len} tokens, but model.max_position_embeddings="
             f"{config.model.max_position_embeddings}; "
-            f"raise it to {seq_len}, or make samples with a smaller samples.seq_len"
+            f"raise it to {dataset.seq_len}, or make samples with a smaller samples.seq_len"
         )
-    rows = manifest.rows - int(manifest.statistics["heldout_rows"])
-    if rows < config.train.global_batch_size:
+    if dataset.num_training_rows < config.train.global_batch_size:
         raise ArtifactError(
-            f"{folder}: {rows} rows to train on are fewer than one step takes (train.global_batch_size="
-            f"{config.train.global_batch_size}); lower it, or use a larger corpus"
+            f"{path}: {dataset.num_training_rows} rows to train on are fewer than one step takes "
+            f"(train.global_batch_size={config.train.global_batch_size}); lower it, or use a larger corpus"
         )
-    return manifest
+    return dataset
 
 
 def prepare(config: JobConfig, samples: Path, paths: TrainDir) -> Recipe:
@@ -112,7 +107,7 @@ def prepare(config: JobConfig, samples: Path, paths: TrainDir) -> Recipe:
     Raises:
         StaleArtifactError: If the folder trains something else.
     """
-    recipe = config.recipe(read_samples(samples, config))
+    recipe = config.recipe(read_samples(samples, config).content_digest)
     paths.checkpoints.mkdir(parents=True, exist_ok=True)
     paths.logs.mkdir(exist_ok=True)
     if paths.recipe.exists():

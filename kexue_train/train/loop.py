@@ -13,10 +13,8 @@ from typing import Any
 import psutil
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from kexue_train.artifacts import Recipe
-from kexue_train.batches.collate import Batch
 from kexue_train.counter_rng import Purpose, random_words
 from kexue_train.model.modeling_roformer_v2 import set_residual_scale
 from kexue_train.optim import Tiger
@@ -27,6 +25,7 @@ from kexue_train.train.engine import Engine
 from kexue_train.train.job import JobConfig, TrainDir
 from kexue_train.train.metrics import MetricLogger
 from kexue_train.train.objective import LossTerms, PretrainingObjective
+from kexue_train.train.tensors import Tensors, to_device
 from kexue_train.train.validation import means, validate
 
 logger = logging.getLogger(__name__)
@@ -63,8 +62,8 @@ class Training:
     optimizer: Tiger
     engine: Engine
     device: torch.device
-    batches: Generator[Batch]
-    heldout: list[Batch]
+    batches: Generator[Tensors]
+    heldout: list[Tensors]
     """This rank's share of the held-out rows."""
     state: TrainerState
     metrics: MetricLogger | None = None
@@ -133,11 +132,6 @@ def _one_step(training: Training, meter: _Meter) -> int:
         meter.add(training.engine.micro_step(to_device(batch, training.device)), int((batch["sequence_ids"] > 0).sum()))
     training.state = replace(state, step=step, micro_step=state.micro_step + config.train.accumulation_steps)
     return step
-
-
-def to_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """The batch's arrays as tensors on ``device``."""
-    return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in batch.items()}
 
 
 def _seed_dropout(seed: int, micro_step: int) -> None:

@@ -1,4 +1,4 @@
-"""What is minimised: masked-word plus next-sentence loss of one micro-batch, on the predicted positions only."""
+"""What is minimised: masked-word plus next-sentence loss of one micro-batch, on the predicted slots only."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.linear_cross_entropy import linear_cross_entropy
+from kexue_train.samples.mlm import IGNORE_INDEX
 from kexue_train.train.balance import LossUnits, balance
 
 
@@ -60,8 +61,7 @@ class PretrainingObjective(nn.Module):
         """The loss to differentiate and the sums behind it.
 
         Args:
-            batch: int64 [B, S] tensors: ``input_ids``, ``labels`` (-100: not predicted), ``sequence_ids``,
-                ``position_ids``, ``token_type_ids``, ``next_sentence_labels`` (-100 except at the [CLS] of a pair).
+            batch: The tensors of a ``Batch``; their shapes are the same in every micro-batch.
         """
         with self._precision(batch["input_ids"].device.type):
             hidden = self.model.roformer(
@@ -69,9 +69,10 @@ class PretrainingObjective(nn.Module):
                 sequence_ids=batch["sequence_ids"],
                 position_ids=batch["position_ids"],
                 token_type_ids=batch["token_type_ids"],
-            ).last_hidden_state
-            mlm = _score_words(self.model.cls.predictions, hidden, batch["labels"])
-            nsp = _score(self.model.cls.next_sentence, hidden, batch["next_sentence_labels"])
+            ).last_hidden_state.flatten(0, 1)
+            words, pairs = (hidden.index_select(0, batch[name]) for name in ("prediction_slots", "pair_slots"))
+            mlm = _score_words(self.model.cls.predictions, words, batch["prediction_labels"])
+            nsp = _score(self.model.cls.next_sentence, pairs, batch["pair_labels"])
         means = mlm[0] / self.expected.predictions, nsp[0] / (self.expected.pairs or 1.0)
         loss = balance(*means, self.units, nsp_weight=self.nsp_weight)
         return loss, LossTerms(*(term.detach() for term in (*mlm, *nsp)))
@@ -82,13 +83,11 @@ class PretrainingObjective(nn.Module):
 
 def _score_words(head: Any, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """As ``_score``, for the head with the projection onto the vocabulary, whose logits never exist whole."""
-    chosen = labels >= 0
-    return linear_cross_entropy(head.dropout(hidden[chosen]), head.decoder.weight, labels[chosen])
+    return linear_cross_entropy(head.dropout(hidden), head.decoder.weight, labels)
 
 
 def _score(head: nn.Module, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(Σ cross-entropy, number right, number) over the positions with a label; zeros if there are none."""
-    chosen = labels >= 0
-    logits, targets = head(hidden[chosen]).float(), labels[chosen]
-    loss = F.cross_entropy(logits, targets, reduction="sum")
-    return loss, (logits.argmax(-1) == targets).sum().float(), chosen.sum().float()
+    """(Σ cross-entropy, number right, number) over the slots [N, E] with a label; zeros if there are none."""
+    logits = head(hidden).float()
+    loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+    return loss, (logits.argmax(-1) == labels).sum().float(), (labels != IGNORE_INDEX).sum().float()

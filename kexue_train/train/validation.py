@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 import torch
 
-from kexue_train.batches.collate import Batch
 from kexue_train.train.distributed import sum_over_ranks
 from kexue_train.train.objective import LossTerms, PretrainingObjective
+from kexue_train.train.tensors import Tensors, to_device
 
 
 @torch.no_grad()
-def validate(objective: PretrainingObjective, batches: Sequence[Batch], device: torch.device) -> dict[str, float]:
+def validate(objective: PretrainingObjective, batches: Sequence[Tensors], device: torch.device) -> dict[str, float]:
     """Means over the held-out rows of all ranks, without dropout; masks are fixed, so values compare over time."""
     objective.eval()
     sums = torch.zeros(len(LossTerms._fields), device=device)
     for batch in batches:
-        _, terms = objective({name: torch.from_numpy(array).to(device) for name, array in batch.items()})
+        _, terms = objective(to_device(batch, device))
         sums += torch.stack(terms)
     return means(sum_over_ranks(sums).tolist())
 

@@ -21,10 +21,9 @@ import torch
 import torch.distributed as dist
 
 from kexue_train.artifacts import MANIFEST_NAME, build_manifest, describe_files, write_atomic
-from kexue_train.batches.collate import Batch, make_batch
+from kexue_train.batches.collate import make_batch
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.batches.loader import iter_batches
-from kexue_train.batches.order import training_rows
+from kexue_train.batches.loader import Plan, iter_batches, read_ahead
 from kexue_train.counter_rng import Purpose, random_words
 from kexue_train.errors import KexueError
 from kexue_train.model import RoFormerV2ForPreTraining
@@ -33,6 +32,7 @@ from kexue_train.model.recompute import compile_layers, enable_recompute
 from kexue_train.optim import Tiger, build_param_groups
 from kexue_train.progress import Silent
 from kexue_train.runtime import available_cpus, configure_logging, rank
+from kexue_train.samples.mlm import MaskingRates
 from kexue_train.train.balance import loss_units
 from kexue_train.train.checkpoint import TrainerState, checkpoint_name, latest_checkpoint, load_checkpoint
 from kexue_train.train.config import RecomputeEvery
@@ -42,6 +42,7 @@ from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples
 from kexue_train.train.loop import Training, train_loop
 from kexue_train.train.metrics import MetricLogger
 from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
+from kexue_train.train.tensors import Tensors, pinned, to_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +76,7 @@ def run_worker(config: JobConfig, samples: Path, out_dir: Path) -> bool:
 
 
 def _build(config: JobConfig, samples: Path, paths: TrainDir, device: torch.device) -> Training:
-    manifest = read_samples(samples, config)
-    dataset = SampleDataset(samples)
+    dataset = read_samples(samples, config)
     objective = _build_objective(config, dataset, device)
     optimizer = Tiger(
         build_param_groups(objective.model),
@@ -88,15 +88,15 @@ def _build(config: JobConfig, samples: Path, paths: TrainDir, device: torch.devi
     state = _resume(config, paths, objective.model, optimizer)
     return Training(
         config=config,
-        recipe=config.recipe(manifest),
+        recipe=config.recipe(dataset.content_digest),
         paths=paths,
-        tokenizer=samples / "tokenizer",
-        rows_per_epoch=training_rows(manifest)[1],
+        tokenizer=dataset.folders[0] / "tokenizer",
+        rows_per_epoch=dataset.num_training_rows,
         objective=objective,
         optimizer=optimizer,
         engine=build_engine(config.train, objective, optimizer, paths.root),
         device=device,
-        batches=_training_batches(config, dataset, state.step),
+        batches=_training_batches(config, dataset, state.step, device),
         heldout=_heldout_batches(config, dataset),
         state=state,
     )
@@ -104,20 +104,20 @@ def _build(config: JobConfig, samples: Path, paths: TrainDir, device: torch.devi
 
 def _build_objective(config: JobConfig, dataset: SampleDataset, device: torch.device) -> PretrainingObjective:
     """The model, initialised from the seed alike on every rank, with its loss."""
-    manifest, train = dataset.manifest, config.train
-    statistics = manifest.statistics
+    train = config.train
     torch.manual_seed(int(random_words(config.seed, Purpose.INIT, 0, 0)[0, 0]) & (2**63 - 1))
-    model = RoFormerV2ForPreTraining(build_hf_config(config.model, statistics["vocab_size"])).to(device)
+    model = RoFormerV2ForPreTraining(build_hf_config(config.model, dataset.vocab_size)).to(device)
     if isinstance(train.recompute, RecomputeEvery):
         enable_recompute(model.roformer, "full", every=train.recompute.every)
     elif train.recompute != "none":
         enable_recompute(model.roformer, train.recompute)
     if train.compile:
         compile_layers(model.roformer)
-    maskable = (statistics["real_tokens"] - 2 * statistics["sequences"] - statistics["pairs"]) / manifest.rows
+    tokens, sequences, pairs = map(dataset.mean_per_row, ("real_tokens", "sequences", "pairs"))
+    maskable = tokens - 2 * sequences - pairs  # without [CLS] and [SEP]
     expected = ExpectedCounts(
         predictions=train.masking.total * maskable * train.micro_batch_size,
-        pairs=statistics["pairs"] / manifest.rows * train.micro_batch_size,
+        pairs=pairs * train.micro_batch_size,
     )
     autocast = torch.bfloat16 if train.precision == "bf16" else None
     units = loss_units(train.loss_unit, dataset)
@@ -174,26 +174,31 @@ def _finish(training: Training) -> None:
     write_atomic(root / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
 
 
-def _training_batches(config: JobConfig, dataset: SampleDataset, start_step: int) -> Generator[Batch]:
-    return iter_batches(
-        dataset,
+def _training_batches(
+    config: JobConfig, dataset: SampleDataset, start_step: int, device: torch.device
+) -> Generator[Tensors]:
+    plan = Plan(
         seed=config.seed,
-        start_step=start_step,
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
         micro_batch_size=config.train.micro_batch_size,
         accumulation_steps=config.train.accumulation_steps,
         global_batch_size=config.train.global_batch_size,
-        **config.train.masking.model_dump(),
+        rates=_rates(config),
     )
+    batches = iter_batches(dataset, plan, start_step=start_step, num_processes=config.train.num_loader_workers)
+    return read_ahead(pinned(batches, device))
 
 
-def _heldout_batches(config: JobConfig, dataset: SampleDataset) -> list[Batch]:
+def _heldout_batches(config: JobConfig, dataset: SampleDataset) -> list[Tensors]:
     """This rank's share of the held-out rows, masked once and for all (epoch 0)."""
-    heldout = int(dataset.manifest.statistics["heldout_rows"])
-    rows = np.arange(dist.get_rank(), heldout, dist.get_world_size())
+    rows = dataset.heldout_rows[dist.get_rank() :: dist.get_world_size()]
     pieces = np.array_split(rows, math.ceil(len(rows) / config.train.micro_batch_size)) if len(rows) else []
-    return [make_batch(dataset, piece, 0, seed=config.seed, **config.train.masking.model_dump()) for piece in pieces]
+    return [to_tensors(make_batch(dataset, piece, 0, seed=config.seed, rates=_rates(config))) for piece in pieces]
+
+
+def _rates(config: JobConfig) -> MaskingRates:
+    return MaskingRates(**config.train.masking.model_dump())
 
 
 def _with_world_size(config: JobConfig) -> JobConfig:
@@ -228,7 +233,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point for torchrun, ``deepspeed`` and ``srun``; exit code 0 done, 2 user's mistake, 3 stopped."""
     parser = argparse.ArgumentParser(prog="kexue_train.train.worker", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="YAML with the sections model, optimizer and train")
-    parser.add_argument("--samples", type=Path, required=True, help="folder of sample shards")
+    parser.add_argument(
+        "--samples", type=Path, required=True, help="folder of sample shards, or a YAML file of 'folder: weight'"
+    )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for checkpoints, metrics, logs; resumed if it has some"
     )

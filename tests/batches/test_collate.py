@@ -5,9 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kexue_train.batches import collate
 from kexue_train.batches.collate import make_batch
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.samples import mask_tokens
+from kexue_train.samples.mlm import MaskingRates
+from tests.batches.dense import STRUCTURE, assert_same, dense
 
 
 @pytest.fixture
@@ -17,7 +20,7 @@ def dataset(samples: Path) -> SampleDataset:
 
 def test_slots_are_described_as_by_hand(dataset: SampleDataset) -> None:
     rows = np.arange(len(dataset))[::-1]
-    batch, columns = make_batch(dataset, rows, 0, seed=1), dataset.take(rows)
+    batch, columns = dense(make_batch(dataset, rows, 0, seed=1)), dataset.take(rows)
     for i in range(len(rows)):
         sequences, positions, types, labels = [], [], [], []
         for k, length in enumerate(columns["sequence_lengths"][i].tolist()):
@@ -30,22 +33,22 @@ def test_slots_are_described_as_by_hand(dataset: SampleDataset) -> None:
         assert batch["sequence_ids"][i].tolist() == sequences + [0] * padding
         assert batch["position_ids"][i].tolist() == positions + [0] * padding
         assert batch["token_type_ids"][i].tolist() == types + [0] * padding
-        assert batch["next_sentence_labels"][i].tolist() == labels + [-100] * padding
+        assert batch["pairs"][i].tolist() == labels + [-100] * padding
 
 
 def test_every_sequence_begins_with_cls_at_position_zero(dataset: SampleDataset) -> None:
     rows = np.arange(len(dataset))
-    batch, ids = make_batch(dataset, rows, 0, seed=1), dataset.take(rows)["input_ids"]
+    batch, ids = dense(make_batch(dataset, rows, 0, seed=1)), dataset.take(rows)["input_ids"]
     begins = (batch["position_ids"] == 0) & (batch["sequence_ids"] > 0)
     np.testing.assert_array_equal(begins, ids == 2)
     assert (ids[batch["token_type_ids"] == 1] != 2).all()
-    assert ((batch["next_sentence_labels"] != -100) <= begins).all()
-    assert set(np.unique(batch["next_sentence_labels"])) == {-100, 0, 1}
+    assert ((batch["pairs"] != -100) <= begins).all()
+    assert set(np.unique(batch["pairs"])) == {-100, 0, 1}
 
 
 def test_masks_are_those_of_seed_epoch_and_row(dataset: SampleDataset) -> None:
     rows, epochs = np.array([9, 3, 3]), np.array([0, 0, 1])
-    batch, columns = make_batch(dataset, rows, epochs, seed=6), dataset.take(rows)
+    batch, columns = dense(make_batch(dataset, rows, epochs, seed=6)), dataset.take(rows)
     masked, labels = mask_tokens(
         columns["input_ids"],
         columns["word_starts"],
@@ -60,17 +63,35 @@ def test_masks_are_those_of_seed_epoch_and_row(dataset: SampleDataset) -> None:
 
 
 def test_a_row_is_the_same_in_any_batch(dataset: SampleDataset) -> None:
-    together = make_batch(dataset, np.array([5, 20, 8]), 2, seed=1)
-    alone = make_batch(dataset, np.array([20]), 2, seed=1)
-    for name, array in alone.items():
-        np.testing.assert_array_equal(together[name][1], array[0])
-        assert array.dtype == np.int64
-        assert array.shape == (1, dataset.seq_len)
+    together = dense(make_batch(dataset, np.array([5, 20, 8]), 2, seed=1))
+    alone = dense(make_batch(dataset, np.array([20]), 2, seed=1))
+    assert_same(alone, {name: array[1:2] for name, array in together.items()})
+
+
+def test_all_arrays_are_int64_of_shapes_that_do_not_depend_on_rows_or_epochs(dataset: SampleDataset) -> None:
+    def shapes(rows: list[int], epoch: int) -> dict[str, tuple]:
+        batch = make_batch(dataset, np.array(rows), epoch, seed=1)
+        assert {array.dtype for array in batch.values()} == {np.dtype(np.int64)}
+        return {name: array.shape for name, array in batch.items()}
+
+    first = shapes([0, 1, 2, 3], 0)
+    assert all(first[name] == (4, 30) for name in STRUCTURE)
+    assert all(shapes([i, i + 1, 2 * i, 5], i) == first for i in range(12))
+
+
+def test_more_predictions_than_slots_make_more_slots_and_change_no_mask(
+    dataset: SampleDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, rates = np.arange(len(dataset)), MaskingRates(0.6, 0.2, 0.1)
+    roomy = make_batch(dataset, rows, 0, seed=1, rates=rates)
+    monkeypatch.setattr(collate, "prediction_capacity", lambda *_: 64)
+    monkeypatch.setattr(collate, "pair_capacity", lambda *_: 1)
+    tight = make_batch(dataset, rows, 0, seed=1, rates=rates)
+    assert 64 < len(tight["prediction_slots"]) < len(roomy["prediction_slots"])
+    assert_same(dense(tight), dense(roomy))
 
 
 def test_padding_is_never_predicted(dataset: SampleDataset) -> None:
-    batch = make_batch(
-        dataset, np.arange(len(dataset)), 0, seed=1, mask_probability=1.0, keep_probability=0.0, random_probability=0.0
-    )
+    batch = dense(make_batch(dataset, np.arange(len(dataset)), 0, seed=1, rates=MaskingRates(1.0, 0.0, 0.0)))
     ordinary = (batch["sequence_ids"] > 0) & (batch["input_ids"] == 4)
     np.testing.assert_array_equal(batch["labels"] != -100, ordinary)

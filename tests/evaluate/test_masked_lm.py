@@ -9,6 +9,7 @@ from kexue_train.batches.collate import make_batch
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.errors import ArtifactError, EvaluationError
 from kexue_train.evaluate.masked_lm import evaluate_masked_lm
+from tests.batches.dense import dense
 from tests.evaluate.tiny_artifacts import HELDOUT, SEQ_LEN, VOCAB, export_model, make_packs, tiny_model, write_samples
 
 
@@ -19,7 +20,7 @@ def result(exported, samples):
 
 @pytest.fixture(scope="module")
 def heldout(samples):
-    return make_batch(SampleDataset(samples), np.arange(HELDOUT), 0, seed=3)
+    return dense(make_batch(SampleDataset(samples), np.arange(HELDOUT), 0, seed=3))
 
 
 def one_sequence_at_a_time(model, batch):
@@ -30,7 +31,7 @@ def one_sequence_at_a_time(model, batch):
             slots = batch["sequence_ids"][row] == number
             ids, labels, types, pair = (
                 torch.from_numpy(batch[name][row, slots])[None]
-                for name in ("input_ids", "labels", "token_type_ids", "next_sentence_labels")
+                for name in ("input_ids", "labels", "token_type_ids", "pairs")
             )
             with torch.no_grad():
                 output = model(ids, token_type_ids=types)

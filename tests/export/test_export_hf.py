@@ -37,7 +37,14 @@ def test_the_export_is_whole_and_says_what_it_is(exported, checkpoint):
 def test_the_model_card_tells_the_training(exported):
     card = (exported / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: transformers\n")
-    for text in ("1 layers, hidden size 32", "6 steps of 8 rows", "lr 0.002", "| seed | 7 |", "1 · 32 · 2 · 48"):
+    for text in (
+        "1 layers, hidden size 32",
+        "6 steps of 8 rows",
+        "lr 0.002",
+        "| seed | 7 |",
+        "1 · 32 · 2 · 48",
+        "160 WordPiece units; the word table has 256 rows",
+    ):
         assert text in card
 
 

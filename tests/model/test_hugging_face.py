@@ -14,6 +14,8 @@ from kexue_train.model import (
     RoFormerV2ForPreTraining,
     RoFormerV2Model,
 )
+from kexue_train.model.config import ModelConfig
+from kexue_train.model.hf_folder import build_hf_config
 
 MODELS = [RoFormerV2ForPreTraining, RoFormerV2ForMaskedLM, RoFormerV2ForNextSentencePrediction]
 
@@ -133,3 +135,8 @@ def test_word_table_can_be_resized(make_model, tokens):
     model.resize_token_embeddings(120, mean_resizing=False)
     assert model(tokens(1, 5)).prediction_logits.shape == (1, 5, 120)
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize(("pieces", "rows"), [(5, 128), (128, 128), (129, 256), (8192, 8192), (21128, 21248)])
+def test_the_word_table_is_rounded_up_to_a_multiple_of_128(pieces, rows):
+    assert build_hf_config(ModelConfig(), pieces).vocab_size == rows

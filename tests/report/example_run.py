@@ -48,6 +48,8 @@ _STATISTICS = {
         "sequences": 48_211,
         "pairs": 47_950,
         "negative_pairs": 23_811,
+        "negative_share": 0.496580,
+        "word_lengths": {"1": 2_611_020, "2": 502_117, "8 or more": 1_204},
         "real_tokens": 4_102_334,
         "fill": 0.9887,
         "special_token_ids": {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4},

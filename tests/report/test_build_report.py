@@ -66,6 +66,12 @@ def test_page_shows_scores_predictions_and_configuration(finished_run):
         assert part in page
 
 
+def test_statistics_of_the_samples_are_shown(finished_run):
+    page = re.sub(r"\s*<[^>]*>\s*", "|", page_of(finished_run))
+    for name, value in (("fill", "98.87%"), ("negative share", "49.66%"), ("word lengths: 8 or more", "1,204")):
+        assert re.search(rf"\|{name}\|+{value}\|", page)
+
+
 def test_run_in_progress_says_what_is_missing(young_run):
     page = without_scripts(page_of(young_run))
     assert "in progress, training at step 300 of 1,000" in page

@@ -11,8 +11,9 @@ import pytest
 
 from kexue_train.arrow_shards import read_shard, shard_paths
 from kexue_train.artifacts import Manifest, read_manifest
-from kexue_train.errors import ArtifactError, CorpusError, StaleArtifactError
+from kexue_train.errors import ArtifactError, StaleArtifactError
 from kexue_train.executor import LocalExecutor
+from kexue_train.samples import mix_rows
 from kexue_train.samples.build_samples import build_samples
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.samples.encode import Encoder
@@ -20,6 +21,7 @@ from kexue_train.samples.tokenizer import load_tokenizer, train_tokenizer
 from kexue_train.samples.verify import verify_sample_shards
 
 CONFIG = SampleConfig(seq_len=64, heldout_fraction=0.1)
+GLOBAL = SampleConfig(seq_len=64, heldout_fraction=0.1, shuffle="global")
 
 
 class Killed(BaseException):
@@ -146,6 +148,49 @@ def test_a_killed_run_goes_on_where_it_was(
     assert executor.ran == 0
 
 
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory, text_shards: Path, tokenizer_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("mixed") / "samples"
+    build_samples(GLOBAL, text_shards, tokenizer_folder, folder, seed=3, executor=LocalExecutor())
+    return folder
+
+
+def test_rows_of_all_shards_are_mixed_and_held_out_rows_stay_first(samples: Path, mixed: Path) -> None:
+    assert verify_sample_shards(mixed).rows_checksum == read_manifest(samples).rows_checksum
+    assert read_manifest(mixed).statistics == read_manifest(samples).statistics
+    heldout = read_manifest(samples).statistics["heldout_rows"]
+    assert all_rows(mixed)[:heldout] == all_rows(samples)[:heldout]
+    before, after = (
+        [[row["input_ids"] for row in read_shard(path).to_pylist()] for path in shard_paths(folder)]
+        for folder in (samples, mixed)
+    )
+    for shard in after[1:]:
+        assert {min(i for i, rows in enumerate(before) if row in rows) for row in shard} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("die_at", [1, 3, 5])
+def test_a_killed_run_that_mixes_goes_on_where_it_was(
+    tmp_path: Path, mixed: Path, text_shards: Path, tokenizer_folder: Path, die_at: int
+) -> None:
+    def run(executor: CountingExecutor) -> Manifest:
+        return build_samples(GLOBAL, text_shards, tokenizer_folder, tmp_path / "samples", seed=3, executor=executor)
+
+    with pytest.raises(Killed):
+        run(CountingExecutor(die_at=die_at))
+    run(executor := CountingExecutor())
+    assert executor.ran == 6 - die_at
+    assert files_of(tmp_path / "samples") == files_of(mixed)
+
+
+def test_mixed_rows_that_are_not_those_made_are_refused(
+    tmp_path: Path, text_shards: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mix_rows, "iter_ordered", lambda *_, **__: iter(()))
+    with pytest.raises(ArtifactError, match="mixed rows have the checksum"):
+        build_samples(GLOBAL, text_shards, tokenizer_folder, tmp_path / "s", seed=3, executor=LocalExecutor())
+    assert not (tmp_path / "s").exists()
+
+
 def test_another_setting_is_refused_or_made_anew(
     tmp_path: Path, samples: Path, text_shards: Path, tokenizer_folder: Path
 ) -> None:
@@ -157,32 +202,6 @@ def test_another_setting_is_refused_or_made_anew(
     manifest = build_samples(config, text_shards, tokenizer_folder, folder, replace=True, **arguments)
     assert manifest.statistics["pairs"] == 0
     verify_sample_shards(folder)
-
-
-@pytest.mark.parametrize("documents", [["One boat."], ["boats and boats", ""]])
-def test_a_corpus_that_cannot_be_split_is_refused(
-    tmp_path: Path, write_text_shards: Callable, tokenizer_folder: Path, documents: list[str]
-) -> None:
-    shards = write_text_shards(tmp_path / "shards", documents)
-    with pytest.raises(CorpusError):
-        build_samples(CONFIG, shards, tokenizer_folder, tmp_path / "s", seed=0, executor=LocalExecutor())
-    assert not (tmp_path / "s").exists()
-
-
-def test_hostile_documents_become_rows(tmp_path: Path, write_text_shards: Callable, tokenizer_folder: Path) -> None:
-    texts = ["a", "", "!!!", "\x00", "😀", "שלום", "[SEP][PAD]", " ", "boats " * 500, "图" * 500] * 3
-    shards = write_text_shards(tmp_path / "shards", texts, 2)
-    manifest = build_samples(CONFIG, shards, tokenizer_folder, tmp_path / "s", seed=0, executor=LocalExecutor())
-    assert manifest.statistics["documents"] == 30
-    assert manifest.statistics["empty_documents"] == 9
-    verify_sample_shards(tmp_path / "s")
-
-
-def test_an_empty_shard_stays_one(tmp_path: Path, write_text_shards: Callable, tokenizer_folder: Path) -> None:
-    shards = write_text_shards(tmp_path / "shards", ["boats and boats"] * 3, 5)
-    manifest = build_samples(CONFIG, shards, tokenizer_folder, tmp_path / "s", seed=0, executor=LocalExecutor())
-    assert [entry.rows for name, entry in manifest.files.items() if name.startswith("data-")][-2:] == [0, 0]
-    verify_sample_shards(tmp_path / "s")
 
 
 def test_documents_other_than_the_manifest_says_are_refused(
@@ -205,22 +224,13 @@ def test_a_shard_without_text_is_refused(tmp_path: Path, text_shards: Path, toke
         build_samples(CONFIG, shards, tokenizer_folder, tmp_path / "s", seed=0, executor=LocalExecutor())
 
 
-def test_a_changed_byte_is_found(tmp_path: Path, samples: Path) -> None:
-    folder = Path(shutil.copytree(samples, tmp_path / "samples"))
-    path = shard_paths(folder)[1]
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(ArtifactError, match="checksum"):
-        verify_sample_shards(folder)
-
-
 @pytest.mark.slow
+@pytest.mark.parametrize("config", [CONFIG, GLOBAL], ids=lambda config: config.shuffle)
 def test_two_workers_write_the_same_bytes(
-    tmp_path: Path, samples: Path, text_shards: Path, tokenizer_folder: Path
+    tmp_path: Path, samples: Path, mixed: Path, text_shards: Path, tokenizer_folder: Path, config: SampleConfig
 ) -> None:
-    build_samples(CONFIG, text_shards, tokenizer_folder, tmp_path / "two", seed=3, executor=LocalExecutor(2))
-    assert files_of(tmp_path / "two") == files_of(samples)
+    build_samples(config, text_shards, tokenizer_folder, tmp_path / "two", seed=3, executor=LocalExecutor(2))
+    assert files_of(tmp_path / "two") == files_of(samples if config == CONFIG else mixed)
 
 
 @pytest.mark.slow
@@ -231,15 +241,21 @@ def test_datasets_opens_the_folder(samples: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seq_len", [128, 512])
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_rows_of_real_text_are_full(
-    tmp_path: Path, shared_data: Path, write_text_shards: Callable, language: str
+    tmp_path: Path, shared_data: Path, write_text_shards: Callable, language: str, seq_len: int
 ) -> None:
     texts = _corpus_slice(shared_data / "corpus" / language / f"{language}wiki-000.jsonl.gz", 3_000_000)
     shards = write_text_shards(tmp_path / "shards", texts, 2)
     train_tokenizer(TokenizerConfig(vocab_size=4096), shards, tmp_path / "tokenizer")
     manifest = build_samples(
-        SampleConfig(), shards, tmp_path / "tokenizer", tmp_path / "s", seed=0, executor=LocalExecutor()
+        SampleConfig(seq_len=seq_len),
+        shards,
+        tmp_path / "tokenizer",
+        tmp_path / "s",
+        seed=0,
+        executor=LocalExecutor(),
     )
     facts = manifest.statistics
     assert facts["fill"] >= 0.98

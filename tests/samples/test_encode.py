@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from kexue_train.samples.encode import Documents, Encoder, concatenate, ranges
+from kexue_train.samples import encode
+from kexue_train.samples.encode import Documents, Encoder, concatenate
+from kexue_train.samples.ragged import ranges
 from kexue_train.samples.sentences import split_sentences
 
 PIECES = st.sampled_from(
@@ -28,13 +31,23 @@ PIECES = st.sampled_from(
         "a\u0308",
     ]
 )
+LONG = st.lists(st.sampled_from([*"。！? \n", "boats", "a" * 30, "公园", "\u0301", "x,", "图书馆"]), max_size=40).map(
+    "".join
+)
 MESSY = st.one_of(st.text(max_size=40), st.lists(PIECES, max_size=30).map("".join))
+
+
+@pytest.fixture
+def tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+    """As the oracle: it reads special tokens in a text as text, like the encoder."""
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
 
 def words_by_hand(tokenizer: Tokenizer, text: str) -> list[bool]:
     """Word starts sentence by sentence, token by token, straight from the rule."""
     starts = []
-    for sentence in split_sentences(text, 10_000):
+    for sentence in split_sentences(text):
         segmented, place = {0}, 0
         for word in rjieba.cut(sentence):
             segmented.add(place)
@@ -104,6 +117,30 @@ def test_ranges_are_joined_aranges(pairs: list[tuple[int, int]]) -> None:
     assert ranges(starts, lengths).tolist() == [i for start, length in pairs for i in range(start, start + length)]
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(LONG, max_size=3))
+def test_cutting_long_sentences_changes_no_token_and_no_border(tokenizer: Tokenizer, texts: list[str]) -> None:
+    encoder = Encoder(tokenizer, whole_word=False)
+    whole = encoder.encode(texts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode, "_PIECE_CHARS", 7)
+        patch.setattr(encode, "_BLOCK_CHARS", 11)
+        cut = encoder.encode(texts)
+    for name in ("token_ids", "offsets", "sentence_starts"):
+        np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name))
+
+
+def test_a_cut_spares_words_where_it_can(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode, "_PIECE_CHARS", 6)
+    text = "walking to 公园，图书馆 fast"
+    assert Encoder(tokenizer, whole_word=True).encode([text]).word_starts.tolist() == words_by_hand(tokenizer, text)
+
+
+def test_another_segmenter_gives_other_words(tokenizer: Tokenizer) -> None:
+    by_two = Encoder(tokenizer, whole_word=True, segment=lambda text: [text[i : i + 2] for i in range(0, len(text), 2)])
+    assert by_two.encode(["公园图书馆里"]).word_starts.tolist() == [True, False] * 3
+
+
 def test_parts_concatenate_to_the_whole(tokenizer: Tokenizer, texts: list[str]) -> None:
     encoder = Encoder(tokenizer, whole_word=True)
     whole, parts = encoder.encode(texts), concatenate(map(encoder.encode, (texts[:7], [], texts[7:])), encoder.dtype)
@@ -113,8 +150,22 @@ def test_parts_concatenate_to_the_whole(tokenizer: Tokenizer, texts: list[str]) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("unit", ["a", "boats ", "图书馆里", "😀", "\x00", "!"])
-def test_a_document_of_ten_megabytes_is_encoded(tokenizer: Tokenizer, unit: str) -> None:
-    documents = Encoder(tokenizer, whole_word=True).encode([unit * (10_000_000 // len(unit.encode()))])
-    assert len(documents.offsets) == 2
-    assert (len(documents.token_ids) >= 250) == (unit != "\x00")
+@pytest.mark.parametrize(
+    ("unit", "one_word"),
+    [("a", True), ("boats ", False), ("图书馆里", False), ("😀", True), ("\x00", False), ("!", False)],
+    ids=repr,
+)
+def test_a_document_of_ten_megabytes_is_encoded_in_bounded_memory(
+    tokenizer: Tokenizer, unit: str, one_word: bool
+) -> None:
+    repeats = 10_000_000 // len(unit.encode())
+    # A word without end is unknown, however it is cut.
+    expected = [tokenizer.token_to_id("[UNK]")] if one_word else tokenizer.encode(unit).ids[1:-1] * repeats
+    encoder, text = Encoder(tokenizer, whole_word=True), unit * repeats
+    tracemalloc.start()
+    documents = encoder.encode([text])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert documents.token_ids.tolist() == expected
+    assert documents.offsets.tolist() == [0, len(expected)]
+    assert peak < 100_000_000 + 12 * len(text)

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kexue_train.counter_rng import Purpose, random_words, uniform
 from kexue_train.samples import mask_tokens
+from kexue_train.samples.mlm import MaskingRates, mask_rows
 
 SPECIALS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 VOCAB = 64
@@ -25,31 +25,72 @@ def run(ids: np.ndarray, starts: np.ndarray, **changes: object) -> tuple[np.ndar
     return mask_tokens(ids, starts, **(arguments | changes))
 
 
-def by_hand(ids: np.ndarray, starts: np.ndarray, seed: int, epoch: int, rows: list[int]) -> tuple[list, list]:
-    """The published rule, one word and one piece at a time."""
+def philox_4x32(counter: tuple[int, int, int, int], key: tuple[int, int]) -> list[int]:
+    """The generator in plain integers (Salmon et al., 2011)."""
+    x, (k0, k1) = list(counter), key
+    for _ in range(10):
+        (high0, low0), (high1, low1) = divmod(x[0] * 0xD2511F53, 2**32), divmod(x[2] * 0xCD9E8D57, 2**32)
+        x = [high1 ^ x[1] ^ k0, low1, high0 ^ x[3] ^ k1, low0]
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return x
+
+
+def by_hand(
+    ids: np.ndarray, starts: np.ndarray, seed: int, epoch: int, rows: list[int], rates: tuple[float, float, float]
+) -> tuple[list, list]:
+    """The published rule, one word and one piece at a time, in plain integers and floats."""
     ordinary = [i for i in range(VOCAB) if i not in SPECIALS.values()]
+    mask, keep, random = rates
     masked, labels = ids.astype(int).tolist(), np.full(ids.shape, -100).tolist()
     for b, row in enumerate(rows):
+        high, low = divmod((epoch << 40) | row, 2**32)
         for s in range(ids.shape[1]):
-            words = random_words(seed, Purpose.MASKING, (epoch << 40) | row, s)[:, 0]
-            if starts[b, s]:
-                u = uniform(words[:1])[0]
-            if ids[b, s] in SPECIALS.values() or u >= 0.15:
+            if starts[b, s] or s == 0:
+                u = philox_4x32((s // 4, 0, low, high), (seed, 4))[s % 4] / 2**32
+            if ids[b, s] in SPECIALS.values() or u >= mask + keep + random:
                 continue
             labels[b][s] = int(ids[b, s])
-            if u < 0.12:
+            if u < mask:
                 masked[b][s] = SPECIALS["mask"]
-            elif u >= 0.135:
-                masked[b][s] = ordinary[(int(words[1]) >> 32) * len(ordinary) >> 32]
+            elif u >= mask + keep:
+                masked[b][s] = ordinary[philox_4x32((s, 1, low, high), (seed, 4))[0] * len(ordinary) >> 32]
     return masked, labels
 
 
-@given(st.integers(1, 3), st.integers(1, 40), st.integers(0, 2**32 - 1), st.integers(0, 2**24 - 1))
-def test_masks_are_those_of_the_rule_by_hand(batch: int, length: int, seed: int, epoch: int) -> None:
+@settings(deadline=None)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 40),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**24 - 1),
+    st.sampled_from([(0.12, 0.015, 0.015), (0.3, 0.3, 0.3), (0.0, 0.0, 1.0), (0.8, 0.1, 0.1), (0.0, 0.0, 0.0)]),
+)
+def test_masks_are_those_of_the_rule_by_hand(
+    batch: int, length: int, seed: int, epoch: int, rates: tuple[float, float, float]
+) -> None:
     ids, starts = make(batch, length, seed)
+    starts[:, 0] = seed % 2  # slot 0 starts a word whether it is marked or not
     rows = [(seed + 3 * i) % 2**40 for i in range(batch)]
-    masked, labels = run(ids, starts, seed=seed, epoch=epoch, rows=rows)
-    assert (masked.tolist(), labels.tolist()) == by_hand(ids, starts, seed, epoch, rows)
+    names = ("mask_probability", "keep_probability", "random_probability")
+    chances = dict(zip(names, rates, strict=True))
+    masked, labels = run(ids, starts, seed=seed, epoch=epoch, rows=rows, **chances)
+    assert (masked.tolist(), labels.tolist()) == by_hand(ids, starts, seed, epoch, rows, rates)
+
+
+def test_slots_of_predictions_rise_and_hold_what_the_dense_labels_hold() -> None:
+    ids, starts = make(5, 37)
+    arguments = {"seed": 7, "epoch": 0, "rows": np.arange(5), "vocab_size": VOCAB, "special_token_ids": SPECIALS}
+    found = mask_rows(ids, starts, **arguments, rates=MaskingRates())
+    masked, labels = run(ids, starts)
+    assert found.slots.tolist() == np.flatnonzero(labels != -100).tolist()
+    assert found.labels.tolist() == labels[labels != -100].tolist()
+    np.testing.assert_array_equal(found.input_ids, masked)
+
+
+@pytest.mark.parametrize("shares", [(-0.1, 0.1, 0.1), (1.1, 0.0, 0.0), (0.6, 0.3, 0.2), (float("nan"), 0.0, 0.0)])
+def test_rates_that_are_no_probabilities_are_refused(shares: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError, match="their sum at most 1"):
+        MaskingRates(*shares)
 
 
 def test_shares_by_word_are_12_and_1_5_and_1_5_percent() -> None:
@@ -65,7 +106,7 @@ def test_shares_by_word_are_12_and_1_5_and_1_5_percent() -> None:
         ((first & (masked == 9)).sum(), 0.015 + 0.015 / (VOCAB - 5)),
         (replaced.sum(), 0.015 * (1 - 1 / (VOCAB - 5))),
     ):
-        assert abs(share / num_words - expected) < 4 * np.sqrt(expected / num_words)
+        assert abs(share / num_words - expected) < 4 * np.sqrt(expected * (1 - expected) / num_words)
 
 
 def test_pieces_of_a_word_share_its_fate() -> None:

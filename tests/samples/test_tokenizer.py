@@ -5,13 +5,23 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.normalizers import BertNormalizer
 
+from kexue_train.arrow_shards import shard_paths
 from kexue_train.artifacts import check_files, read_manifest, verify_artifact
-from kexue_train.errors import ArtifactError, ConfigError, CorpusError
+from kexue_train.errors import ArtifactError, ConfigError, CorpusError, StaleArtifactError
+from kexue_train.samples.bert_tokenizer import assemble
+from kexue_train.samples.bert_words import BertWords
 from kexue_train.samples.config import TokenizerConfig
-from kexue_train.samples.tokenizer import iter_text_blocks, load_tokenizer, train_tokenizer
+from kexue_train.samples.coverage import measure_coverage
+from kexue_train.samples.text_blocks import iter_text_blocks
+from kexue_train.samples.tokenizer import load_tokenizer, train_tokenizer
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "manifest.json")
 
@@ -106,8 +116,130 @@ def test_padding_must_be_zero(tmp_path: Path, tokenizer_folder: Path) -> None:
     raw["added_tokens"] = []
     raw["post_processor"] = None
     (tmp_path / "tokenizer.json").write_text(json.dumps(raw), encoding="utf-8")
-    with pytest.raises(ArtifactError, match=r"\[PAD\] has id 4"):
+    with pytest.raises(ArtifactError, match=r"\[PAD\] has id 4; it must be 0"):
         load_tokenizer(tmp_path)
+
+
+def test_text_beyond_the_limit_is_not_read(tmp_path: Path, write_text_shards: Callable, texts: list[str]) -> None:
+    shards = write_text_shards(tmp_path / "shards", texts * 150, 3)  # a shard is longer than what is measured
+    for path in shard_paths(shards)[1:]:
+        path.write_bytes(b"no Arrow stream")
+    train_tokenizer(
+        TokenizerConfig(vocab_size=96, max_size="1KB", max_unknown_rate=1.0), shards, tmp_path / "tokenizer"
+    )
+    assert read_manifest(tmp_path / "tokenizer").statistics["training_bytes"] == 1000
+
+
+PIECES = ["[PAD]", "the", "[UNK]", "##s", "[CLS]", "[SEP]", "[MASK]", "boat", "Boat", "公", "\u2028", *"abcdefgh.,!?"]
+
+
+def write_pieces(folder: Path, pieces: list[str], end: str = "\n") -> Path:
+    (folder / "vocab.txt").write_bytes("".join(piece + end for piece in pieces).encode())
+    return folder / "vocab.txt"
+
+
+def take(source: Path, shards: Path, out: Path, **values: Any) -> Tokenizer:
+    train_tokenizer(TokenizerConfig(source=source, **{"max_unknown_rate": 1.0, **values}), shards, out)
+    return load_tokenizer(out)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_list_of_pieces_is_taken_as_it_is(tmp_path: Path, text_shards: Path, end: str) -> None:
+    tokenizer = take(write_pieces(tmp_path, PIECES, end), text_shards, tmp_path / "tokenizer")
+    assert [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())] == PIECES
+    assert tokenizer.encode("The Boats", add_special_tokens=False).tokens == ["the", "boat", "##s"]
+    assert read_manifest(tmp_path / "tokenizer").statistics["special_token_ids"]["unk"] == 2
+
+
+def test_case_is_kept_in_a_list_of_pieces_if_asked_for(tmp_path: Path, text_shards: Path) -> None:
+    tokenizer = take(write_pieces(tmp_path, PIECES), text_shards, tmp_path / "tokenizer", lowercase=False)
+    assert tokenizer.encode("The Boats", add_special_tokens=False).tokens == ["[UNK]", "Boat", "##s"]
+
+
+def test_a_tokenizer_file_is_taken_with_its_own_case(tmp_path: Path, text_shards: Path) -> None:
+    train_tokenizer(TokenizerConfig(vocab_size=256, lowercase=False), text_shards, tmp_path / "cased")
+    cased = load_tokenizer(tmp_path / "cased")
+    cased.enable_truncation(3)
+    cased.save(str(tmp_path / "cased" / "tokenizer.json"))
+    taken = take(tmp_path / "cased", text_shards, tmp_path / "tokenizer", lowercase=True)
+    text = "Document 4 of Dr. Gray: 公园"
+    assert taken.get_vocab() == cased.get_vocab()
+    assert taken.encode(text).ids[:2] == cased.encode(text).ids[:2]
+    assert len(taken.encode(text).ids) > 3
+
+
+def test_a_changed_source_makes_the_stage_anew_a_moved_one_does_not(tmp_path: Path, text_shards: Path) -> None:
+    source, out = write_pieces(tmp_path, PIECES), tmp_path / "tokenizer"
+    take(source, text_shards, out)
+    before = (out / "manifest.json").stat().st_mtime_ns
+    take(Path(shutil.copy(source, tmp_path / "moved.txt")), text_shards, out)
+    assert (out / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(StaleArtifactError, match="source changed"):
+        take(write_pieces(tmp_path, [*PIECES, "x"]), text_shards, out)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "problem"),
+    [
+        ([p for p in PIECES if p not in ("[CLS]", "[MASK]")], r"vocab\.txt: the vocabulary lacks \[CLS\], \[MASK\]"),
+        ([*PIECES, "the"], r"vocab\.txt:24: 'the' is also in line 2"),
+        (["a", *PIECES[:11]], r"vocab\.txt: \[PAD\] has id 1; it must be 0"),
+        ([*PIECES, "", "x"], r"vocab\.txt:24: the line is empty"),
+    ],
+)
+def test_a_list_of_pieces_that_cannot_be_used_is_refused(
+    tmp_path: Path, text_shards: Path, pieces: list[str], problem: str
+) -> None:
+    with pytest.raises(ArtifactError, match=problem + r".* choose another vocabulary"):
+        take(write_pieces(tmp_path, pieces), text_shards, tmp_path / "tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "problem"),
+    [
+        ("model", {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "the model is 'BPE', .* it is 'WordPiece'"),
+        ("normalizer", {"type": "NFKC"}, "the normalizer is 'NFKC'"),
+        ("normalizer", None, "the normalizer is None"),
+        ("pre_tokenizer", {"type": "WhitespaceSplit"}, "the pre-tokenizer is 'WhitespaceSplit'"),
+    ],
+)
+def test_a_tokenizer_of_another_form_is_refused(
+    tmp_path: Path, text_shards: Path, tokenizer_folder: Path, part: str, value: Any, problem: str
+) -> None:
+    raw = json.loads((tokenizer_folder / "tokenizer.json").read_text(encoding="utf-8")) | {part: value}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw), encoding="utf-8")
+    with pytest.raises(ArtifactError, match=problem):
+        take(tmp_path, text_shards, tmp_path / "tokenizer")
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path: Path, text_shards: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tokenizer\.source=.*nowhere: is no file and no folder that holds"):
+        take(tmp_path / "nowhere", text_shards, tmp_path / "tokenizer")
+
+
+def test_a_vocabulary_that_does_not_know_the_text_is_refused(tmp_path: Path, text_shards: Path) -> None:
+    source = write_pieces(tmp_path, PIECES)
+    with pytest.raises(ConfigError) as caught:
+        take(source, text_shards, tmp_path / "tokenizer", max_unknown_rate=0.05)
+    message = str(caught.value)
+    rate = float(re.search(r"=0\.05: ([\d.]+)% of the tokens", message)[1])
+    assert rate > 50
+    assert re.search(r"characters without a piece: \w \(U\+00[67]\w, \d+ times\)", message)
+    assert "vocab_size" not in message
+    take(source, text_shards, tmp_path / "tokenizer", max_unknown_rate=rate / 100 + 0.001)
+
+
+@given(st.lists(st.text(alphabet="abz xy.公园é\x00", max_size=20), max_size=4))
+def test_coverage_is_that_of_the_tokens(texts: list[str]) -> None:
+    pieces = [piece for piece in PIECES if piece != "\u2028"] + ["##a"]
+    tokenizer = assemble({piece: i for i, piece in enumerate(pieces)}, BertNormalizer(lowercase=True))
+    tokens = [token for text in texts for token in tokenizer.encode(text, add_special_tokens=False).tokens]
+    coverage = measure_coverage(tokenizer, texts)
+    assert (coverage.tokens, coverage.unknown_tokens) == (len(tokens), tokens.count("[UNK]"))
+    assert coverage.bytes == sum(len(text.encode()) for text in texts)
+    unknown = [w for t in texts for w in BertWords(tokenizer).split(t) if tokenizer.encode(w).tokens[1] == "[UNK]"]
+    assert coverage.unknown_characters.keys() <= set("".join(unknown))
+    assert bool(coverage.unknown_characters) == bool(unknown)
 
 
 @pytest.mark.slow

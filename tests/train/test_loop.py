@@ -10,6 +10,7 @@ import pytest
 
 from kexue_train.artifacts import read_manifest, verify_artifact
 from kexue_train.batches.order import training_rows
+from kexue_train.errors import StaleArtifactError
 from kexue_train.train import loop
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.job import TrainDir
@@ -74,6 +75,26 @@ def test_metrics_and_checkpoints_written_at_other_steps_change_no_bit(trained, s
     train_here(make_config(log_every=3, validate_every=5, checkpoint_every=7), samples, tmp_path / "out")
     assert same_bits(final_tensors(tmp_path / "out"), final_tensors(trained))
     assert curve(tmp_path / "out", "train")[-1]["tokens"] == curve(trained, "train")[-1]["tokens"]
+
+
+@pytest.mark.slow
+def test_loader_processes_change_no_bit(trained, samples, tmp_path):
+    train_here(make_config(num_loader_workers=2), samples, tmp_path / "out")
+    assert same_bits(final_tensors(tmp_path / "out"), final_tensors(trained))
+    assert curve(tmp_path / "out") == curve(trained)
+
+
+def test_a_mixture_of_folders_is_trained_on_and_its_weights_are_part_of_the_recipe(samples, tmp_path):
+    shutil.copytree(samples, tmp_path / "copy")
+    file, out = tmp_path / "mixture.yaml", tmp_path / "out"
+    file.write_text(f"{samples}: 0.5\ncopy: 0.5\n")
+    assert train_here(make_config(), file, out)
+    folders = [read_manifest(folder) for folder in (samples, tmp_path / "copy")]
+    assert curve(out, "start")[0]["rows_per_epoch"] == sum(training_rows(manifest)[1] for manifest in folders)
+    assert curve(out, "train")[-1]["mlm_loss"] < curve(out, "train")[0]["mlm_loss"]
+    file.write_text(f"{samples}: 0.6\ncopy: 0.4\n")
+    with pytest.raises(StaleArtifactError, match="'samples' was made anew"):
+        train_here(make_config(), file, out)
 
 
 def test_micro_batches_of_another_size_give_the_same_curve(samples, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,15 @@ import torch.nn.functional as F  # noqa: N812
 from kexue_train.artifacts import read_manifest
 from kexue_train.batches.collate import make_batch
 from kexue_train.batches.dataset import SampleDataset
+from kexue_train.batches.loader import Plan, iter_batches
+from kexue_train.samples.mlm import MaskingRates
 from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
+from kexue_train.train.tensors import to_tensors
+from tests.batches.dense import dense
 from tests.train.tiny_training import make_model
 
-ROWS = 12
+ROWS = 8
+FIRST = 20
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +28,13 @@ def vocab_size(samples):
     return read_manifest(samples).statistics["vocab_size"]
 
 
+def _make(samples, rows):
+    return to_tensors(make_batch(SampleDataset(samples), rows, 0, seed=1, rates=MaskingRates(0.3, 0.015, 0.015)))
+
+
 @pytest.fixture(scope="module")
 def batch(samples):
-    made = make_batch(SampleDataset(samples), np.arange(20, 20 + ROWS), 0, seed=1, mask_probability=0.3)
-    return {name: torch.from_numpy(array) for name, array in made.items()}
+    return _make(samples, np.arange(FIRST, FIRST + ROWS))
 
 
 def _objective(vocab_size, micro_batch, *, pairs_per_row=0.4, weight=0.7):
@@ -34,29 +44,53 @@ def _objective(vocab_size, micro_batch, *, pairs_per_row=0.4, weight=0.7):
     return PretrainingObjective(model, expected, nsp_weight=weight, autocast=None)
 
 
-def _backward(vocab_size, batch, micro_batch):
-    """Mean loss and mean gradients over the micro-batches, as Tiger averages them over a window."""
-    objective = _objective(vocab_size, micro_batch)
-    count, total = ROWS // micro_batch, 0.0
+def _backward(vocab_size, micro_batches, micro_batch):
+    """Mean loss and mean gradients over the micro-batches, as Tiger averages them over a window and the ranks."""
+    objective, total = _objective(vocab_size, micro_batch), 0.0
     gradients = {name: torch.zeros_like(parameter) for name, parameter in objective.named_parameters()}
-    for start in range(0, ROWS, micro_batch):
-        loss, _ = objective({name: tensor[start : start + micro_batch] for name, tensor in batch.items()})
+    for tensors in micro_batches:
+        loss, _ = objective(tensors)
         found = torch.autograd.grad(loss, list(objective.parameters()))
         for gradient, part in zip(gradients.values(), found, strict=True):
-            gradient += part / count
-        total += loss.item() / count
+            gradient += part / len(micro_batches)
+        total += loss.item() / len(micro_batches)
     return total, gradients
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2, 3, 4, 6])
-def test_loss_and_gradient_are_the_same_however_rows_are_cut(vocab_size, batch, micro_batch):
-    whole_loss, whole = _backward(vocab_size, batch, ROWS)
-    loss, gradients = _backward(vocab_size, batch, micro_batch)
-    assert loss == pytest.approx(whole_loss, rel=1e-6)
+@pytest.fixture(scope="module")
+def whole(vocab_size, samples):
+    return _backward(vocab_size, _cut(samples, 1, ROWS), ROWS)
+
+
+def _cut(samples, world, micro_batch):
+    """The micro-batches of all ranks for the global batch of ROWS rows that starts with step 2."""
+    plans = [
+        Plan(
+            seed=1,
+            rank=rank,
+            world_size=world,
+            micro_batch_size=micro_batch,
+            accumulation_steps=ROWS // world // micro_batch,
+            global_batch_size=ROWS,
+            rates=MaskingRates(0.3, 0.015, 0.015),
+        )
+        for rank in range(world)
+    ]
+    made = [
+        list(islice(iter_batches(SampleDataset(samples), plan, start_step=2), plan.accumulation_steps))
+        for plan in plans
+    ]
+    return [to_tensors(batch) for batches in made for batch in batches]
+
+
+@pytest.mark.parametrize(("world", "micro_batch"), [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (2, 4), (4, 2), (8, 1)])
+def test_loss_and_gradient_are_the_same_however_rows_are_cut(vocab_size, samples, whole, world, micro_batch):
+    loss, gradients = _backward(vocab_size, _cut(samples, world, micro_batch), micro_batch)
+    assert loss == pytest.approx(whole[0], rel=1e-6)
     for name, gradient in gradients.items():
-        largest = whole[name].abs().max().item()  # losses and logits are fp32 whatever the model is
-        torch.testing.assert_close(gradient, whole[name], rtol=0, atol=1e-6 * largest, msg=name)
-    assert all(gradient.abs().max() > 0 for gradient in whole.values())
+        largest = whole[1][name].abs().max().item()  # losses and logits are fp32 whatever the model is
+        torch.testing.assert_close(gradient, whole[1][name], rtol=0, atol=1e-6 * largest, msg=name)
+    assert all(gradient.abs().max() > 0 for gradient in whole[1].values())
 
 
 def test_loss_is_both_sums_over_their_expected_counts(vocab_size, batch):
@@ -68,26 +102,39 @@ def test_loss_is_both_sums_over_their_expected_counts(vocab_size, batch):
         position_ids=batch["position_ids"],
         token_type_ids=batch["token_type_ids"],
     ).last_hidden_state
-    heads = objective.model.cls
-    words = F.cross_entropy(heads.predictions(hidden).flatten(0, 1), batch["labels"].flatten(), reduction="sum")
+    heads, labels = objective.model.cls, dense({name: tensor.numpy() for name, tensor in batch.items()})
+    logits = heads.predictions(hidden).flatten(0, 1)
+    words = F.cross_entropy(logits, torch.from_numpy(labels["labels"]).flatten(), reduction="sum")
     relations = heads.next_sentence(hidden).flatten(0, 1)
-    pairs = F.cross_entropy(relations, batch["next_sentence_labels"].flatten(), reduction="sum")
+    pairs = F.cross_entropy(relations, torch.from_numpy(labels["pairs"]).flatten(), reduction="sum")
     torch.testing.assert_close(
         loss, words / (4 * ROWS) + 0.7 * pairs / (0.4 * ROWS), rtol=1e-5, atol=0.0, check_dtype=False
     )
-    assert terms.mlm_count == (batch["labels"] >= 0).sum() > 0
-    assert terms.nsp_count == (batch["next_sentence_labels"] >= 0).sum() > 0
+    assert terms.mlm_count == (labels["labels"] >= 0).sum() > 0
+    assert terms.nsp_count == (labels["pairs"] >= 0).sum() > 0
+    assert terms.mlm_correct == (logits.argmax(-1).numpy() == labels["labels"].ravel()).sum()
     assert not any(term.requires_grad for term in terms)
 
 
+def test_unused_slots_change_nothing(vocab_size, batch):
+    longer = dict(batch)
+    for task in ("prediction", "pair"):
+        longer[f"{task}_slots"] = F.pad(batch[f"{task}_slots"], (0, 64), value=0)
+        longer[f"{task}_labels"] = F.pad(batch[f"{task}_labels"], (0, 64), value=-100)
+    found = [_objective(vocab_size, ROWS)(tensors) for tensors in (batch, longer)]
+    torch.testing.assert_close(found[0][0], found[1][0])
+    torch.testing.assert_close(torch.stack(found[0][1]), torch.stack(found[1][1]))
+
+
 def test_samples_without_pairs_have_a_finite_loss(vocab_size, batch):
-    alone = batch | {"next_sentence_labels": torch.full_like(batch["next_sentence_labels"], -100)}
+    alone = batch | {"pair_labels": torch.full_like(batch["pair_labels"], -100)}
     loss, terms = _objective(vocab_size, ROWS, pairs_per_row=0.0)(alone)
     torch.testing.assert_close(loss, terms.mlm_loss / (4 * ROWS), check_dtype=False)
 
 
 def test_a_micro_batch_without_predictions_has_loss_and_gradient_zero(vocab_size, batch):
-    nothing = {name: torch.full_like(batch[name], -100) for name in ("labels", "next_sentence_labels")}
-    loss, terms = _objective(vocab_size, ROWS)(batch | nothing)
-    loss.backward()
+    nothing = {name: torch.full_like(batch[name], -100) for name in ("prediction_labels", "pair_labels")}
+    objective = _objective(vocab_size, ROWS)
+    loss, terms = objective(batch | nothing)
     assert (loss.item(), terms.mlm_count.item(), terms.nsp_count.item()) == (0, 0, 0)
+    assert not any(gradient.any() for gradient in torch.autograd.grad(loss, list(objective.parameters())))

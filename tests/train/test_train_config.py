@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from kexue_train.artifacts import read_manifest
 from kexue_train.errors import ArtifactError, ConfigError
 from kexue_train.train.config import MaskingConfig, TrainConfig
 from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples
@@ -32,20 +31,33 @@ def test_masking_chances_sum_to_at_most_one():
     assert MaskingConfig().total == pytest.approx(0.15)
     with pytest.raises(ValueError, match=r"sum to 1\.2"):
         MaskingConfig(mask_probability=0.9, keep_probability=0.2, random_probability=0.1)
+    assert MaskingConfig(mask_probability=0.6, keep_probability=0.3, random_probability=0.1).total == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["mask_probability", "keep_probability", "random_probability"])
+@pytest.mark.parametrize("share", [-0.01, 1.01])
+def test_each_masking_chance_is_a_probability(name, share):
+    with pytest.raises(ValueError, match=name):
+        MaskingConfig(**{name: share})
+
+
+def test_masking_nothing_is_refused():
+    with pytest.raises(ValueError, match="sum to 0"):
+        MaskingConfig(mask_probability=0.0, keep_probability=0.0, random_probability=0.0)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"micro_batch_size": 2}, {"num_workers": 2}, {"launcher": "ray"}, {"engine": "deepspeed"},
-        {"recompute": "full"}, {"compile": True}, {"log_every": 9}, {"validate_every": 9}, {"checkpoint_every": 9},
+        {"micro_batch_size": 2}, {"num_workers": 2}, {"num_loader_workers": 2}, {"launcher": "ray"},
+        {"engine": "deepspeed"}, {"recompute": "full"}, {"compile": True},
+        {"log_every": 9}, {"validate_every": 9}, {"checkpoint_every": 9},
         {"keep_checkpoints": 9}, {"max_restarts": 9}, {"threads_per_worker": 2}, {"device": "auto"},
     ],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
-def test_how_a_result_is_reached_is_not_part_of_it(samples, change):
-    manifest = read_manifest(samples)
-    assert make_config(**change).recipe(manifest) == make_config().recipe(manifest)
+def test_how_a_result_is_reached_is_not_part_of_it(change):
+    assert make_config(**change).recipe("samples") == make_config().recipe("samples")
 
 
 @pytest.mark.parametrize(
@@ -59,9 +71,8 @@ def test_how_a_result_is_reached_is_not_part_of_it(samples, change):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_what_weights_depend_on_makes_another_recipe(samples, change, key):
-    manifest = read_manifest(samples)
-    assert f"{key} changed" in make_config(**change).recipe(manifest).difference(make_config().recipe(manifest))
+def test_what_weights_depend_on_makes_another_recipe(change, key):
+    assert f"{key} changed" in make_config(**change).recipe("samples").difference(make_config().recipe("samples"))
 
 
 def test_recompute_takes_a_name_or_every_how_many_layers():

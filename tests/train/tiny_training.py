@@ -122,7 +122,7 @@ def make_checkpoint(folder: Path, samples: Path, *, step: int, keep: int = 9, **
     model, optimizer = make_model(manifest.statistics["vocab_size"], seed=step, **changes)
     folder.mkdir(parents=True, exist_ok=True)
     state = TrainerState(step=step, micro_step=2 * step, seed=7, tokens=100 * step)
-    recipe, tokenizer = config.recipe(manifest), samples / "tokenizer"
+    recipe, tokenizer = config.recipe(manifest.content_digest), samples / "tokenizer"
     return save_checkpoint(folder, model, optimizer, state, recipe=recipe, tokenizer=tokenizer, keep=keep)
 
 

@@ -1,0 +1,122 @@
+"""The form every tokenizer here has: BERT's normalizer and pre-tokenizer, a WordPiece model, five special tokens.
+
+Its normalizer and pre-tokenizer treat each character alone, which ``bert_words.py`` relies on, and put every Chinese
+character alone, which whole-word masking relies on.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from kexue_train.artifacts import write_atomic
+from kexue_train.errors import ArtifactError
+
+SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+PREFIX = "##"
+"""Of a piece that continues a word."""
+
+
+def assemble(vocab: dict[str, int], normalizer: normalizers.Normalizer) -> Tokenizer:
+    """The tokenizer of a vocabulary (piece -> id) that holds the special tokens."""
+    tokenizer = Tokenizer(
+        models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100, continuing_subword_prefix=PREFIX)
+    )
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix=PREFIX)
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS.values()))
+    tokenizer.post_processor = _pair_template(vocab)
+    return tokenizer
+
+
+def read_tokenizer(path: Path, *, remedy: str) -> Tokenizer:
+    """Read a ``tokenizer.json``; without truncation and padding, which are not a tokenizer's business.
+
+    Args:
+        path: The file.
+        remedy: What to do if it cannot be used, in the imperative; ends every message.
+
+    Raises:
+        ArtifactError: If it is missing, damaged or not of the form above, lacks a special token, or [PAD] is not 0.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        tokenizer = Tokenizer.from_str(text)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file; give a tokenizer folder, such as 'kexue tokenizer' makes") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}); {remedy}") from None
+    except Exception as error:  # noqa: BLE001  # the tokenizers library raises bare Exception for a damaged file
+        raise ArtifactError(f"{path}: not a tokenizer file ({error}); {remedy}") from None
+    _require_form(json.loads(text), path, remedy)
+    require_special_tokens(vocab := tokenizer.get_vocab(), path, remedy)
+    if sorted(vocab.values()) != list(range(len(vocab))):
+        raise ArtifactError(f"{path}: the ids of its {len(vocab)} pieces are not 0 to {len(vocab) - 1}; {remedy}")
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.post_processor = tokenizer.post_processor or _pair_template(vocab)
+    tokenizer.decoder = tokenizer.decoder or decoders.WordPiece(prefix=PREFIX)
+    return tokenizer
+
+
+def require_special_tokens(vocab: dict[str, int], path: Path, remedy: str) -> None:
+    """Check that the five special tokens are there and [PAD] is 0.
+
+    Raises:
+        ArtifactError: Says which are missing, or where [PAD] is.
+    """
+    if missing := [token for token in SPECIAL_TOKENS.values() if token not in vocab]:
+        raise ArtifactError(
+            f"{path}: the vocabulary lacks {', '.join(missing)}; all of {', '.join(SPECIAL_TOKENS.values())} are "
+            f"needed: {remedy}"
+        )
+    if vocab["[PAD]"] != 0:
+        raise ArtifactError(
+            f"{path}: [PAD] has id {vocab['[PAD]']}; it must be 0, since that is what fills sample rows: {remedy}"
+        )
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the files that ``AutoTokenizer.from_pretrained(folder)`` reads."""
+    write_atomic(folder / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
+    vocab = tokenizer.get_vocab()
+    write_atomic(folder / "vocab.txt", "".join(f"{piece}\n" for piece in sorted(vocab, key=vocab.__getitem__)))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "do_lower_case": tokenizer.normalizer.lowercase,
+        "clean_up_tokenization_spaces": False,
+        **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
+    }
+    write_atomic(folder / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
+
+
+def _pair_template(vocab: dict[str, int]) -> processors.TemplateProcessing:
+    return processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")],
+    )
+
+
+def _require_form(raw: dict[str, Any], path: Path, remedy: str) -> None:
+    model, normalizer, pre_tokenizer = (raw[name] or {} for name in ("model", "normalizer", "pre_tokenizer"))
+    wanted: tuple[tuple[str, Any, Any], ...] = (
+        ("the model", "WordPiece", model.get("type")),
+        ("unk_token", "[UNK]", model.get("unk_token")),
+        ("continuing_subword_prefix", PREFIX, model.get("continuing_subword_prefix")),
+        ("the normalizer", "BertNormalizer", normalizer.get("type")),
+        ("clean_text", True, normalizer.get("clean_text")),
+        ("handle_chinese_chars", True, normalizer.get("handle_chinese_chars")),
+        ("the pre-tokenizer", "BertPreTokenizer", pre_tokenizer.get("type")),
+        ("kept whole in a text", [], [t["content"] for t in raw["added_tokens"] if not t["special"]]),
+    )
+    for name, allowed, found in wanted:
+        if found != allowed:
+            raise ArtifactError(
+                f"{path}: {name} is {found!r}, only BERT's form is read, where it is {allowed!r}; {remedy}"
+            )
