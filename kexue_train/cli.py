@@ -326,6 +326,23 @@ def export(
     _report(out, manifest, as_json)
 
 
+@app.command("import-weights")
+def import_weights(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="JunnYu/transformers folder (config.json, weights) or bert4keras TensorFlow checkpoint."),
+    ],
+    out: Out,
+    as_json: AsJson = False,
+) -> None:
+    """Write published RoFormerV2 weights as a Hugging Face folder; every tensor must fit."""
+    from kexue_train.export.import_weights import import_weights as run  # noqa: PLC0415  # loads torch and transformers
+
+    with _progress("import-weights") as progress:
+        manifest = run(folder, out, progress=progress)
+    _report(out, manifest, as_json)
+
+
 @evaluate_app.command("mlm")
 def evaluate_mlm(
     model: Annotated[Path, typer.Argument(help="Exported model folder.")],

@@ -19,6 +19,7 @@ from kexue_train import cli, runtime
 
 COMMANDS = [
     "doctor", "corpus-from-docs", "shuffle", "verify", "tokenizer", "samples", "train", "export",
+    "import-weights",
     "evaluate", "evaluate mlm", "report", "pipeline",
 ]  # fmt: skip
 HEAVY = {"torch", "ray", "pyarrow", "datasets", "transformers", "tokenizers", "numpy", "prefect"}
@@ -204,7 +205,10 @@ def test_a_mistake_is_told_in_one_paragraph(command: str, words: list[str], here
     assert [word for word in words if word not in message] == [], message
 
 
-@pytest.mark.parametrize("command", ["export {0}/shards -o x", "evaluate mlm {0}/shards {0}/samples -o x.json"])
+@pytest.mark.parametrize(
+    "command",
+    ["export {0}/shards -o x", "import-weights {0}/shards -o x", "evaluate mlm {0}/shards {0}/samples -o x.json"],
+)
 def test_a_folder_of_another_stage_is_refused(command: str, made: Path, here: Path, refused: Kexue) -> None:
     assert refused(*command.format(made).split()).startswith(f"{made}/shards: ")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kexue_train import __version__
 from kexue_train.artifacts import Manifest
 from kexue_train.model import RoFormerV2Config
 
@@ -25,9 +26,10 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 model = AutoModelForMaskedLM.from_pretrained("PATH", trust_remote_code=True)
 ```
 
-`AutoModel`, `AutoModelForPreTraining` and `AutoModelForNextSentencePrediction` work alike; `trust_remote_code` runs the
-two files `modeling_roformer_v2.py` and `configuration_roformer_v2.py` of this folder. Next-sentence class 0 means "B
-follows A", class 1 "B is from another document".
+`AutoModel`, `AutoModelForPreTraining` and `AutoModelForNextSentencePrediction` work alike, and with a fresh head so do
+`...ForSequenceClassification`, `...ForTokenClassification`, `...ForQuestionAnswering` and `...ForMultipleChoice`.
+`trust_remote_code` runs the two files `modeling_roformer_v2.py` and `configuration_roformer_v2.py` of this folder.
+Next-sentence class 0 means "B follows A", class 1 "B is from another document".
 
 | | |
 |---|---|
@@ -37,6 +39,57 @@ follows A", class 1 "B is from another document".
 | optimizer | Tiger, lr {lr}, beta {beta}, weight decay {decay} |
 | seed | {seed} |
 """
+
+_IMPORT_CARD = """\
+---
+library_name: transformers
+pipeline_tag: fill-mask
+tags: [roformer_v2, masked-lm]
+---
+
+# RoFormerV2, {layers} layers, hidden size {hidden}
+
+Published weights in {form} form, imported with kexue_train {version}; every number is as published.
+
+```python
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+model = AutoModelForMaskedLM.from_pretrained("PATH", trust_remote_code=True)
+```
+
+{nsp}
+
+| | |
+|---|---|
+| layers · hidden · heads · feed-forward | {layers} · {hidden} · {heads} · {ffn} |
+| vocabulary | {vocab} WordPiece units |
+| longest sequence in training | {positions} tokens at most |
+"""
+_NO_NSP = """\
+**No next-sentence head.** The released models have none. `AutoModelForPreTraining` and
+`AutoModelForNextSentencePrediction` start with a fresh one, which transformers reports as newly initialized: train it
+before use.
+
+The released models were trained with segment 0 only, for pairs too: row 1 of their segment table is untrained, so call
+the tokenizer with `return_token_type_ids=False` unless you train the model further."""
+_NSP = 'Next-sentence class 0 means "B follows A", class 1 "B is from another document".'
+
+
+def write_import_card(folder: Path, form: str, config: RoFormerV2Config, *, has_nsp_head: bool) -> None:
+    """Write ``folder/README.md`` for weights that others trained; ``form`` says in whose files they were."""
+    card = _IMPORT_CARD.format(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        ffn=config.intermediate_size,
+        vocab=config.vocab_size,
+        positions=config.max_position_embeddings,
+        version=__version__,
+        form=form,
+        nsp=_NSP if has_nsp_head else _NO_NSP,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def write_model_card(folder: Path, checkpoint: Manifest, config: RoFormerV2Config) -> None:

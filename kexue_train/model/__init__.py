@@ -10,16 +10,24 @@ if TYPE_CHECKING:
     from kexue_train.model.configuration_roformer_v2 import RoFormerV2Config
     from kexue_train.model.modeling_roformer_v2 import (
         RoFormerV2ForMaskedLM,
+        RoFormerV2ForMultipleChoice,
         RoFormerV2ForNextSentencePrediction,
         RoFormerV2ForPreTraining,
+        RoFormerV2ForQuestionAnswering,
+        RoFormerV2ForSequenceClassification,
+        RoFormerV2ForTokenClassification,
         RoFormerV2Model,
     )
 
 __all__ = [
     "RoFormerV2Config",
     "RoFormerV2ForMaskedLM",
+    "RoFormerV2ForMultipleChoice",
     "RoFormerV2ForNextSentencePrediction",
     "RoFormerV2ForPreTraining",
+    "RoFormerV2ForQuestionAnswering",
+    "RoFormerV2ForSequenceClassification",
+    "RoFormerV2ForTokenClassification",
     "RoFormerV2Model",
 ]
 

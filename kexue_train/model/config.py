@@ -1,10 +1,12 @@
 """The ``model`` section: size and regularisation of the encoder. The vocabulary size comes from the tokenizer."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from kexue_train.config import Config
+
+Activation = Literal["relu", "gelu", "silu", "sigmoid", "tanh", "linear"]
 
 
 class ModelConfig(Config):
@@ -18,6 +20,15 @@ class ModelConfig(Config):
     """Attention heads; the head size hidden_size / num_attention_heads must be even (rotary positions turn pairs)."""
     intermediate_size: int = Field(default=3072, gt=0)
     """Width of the feed-forward layer."""
+    hidden_act: Literal["relu"] | tuple[Activation, Activation] = "relu"
+    """Feed-forward layer: "relu" as released, or two activations of a gated one, act1(x W1) · act2(x W2), such as
+    [gelu, linear]; with a third more weights at the same width."""
+    norm_placement: Literal["post", "pre"] = "post"
+    """"post": norm(x + F(x)), as released; "pre": x + F(norm(x)) and a norm before the heads, needs no warm-up but is
+    worse to fine-tune."""
+    init: Literal["depth_n", "depth_2n", "released", "arithmetic", "geometric", "quadratic"] = "depth_n"
+    """Variance of fresh weights: "depth_n" is 1 / (layers · fan-in), "depth_2n" half of it, "released" 1 / fan-in
+    (stable only with train.residual_ramp_steps); the last three take a mean of fan-in and fan-out for fan-in."""
     hidden_dropout_prob: float = Field(default=0.1, ge=0, lt=1)
     """Dropout of embeddings, branches and the MLM head's input."""
     attention_probs_dropout_prob: float = Field(default=0.1, ge=0, lt=1)

@@ -1,12 +1,59 @@
 """Hugging Face configuration of RoFormerV2. Copied into every exported folder; needs only transformers."""
 
+from __future__ import annotations
+
+import difflib
+import inspect
 from typing import Any
 
 from transformers import PretrainedConfig
 
+ACTIVATIONS = ("relu", "gelu", "silu", "sigmoid", "tanh", "linear")
+NORM_PLACEMENTS = ("post", "pre")
+INITS = ("depth_n", "depth_2n", "released", "arithmetic", "geometric", "quadratic")
+
+# Facts of the architecture that JunnYu/RoFormer_pytorch has as options; written so that it, too, reads our folders.
+_FIXED = {"norm_type": "rms_norm", "use_bias": False, "rotary_value": False}
+# What transformers takes beside the attributes of an empty configuration.
+_COMMON = {
+    "attn_implementation",
+    "auto_map",
+    "dtype",
+    "num_labels",
+    "output_attentions",
+    "tokenizer_class",
+    "torch_dtype",
+}
+
 
 class RoFormerV2Config(PretrainedConfig):
-    """Configuration of RoFormerV2; defaults are the released base size."""
+    """Configuration of RoFormerV2; defaults are the released base size.
+
+    Args:
+        vocab_size: Rows of the word table.
+        hidden_size: Width of the residual stream; a multiple of twice the number of heads.
+        num_hidden_layers: Transformer layers.
+        num_attention_heads: Attention heads.
+        intermediate_size: Width of the feed-forward layer.
+        hidden_act: ``"relu"``, or two names of ``ACTIVATIONS`` for a gated layer act₁(x W₁) · act₂(x W₂).
+        hidden_dropout_prob: Dropout of embeddings, branches and heads.
+        attention_probs_dropout_prob: Dropout of attention probabilities.
+        max_position_embeddings: Longest sequence in training; longer ones are computed, with a warning.
+        type_vocab_size: Segments.
+        layer_norm_eps: Added to the mean square in every norm.
+        rotary_base: The base of the rotary frequencies.
+        norm_placement: ``"post"``: Norm(x + F(x)), as released; ``"pre"``: x + F(Norm(x)) and a last norm.
+        init: Size of fresh weights, see ``RoFormerV2PreTrainedModel``.
+        attention_window: In sequences of more tokens than this, a token sees only those at most half of it away.
+        log_n_scale: Attention scores of a token that sees n are multiplied by log(max(n, 16)) / log(log_n_scale).
+        pad_token_id: The padding token.
+        tie_word_embeddings: The word head is the word table.
+        embedding_size: None, or hidden_size.
+        **kwargs: What every Hugging Face configuration takes, such as ``num_labels``.
+
+    Raises:
+        ValueError: If a value is not allowed, or an option unknown (what a config.json has beyond these is kept).
+    """
 
     model_type = "roformer_v2"
 
@@ -17,15 +64,20 @@ class RoFormerV2Config(PretrainedConfig):
         num_hidden_layers: int = 12,
         num_attention_heads: int = 12,
         intermediate_size: int = 3072,
-        hidden_act: str = "relu",
+        hidden_act: str | list[str] = "relu",
         hidden_dropout_prob: float = 0.1,
         attention_probs_dropout_prob: float = 0.1,
         max_position_embeddings: int = 512,
         type_vocab_size: int = 2,
         layer_norm_eps: float = 1e-12,
         rotary_base: float = 10000.0,
+        norm_placement: str = "post",
+        init: str = "depth_n",
+        attention_window: int | None = None,
+        log_n_scale: int | None = None,
         pad_token_id: int = 0,
         tie_word_embeddings: bool = True,
+        embedding_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         self.vocab_size = vocab_size
@@ -33,11 +85,85 @@ class RoFormerV2Config(PretrainedConfig):
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
         self.intermediate_size = intermediate_size
-        self.hidden_act = hidden_act
+        self.hidden_act = hidden_act if isinstance(hidden_act, str) else list(hidden_act)
         self.hidden_dropout_prob = hidden_dropout_prob
         self.attention_probs_dropout_prob = attention_probs_dropout_prob
         self.max_position_embeddings = max_position_embeddings
         self.type_vocab_size = type_vocab_size
         self.layer_norm_eps = layer_norm_eps
         self.rotary_base = rotary_base
+        self.norm_placement = norm_placement
+        self.init = init
+        self.attention_window = attention_window
+        self.log_n_scale = log_n_scale
+        self.embedding_size = hidden_size if embedding_size is None else embedding_size
+        for name, value in _FIXED.items():
+            setattr(self, name, kwargs.pop(name, value))
+        if "transformers_version" not in kwargs:  # a dictionary read from a file may hold what others have added
+            _refuse_unknown(kwargs)
+        self.check_options()
         super().__init__(pad_token_id=pad_token_id, tie_word_embeddings=tie_word_embeddings, **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; refuses the configuration of another model.
+
+        Raises:
+            ValueError: If it is of another model type, or of a RoFormer that is not version 2.
+        """
+        found = config_dict.get("model_type", cls.model_type)
+        # JunnYu/RoFormer_pytorch calls both versions "roformer"; the other keys tell them apart.
+        is_version_2 = config_dict.get("norm_type") == "rms_norm" and config_dict.get("use_bias") is False
+        if found != cls.model_type and not (found == "roformer" and is_version_2):
+            version_1 = " version 1, with layer norms and biases" if found == "roformer" else ""
+            raise ValueError(
+                f"the configuration is of model_type={found!r}{version_1}; {cls.__name__} reads {cls.model_type!r}, "
+                "and 'roformer' with norm_type='rms_norm' and use_bias=false. Use AutoModel, or give another folder"
+            )
+        return super().from_dict(
+            {"transformers_version": None} | config_dict | {"model_type": cls.model_type}, **kwargs
+        )
+
+    def check_options(self) -> None:
+        """Refuse values that this architecture does not have.
+
+        Raises:
+            ValueError: With the option, its value and what is allowed.
+        """
+        act, heads, width = self.hidden_act, self.num_attention_heads, self.hidden_size
+        gated = isinstance(act, list) and len(act) == 2 and all(name in ACTIVATIONS for name in act)
+        if act != "relu" and not gated:
+            raise ValueError(
+                f"hidden_act={act!r}: RoFormerV2 uses 'relu'; for a gated layer give a list of two of "
+                f"{', '.join(ACTIVATIONS)}, such as ['gelu', 'linear']"
+            )
+        for name, allowed in (("norm_placement", NORM_PLACEMENTS), ("init", INITS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(allowed)}")
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+            if not _is_number(getattr(self, name), at_least=1):
+                raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number of at least 1")
+        if width % heads or width // heads % 2:
+            raise ValueError(
+                f"hidden_size={width} does not divide into num_attention_heads={heads} heads of an even size; choose "
+                "hidden_size as a multiple of twice the number of heads"
+            )
+        for name in ("attention_window", "log_n_scale"):
+            if getattr(self, name) is not None and not _is_number(getattr(self, name), at_least=2):
+                raise ValueError(f"{name}={getattr(self, name)!r}: give None or a whole number of at least 2")
+        for name, value in (_FIXED | {"embedding_size": width}).items():
+            if getattr(self, name) != value:
+                raise ValueError(f"{name}={getattr(self, name)!r}: this model has {name}={value!r} only")
+
+
+def _is_number(value: object, *, at_least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+
+
+def _refuse_unknown(options: dict[str, Any]) -> None:
+    common = _COMMON | vars(PretrainedConfig()).keys() | set(dir(PretrainedConfig))
+    for name in options.keys() - common:
+        own = [key for key in inspect.signature(RoFormerV2Config.__init__).parameters if key not in ("self", "kwargs")]
+        near = difflib.get_close_matches(name, own, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(own)}"
+        raise ValueError(f"RoFormerV2Config has no option {name!r}; {hint}")

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from kexue_train.model import configuration_roformer_v2, modeling_roformer_v2
 from kexue_train.model.config import ModelConfig
 from kexue_train.model.configuration_roformer_v2 import RoFormerV2Config
-from kexue_train.model.modeling_roformer_v2 import RoFormerV2ForPreTraining
+from kexue_train.model.modeling_roformer_v2 import RoFormerV2ForMaskedLM, RoFormerV2ForPreTraining
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 VOCAB_MULTIPLE = 128
@@ -21,6 +21,10 @@ _AUTO_MAP = {
     "AutoModelForPreTraining": "modeling_roformer_v2.RoFormerV2ForPreTraining",
     "AutoModelForMaskedLM": "modeling_roformer_v2.RoFormerV2ForMaskedLM",
     "AutoModelForNextSentencePrediction": "modeling_roformer_v2.RoFormerV2ForNextSentencePrediction",
+    "AutoModelForSequenceClassification": "modeling_roformer_v2.RoFormerV2ForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_roformer_v2.RoFormerV2ForTokenClassification",
+    "AutoModelForQuestionAnswering": "modeling_roformer_v2.RoFormerV2ForQuestionAnswering",
+    "AutoModelForMultipleChoice": "modeling_roformer_v2.RoFormerV2ForMultipleChoice",
 }
 
 
@@ -42,7 +46,9 @@ def build_hf_config(config: ModelConfig, vocab_size: int) -> RoFormerV2Config:
     return hf_config
 
 
-def write_hf_folder(model: RoFormerV2ForPreTraining, folder: Path, tokenizer: Path) -> None:
+def write_hf_folder(
+    model: RoFormerV2ForPreTraining | RoFormerV2ForMaskedLM, folder: Path, tokenizer: Path | None
+) -> None:
     """Write configuration, weights (tied ones once), modelling code and the tokenizer's files into ``folder``."""
     config = model.config.to_dict() | {"auto_map": _AUTO_MAP, "architectures": [type(model).__name__]}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -55,5 +61,5 @@ def write_hf_folder(model: RoFormerV2ForPreTraining, folder: Path, tokenizer: Pa
         source = Path(str(module.__file__))
         shutil.copyfile(source, folder / source.name)
     for name in TOKENIZER_FILES:
-        if (tokenizer / name).exists():
+        if tokenizer and (tokenizer / name).exists():
             shutil.copyfile(tokenizer / name, folder / name)

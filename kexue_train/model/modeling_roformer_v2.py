@@ -12,36 +12,101 @@ Source: https://kexue.fm/archives/8998 and bert4keras ``RoFormerV2``; parameter 
 
 from __future__ import annotations
 
+import importlib
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, NextSentencePredictorOutput
-from transformers.utils import ModelOutput
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+    NextSentencePredictorOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.utils import ModelOutput, logging
 
 from .configuration_roformer_v2 import RoFormerV2Config
+
+logger = logging.get_logger(__name__)
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "linear": nn.Identity(),
+}
 
 # A normal cut at ±2σ has 0.7737 of the variance; this factor gives it back. Source: kexue.fm/archives/8620.
 _TRUNCATION = 1.13684723
 
 
-def rotary_table(position_ids: Tensor, head_size: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotation, fp32, each [B, 1, S, D/2]; angle i is position · base^(-2i/D)."""
+def rotary_table(position_ids: Tensor, head_size: int, base: float) -> Tensor:
+    """(cos, sin) of the rotations, fp32 [B, S, 1, D/2, 2]; angle i is position · base^(-2i/D)."""
     # An fp32 angle is off by 2e-5 at position 500, more than everything else in the forward pass; MPS has no fp64.
     wide = torch.float32 if position_ids.device.type == "mps" else torch.float64
     exponent = torch.arange(0, head_size, 2, dtype=wide, device=position_ids.device) / head_size
-    angles = position_ids[:, None, :, None].to(wide) * base**-exponent
-    return angles.cos().float(), angles.sin().float()
+    angles = position_ids[:, :, None, None].to(wide) * base**-exponent
+    return torch.stack((angles.cos(), angles.sin()), -1).float()
 
 
-def apply_rope(x_BHSD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:  # noqa: N803  # shape suffix
-    """Rotate each pair (2i, 2i+1) of the last dimension; same shape and dtype."""
-    cos, sin = rotary
-    even, odd = x_BHSD[..., 0::2].float(), x_BHSD[..., 1::2].float()
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x_BHSD.dtype)
+def apply_rope(x_BSHD: Tensor, rotary: Tensor) -> Tensor:  # noqa: N803  # shape suffix
+    """Rotate each pair (2i, 2i+1) of the last dimension in fp32 or wider; same shape and dtype."""
+    pairs = _widen(x_BSHD).reshape(*x_BSHD.shape[:-1], -1, 2)
+    if _is_traced() or x_BSHD.device.type == "mps":
+        (even, odd), (cos, sin) = pairs.unbind(-1), rotary.unbind(-1)
+        turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1)
+    else:  # one kernel that reads pairs in place, on a CPU ten times as fast; compilers have no complex numbers
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotary))
+    return turned.flatten(-2).to(x_BSHD.dtype)
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _is_traced() -> bool:
+    """Whether a compiler or an exporter records the operations, so that nothing may depend on values."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # the latter: ONNX, torch.jit
+
+
+class LongInput(NamedTuple):
+    """What attention does with inputs longer than those of training. Source: kexue.fm/archives/9431 and 8823."""
+
+    sequence_ids: Tensor
+    """[B, S]; tokens with equal numbers see each other."""
+    window: int | None
+    """In sequences of more tokens, a token sees only those at most window // 2 away."""
+    log_n_scale: int | None
+    """Scores of a query that sees n keys are multiplied by log(max(n, 16)) / log(log_n_scale)."""
+
+
+class Visibility(NamedTuple):
+    """Which tokens see which, worked out once per forward for all layers; with no field set, all see all.
+
+    ``lengths`` and ``starts`` cut rows into sequences that see only themselves, without any [S, S] mask.
+    """
+
+    mask: Tensor | None = None
+    """Boolean, True where a query may see a key: [B, 1, S, S] for packed rows, [B, 1, 1, S] for padded ones."""
+    lengths: list[int] | None = None
+    """Of all sequences (runs of padding too) through all rows; they sum to B·S."""
+    starts: Tensor | None = None
+    """First slots of the same sequences, then B·S: int32 [n + 1], on the device of the model."""
+    long: LongInput | None = None
+    """The options for inputs longer than the training's, in place of the above."""
+    probabilities: list[Tensor] | None = None
+    """Where eager attention puts its probabilities [B, H, S, S], layer by layer."""
 
 
 def attention_mask_of(sequence_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:
@@ -53,9 +118,29 @@ def attention_mask_of(sequence_ids: Tensor | None, attention_mask: Tensor | None
     """
     if sequence_ids is not None:
         return (sequence_ids[:, None, :, None] == sequence_ids[:, None, None, :]).contiguous()
-    if attention_mask is None or bool(attention_mask.all()):
+    if attention_mask is None or (not _is_traced() and bool(attention_mask.all())):
         return None
-    return attention_mask[:, None, None, :].bool()
+    mask = attention_mask[:, None, None, :].bool()
+    return mask | ~mask.any(-1, keepdim=True)  # a row of padding sees itself, or it would not be a number
+
+
+def sequence_starts(sequence_ids: Tensor) -> Tensor | None:
+    """First slots, counted through all rows, of the runs of equal numbers in [B, S], then B·S; int64 [n + 1].
+
+    None if a number comes back after another one: such sequences are no runs, and only a mask can describe them.
+    """
+    rows, slots = sequence_ids.shape
+    begins = torch.ones_like(sequence_ids, dtype=torch.bool)
+    begins[:, 1:] = sequence_ids[:, 1:] != sequence_ids[:, :-1]
+    ordered = sequence_ids.sort(1).values
+    num_sequences = (ordered[:, 1:] != ordered[:, :-1]).sum() + rows
+    starts = begins.flatten().nonzero().flatten()
+    return F.pad(starts, (0, 1), value=rows * slots) if len(starts) == num_sequences else None
+
+
+def _in_few_sizes(starts: Tensor) -> Tensor:
+    """With empty sequences at the end up to a multiple of 256, so that compiled layers see few shapes."""
+    return torch.cat((starts, starts[-1].expand(-len(starts) % 256)))
 
 
 class RMSNorm(nn.Module):
@@ -67,7 +152,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and dtype."""
-        return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype)
+        return F.rms_norm(_widen(x), x.shape[-1:], eps=self.eps).to(x.dtype)
 
 
 class RoFormerV2Embeddings(nn.Module):
@@ -91,29 +176,107 @@ class RoFormerV2SelfAttention(nn.Module):
 
     def __init__(self, config: RoFormerV2Config) -> None:
         super().__init__()
+        self.config = config
         self.num_heads = config.num_attention_heads
         self.dropout = config.attention_probs_dropout_prob
-        self.eager = getattr(config, "_attn_implementation", "sdpa") == "eager"
         self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        """[B, S, E] -> [B, S, E]; ``mask`` is True where a query may see a key."""
+    def forward(self, x: Tensor, rotary: Tensor, seen: Visibility) -> Tensor:
+        """[B, S, E] -> [B, S, E]."""
         split = (*x.shape[:2], self.num_heads, -1)
-        q, k, v = (linear(x).view(split).transpose(1, 2) for linear in (self.query, self.key, self.value))
+        q, k, v = (linear(x).view(split) for linear in (self.query, self.key, self.value))
         q, k = apply_rope(q, rotary), apply_rope(k, rotary)
-        dropout = self.dropout if self.training else 0.0
-        attend = eager_attention if self.eager else F.scaled_dot_product_attention
-        return attend(q, k, v, attn_mask=mask, dropout_p=dropout).transpose(1, 2).flatten(2)
+        kernel = attention_kernel(self.config._attn_implementation, seen)
+        return kernel(q, k, v, seen, self.dropout if self.training else 0.0).flatten(2)
 
 
-def eager_attention(q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor | None, dropout_p: float) -> Tensor:
-    """Attention with the [S, S] probabilities written out; the reference for the fused kernels."""
-    scores = (q.float() @ k.float().transpose(-1, -2)) * q.shape[-1] ** -0.5
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, float("-inf"))
-    return F.dropout(scores.softmax(-1), dropout_p).to(v.dtype) @ v
+_Kernel = Callable[[Tensor, Tensor, Tensor, Visibility, float], Tensor]  # q, k, v and the result are [B, S, H, D]
+
+
+def attention_kernel(implementation: str | None, seen: Visibility) -> _Kernel:
+    """The fastest way to attend that ``seen`` was made for; all give the same numbers up to rounding."""
+    if seen.long is not None:
+        return partial(long_attention, attend=eager_attention if implementation == "eager" else masked_attention)
+    if seen.starts is not None:
+        return flash_attn_attention if implementation == "flash_attention_2" else varlen_attention
+    if seen.lengths is not None:
+        return sequence_attention
+    return eager_attention if implementation == "eager" else masked_attention
+
+
+def eager_attention(q: Tensor, k: Tensor, v: Tensor, seen: Visibility, dropout: float) -> Tensor:
+    """Attention with the [S, S] probabilities written out; the reference for the others."""
+    q, k, v_BHSD = (x.transpose(1, 2) for x in (q, k, v))  # noqa: N806  # shape suffix
+    scores = (_widen(q) @ _widen(k).transpose(-1, -2)) * q.shape[-1] ** -0.5
+    if seen.mask is not None:
+        scores = scores.masked_fill(~seen.mask, float("-inf"))
+    probabilities = scores.softmax(-1)
+    if seen.probabilities is not None:
+        seen.probabilities.append(probabilities)
+    return (F.dropout(probabilities, dropout).to(v.dtype) @ v_BHSD).transpose(1, 2)
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, seen: Visibility, dropout: float) -> Tensor:
+    """One fused call for all rows, with a mask if there is one."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen.mask, dropout_p=dropout).transpose(1, 2)
+
+
+def long_attention(q: Tensor, k: Tensor, v: Tensor, seen: Visibility, dropout: float, *, attend: _Kernel) -> Tensor:
+    """Blocks of queries against the keys around them, so that time and memory grow with S · window."""
+    assert seen.long is not None  # that is what this kernel is chosen for
+    (ids, window, log_n_scale), slots = seen.long, q.shape[1]
+    counts = ids.new_zeros(len(ids), slots + 1).scatter_add_(1, ids, torch.ones_like(ids))
+    sizes = counts.gather(1, ids)
+    place, block, attended = torch.arange(slots, device=q.device), window or slots, []
+    for start in range(0, slots, block):
+        mine, around = slice(start, start + block), slice(max(0, start - block), start + 2 * block)
+        mask = ids[:, mine, None] == ids[:, None, around]
+        if window:
+            is_near = (place[mine, None] - place[around]).abs() <= window // 2
+            mask &= is_near | (sizes[:, mine, None] <= window)
+        queries = q[:, mine]
+        if log_n_scale:
+            scale = mask.sum(-1).clamp(min=16).log() / math.log(log_n_scale)
+            queries = queries * scale[:, :, None, None].to(q.dtype)
+        attended.append(attend(queries, k[:, around], v[:, around], Visibility(mask=mask[:, None]), dropout))
+    return torch.cat(attended, 1)
+
+
+def sequence_attention(q: Tensor, k: Tensor, v: Tensor, seen: Visibility, dropout: float) -> Tensor:
+    """One fused call per sequence, for CPUs, where calls cost little and a mask saves no work.
+
+    Always fp32: without bf16 units the bf16 kernel's backward takes ten times as long.
+    """
+    assert seen.lengths is not None  # that is what this kernel is chosen for
+    with torch.autocast("cpu", enabled=False):
+        sequences = zip(*(torch.split(_widen(x).flatten(0, 1), seen.lengths) for x in (q, k, v)), strict=True)
+        attended = [_attend_to_all(*qkv, dropout=dropout) for qkv in sequences]
+        return torch.cat(attended).view(q.shape).to(v.dtype)
+
+
+def _attend_to_all(q: Tensor, k: Tensor, v: Tensor, *, dropout: float) -> Tensor:
+    """One sequence, [length, H, D] each."""
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)[0].transpose(0, 1)
+
+
+def varlen_attention(q: Tensor, k: Tensor, v: Tensor, seen: Visibility, dropout: float) -> Tensor:
+    """All sequences in one call of torch's own flash kernel (CUDA, half precision)."""
+    # The operator under torch.nn.attention.varlen, which fixes dropout at 0. The row length as the longest sequence
+    # keeps shapes static; blocks beyond a sequence's end return at once.
+    packed, longest = [x.flatten(0, 1) for x in (q, k, v)], q.shape[1]
+    flash = torch.ops.aten._flash_attention_forward
+    return flash(*packed, seen.starts, seen.starts, longest, longest, dropout, False, False)[0].view(q.shape)
+
+
+def flash_attn_attention(q: Tensor, k: Tensor, v: Tensor, seen: Visibility, dropout: float) -> Tensor:
+    """The same with the package flash_attn."""
+    packed, longest = [x.flatten(0, 1) for x in (q, k, v)], q.shape[1]
+    flash = importlib.import_module("flash_attn").flash_attn_varlen_func  # a plain import would bind every export to it
+    return flash(*packed, seen.starts, seen.starts, longest, longest, dropout_p=dropout).view(q.shape)
 
 
 class _Attention(nn.Module):
@@ -124,8 +287,8 @@ class _Attention(nn.Module):
         self.self = RoFormerV2SelfAttention(config)
         self.output = _Projection(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        return self.output(self.self(x, rotary, mask))
+    def forward(self, x: Tensor, rotary: Tensor, seen: Visibility) -> Tensor:
+        return self.output(self.self(x, rotary, seen))
 
 
 class _Projection(nn.Module):
@@ -139,23 +302,76 @@ class _Projection(nn.Module):
         return self.dense(x)
 
 
-class RoFormerV2Layer(nn.Module):
-    """Attention and feed-forward, each followed by dropout, residual and norm."""
+class _Intermediate(nn.Module):
+    """relu(x W), or act₁(x W₁) · act₂(x W₂) of a gated layer, as bert4keras does it; without biases."""
 
     def __init__(self, config: RoFormerV2Config) -> None:
         super().__init__()
-        if config.hidden_act != "relu":
-            raise ValueError(f"hidden_act={config.hidden_act!r}: RoFormerV2 uses 'relu'")
+        first, *second = [config.hidden_act] if isinstance(config.hidden_act, str) else config.hidden_act
+        self.activation = _ACTIVATIONS[first]
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.is_gated = bool(second)
+        if self.is_gated:
+            self.activation_2 = _ACTIVATIONS[second[0]]
+            self.dense_2 = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.activation(self.dense(x))
+        return inner * self.activation_2(self.dense_2(x)) if self.is_gated else inner
+
+
+class RoFormerV2Layer(nn.Module):
+    """Attention and feed-forward F, each with dropout, residual and norm: Norm(x + F(x)), or x + F(Norm(x))."""
+
+    residual_scale: Tensor | None
+
+    def __init__(self, config: RoFormerV2Config) -> None:
+        super().__init__()
+        self.is_pre_norm = config.norm_placement == "pre"
+        self.register_buffer("residual_scale", None, persistent=False)
         self.attention = _Attention(config)
-        self.intermediate = _Projection(config.hidden_size, config.intermediate_size)
+        self.intermediate = _Intermediate(config)
         self.output = _Projection(config.intermediate_size, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.norm = RMSNorm(config.layer_norm_eps)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor, seen: Visibility) -> Tensor:
         """[B, S, E] -> [B, S, E]."""
-        x = self.norm(x + self.dropout(self.attention(x, rotary, mask)))
-        return self.norm(x + self.dropout(self.output(F.relu(self.intermediate(x)))))
+        if self.is_pre_norm:
+            x = x + self._branch(self.attention(self.norm(x), rotary, seen))
+            return x + self._branch(self.output(self.intermediate(self.norm(x))))
+        x = self.norm(x + self._branch(self.attention(x, rotary, seen)))
+        return self.norm(x + self._branch(self.output(self.intermediate(x))))
+
+    def _branch(self, y: Tensor) -> Tensor:
+        y = self.dropout(y)
+        return y if self.residual_scale is None else y * self.residual_scale
+
+
+def set_residual_scale(model: nn.Module, alpha: float) -> None:
+    """Let every layer of ``model`` compute Norm(x + alpha F(x)) from now on; 1 is the plain model, bit for bit.
+
+    A device of training, no part of the model: it is neither saved nor loaded. At 0 the branches get no gradient.
+
+    Args:
+        model: Any model of this file, or a module around one.
+        alpha: From 0 to 1.
+
+    Raises:
+        ValueError: If alpha is out of range.
+
+    Source: https://kexue.fm/archives/8998 and https://kexue.fm/archives/8620.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha!r}: the residual scale goes from 0 to 1")
+    for layer in model.modules():
+        if isinstance(layer, RoFormerV2Layer):
+            if alpha == 1:
+                layer.residual_scale = None
+            elif layer.residual_scale is None:
+                layer.residual_scale = torch.tensor(alpha, device=layer.output.dense.weight.device)
+            else:  # the same tensor, so that compiled code stays valid
+                layer.residual_scale.fill_(alpha)
 
 
 class _Encoder(nn.Module):
@@ -167,25 +383,58 @@ class _Encoder(nn.Module):
 
 
 class RoFormerV2PreTrainedModel(PreTrainedModel):
-    """Initialisation by role and the Hugging Face conventions."""
+    """Initialisation by role and the Hugging Face conventions.
+
+    Fresh weights are normal, cut at ±2σ, with a true variance of 1 / (depth · fan). ``config.init`` chooses, for N
+    layers and a kernel that reads m numbers and writes n (a table's fan is always its width):
+
+    * ``depth_n``: depth N, fan m; ``depth_2n``: depth 2N; ``released``: depth 1, as the published weights started,
+      which needs ``set_residual_scale`` at first;
+    * ``arithmetic``: depth N, fan (m + n) / 2; ``geometric``: √(m n); ``quadratic``: (m² + n²) / (m + n).
+
+    Source: https://kexue.fm/archives/8620, 8978 and 8725.
+    """
 
     config_class = RoFormerV2Config
     base_model_prefix = "roformer"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _supports_flash_attn = True
+    accepts_loss_kwargs = False  # the losses are means over a batch
     _no_split_modules = ["RoFormerV2Layer"]  # noqa: RUF012  # the form transformers expects
     # The released files carry the table of sines and cosines; here it is computed.
     _keys_to_ignore_on_load_unexpected = [r"encoder\.embed_positions\.weight"]  # noqa: RUF012
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """Normal cut at ±2σ with true std N^(-1/2)/sqrt(fan-in); tables use their width as fan.
+    def __init__(self, config: RoFormerV2Config) -> None:
+        if getattr(config, "model_type", None) != RoFormerV2Config.model_type:
+            raise TypeError(f"{type(self).__name__} needs a RoFormerV2Config, not {type(config).__name__}")
+        config.check_options()
+        super().__init__(config)
 
-        Source: https://kexue.fm/archives/8620.
-        """
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True  # the kernel is chosen in every forward; transformers guesses from the source
+
+    def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
-            fan = module.in_features if isinstance(module, nn.Linear) else module.embedding_dim
-            std = _TRUNCATION * (self.config.num_hidden_layers * fan) ** -0.5
+            num_layers = self.config.num_hidden_layers
+            depth = {"released": 1, "depth_2n": 2 * num_layers}.get(self.config.init, num_layers)
+            std = _TRUNCATION * (depth * self._fan(module)) ** -0.5
             nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def _fan(self, module: nn.Linear | nn.Embedding) -> float:
+        if isinstance(module, nn.Embedding):
+            return module.embedding_dim
+        m, n = module.in_features, module.out_features
+        means = {"arithmetic": (m + n) / 2, "geometric": (m * n) ** 0.5, "quadratic": (m * m + n * n) / (m + n)}
+        return means.get(self.config.init, m)
+
+    def _returned(self, output: ModelOutput, return_dict: bool | None) -> Any:
+        """The output, or its tuple where the caller or the configuration asks for that."""
+        wanted = self.config.return_dict if return_dict is None else return_dict
+        return output if wanted else output.to_tuple()
 
 
 class RoFormerV2Model(RoFormerV2PreTrainedModel):
@@ -195,7 +444,9 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
         super().__init__(config)
         self.embeddings = RoFormerV2Embeddings(config)
         self.encoder = _Encoder(config)
+        self.norm = RMSNorm(config.layer_norm_eps)
         self.gradient_checkpointing = False
+        self.recompute_every = 1  # with gradient checkpointing: layers 0, n, 2n... are computed again
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -215,8 +466,8 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
         inputs_embeds: Tensor | None = None,
         sequence_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
-        **_: Any,
     ) -> BaseModelOutput | tuple[Tensor, ...]:
         """Encode [B, S] tokens into ``last_hidden_state`` [B, S, E].
 
@@ -229,11 +480,19 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
             sequence_ids: [B, S] of a packed row: attention stays inside equal numbers; replaces
                 ``attention_mask``.
             output_hidden_states: Also return the embedding output and every layer's output.
+            output_attentions: Also return every layer's probabilities [B, H, S, S], with
+                ``attn_implementation="eager"`` only.
             return_dict: False returns a tuple.
         """
-        given = input_ids if input_ids is not None else inputs_embeds
-        if given is None:
-            raise ValueError("give input_ids or inputs_embeds")
+        given = check_inputs(
+            self.config,
+            input_ids,
+            inputs_embeds,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            sequence_ids=sequence_ids,
+        )
         shape, device = given.shape[:2], given.device
         if token_type_ids is None:
             token_type_ids = torch.zeros(shape, dtype=torch.long, device=device)
@@ -242,19 +501,130 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
         rotary = rotary_table(
             position_ids, self.config.hidden_size // self.config.num_attention_heads, self.config.rotary_base
         )
-        mask = attention_mask_of(sequence_ids, attention_mask)
         x = self.embeddings(input_ids, token_type_ids, inputs_embeds)
+        seen = self._visibility(sequence_ids, attention_mask, shape)
+        if self.config.output_attentions if output_attentions is None else output_attentions:
+            seen = self._recorded(seen)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         states = [x]
-        for layer in self.encoder.layer:
-            if self.gradient_checkpointing and self.training:
-                x = self._gradient_checkpointing_func(layer.__call__, x, rotary, mask)
+        for number, layer in enumerate(self.encoder.layer):
+            if self.gradient_checkpointing and self.training and number % self.recompute_every == 0:
+                x = self._gradient_checkpointing_func(layer.__call__, x, rotary, seen)
             else:
-                x = layer(x, rotary, mask)
+                x = layer(x, rotary, seen)
             if wanted:
                 states.append(x)
-        output = BaseModelOutput(last_hidden_state=x, hidden_states=tuple(states) if wanted else None)
-        return output if return_dict is not False else output.to_tuple()
+        if self.config.norm_placement == "pre":
+            x = states[-1] = self.norm(x)
+        output = BaseModelOutput(
+            last_hidden_state=x,
+            hidden_states=tuple(states) if wanted else None,
+            attentions=tuple(seen.probabilities) if seen.probabilities is not None else None,
+        )
+        return self._returned(output, return_dict)
+
+    def _recorded(self, seen: Visibility) -> Visibility:
+        if self.config._attn_implementation != "eager" or seen.long is not None:
+            raise ValueError(
+                f"output_attentions with attn_implementation={self.config._attn_implementation!r}, "
+                f"attention_window={self.config.attention_window}, log_n_scale={self.config.log_n_scale}: no kernel "
+                "keeps the probabilities but the plain eager one; load the model with attn_implementation='eager' and "
+                "without options for long inputs"
+            )
+        return seen._replace(probabilities=[])
+
+    def _visibility(self, sequence_ids: Tensor | None, attention_mask: Tensor | None, shape: torch.Size) -> Visibility:
+        """Sequences where a kernel for them exists, else a mask; packed rows on a GPU cost one wait for it."""
+        implementation, window, log_n_scale = (
+            self.config._attn_implementation,
+            self.config.attention_window,
+            self.config.log_n_scale,
+        )
+        if log_n_scale or (window and shape[1] > window):
+            ids = attention_mask if sequence_ids is None else sequence_ids  # padding is one more sequence
+            ids = torch.ones(shape, device=self.device) if ids is None else ids
+            return Visibility(long=LongInput(ids.long(), window, log_n_scale))
+        if implementation == "flash_attention_2" and sequence_ids is None and attention_mask is not None:
+            sequence_ids = attention_mask  # padding is one more sequence
+        if implementation != "eager" and sequence_ids is not None and not _is_traced():
+            takes_starts = implementation == "flash_attention_2" or self._has_varlen_kernel()
+            # Lengths are numbers of the program: compiled layers would be compiled anew for every batch.
+            takes_lengths = sequence_ids.device.type == "cpu" and self.encoder.layer[0]._compiled_call_impl is None
+            starts = sequence_starts(sequence_ids) if takes_starts or takes_lengths else None
+            if starts is not None and takes_starts:
+                return Visibility(starts=_in_few_sizes(starts).int())
+            if starts is not None:
+                return Visibility(lengths=starts.diff().tolist())
+        return Visibility(mask=attention_mask_of(sequence_ids, attention_mask))
+
+    def _has_varlen_kernel(self) -> bool:
+        weight = self.embeddings.word_embeddings.weight
+        if weight.device.type != "cuda" or torch.cuda.get_device_capability(weight.device) < (8, 0):
+            return False
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else weight.dtype
+        head_size = self.config.hidden_size // self.config.num_attention_heads
+        return dtype in (torch.float16, torch.bfloat16) and head_size % 8 == 0 and head_size <= 256
+
+
+def check_inputs(
+    config: RoFormerV2Config, input_ids: Tensor | None, inputs_embeds: Tensor | None, **per_slot: Tensor | None
+) -> Tensor:
+    """The one of ``input_ids`` and ``inputs_embeds`` that was given; refuses tensors that cannot be meant, by name.
+
+    Values are looked at on the CPU only: elsewhere that would wait for the device.
+
+    Raises:
+        TypeError: If a dtype is wrong.
+        ValueError: If a shape is wrong or a number out of range.
+    """
+    given = input_ids if inputs_embeds is None else inputs_embeds
+    if given is None or (input_ids is not None and inputs_embeds is not None):
+        raise ValueError("give input_ids or inputs_embeds, one of the two")
+    if _is_traced():  # what is traced cannot depend on values
+        return given
+    if inputs_embeds is not None and (inputs_embeds.ndim, inputs_embeds.shape[-1]) != (3, config.hidden_size):
+        raise ValueError(f"inputs_embeds has shape {_shape(given)}; expected [rows, slots, {config.hidden_size}]")
+    if given.ndim != (2 if inputs_embeds is None else 3) or given.shape[1] == 0:
+        raise ValueError(f"input_ids has shape {_shape(given)}; expected [rows, slots] with at least one slot")
+    rows, slots = given.shape[:2]
+    limits = {"input_ids": config.vocab_size, "token_type_ids": config.type_vocab_size, "attention_mask": 2}
+    if per_slot["sequence_ids"] is not None:
+        limits["sequence_ids"] = slots + 1
+    for name, value in {"input_ids": input_ids, **per_slot}.items():
+        if value is None:
+            continue
+        if name != "attention_mask" and value.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"{name} is of {value.dtype}; expected torch.int64 or torch.int32")
+        allowed = [(rows, slots), (1, slots)] if name == "position_ids" else [(rows, slots)]
+        if value.shape not in allowed:
+            raise ValueError(f"{name} has shape {_shape(value)}; expected [rows, slots] = {list(allowed[0])}")
+        if value.device.type == "cpu" and value.numel():
+            _check_range(name, value, limits.get(name))
+    is_packed = per_slot["sequence_ids"] is not None
+    if slots > config.max_position_embeddings and not (is_packed or config.attention_window):
+        logger.warning_once(
+            f"input longer than max_position_embeddings={config.max_position_embeddings}, the longest in training: it "
+            "is computed, but expect worse results; attention_window and log_n_scale of the configuration help"
+        )
+    return given
+
+
+def _check_range(name: str, value: Tensor, limit: int | None) -> None:
+    low, high = value.min().item(), value.max().item()
+    if low < 0 or (limit is not None and high >= limit):
+        upper = f"to {limit - 1}" if limit is not None else "upwards"
+        raise ValueError(f"{name} goes from {low} to {high}; allowed are numbers from 0 {upper}")
+
+
+def _shape(tensor: Tensor) -> list[int]:
+    return list(tensor.shape)
+
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the labels [...] that are not -100 of logits [..., classes], fp32; 0 where there are none."""
+    labels = labels.flatten()
+    total = F.cross_entropy(logits.flatten(0, -2).float(), labels, reduction="sum")
+    return total / (labels != -100).sum().clamp(min=1)
 
 
 class _MaskedLMHead(nn.Module):
@@ -316,6 +686,7 @@ class RoFormerV2ForPreTrainingOutput(ModelOutput):
     prediction_logits: Tensor | None = None
     seq_relationship_logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 class RoFormerV2ForPreTraining(_MaskedLMMixin, RoFormerV2PreTrainedModel):
@@ -350,21 +721,22 @@ class RoFormerV2ForPreTraining(_MaskedLMMixin, RoFormerV2PreTrainedModel):
             return_dict: False returns a tuple.
             **inputs: Further arguments of ``RoFormerV2Model``.
         """
-        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, **inputs)
+        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, return_dict=True, **inputs)
         prediction = self.cls.predictions(encoded.last_hidden_state)
         relation = self.cls.next_sentence(encoded.last_hidden_state[:, 0])
         losses = []
         if labels is not None:
-            losses.append(F.cross_entropy(prediction.flatten(0, 1).float(), labels.flatten()))
+            losses.append(mean_cross_entropy(prediction, labels))
         if next_sentence_label is not None:
-            losses.append(F.cross_entropy(relation.float(), next_sentence_label.flatten()))
+            losses.append(mean_cross_entropy(relation, next_sentence_label))
         output = RoFormerV2ForPreTrainingOutput(
             loss=torch.stack(losses).sum() if losses else None,
             prediction_logits=prediction,
             seq_relationship_logits=relation,
             hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
         )
-        return output if return_dict is not False else output.to_tuple()
+        return self._returned(output, return_dict)
 
 
 class RoFormerV2ForMaskedLM(_MaskedLMMixin, RoFormerV2PreTrainedModel):
@@ -392,11 +764,13 @@ class RoFormerV2ForMaskedLM(_MaskedLMMixin, RoFormerV2PreTrainedModel):
         **inputs: Any,
     ) -> MaskedLMOutput | tuple[Tensor, ...]:
         """``logits`` [B, S, V]; ``labels`` [B, S] with -100 where nothing is predicted."""
-        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, **inputs)
+        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, return_dict=True, **inputs)
         logits = self.cls.predictions(encoded.last_hidden_state)
-        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
-        output = MaskedLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
-        return output if return_dict is not False else output.to_tuple()
+        loss = None if labels is None else mean_cross_entropy(logits, labels)
+        output = MaskedLMOutput(
+            loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
+        )
+        return self._returned(output, return_dict)
 
 
 class RoFormerV2ForNextSentencePrediction(RoFormerV2PreTrainedModel):
@@ -424,8 +798,168 @@ class RoFormerV2ForNextSentencePrediction(RoFormerV2PreTrainedModel):
         **inputs: Any,
     ) -> NextSentencePredictorOutput | tuple[Tensor, ...]:
         """``logits`` [B, 2], class 0 = B is the next text; ``labels`` [B]."""
-        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, **inputs)
+        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, return_dict=True, **inputs)
         logits = self.cls.next_sentence(encoded.last_hidden_state[:, 0])
-        loss = None if labels is None else F.cross_entropy(logits.float(), labels.flatten())
-        output = NextSentencePredictorOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
-        return output if return_dict is not False else output.to_tuple()
+        loss = None if labels is None else mean_cross_entropy(logits, labels)
+        output = NextSentencePredictorOutput(
+            loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
+        )
+        return self._returned(output, return_dict)
+
+
+class _TaskModel(RoFormerV2PreTrainedModel):
+    """The encoder with dropout and one linear layer (with bias) for a task of the user's."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^cls\.", r"encoder\.embed_positions\.weight"]  # noqa: RUF012
+
+    def __init__(self, config: RoFormerV2Config, num_outputs: int, head: str = "classifier") -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.roformer = RoFormerV2Model(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        setattr(self, head, nn.Linear(config.hidden_size, num_outputs))
+        self.post_init()
+
+
+class RoFormerV2ForSequenceClassification(_TaskModel):
+    """A class, several classes or numbers per row, from the state of its first token."""
+
+    def __init__(self, config: RoFormerV2Config) -> None:
+        super().__init__(config, config.num_labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **inputs: Any,
+    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
+        """``logits`` [B, num_labels].
+
+        ``labels``: [B] classes; [B, num_labels] zeros and ones as floats; or [B] numbers if num_labels is 1. Where that
+        guess is wrong, ``config.problem_type`` decides.
+        """
+        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, return_dict=True, **inputs)
+        logits = self.classifier(self.dropout(encoded.last_hidden_state[:, 0]))
+        output = SequenceClassifierOutput(
+            loss=None if labels is None else self._loss(logits, labels),
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+        return self._returned(output, return_dict)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        guess = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+        kind = self.config.problem_type or ("regression" if self.num_labels == 1 else guess)
+        if kind == "regression":
+            return F.mse_loss(logits.float().reshape(labels.shape), labels.float())
+        if kind == "multi_label_classification":
+            return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
+        return mean_cross_entropy(logits, labels)
+
+
+class RoFormerV2ForTokenClassification(_TaskModel):
+    """A class per token."""
+
+    def __init__(self, config: RoFormerV2Config) -> None:
+        super().__init__(config, config.num_labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **inputs: Any,
+    ) -> TokenClassifierOutput | tuple[Tensor, ...]:
+        """``logits`` [B, S, num_labels]; ``labels`` [B, S] with -100 where there is none."""
+        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, return_dict=True, **inputs)
+        logits = self.classifier(self.dropout(encoded.last_hidden_state))
+        output = TokenClassifierOutput(
+            loss=None if labels is None else mean_cross_entropy(logits, labels),
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+        return self._returned(output, return_dict)
+
+
+class RoFormerV2ForQuestionAnswering(_TaskModel):
+    """Where the answer starts and where it ends."""
+
+    def __init__(self, config: RoFormerV2Config) -> None:
+        super().__init__(config, 2, head="qa_outputs")
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        return_dict: bool | None = None,
+        **inputs: Any,
+    ) -> QuestionAnsweringModelOutput | tuple[Tensor, ...]:
+        """Logits [B, S] of both; the positions are [B], and one outside of the row counts for nothing."""
+        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, return_dict=True, **inputs)
+        start, end = self.qa_outputs(self.dropout(encoded.last_hidden_state)).unbind(-1)
+        losses = [
+            mean_cross_entropy(logits, positions.flatten().masked_fill(positions.flatten() >= logits.shape[1], -100))
+            for logits, positions in ((start, start_positions), (end, end_positions))
+            if positions is not None
+        ]
+        output = QuestionAnsweringModelOutput(
+            loss=torch.stack(losses).mean() if losses else None,
+            start_logits=start,
+            end_logits=end,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+        return self._returned(output, return_dict)
+
+
+class RoFormerV2ForMultipleChoice(_TaskModel):
+    """One of several texts, each scored from the state of its first token."""
+
+    def __init__(self, config: RoFormerV2Config) -> None:
+        super().__init__(config, 1)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **inputs: Any,
+    ) -> MultipleChoiceModelOutput | tuple[Tensor, ...]:
+        """Inputs [B, choices, S], ``logits`` [B, choices], ``labels`` [B]."""
+        given = input_ids if input_ids is not None else inputs.get("inputs_embeds")
+        if given is None or given.ndim < 3:
+            shape = "nothing" if given is None else _shape(given)
+            raise ValueError(f"a multiple choice needs input_ids of [rows, choices, slots]; given: {shape}")
+        rows, choices = given.shape[:2]
+        per_slot = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+        }
+        tensors = {k: v.flatten(0, 1) if isinstance(v, Tensor) else v for k, v in {**per_slot, **inputs}.items()}
+        encoded = self.roformer(return_dict=True, **tensors)
+        logits = self.classifier(self.dropout(encoded.last_hidden_state[:, 0])).view(rows, choices)
+        output = MultipleChoiceModelOutput(
+            loss=None if labels is None else mean_cross_entropy(logits, labels),
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+        return self._returned(output, return_dict)

@@ -10,8 +10,9 @@ from kexue_train.config import Config
 
 # These change how a result is reached or watched, not the result (beyond floating-point order): an edit resumes.
 _NOT_RESULT = frozenset(
-    {"micro_batch_size", "num_workers", "num_loader_workers", "launcher", "engine", "zero_stage", "recompute", "device",
-     "threads_per_worker", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "max_restarts"}
+    {"micro_batch_size", "num_workers", "num_loader_workers", "launcher", "engine", "zero_stage", "recompute",
+     "compile", "device", "threads_per_worker", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints",
+     "max_restarts"}
 )  # fmt: skip
 
 
@@ -39,6 +40,13 @@ class MaskingConfig(Config):
         return self
 
 
+class RecomputeEvery(Config):
+    """Recompute some of the layers."""
+
+    every: int = Field(gt=0)
+    """Layers 0, n, 2n... are computed again; the others keep everything."""
+
+
 class TrainConfig(Config):
     """One training run. *step* = optimizer update, *micro-step* = one backward; schedules count steps."""
 
@@ -59,8 +67,12 @@ class TrainConfig(Config):
     zero_stage: Literal[0] = 0
     """ZeRO stage. Only 0 is exact for Tiger so far: higher stages hand the optimizer slices of tensors, whose root mean
     square is not the tensor's, and free the gradients that accumulation in the momentum needs."""
-    recompute: Literal["none", "full"] = "none"
-    """"full" keeps only each layer's input and computes the layer again in backward: less memory, a third more work."""
+    recompute: Literal["none", "selective", "full"] | RecomputeEvery = "none"
+    """What is computed again in backward to save memory, without changing a bit: "full" keeps only each layer's input,
+    for a third more work; "selective" also most matrix products and attention without dropout, for a tenth more work;
+    {every: n} is "full" for every n-th layer."""
+    compile: bool = False
+    """Compile whole layers with torch.compile: faster on GPUs after a minute or two; needs a C++ compiler."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """"bf16" runs matrix products in bfloat16 under autocast; weights, norms and the optimizer stay fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -69,8 +81,15 @@ class TrainConfig(Config):
     """CPU threads of a worker; by default the CPUs divided by the workers."""
     masking: MaskingConfig = MaskingConfig()
     """Masked-word rates."""
+    residual_ramp_steps: int = Field(default=0, ge=0)
+    """Steps over which the branches grow from almost nothing to full strength, x = norm(x + alpha F(x)) with alpha =
+    step / residual_ramp_steps; 0: at full strength from the start. The exported model is the plain one."""
     nsp_weight: float = Field(default=1.0, ge=0)
     """Weight of the NSP loss beside the MLM loss."""
+    loss_unit: Literal["nat", "initial", "prior", "online"] = "nat"
+    """What each loss is divided by before they are weighed: 1; its value for uniform guesses, log(vocabulary) and
+    log 2; that for guesses by frequency alone, the entropy of the words and log 2; or its own value in the micro-batch,
+    so that only the relative improvement counts (steps then depend on micro_batch_size)."""
     log_every: int = Field(default=10, gt=0)
     """Steps between two lines of metrics."""
     validate_every: int = Field(default=500, gt=0)
@@ -86,6 +105,10 @@ class TrainConfig(Config):
     def accumulation_steps(self) -> int:
         """Micro-batches per step and worker."""
         return self.global_batch_size // (self.micro_batch_size * self.num_workers)
+
+    def residual_scale(self, step: int) -> float:
+        """Alpha of a step, counted from 1; above 0, where the branches would get no gradient."""
+        return min(1.0, step / self.residual_ramp_steps) if self.residual_ramp_steps else 1.0
 
     def settings_of_result(self) -> dict[str, object]:
         """The settings on which the trained weights depend."""

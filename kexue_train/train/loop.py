@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from kexue_train.artifacts import Recipe
 from kexue_train.counter_rng import Purpose, random_words
+from kexue_train.model.modeling_roformer_v2 import set_residual_scale
 from kexue_train.optim import Tiger
 from kexue_train.optim.schedule import piecewise_linear
 from kexue_train.train.checkpoint import TrainerState, save_checkpoint
@@ -121,6 +122,7 @@ def _one_step(training: Training, meter: _Meter) -> int:
     step = state.step + 1
     for group in training.optimizer.param_groups:
         group["lr"] = config.optimizer.lr * piecewise_linear(config.optimizer.schedule, step)
+    set_residual_scale(training.objective, config.train.residual_scale(step))
     training.objective.train()
     for index in range(config.train.accumulation_steps):
         waiting = time.perf_counter()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 from torch import Tensor, nn
 
 from kexue_train.model import RoFormerV2ForPreTraining
+from kexue_train.model.linear_cross_entropy import linear_cross_entropy
 from kexue_train.samples.mlm import IGNORE_INDEX
+from kexue_train.train.balance import LossUnits, balance
 
 
 class LossTerms(NamedTuple):
@@ -46,12 +48,14 @@ class PretrainingObjective(nn.Module):
         *,
         nsp_weight: float,
         autocast: torch.dtype | None,
+        units: LossUnits | None = LossUnits(),  # noqa: B008  # a named tuple
     ) -> None:
         super().__init__()
         self.model = model
         self.expected = expected
         self.nsp_weight = nsp_weight
         self.autocast = autocast
+        self.units = units
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, LossTerms]:
         """The loss to differentiate and the sums behind it.
@@ -66,17 +70,24 @@ class PretrainingObjective(nn.Module):
                 position_ids=batch["position_ids"],
                 token_type_ids=batch["token_type_ids"],
             ).last_hidden_state.flatten(0, 1)
-            mlm = _score(self.model.cls.predictions, hidden, batch["prediction_slots"], batch["prediction_labels"])
-            nsp = _score(self.model.cls.next_sentence, hidden, batch["pair_slots"], batch["pair_labels"])
-        loss = mlm[0] / self.expected.predictions + self.nsp_weight * nsp[0] / (self.expected.pairs or 1.0)
+            words, pairs = (hidden.index_select(0, batch[name]) for name in ("prediction_slots", "pair_slots"))
+            mlm = _score_words(self.model.cls.predictions, words, batch["prediction_labels"])
+            nsp = _score(self.model.cls.next_sentence, pairs, batch["pair_labels"])
+        means = mlm[0] / self.expected.predictions, nsp[0] / (self.expected.pairs or 1.0)
+        loss = balance(*means, self.units, nsp_weight=self.nsp_weight)
         return loss, LossTerms(*(term.detach() for term in (*mlm, *nsp)))
 
     def _precision(self, device_type: str) -> AbstractContextManager[object]:
         return torch.autocast(device_type, self.autocast) if self.autocast else nullcontext()
 
 
-def _score(head: nn.Module, hidden: Tensor, slots: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(Σ cross-entropy, number right, number) over the slots with a label; zeros if there are none."""
-    logits = head(hidden.index_select(0, slots)).float()
+def _score_words(head: Any, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``_score``, for the head with the projection onto the vocabulary, whose logits never exist whole."""
+    return linear_cross_entropy(head.dropout(hidden), head.decoder.weight, labels)
+
+
+def _score(head: nn.Module, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(Σ cross-entropy, number right, number) over the slots [N, E] with a label; zeros if there are none."""
+    logits = head(hidden).float()
     loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
     return loss, (logits.argmax(-1) == labels).sum().float(), (labels != IGNORE_INDEX).sum().float()

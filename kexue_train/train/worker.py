@@ -28,11 +28,14 @@ from kexue_train.counter_rng import Purpose, random_words
 from kexue_train.errors import KexueError
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import build_hf_config
+from kexue_train.model.recompute import compile_layers, enable_recompute
 from kexue_train.optim import Tiger, build_param_groups
 from kexue_train.progress import Silent
 from kexue_train.runtime import available_cpus, configure_logging, rank
 from kexue_train.samples.mlm import MaskingRates
+from kexue_train.train.balance import loss_units
 from kexue_train.train.checkpoint import TrainerState, checkpoint_name, latest_checkpoint, load_checkpoint
+from kexue_train.train.config import RecomputeEvery
 from kexue_train.train.distributed import choose_device, join_process_group, same_on_all_ranks
 from kexue_train.train.engine import build_engine
 from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples
@@ -104,9 +107,12 @@ def _build_objective(config: JobConfig, dataset: SampleDataset, device: torch.de
     train = config.train
     torch.manual_seed(int(random_words(config.seed, Purpose.INIT, 0, 0)[0, 0]) & (2**63 - 1))
     model = RoFormerV2ForPreTraining(build_hf_config(config.model, dataset.vocab_size)).to(device)
-    if train.recompute == "full":
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+    if isinstance(train.recompute, RecomputeEvery):
+        enable_recompute(model.roformer, "full", every=train.recompute.every)
+    elif train.recompute != "none":
+        enable_recompute(model.roformer, train.recompute)
+    if train.compile:
+        compile_layers(model.roformer)
     tokens, sequences, pairs = map(dataset.mean_per_row, ("real_tokens", "sequences", "pairs"))
     maskable = tokens - 2 * sequences - pairs  # without [CLS] and [SEP]
     expected = ExpectedCounts(
@@ -114,7 +120,8 @@ def _build_objective(config: JobConfig, dataset: SampleDataset, device: torch.de
         pairs=pairs * train.micro_batch_size,
     )
     autocast = torch.bfloat16 if train.precision == "bf16" else None
-    return PretrainingObjective(model, expected, nsp_weight=train.nsp_weight, autocast=autocast)
+    units = loss_units(train.loss_unit, dataset)
+    return PretrainingObjective(model, expected, nsp_weight=train.nsp_weight, autocast=autocast, units=units)
 
 
 def _resume(config: JobConfig, paths: TrainDir, model: RoFormerV2ForPreTraining, optimizer: Tiger) -> TrainerState:
@@ -142,7 +149,7 @@ def _train(training: Training) -> bool:
             zero_stage=train.zero_stage,
             device=training.device.type,
             precision=train.precision,
-            recompute=train.recompute,
+            recompute=train.model_dump(mode="json")["recompute"],
             accumulation_steps=train.accumulation_steps,
             parameters=sum(p.numel() for p in training.objective.model.parameters()),
             rows_per_epoch=training.rows_per_epoch,

@@ -46,9 +46,29 @@ def test_training_again_gives_the_same_bits(trained, samples, tmp_path):
     assert curve(tmp_path / "again") == curve(trained)
 
 
-def test_recomputation_changes_no_bit(trained, samples, tmp_path):
-    train_here(make_config(recompute="full"), samples, tmp_path / "out")
+@pytest.mark.parametrize("recompute", ["full", "selective", {"every": 2}], ids=["full", "selective", "every"])
+def test_recomputation_changes_no_bit(trained, samples, tmp_path, recompute):
+    train_here(make_config(recompute=recompute), samples, tmp_path / "out")
     assert same_bits(final_tensors(tmp_path / "out"), final_tensors(trained))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own modules
+def test_compiled_layers_learn_the_same(samples, tmp_path):
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    for name, compiled in (("plain", False), ("compiled", True)):
+        train_here(make_config(still, compile=compiled), samples, tmp_path / name)
+    plain, compiled = ([line["loss"] for line in curve(tmp_path / name, "train")] for name in ("plain", "compiled"))
+    assert plain == pytest.approx(compiled, rel=1e-4)
+
+
+@pytest.mark.parametrize("unit", ["initial", "prior", "online"])
+def test_losses_are_told_in_nats_whatever_unit_they_are_weighed_in(trained, samples, tmp_path, unit):
+    train_here(make_config(loss_unit=unit), samples, tmp_path / "out")
+    first, plain = curve(tmp_path / "out", "train")[0], curve(trained, "train")[0]
+    assert first["mlm_loss"] == plain["mlm_loss"]  # before any update
+    assert not same_bits(final_tensors(tmp_path / "out"), final_tensors(trained))
 
 
 def test_metrics_and_checkpoints_written_at_other_steps_change_no_bit(trained, samples, tmp_path):

@@ -50,8 +50,8 @@ def test_masking_nothing_is_refused():
     "change",
     [
         {"micro_batch_size": 2}, {"num_workers": 2}, {"num_loader_workers": 2}, {"launcher": "ray"},
-        {"engine": "deepspeed"},
-        {"recompute": "full"}, {"log_every": 9}, {"validate_every": 9}, {"checkpoint_every": 9},
+        {"engine": "deepspeed"}, {"recompute": "full"}, {"compile": True},
+        {"log_every": 9}, {"validate_every": 9}, {"checkpoint_every": 9},
         {"keep_checkpoints": 9}, {"max_restarts": 9}, {"threads_per_worker": 2}, {"device": "auto"},
     ],
     ids=lambda change: next(iter(change)),
@@ -65,6 +65,7 @@ def test_how_a_result_is_reached_is_not_part_of_it(change):
     [
         ({"lr": 1e-3}, "optimizer.lr"), ({"steps": 9}, "train.steps"), ({"precision": "bf16"}, "train.precision"),
         ({"global_batch_size": 16}, "train.global_batch_size"), ({"nsp_weight": 0.5}, "train.nsp_weight"),
+        ({"loss_unit": "prior"}, "train.loss_unit"),
         ({"masking": {"mask_probability": 0.2}}, "train.masking.mask_probability"),
         ({"model": {"hidden_size": 64}}, "model.hidden_size"),
     ],
@@ -72,6 +73,14 @@ def test_how_a_result_is_reached_is_not_part_of_it(change):
 )  # fmt: skip
 def test_what_weights_depend_on_makes_another_recipe(change, key):
     assert f"{key} changed" in make_config(**change).recipe("samples").difference(make_config().recipe("samples"))
+
+
+def test_recompute_takes_a_name_or_every_how_many_layers():
+    assert make_config(recompute="selective").train.recompute == "selective"
+    assert make_config(recompute={"every": 3}).train.recompute.every == 3
+    for wrong in ("some", {"every": 0}, {"each": 2}):
+        with pytest.raises(ConfigError, match=r"train\.recompute"):
+            make_config(recompute=wrong)
 
 
 def test_a_job_reads_only_its_sections(tmp_path):
