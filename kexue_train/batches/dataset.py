@@ -16,7 +16,7 @@ from kexue_train.batches.order import rows_at, training_rows
 from kexue_train.batches.shard_reader import Chunk, ShardReader, join_lists
 from kexue_train.config import read_yaml
 from kexue_train.errors import ArtifactError, ConfigError
-from kexue_train.samples.encode import id_dtype
+from kexue_train.samples.schema import id_dtype
 
 _Rows = npt.NDArray[np.int64]
 _PIECES_PER_WORD = 4.0  # more than of English or Chinese; for samples whose manifest does not tell

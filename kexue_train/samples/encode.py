@@ -14,6 +14,7 @@ import rjieba
 from tokenizers import Tokenizer
 
 from kexue_train.samples.bert_words import BertWords
+from kexue_train.samples.schema import id_dtype
 from kexue_train.samples.sentences import split_sentences
 from kexue_train.samples.words import Segment, continuations
 
@@ -86,11 +87,6 @@ class Encoder:
     def _chinese_continuations(self, texts: list[str]) -> npt.NDArray[np.bool_]:
         with_chinese = [text for text in texts if _MAYBE_CHINESE.search(text)]
         return continuations(with_chinese, self._segment)
-
-
-def id_dtype(vocab_size: int) -> type[np.unsignedinteger[Any]]:
-    """uint16 if it holds every id, else uint32."""
-    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
 def concatenate(parts: Iterable[Documents], dtype: type[np.unsignedinteger[Any]]) -> Documents:

@@ -13,10 +13,10 @@ other, then [PAD] (id 0). Columns:
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
-
-from kexue_train.samples.encode import id_dtype
 
 COUNTS_NAME = "token_counts.npy"
 """Beside the shards: occurrences of each id in the training rows."""
@@ -24,6 +24,11 @@ TOKENIZER_NAME = "tokenizer"
 """The tokenizer travels with the samples, since training writes it into every checkpoint."""
 PAD_ID = 0
 RAGGED_COLUMNS = ("sequence_lengths", "segment_a_lengths", "next_sentence_labels")
+
+
+def id_dtype(vocab_size: int) -> type[np.unsignedinteger[Any]]:
+    """uint16 if it holds every id, else uint32."""
+    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
 def sample_schema(seq_len: int, vocab_size: int) -> pa.Schema:
