@@ -51,7 +51,7 @@ def _our_loss(model: nn.Module, batch: MicroBatch) -> Tensor:
     inputs = {name: packed[name] for name in ("input_ids", "sequence_ids", "position_ids", "token_type_ids")}
     hidden = model.roformer(**inputs).last_hidden_state.flatten(0, 1)
     words, relation = model.cls.predictions, model.cls.next_sentence
-    states = words.dropout(hidden[packed["prediction_slots"]])
+    states = words.features(hidden[packed["prediction_slots"]])
     scores = linear_cross_entropy(states, words.decoder.weight, packed["prediction_labels"])
     pairs = F.cross_entropy(relation(hidden[packed["pair_slots"]]).float(), packed["pair_labels"], reduction="sum")
     return scores.loss / max(1, batch.num_predictions) + pairs / max(1, len(packed["pair_labels"]))

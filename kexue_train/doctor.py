@@ -29,8 +29,9 @@ _STAGES_OF_EXTRA = {
     "report": "report",
     "cluster": "Ray (without it: local processes and train.launcher=torchrun)",
     "flows": "make pretrain as a Prefect flow (without it: kexue pipeline)",
+    "optimizers": "the optimizers lamb and lion",
 }
-_OPTIONAL_EXTRAS = ("deepspeed", "cluster", "flows")
+_OPTIONAL_EXTRAS = ("deepspeed", "cluster", "flows", "optimizers")
 _WHY = {
     "fastapi": "others break Prefect's server",
     "sqlalchemy": "2.1 breaks Prefect's schedules",

@@ -16,7 +16,7 @@ from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.shuffle.config import ShuffleConfig
-from kexue_train.train.config import TrainConfig
+from kexue_train.train.config import TrainConfig, check_optimizer_fits
 
 
 class ExecutionConfig(Config):
@@ -77,7 +77,8 @@ class RunConfig(Config):
                 f"samples.seq_len={self.samples.seq_len} is longer than model.max_position_embeddings="
                 f"{self.model.max_position_embeddings}; lower the one or raise the other"
             )
-        warmup = min(self.optimizer.schedule, default=0)
+        check_optimizer_fits(self.optimizer, self.train)
+        warmup = self.optimizer.schedule.warmup
         if warmup > self.train.steps:
             raise ValueError(
                 f"optimizer.schedule reaches its first knot at step {warmup}, but train.steps={self.train.steps}, so "

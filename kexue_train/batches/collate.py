@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.batches.slots import fill, pair_capacity, prediction_capacity
+from kexue_train.batches.slots import fill, pair_capacity, prediction_capacity, used_slots
 from kexue_train.samples.mlm import MaskingRates, mask_rows
 
 _Ids = npt.NDArray[np.int64]
@@ -100,3 +100,16 @@ def _places(lengths: _Ids, first_slots: _Ids, segment_a_lengths: _Ids, seq_len: 
     position_ids = (np.arange(seq_len) - spread(first_slots, 0)) * real
     token_type_ids = (position_ids >= spread(segment_a_lengths, seq_len)).astype(np.int64)
     return sequence_ids, position_ids, token_type_ids
+
+
+def without_unused_slots(batch: Batch) -> Batch:
+    """The same batch, its arrays of slots only as long as they are used; for devices that do not mind new shapes."""
+    slots, labels = used_slots(batch["prediction_slots"], batch["prediction_labels"])
+    pairs, pair_labels = used_slots(batch["pair_slots"], batch["pair_labels"])
+    return {
+        **batch,
+        "prediction_slots": slots,
+        "prediction_labels": labels,
+        "pair_slots": pairs,
+        "pair_labels": pair_labels,
+    }

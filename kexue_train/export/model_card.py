@@ -7,6 +7,7 @@ from pathlib import Path
 from kexue_train import __version__
 from kexue_train.artifacts import Manifest
 from kexue_train.model import RoFormerV2Config
+from kexue_train.optim.config import OptimizerConfig
 
 _CARD = """\
 ---
@@ -17,7 +18,7 @@ tags: [roformer_v2, masked-lm, next-sentence-prediction]
 
 # RoFormerV2, {layers} layers, hidden size {hidden}
 
-Pretrained from scratch with kexue_train {version}: {steps} steps of {batch} rows, MLM and NSP, Tiger.
+Pretrained from scratch with kexue_train {version}: {steps} steps of {batch} rows, MLM and NSP, {optimizer}.
 
 ```python
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -36,7 +37,7 @@ Next-sentence class 0 means "B follows A", class 1 "B is from another document".
 | layers · hidden · heads · feed-forward | {layers} · {hidden} · {heads} · {ffn} |
 | vocabulary | {vocab} WordPiece units; the word table has {rows} rows, since matrix units like multiples of 128 |
 | longest sequence in training | {positions} tokens at most |
-| optimizer | Tiger, lr {lr}, beta {beta}, weight decay {decay} |
+| optimizer | {optimizer}, lr {lr}, beta {beta}, weight decay {decay} |
 | seed | {seed} |
 """
 
@@ -95,7 +96,7 @@ def write_import_card(folder: Path, form: str, config: RoFormerV2Config, *, has_
 def write_model_card(folder: Path, checkpoint: Manifest, config: RoFormerV2Config) -> None:
     """Write ``folder/README.md``."""
     settings = checkpoint.settings
-    optimizer = settings["optimizer"]
+    optimizer = OptimizerConfig.parse(settings["optimizer"], where="the checkpoint's settings")
     card = _CARD.format(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -107,9 +108,10 @@ def write_model_card(folder: Path, checkpoint: Manifest, config: RoFormerV2Confi
         version=checkpoint.tool_version,
         steps=settings["step"],
         batch=settings["train"]["global_batch_size"],
-        lr=optimizer["lr"],
-        beta=optimizer["beta"],
-        decay=optimizer["weight_decay"],
+        optimizer=optimizer.name,
+        lr=optimizer.lr,
+        beta=optimizer.momentum_decay,
+        decay=optimizer.weight_decay,
         seed=settings["seed"],
     )
     (folder / "README.md").write_text(card, encoding="utf-8")

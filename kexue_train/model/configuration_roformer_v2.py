@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 
 ACTIVATIONS = ("relu", "gelu", "silu", "sigmoid", "tanh", "linear")
 NORM_PLACEMENTS = ("post", "pre")
+TIED_OUTPUTS = ("plain", "half_swapped")
 INITS = ("depth_n", "depth_2n", "released", "arithmetic", "geometric", "quadratic")
 
 # Facts of the architecture that JunnYu/RoFormer_pytorch has as options; written so that it, too, reads our folders.
@@ -48,6 +49,7 @@ class RoFormerV2Config(PretrainedConfig):
         log_n_scale: Attention scores of a token that sees n are multiplied by log(max(n, 16)) / log(log_n_scale).
         pad_token_id: The padding token.
         tie_word_embeddings: The word head is the word table.
+        tied_output: ``"plain"``: logits x · E, as released; ``"half_swapped"``: S[x] · E with the halves of x swapped.
         embedding_size: None, or hidden_size.
         **kwargs: What every Hugging Face configuration takes, such as ``num_labels``.
 
@@ -77,6 +79,7 @@ class RoFormerV2Config(PretrainedConfig):
         log_n_scale: int | None = None,
         pad_token_id: int = 0,
         tie_word_embeddings: bool = True,
+        tied_output: str = "plain",
         embedding_size: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -96,6 +99,8 @@ class RoFormerV2Config(PretrainedConfig):
         self.init = init
         self.attention_window = attention_window
         self.log_n_scale = log_n_scale
+        self.tie_word_embeddings = tie_word_embeddings
+        self.tied_output = tied_output
         self.embedding_size = hidden_size if embedding_size is None else embedding_size
         for name, value in _FIXED.items():
             setattr(self, name, kwargs.pop(name, value))
@@ -137,9 +142,14 @@ class RoFormerV2Config(PretrainedConfig):
                 f"hidden_act={act!r}: RoFormerV2 uses 'relu'; for a gated layer give a list of two of "
                 f"{', '.join(ACTIVATIONS)}, such as ['gelu', 'linear']"
             )
-        for name, allowed in (("norm_placement", NORM_PLACEMENTS), ("init", INITS)):
+        for name, allowed in (("norm_placement", NORM_PLACEMENTS), ("init", INITS), ("tied_output", TIED_OUTPUTS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(allowed)}")
+        if self.tied_output != "plain" and not self.tie_word_embeddings:
+            raise ValueError(
+                f"tied_output={self.tied_output!r} with tie_word_embeddings=False: a word head of its own has nothing "
+                "to swap; tie the two, or leave tied_output at 'plain'"
+            )
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
             if not _is_number(getattr(self, name), at_least=1):
                 raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number of at least 1")

@@ -6,19 +6,21 @@
 Source: https://kexue.fm/archives/9512, https://kexue.fm/archives/8634, github.com/bojone/tiger.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kexue_train.optim.param_groups import build_param_groups
-    from kexue_train.optim.tiger import Tiger, tiger_update_
+    from kexue_train.optim.tiger import Tiger
+    from kexue_train.optim.tiger_update import tiger_update_
 
 __all__ = ["Tiger", "build_param_groups", "tiger_update_"]
+
+_HOME = {"Tiger": "tiger", "build_param_groups": "param_groups", "tiger_update_": "tiger_update"}
 
 
 def __getattr__(name: str) -> Any:
     """Import torch only when a name is asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    from kexue_train.optim import param_groups, tiger  # noqa: PLC0415  # lazy public names
-
-    return getattr(param_groups if name == "build_param_groups" else tiger, name)
+    return getattr(import_module(f"kexue_train.optim.{_HOME[name]}"), name)

@@ -22,7 +22,7 @@ class Role(StrEnum):
 def build_param_groups(model: nn.Module) -> list[dict[str, Any]]:
     """One optimizer group per role, parameters in the model's order; a tied table counts as embedding.
 
-    Each group has ``params``, ``names`` (of the model's parameters) and ``role``.
+    Each group has ``params``, ``names`` and ``positions`` (of the model's parameters) and ``role``.
     """
     tables = {
         id(p)
@@ -30,11 +30,14 @@ def build_param_groups(model: nn.Module) -> list[dict[str, Any]]:
         if isinstance(m, nn.Embedding | nn.EmbeddingBag)
         for p in m.parameters(recurse=False)
     }
-    groups: dict[Role, dict[str, Any]] = {role: {"params": [], "names": [], "role": role} for role in Role}
-    for name, parameter in model.named_parameters():
+    groups: dict[Role, dict[str, Any]] = {
+        role: {"params": [], "names": [], "positions": [], "role": role} for role in Role
+    }
+    for position, (name, parameter) in enumerate(model.named_parameters()):
         if not parameter.requires_grad:
             continue
         role = Role.EMBEDDING if id(parameter) in tables else Role.MATRIX if parameter.ndim >= 2 else Role.VECTOR
         groups[role]["params"].append(parameter)
         groups[role]["names"].append(name)
+        groups[role]["positions"].append(position)
     return [group for group in groups.values() if group["params"]]

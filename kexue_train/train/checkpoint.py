@@ -11,7 +11,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,8 +28,8 @@ from kexue_train.artifacts import (
 )
 from kexue_train.errors import ArtifactError
 from kexue_train.model import RoFormerV2ForPreTraining
-from kexue_train.model.hf_folder import write_hf_folder
-from kexue_train.optim import Tiger
+from kexue_train.model.hf_folder import untied_state, write_hf_folder
+from kexue_train.optim.windows import WindowedOptimizer
 from kexue_train.progress import Progress
 
 SCHEMA_VERSION = 1
@@ -50,6 +50,20 @@ class TrainerState:
     schema_version: int = SCHEMA_VERSION
 
 
+class FullTensors(NamedTuple):
+    """Whole tensors by name, however they are partitioned; empty on ranks that need not have them."""
+
+    weights: dict[str, Tensor]
+    """The model's state, tied tensors once."""
+    moments: dict[str, Tensor]
+    """``momentum.<parameter>`` and what else the optimizer keeps."""
+
+    @classmethod
+    def of(cls, model: RoFormerV2ForPreTraining, optimizer: WindowedOptimizer) -> Self:
+        """Views of a model and an optimizer that hold theirs whole."""
+        return cls(untied_state(model), optimizer.named_moments())
+
+
 def checkpoint_name(step: int) -> str:
     """``step-00001000``."""
     return f"step-{step:08d}"
@@ -58,7 +72,7 @@ def checkpoint_name(step: int) -> str:
 def save_checkpoint(
     folder: Path,
     model: RoFormerV2ForPreTraining,
-    optimizer: Tiger,
+    full: FullTensors,
     state: TrainerState,
     *,
     recipe: Recipe,
@@ -69,9 +83,9 @@ def save_checkpoint(
     path = folder / checkpoint_name(state.step)
     step_recipe = recipe.model_copy(update={"settings": recipe.settings | {"step": state.step}})
     partial = open_partial(path, step_recipe)
-    write_hf_folder(model, partial, tokenizer)
-    momenta = {f"momentum.{name}": optimizer.momentum(param).detach().cpu() for name, param in _named(optimizer)}
-    save_file({name: tensor.clone() for name, tensor in momenta.items()}, partial / "optimizer.safetensors")
+    write_hf_folder(model, partial, tokenizer, full.weights)
+    moments = {name: tensor.detach().to("cpu", copy=True) for name, tensor in full.moments.items()}
+    save_file(moments, partial / "optimizer.safetensors")
     described = asdict(state) | {"recipe_digest": recipe.digest, "samples_digest": recipe.parents["samples"]}
     write_atomic(partial / "trainer_state.json", json.dumps(described, indent=2) + "\n")
     publish(partial, path, build_manifest(step_recipe, describe_files(partial), seed=state.seed))
@@ -98,22 +112,20 @@ def latest_checkpoint(folder: Path, progress: Progress) -> Path | None:
     return None
 
 
-def load_checkpoint(path: Path, model: RoFormerV2ForPreTraining, optimizer: Tiger | None = None) -> TrainerState:
+def load_checkpoint(
+    path: Path, model: RoFormerV2ForPreTraining, optimizer: WindowedOptimizer | None = None
+) -> TrainerState:
     """Read weights, and momenta if an optimizer is given, in place.
 
     Raises:
         ArtifactError: If a tensor is missing, unexpected or of another shape, by name.
     """
-    tied = {} if not model.config.tie_word_embeddings else dict(type(model)._tied_weights_keys)
-    weights = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
-    _copy_exactly(path / "model.safetensors", weights)
+    _copy_exactly(path / "model.safetensors", untied_state(model))
     described: dict[str, Any] = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
     if optimizer is not None:
-        _copy_exactly(
-            path / "optimizer.safetensors", {f"momentum.{name}": optimizer.momentum(p) for name, p in _named(optimizer)}
-        )
+        _copy_exactly(path / "optimizer.safetensors", optimizer.named_moments())
         # Parameters move only at the end of a window, so the step is the measure that every accumulation shares.
-        optimizer.micro_step = described["step"] * optimizer.accumulation_steps
+        optimizer.restart_at(described["step"])
     return TrainerState(**{key: described[key] for key in TrainerState.__dataclass_fields__})
 
 
@@ -127,7 +139,3 @@ def _copy_exactly(file: Path, targets: dict[str, Tensor]) -> None:
                 f"{file}: tensor '{name}' has shape {shapes[1]}, this model needs {shapes[0]}; it is of another model"
             )
         targets[name].copy_(found[name])
-
-
-def _named(optimizer: Tiger) -> list[tuple[str, Tensor]]:
-    return [pair for group in optimizer.param_groups for pair in zip(group["names"], group["params"], strict=True)]

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from kexue_train.config import Config
+from kexue_train.optim.config import OptimizerConfig
 
 # These change how a result is reached or watched, not the result (beyond floating-point order): an edit resumes.
 _NOT_RESULT = frozenset(
@@ -64,9 +65,9 @@ class TrainConfig(Config):
     """Who starts the workers: Ray Train (restarts and resumes them), or torchrun (needs no Ray)."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     """Who runs backward and step; "torch" needs no DeepSpeed installed and gives the same numbers."""
-    zero_stage: Literal[0] = 0
-    """ZeRO stage. Only 0 is exact for Tiger so far: higher stages hand the optimizer slices of tensors, whose root mean
-    square is not the tensor's, and free the gradients that accumulation in the momentum needs."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """What DeepSpeed partitions among the workers: 1 the optimizer's state, 2 gradients too, 3 weights too. The steps
+    are the same, but gradients are reduced once per micro-batch, where stage 0 averages the momentum once per step."""
     recompute: Literal["none", "selective", "full"] | RecomputeEvery = "none"
     """What is computed again in backward to save memory, without changing a bit: "full" keeps only each layer's input,
     for a third more work; "selective" also most matrix products and attention without dropout, for a tenth more work;
@@ -115,6 +116,17 @@ class TrainConfig(Config):
         return self.model_dump(mode="json", exclude=set(_NOT_RESULT))
 
     @model_validator(mode="after")
+    def _zero_stage_is_possible(self) -> Self:
+        if self.zero_stage and self.engine != "deepspeed":
+            raise ValueError(f"zero_stage={self.zero_stage} is of DeepSpeed: set engine=deepspeed, or zero_stage=0")
+        if self.zero_stage == 3 and (self.compile or self.recompute == "selective"):
+            raise ValueError(
+                "zero_stage=3 goes neither with compile=true nor with recompute=selective, since its weights come and "
+                "go within a layer; take zero_stage=2, or compile=false and recompute=full"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batches_multiply_out(self) -> Self:
         rows = self.micro_batch_size * self.num_workers
         if self.global_batch_size % rows:
@@ -126,3 +138,21 @@ class TrainConfig(Config):
                 f"take global_batch_size={near}, or another micro_batch_size"
             )
         return self
+
+
+def check_optimizer_fits(optimizer: OptimizerConfig, train: TrainConfig) -> None:
+    """What the two sections can only say together.
+
+    Raises:
+        ValueError: If the optimizer cannot be run as ``train`` says.
+    """
+    if optimizer.states == "bf16" and (train.precision != "bf16" or train.zero_stage):
+        raise ValueError(
+            f"optimizer.states=bf16 needs train.precision=bf16 and train.zero_stage=0, got {train.precision} and "
+            f"{train.zero_stage}; or take optimizer.states=fp32, which precision=bf16 goes with as well"
+        )
+    if optimizer.name in ("lamb", "lion") and train.zero_stage:
+        raise ValueError(
+            f"optimizer.name={optimizer.name} is a library's and takes whole tensors, but train.zero_stage="
+            f"{train.zero_stage} cuts them up; take zero_stage=0, or tiger, which is exact under every stage"
+        )

@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kexue_train.errors import ResourceError
-from kexue_train.optim import Tiger
+from kexue_train.optim.partitioned import FlatSteps, PartitionedAccumulation
+from kexue_train.optim.windows import WindowedOptimizer
+from kexue_train.train.checkpoint import FullTensors
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.objective import LossTerms, PretrainingObjective
+from kexue_train.train.zero_engine import ZeroEngine
+from kexue_train.train.zero_partitions import refuse_unsupported
+
+_BUCKET_SIZE = 50_000_000
+"""Elements that DeepSpeed reduces at once, in a buffer of its own; its default would take 2 GB."""
 
 
 class Engine(Protocol):
@@ -24,8 +31,18 @@ class Engine(Protocol):
         """Forward, backward and optimizer on one micro-batch; parameters move at the end of a window."""
         ...
 
+    def full_tensors(self) -> FullTensors:
+        """Whole weights and moments on rank 0, at the end of a window; on all ranks at once."""
+        ...
 
-def build_engine(config: TrainConfig, objective: PretrainingObjective, optimizer: Tiger, out_dir: Path) -> Engine:
+    def full_parameter(self, param: Tensor) -> Tensor:
+        """The whole of a parameter of the model on rank 0; on all ranks at once."""
+        ...
+
+
+def build_engine(
+    config: TrainConfig, objective: PretrainingObjective, optimizer: WindowedOptimizer, out_dir: Path
+) -> Engine:
     """The engine that ``config.engine`` asks for; DeepSpeed's configuration is written to ``out_dir/deepspeed.json``.
 
     Raises:
@@ -38,13 +55,17 @@ def build_engine(config: TrainConfig, objective: PretrainingObjective, optimizer
             "train.engine=deepspeed, but DeepSpeed is not installed; install it with "
             "pip install 'kexue_train[deepspeed]', or set train.engine=torch, which gives the same numbers"
         )
+    if isinstance(optimizer, PartitionedAccumulation):
+        settings = make_deepspeed_config(config, accumulate=not optimizer.hidden)
+        refuse_unsupported(settings)
+        return ZeroEngine(start_deepspeed(objective, FlatSteps(optimizer), settings, out_dir), objective, optimizer)
     return DeepSpeedEngine(objective, optimizer, make_deepspeed_config(config), out_dir)
 
 
 class TorchEngine:
     """Plain torch; Tiger averages its momentum over the ranks, so no wrapper is needed."""
 
-    def __init__(self, objective: PretrainingObjective, optimizer: Tiger) -> None:
+    def __init__(self, objective: PretrainingObjective, optimizer: WindowedOptimizer) -> None:
         self._objective, self._optimizer = objective, optimizer
 
     def micro_step(self, batch: dict[str, Tensor]) -> LossTerms:
@@ -54,24 +75,28 @@ class TorchEngine:
         self._optimizer.step()
         return terms
 
+    def full_tensors(self) -> FullTensors:
+        """See ``Engine``."""
+        return FullTensors.of(self._objective.model, self._optimizer)
+
+    def full_parameter(self, param: Tensor) -> Tensor:
+        """See ``Engine``."""
+        return param.detach()
+
 
 class DeepSpeedEngine:
     """DeepSpeed with its gradient reduction and accumulation off: Tiger does both, in the momentum."""
 
     def __init__(
-        self, objective: PretrainingObjective, optimizer: Tiger, deepspeed_config: dict[str, Any], out_dir: Path
+        self,
+        objective: PretrainingObjective,
+        optimizer: WindowedOptimizer,
+        deepspeed_config: dict[str, Any],
+        out_dir: Path,
     ) -> None:
-        import deepspeed  # noqa: PLC0415  # a door; importing it takes seconds
-        import deepspeed.ops  # noqa: PLC0415
-
-        # Else DeepSpeed compiles an operator that only inference uses, which takes a minute and a compiler.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        if torch.distributed.get_rank() == 0:
-            (out_dir / "deepspeed.json").write_text(json.dumps(deepspeed_config, indent=2), encoding="utf-8")
-        self._engine, *_ = deepspeed.initialize(
-            model=objective, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
-        )
+        self._objective, self._optimizer = objective, optimizer
+        self._micro_steps = 0
+        self._engine = start_deepspeed(objective, optimizer, deepspeed_config, out_dir)
         # Gradients are folded into the momentum and freed during backward, so there is nothing to reduce.
         self._engine.enable_backward_allreduce = False
 
@@ -79,17 +104,53 @@ class DeepSpeedEngine:
         """See ``Engine``."""
         loss, terms = cast(tuple[Tensor, LossTerms], self._engine(batch))
         self._engine.backward(loss)
-        self._engine.step()
+        self._micro_steps += 1
+        if self._micro_steps % self._optimizer.accumulation_steps:
+            self._optimizer.step()  # DeepSpeed's step would drop gradients that still add up, and count as a whole one
+        else:
+            self._engine.step()
         return terms
 
+    def full_tensors(self) -> FullTensors:
+        """See ``Engine``."""
+        return FullTensors.of(self._objective.model, self._optimizer)
 
-def make_deepspeed_config(config: TrainConfig) -> dict[str, Any]:
-    """DeepSpeed's JSON. Accumulation 1 and clipping 0: windows live in Tiger, and no gradient is left to clip."""
+    def full_parameter(self, param: Tensor) -> Tensor:
+        """See ``Engine``."""
+        return param.detach()
+
+
+def start_deepspeed(module: nn.Module, optimizer: Any, deepspeed_config: dict[str, Any], out_dir: Path) -> Any:
+    """A ``deepspeed.DeepSpeedEngine``; its configuration is written to ``out_dir/deepspeed.json``."""
+    import deepspeed  # noqa: PLC0415  # a door; importing it takes seconds
+    import deepspeed.ops  # noqa: PLC0415
+
+    # Else DeepSpeed compiles an operator that only inference uses, which takes a minute and a compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if torch.distributed.get_rank() == 0:
+        (out_dir / "deepspeed.json").write_text(json.dumps(deepspeed_config, indent=2), encoding="utf-8")
+    engine, *_ = deepspeed.initialize(
+        model=module, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
+    )
+    return engine
+
+
+def make_deepspeed_config(config: TrainConfig, *, accumulate: bool = False) -> dict[str, Any]:
+    """DeepSpeed's JSON. Clipping is 0: windows live in the optimizer, and no gradient is left to clip.
+
+    Args:
+        config: The ``train`` section.
+        accumulate: Whether DeepSpeed adds up the gradients of a step.
+    """
+    zero: dict[str, Any] = {"stage": config.zero_stage, "reduce_bucket_size": _BUCKET_SIZE}
+    if config.zero_stage in (1, 2):
+        zero["compute_grad_norm"] = False  # it would only skip steps with a NaN; at stage 3 it cannot be switched off
     return {
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
-        "gradient_accumulation_steps": 1,
+        "gradient_accumulation_steps": config.accumulation_steps if accumulate else 1,
         "gradient_clipping": 0.0,
-        "zero_optimization": {"stage": config.zero_stage},
+        "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kexue_train.artifacts import Recipe, write_atomic
 from kexue_train.batches.dataset import SampleDataset, open_samples
@@ -14,7 +14,7 @@ from kexue_train.config import Config, apply_overrides, read_yaml
 from kexue_train.errors import ArtifactError, ConfigError, StaleArtifactError
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
-from kexue_train.train.config import TrainConfig
+from kexue_train.train.config import TrainConfig, check_optimizer_fits
 
 
 class JobConfig(Config):
@@ -24,6 +24,11 @@ class JobConfig(Config):
     model: ModelConfig
     optimizer: OptimizerConfig
     train: TrainConfig
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        check_optimizer_fits(self.optimizer, self.train)
+        return self
 
     @classmethod
     def load(cls, path: Path, overrides: list[str]) -> Self:

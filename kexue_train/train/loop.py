@@ -16,9 +16,10 @@ import torch.distributed as dist
 
 from kexue_train.artifacts import Recipe
 from kexue_train.counter_rng import Purpose, random_words
+from kexue_train.errors import TrainingError
 from kexue_train.model.modeling_roformer_v2 import set_residual_scale
-from kexue_train.optim import Tiger
-from kexue_train.optim.schedule import piecewise_linear
+from kexue_train.optim.build import set_learning_rate
+from kexue_train.optim.windows import WindowedOptimizer
 from kexue_train.train.checkpoint import TrainerState, save_checkpoint
 from kexue_train.train.distributed import sum_over_ranks
 from kexue_train.train.engine import Engine
@@ -58,8 +59,9 @@ class Training:
     tokenizer: Path
     """Folder whose tokenizer files go into every checkpoint."""
     rows_per_epoch: int
+    num_parameters: int
     objective: PretrainingObjective
-    optimizer: Tiger
+    optimizer: WindowedOptimizer
     engine: Engine
     device: torch.device
     batches: Generator[Tensors]
@@ -120,8 +122,7 @@ def _one_step(training: Training, meter: _Meter) -> int:
     """Run the micro-batches of one step; returns the number of steps done."""
     config, state = training.config, training.state
     step = state.step + 1
-    for group in training.optimizer.param_groups:
-        group["lr"] = config.optimizer.lr * piecewise_linear(config.optimizer.schedule, step)
+    set_learning_rate(training.optimizer, config.optimizer.schedule.multiplier(step))
     set_residual_scale(training.objective, config.train.residual_scale(step))
     training.objective.train()
     for index in range(config.train.accumulation_steps):
@@ -129,6 +130,7 @@ def _one_step(training: Training, meter: _Meter) -> int:
         batch = next(training.batches)
         meter.waited += time.perf_counter() - waiting
         _seed_dropout(config.seed, state.micro_step + index)
+        training.optimizer.saw_tokens(batch["input_ids"], batch["prediction_labels"])
         meter.add(training.engine.micro_step(to_device(batch, training.device)), int((batch["sequence_ids"] > 0).sum()))
     training.state = replace(state, step=step, micro_step=state.micro_step + config.train.accumulation_steps)
     return step
@@ -152,10 +154,11 @@ def _log(training: Training, meter: _Meter) -> bool:
     *sums, tokens, waited, memory, stop = sum_over_ranks(torch.cat([meter.terms.to(counts.dtype), counts])).tolist()
     training.state = replace(state, tokens=state.tokens + int(tokens))
     training.seconds += elapsed
+    _check_gradients(training)
     scores = means(sums)
     loss = scores.get("mlm_loss", 0.0) + config.train.nsp_weight * scores.get("nsp_loss", 0.0)
+    table = training.engine.full_parameter(training.objective.model.get_input_embeddings().weight)
     if training.metrics:
-        table = training.objective.model.get_input_embeddings().weight
         rows = state.step * config.train.global_batch_size
         training.metrics.write(
             "train",
@@ -170,18 +173,36 @@ def _log(training: Training, meter: _Meter) -> bool:
             tokens_per_second=tokens / elapsed,
             seconds=training.seconds,
             data_wait=waited / elapsed / dist.get_world_size(),
-            embedding_max=float(table.detach().abs().max()),
+            embedding_max=float(table.abs().max()),
             memory_bytes=int(memory),
         )
     return bool(stop > 0)
 
 
+def _check_gradients(training: Training) -> None:
+    """Write down tensors that had a gradient that was not finite; alike on every rank.
+
+    Raises:
+        TrainingError: If that was so in too many steps in a row.
+    """
+    report, allowed = training.optimizer.nonfinite_report(), training.config.optimizer.max_nonfinite_steps
+    if report.steps and training.metrics:
+        training.metrics.event("nonfinite", training.state.step, tensors=report.steps, in_a_row=report.in_a_row)
+    if report.in_a_row >= allowed:
+        raise TrainingError(
+            f"gradients were NaN or infinite in {report.in_a_row} steps in a row up to step {training.state.step}, in "
+            f"{', '.join(report.steps)}; allowed are fewer than optimizer.max_nonfinite_steps={allowed}. Lower "
+            "optimizer.lr, or lengthen the warm-up, and start from an earlier checkpoint"
+        )
+
+
 def _save(training: Training) -> None:
+    full = training.engine.full_tensors()
     if dist.get_rank() == 0:
         save_checkpoint(
             training.paths.checkpoints,
             training.objective.model,
-            training.optimizer,
+            full,
             training.state,
             recipe=training.recipe,
             tokenizer=training.tokenizer,

@@ -83,7 +83,7 @@ class PretrainingObjective(nn.Module):
 
 def _score_words(head: Any, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """As ``_score``, for the head with the projection onto the vocabulary, whose logits never exist whole."""
-    return linear_cross_entropy(head.dropout(hidden), head.decoder.weight, labels)
+    return linear_cross_entropy(head.features(hidden), head.decoder.weight, labels)
 
 
 def _score(head: nn.Module, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

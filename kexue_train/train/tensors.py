@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kexue_train.batches.collate import Batch
+from kexue_train.batches.collate import Batch, without_unused_slots
 
 Tensors = dict[str, Tensor]
 
@@ -21,10 +21,13 @@ def to_tensors(batch: Batch) -> Tensors:
 
 
 def pinned(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Tensors, None, None]:
-    """The micro-batches as tensors, in page-locked memory if ``device`` is a CUDA one; closing this closes them."""
+    """The micro-batches as tensors, in page-locked memory if ``device`` is a CUDA one; closing this closes them.
+
+    On a CPU, which gains nothing from shapes that never change, without the unused slots.
+    """
     with closing(batches):
         for batch in batches:
-            tensors = to_tensors(batch)
+            tensors = to_tensors(batch if device.type == "cuda" else without_unused_slots(batch))
             if device.type == "cuda":
                 torch.cuda.set_device(device)  # of this thread: else memory of device 0 would be taken
                 tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}

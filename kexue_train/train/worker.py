@@ -29,10 +29,11 @@ from kexue_train.errors import KexueError
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import build_hf_config
 from kexue_train.model.recompute import compile_layers, enable_recompute
-from kexue_train.optim import Tiger, build_param_groups
+from kexue_train.optim.build import build_optimizer
+from kexue_train.optim.windows import WindowedOptimizer
 from kexue_train.progress import Silent
 from kexue_train.runtime import available_cpus, configure_logging, rank
-from kexue_train.samples.mlm import MaskingRates
+from kexue_train.samples.mlm import IGNORE_INDEX, MaskingRates
 from kexue_train.train.balance import loss_units
 from kexue_train.train.checkpoint import TrainerState, checkpoint_name, latest_checkpoint, load_checkpoint
 from kexue_train.train.config import RecomputeEvery
@@ -78,12 +79,12 @@ def run_worker(config: JobConfig, samples: Path, out_dir: Path) -> bool:
 def _build(config: JobConfig, samples: Path, paths: TrainDir, device: torch.device) -> Training:
     dataset = read_samples(samples, config)
     objective = _build_objective(config, dataset, device)
-    optimizer = Tiger(
-        build_param_groups(objective.model),
-        lr=config.optimizer.lr,
-        beta=config.optimizer.beta,
-        weight_decay=config.optimizer.weight_decay,
+    optimizer = build_optimizer(
+        config.optimizer,
+        objective.model,
         accumulation_steps=config.train.accumulation_steps,
+        seed=config.seed,
+        partitioned=config.train.zero_stage > 0,
     )
     state = _resume(config, paths, objective.model, optimizer)
     return Training(
@@ -92,6 +93,7 @@ def _build(config: JobConfig, samples: Path, paths: TrainDir, device: torch.devi
         paths=paths,
         tokenizer=dataset.folders[0] / "tokenizer",
         rows_per_epoch=dataset.num_training_rows,
+        num_parameters=sum(p.numel() for p in objective.model.parameters()),  # an engine may leave less to count
         objective=objective,
         optimizer=optimizer,
         engine=build_engine(config.train, objective, optimizer, paths.root),
@@ -106,7 +108,8 @@ def _build_objective(config: JobConfig, dataset: SampleDataset, device: torch.de
     """The model, initialised from the seed alike on every rank, with its loss."""
     train = config.train
     torch.manual_seed(int(random_words(config.seed, Purpose.INIT, 0, 0)[0, 0]) & (2**63 - 1))
-    model = RoFormerV2ForPreTraining(build_hf_config(config.model, dataset.vocab_size)).to(device)
+    weights = torch.bfloat16 if config.optimizer.states == "bf16" else torch.float32
+    model = RoFormerV2ForPreTraining(build_hf_config(config.model, dataset.vocab_size)).to(device, weights)
     if isinstance(train.recompute, RecomputeEvery):
         enable_recompute(model.roformer, "full", every=train.recompute.every)
     elif train.recompute != "none":
@@ -124,7 +127,9 @@ def _build_objective(config: JobConfig, dataset: SampleDataset, device: torch.de
     return PretrainingObjective(model, expected, nsp_weight=train.nsp_weight, autocast=autocast, units=units)
 
 
-def _resume(config: JobConfig, paths: TrainDir, model: RoFormerV2ForPreTraining, optimizer: Tiger) -> TrainerState:
+def _resume(
+    config: JobConfig, paths: TrainDir, model: RoFormerV2ForPreTraining, optimizer: WindowedOptimizer
+) -> TrainerState:
     """Load the newest whole checkpoint that rank 0 sees, the same on every rank; a fresh state if there is none."""
     found = latest_checkpoint(paths.checkpoints, _LogNotes()) if dist.get_rank() == 0 else None
     name = same_on_all_ranks(str(found) if found else None)
@@ -132,7 +137,7 @@ def _resume(config: JobConfig, paths: TrainDir, model: RoFormerV2ForPreTraining,
         return TrainerState(seed=config.seed)
     state = load_checkpoint(Path(name), model, optimizer)
     logger.info("resumed from %s", name)
-    return replace(state, micro_step=optimizer.micro_step)
+    return replace(state, micro_step=state.step * config.train.accumulation_steps)
 
 
 def _train(training: Training) -> bool:
@@ -151,7 +156,7 @@ def _train(training: Training) -> bool:
             precision=train.precision,
             recompute=train.model_dump(mode="json")["recompute"],
             accumulation_steps=train.accumulation_steps,
-            parameters=sum(p.numel() for p in training.objective.model.parameters()),
+            parameters=training.num_parameters,
             rows_per_epoch=training.rows_per_epoch,
         )
         finished = train_loop(training)
@@ -168,7 +173,7 @@ def _finish(training: Training) -> None:
         "checkpoint": name,
         "steps": training.state.step,
         "tokens": training.state.tokens,
-        "parameters": sum(p.numel() for p in training.objective.model.parameters()),
+        "parameters": training.num_parameters,
     }
     manifest = build_manifest(training.recipe, files, seed=training.config.seed, statistics=statistics)
     write_atomic(root / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
@@ -191,10 +196,24 @@ def _training_batches(
 
 
 def _heldout_batches(config: JobConfig, dataset: SampleDataset) -> list[Tensors]:
-    """This rank's share of the held-out rows, masked once and for all (epoch 0)."""
-    rows = dataset.heldout_rows[dist.get_rank() :: dist.get_world_size()]
-    pieces = np.array_split(rows, math.ceil(len(rows) / config.train.micro_batch_size)) if len(rows) else []
-    return [to_tensors(make_batch(dataset, piece, 0, seed=config.seed, rates=_rates(config))) for piece in pieces]
+    """This rank's share of the held-out rows, masked once and for all (epoch 0).
+
+    All ranks have as many batches, since under ZeRO 3 they compute together; a rank short of rows takes one unlabelled.
+    """
+    rows, ranks = dataset.heldout_rows, dist.get_world_size()
+    if not len(rows):
+        return []
+    pieces = np.array_split(
+        rows[dist.get_rank() :: ranks], math.ceil(len(rows) / (ranks * config.train.micro_batch_size))
+    )
+    batches = []
+    for piece in pieces:
+        chosen = piece if len(piece) else rows[:1]
+        batch = to_tensors(make_batch(dataset, chosen, 0, seed=config.seed, rates=_rates(config)))
+        if not len(piece):
+            batch |= {name: torch.full_like(batch[name], IGNORE_INDEX) for name in ("prediction_labels", "pair_labels")}
+        batches.append(batch)
+    return batches
 
 
 def _rates(config: JobConfig) -> MaskingRates:

@@ -1,4 +1,4 @@
-"""The schedule against NumPy's interpolation."""
+"""The schedules against NumPy's interpolation and points worked out by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.optim.schedule import piecewise_linear
+from kexue_train.optim.schedule import cosine_decay, piecewise_linear
 
 KNOTS = st.dictionaries(st.integers(0, 1000), st.floats(0, 2), min_size=1, max_size=6)
 
@@ -32,3 +32,16 @@ def test_published_example_at_points_worked_out_by_hand():
 
 def test_a_knot_at_zero_replaces_the_warm_up():
     assert piecewise_linear({0: 1.0, 10: 0.0}, 0) == 1.0
+
+
+def test_the_cosine_at_points_worked_out_by_hand():
+    # cos(60°) = 1/2, cos(90°) = 0, cos(120°) = -1/2
+    values = [cosine_decay(step, 300, 0.2) for step in (0, 100, 150, 200, 300, 301, 10**9)]
+    assert values == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2])
+
+
+@given(num_steps=st.integers(1, 50), final=st.floats(0, 1))
+def test_the_cosine_never_rises_and_is_symmetric_about_its_middle(num_steps, final):
+    values = np.array([cosine_decay(step, num_steps, final) for step in range(num_steps + 1)])
+    assert (np.diff(values) <= 0).all()
+    np.testing.assert_allclose(values + values[::-1], 1 + final, atol=1e-12)

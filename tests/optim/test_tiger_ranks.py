@@ -33,18 +33,29 @@ def results(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return {path.stem: dict(np.load(path)) for path in folder.glob("*.npz")}
 
 
-def test_ranks_end_with_the_same_bits(results):
-    assert all(np.array_equal(results["good-0-of-2"][name], value) for name, value in results["good-1-of-2"].items())
+RUNS = ("good", "bad", "gradient", "missing", "lazy", "bf16")
 
 
-def test_two_ranks_equal_one_process_with_the_whole_batch(results):
-    for name, expected in results["good-0-of-1"].items():
-        np.testing.assert_allclose(results["good-0-of-2"][name], expected, atol=1e-14, rtol=0)
+@pytest.mark.parametrize("run", RUNS)
+def test_ranks_end_with_the_same_bits(results, run):
+    first, second = results[f"{run}-0-of-2"], results[f"{run}-1-of-2"]
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("run", ["good", "gradient", "missing", "lazy"])
+def test_two_ranks_equal_one_process_with_the_whole_batch(results, run):
+    for name, expected in results[f"{run}-0-of-1"].items():
+        np.testing.assert_allclose(results[f"{run}-0-of-2"][name], expected, atol=1e-14, rtol=0)
+
+
+def test_runs_differ_where_they_should(results):
+    good, lazy, missing = (results[f"{run}-0-of-2"] for run in ("good", "lazy", "missing"))
+    assert not np.array_equal(good["table"], lazy["table"])
+    assert not np.array_equal(good["matrix"], missing["matrix"])
 
 
 def test_a_bad_gradient_on_one_rank_shrinks_the_tensor_on_both(results):
-    first, second, good = results["bad-0-of-2"], results["bad-1-of-2"], results["good-0-of-2"]
-    assert all(np.array_equal(first[name], second[name]) for name in first)
-    assert np.isfinite(first["matrix"]).all()
-    assert not np.array_equal(first["matrix"], good["matrix"])
-    assert all(np.array_equal(first[name], good[name]) for name in ("table", "vector"))
+    bad, good = results["bad-0-of-2"], results["good-0-of-2"]
+    assert np.isfinite(bad["matrix"]).all()
+    assert not np.array_equal(bad["matrix"], good["matrix"])
+    assert all(np.array_equal(bad[name], good[name]) for name in ("table", "vector"))

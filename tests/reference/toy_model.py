@@ -34,7 +34,7 @@ class Toy(nn.Module):
         (torch.stack(terms).sum() * scale).backward()
 
     def numpy(self) -> dict[str, np.ndarray]:
-        return {name: parameter.detach().clone().numpy() for name, parameter in self.by_name().items()}
+        return {name: _numpy(parameter) for name, parameter in self.by_name().items()}
 
 
 def draw_gradients(count: int, seed: int = 1) -> list[dict[str, np.ndarray]]:
@@ -48,3 +48,8 @@ def stacked(gradients: Sequence[Mapping[str, np.ndarray]], name: str) -> list[np
 
 def parameters_equal(left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]) -> bool:
     return all(np.array_equal(left[name], right[name]) for name in left)
+
+
+def _numpy(parameter: torch.Tensor) -> np.ndarray:
+    """A copy; NumPy has no bfloat16."""
+    return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32), copy=True).numpy()

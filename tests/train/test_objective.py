@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from kexue_train.artifacts import read_manifest
-from kexue_train.batches.collate import make_batch
+from kexue_train.batches.collate import make_batch, without_unused_slots
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.loader import Plan, iter_batches
 from kexue_train.samples.mlm import MaskingRates
@@ -124,6 +124,24 @@ def test_unused_slots_change_nothing(vocab_size, batch):
     found = [_objective(vocab_size, ROWS)(tensors) for tensors in (batch, longer)]
     torch.testing.assert_close(found[0][0], found[1][0])
     torch.testing.assert_close(torch.stack(found[0][1]), torch.stack(found[1][1]))
+
+
+def test_without_its_unused_slots_a_batch_has_the_same_loss(vocab_size, batch):
+    arrays = {name: tensor.numpy() for name, tensor in batch.items()}
+    shorter = to_tensors(without_unused_slots(arrays))
+    assert len(shorter["prediction_slots"]) < len(batch["prediction_slots"])
+    found = [_objective(vocab_size, ROWS)(tensors) for tensors in (batch, shorter)]
+    torch.testing.assert_close(found[0][0], found[1][0])
+    torch.testing.assert_close(torch.stack(found[0][1]), torch.stack(found[1][1]))
+
+
+@pytest.mark.parametrize("names", [("prediction_slots", "prediction_labels"), ("pair_slots", "pair_labels")])
+def test_a_task_without_a_slot_has_no_loss(vocab_size, batch, names):
+    objective = _objective(vocab_size, ROWS)
+    loss, terms = objective(batch | {name: batch[name][:0] for name in names})
+    assert torch.isfinite(loss)
+    assert (terms.mlm_count if names[0] == "prediction_slots" else terms.nsp_count) == 0
+    assert all(torch.isfinite(gradient).all() for gradient in torch.autograd.grad(loss, list(objective.parameters())))
 
 
 def test_samples_without_pairs_have_a_finite_loss(vocab_size, batch):

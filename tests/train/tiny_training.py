@@ -24,7 +24,7 @@ from kexue_train.optim import Tiger, build_param_groups
 from kexue_train.samples.build_samples import build_samples
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.samples.tokenizer import train_tokenizer
-from kexue_train.train.checkpoint import TrainerState, save_checkpoint
+from kexue_train.train.checkpoint import FullTensors, TrainerState, save_checkpoint
 from kexue_train.train.job import JobConfig, TrainDir, prepare
 from kexue_train.train.metrics import read_metrics
 from kexue_train.train.worker import run_worker
@@ -123,7 +123,8 @@ def make_checkpoint(folder: Path, samples: Path, *, step: int, keep: int = 9, **
     folder.mkdir(parents=True, exist_ok=True)
     state = TrainerState(step=step, micro_step=2 * step, seed=7, tokens=100 * step)
     recipe, tokenizer = config.recipe(manifest.content_digest), samples / "tokenizer"
-    return save_checkpoint(folder, model, optimizer, state, recipe=recipe, tokenizer=tokenizer, keep=keep)
+    full = FullTensors.of(model, optimizer)
+    return save_checkpoint(folder, model, full, state, recipe=recipe, tokenizer=tokenizer, keep=keep)
 
 
 def final_tensors(out: Path, step: int = 8) -> dict[str, torch.Tensor]:

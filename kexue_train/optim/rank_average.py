@@ -1,0 +1,76 @@
+"""Average flat states over the ranks, in buckets, while the last backward of a window is still running."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+BUCKET_BYTES = 25 * 2**20
+"""Large enough for full bandwidth, small enough that the first leaves early."""
+
+
+def ranks() -> int:
+    """Processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class RankAverage:
+    """The mean over the ranks of one flat tensor, in place, bucket by bucket.
+
+    Buckets leave strictly in order, so every rank starts the same reductions in the same order, whichever gradients
+    come first and whichever tensors get none.
+
+    Args:
+        flat: The tensor, [n].
+        ends: Where each tensor of it ends, ascending; gradients should come in this order, more or less.
+        bucket_bytes: Least size of a bucket.
+    """
+
+    def __init__(self, flat: Tensor, ends: Sequence[int], *, bucket_bytes: int = BUCKET_BYTES) -> None:
+        self._flat = flat
+        self._borders, self._bucket_of = [0], []
+        for end in ends:
+            self._bucket_of.append(len(self._borders) - 1)
+            if (end - self._borders[-1]) * flat.element_size() >= bucket_bytes:
+                self._borders.append(end)
+        if self._borders[-1] < flat.numel():
+            self._borders.append(flat.numel())
+        self._forget()
+
+    def ready(self, tensor: int) -> None:
+        """The ``tensor``-th is complete on this rank; sends its bucket off if that was the last one of it."""
+        self._waiting[self._bucket_of[tensor]] -= 1
+        self._send(while_complete=True)
+
+    def finish(self) -> list[tuple[int, Tensor]]:
+        """Send what is left and wait for all.
+
+        Returns:
+            (start, mean) of buckets whose mean has more precision than ``flat`` and must be stored by the caller.
+        """
+        self._send(while_complete=False)
+        wider = []
+        for start, bucket, work in self._sent:
+            work.wait()
+            bucket.div_(ranks())
+            if bucket.dtype != self._flat.dtype:
+                wider.append((start, bucket))
+        self._forget()
+        return wider
+
+    def _send(self, *, while_complete: bool) -> None:
+        while self._next < len(self._waiting) and not (while_complete and self._waiting[self._next] > 0):
+            start, end = self._borders[self._next], self._borders[self._next + 1]
+            bucket = self._flat[start:end]
+            if bucket.dtype == torch.bfloat16:  # a sum in bf16 would lose what stochastic rounding keeps
+                bucket = bucket.float()
+            self._sent.append((start, bucket, dist.all_reduce(bucket, async_op=True)))
+            self._next += 1
+
+    def _forget(self) -> None:
+        self._next = 0
+        self._sent: list[tuple[int, Tensor, dist.Work]] = []
+        self._waiting = [self._bucket_of.count(bucket) for bucket in range(len(self._borders) - 1)]

@@ -1,0 +1,231 @@
+"""The kernels of ``FusedTiger``, in Triton; imported only where CUDA is used.
+
+Arithmetic is fp32 whatever the tensors hold; bf16 is stored rounded by the hash of ``random_bits``. Every sum of two
+products is written as a rounded product and a fused multiply-add, as PyTorch's own kernels compute it, so that no
+compiler is left to choose.
+
+Memory is all that these kernels wait for. Bytes of device memory per parameter:
+
+    kernel         fp32 states    bf16 states    touches
+    check          4              2              reads g
+    fold           8 (12)         4 (6)          reads and writes m; g again, from memory if the cache is too small
+    sum_squares    4              2              reads θ
+    move           12             6              reads m, reads and writes θ
+
+Tensors lie anywhere, so the kernels over all of them read what to work on from a table, a tile of a tensor per
+program: some rows of an embedding, or of a matrix cut into lines. An address from a table says nothing about its
+alignment; a column tells whether the tile can be read in vectors of 16 bytes without looking for its end.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from kexue_train.optim import random_bits
+
+CHUNK = 4096
+"""Elements that a program of ``check`` and ``fold`` reads at a time; even."""
+TILE_ROWS, TILE_COLUMNS = 32, 128
+"""What a program of ``sum_squares`` and ``move`` reads at a time: 32 rows, 128 columns of each."""
+SPAN = 1024
+"""Sums that ``add_up`` reads at a time."""
+CHECKERS = 512
+"""Programs of ``check`` at most: enough to read at full speed, few enough for each program of ``fold`` to ask all."""
+WARPS = 8
+"""Of all of them but ``add_up``: 16 elements per thread, so that enough threads fit on a processor."""
+
+_MULTIPLIER_0, _MULTIPLIER_1 = tl.constexpr(random_bits.MULTIPLIER_0), tl.constexpr(random_bits.MULTIPLIER_1)
+_START_0, _START_1 = tl.constexpr(random_bits.START_0), tl.constexpr(random_bits.START_1)
+_INFINITY = tl.constexpr(float("inf"))
+_EDGE_COLUMNS = tl.constexpr(32)  # what is read with care takes many registers, which all programs would hold
+_NAN_BITS = tl.constexpr(0x7FC00000)
+
+
+@triton.jit
+def check(grad, numel, flag, verdicts, block: tl.constexpr):
+    """Each program reads every so many-th chunk of ``grad``; 1 into its verdict, and ``flag``, if one is not finite."""
+    offsets = tl.arange(0, block)
+    bad = tl.zeros((block,), tl.int32)
+    for start in range(tl.program_id(0).to(tl.int64) * block, numel, tl.num_programs(0) * block):
+        values = tl.load(grad + start + offsets, mask=offsets < numel - start, other=0.0).to(tl.float32)
+        bad |= tl.where(tl.abs(values) < _INFINITY, 0, 1)
+    verdict = tl.max(bad, 0)
+    tl.store(verdicts + tl.program_id(0), verdict)
+    if verdict != 0:
+        tl.store(flag, 1.0)  # whoever comes last writes the same
+
+
+@triton.jit(do_not_specialize=["seed", "stream"])
+def fold(momentum, grad, numel, verdicts, decay, weight, seed, stream, checkers: tl.constexpr, block: tl.constexpr):
+    """One chunk of m ← decay·m + weight·g, unless a verdict is against it."""
+    start = tl.program_id(0).to(tl.int64) * block
+    offsets = tl.arange(0, block)
+    mask = offsets < numel - start
+    bad = tl.max(tl.load(verdicts + tl.arange(0, checkers)), 0)
+    before = tl.load(momentum + start + offsets, mask=mask, other=0.0).to(tl.float32)
+    part = tl.load(grad + start + offsets, mask=mask, other=0.0).to(tl.float32)
+    if bad == 0:
+        after = tl.fma(part, weight, before * decay)
+        if momentum.dtype.element_ty == tl.bfloat16:
+            key_0, key_1 = _stream_keys(seed, stream, 0)
+            words = _words((start + 2 * tl.arange(0, block // 2)).to(tl.uint32), key_0, key_1)
+            after = _rounded(after, tl.interleave(words & 0xFFFF, words >> 16))
+        tl.store(momentum + start + offsets, after, mask=mask)
+
+
+@triton.jit
+def sum_squares(tiles, sums, parameter_type: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr):
+    """The squares of one tile: the sums of its rows, or the sum of all."""
+    tile = tiles + tl.program_id(0) * 10
+    parameter = tl.load(tile).to(tl.pointer_type(parameter_type))
+    left, width = tl.load(tile + 3).to(tl.int32), tl.load(tile + 4).to(tl.int32)
+    scalar_stride, target = tl.load(tile + 6), tl.load(tile + 7)
+    if tl.load(tile + 9) != 0:
+        sum_of_rows = _row_squares(parameter, left, width, rows, columns, True)
+    else:
+        sum_of_rows = _row_squares(parameter, left, width, rows, _EDGE_COLUMNS, False)
+    if scalar_stride != 0:
+        row = tl.arange(0, rows)
+        tl.store(sums + target + row, sum_of_rows, mask=row * width < left)
+    else:
+        tl.store(sums + target, tl.sum(sum_of_rows, 0))
+
+
+@triton.jit
+def _row_squares(parameter, left, width, rows: tl.constexpr, columns: tl.constexpr, is_whole: tl.constexpr):
+    row, column = tl.arange(0, rows)[:, None], tl.arange(0, columns)[None, :]
+    total = tl.zeros((rows, columns), tl.float32)
+    for start in range(0, width, columns):
+        place = row * width + (start + column)
+        if is_whole:
+            value = tl.load(tl.multiple_of(parameter + place, (1, 16))).to(tl.float32)
+        else:
+            mask = (start + column < width) & (place < left)
+            value = tl.load(parameter + place, mask=mask, other=0.0).to(tl.float32)
+        total += value * value
+    return tl.sum(total, 1)
+
+
+@triton.jit
+def add_up(spans, sums, block: tl.constexpr):
+    """Add the sums of the tiles of one tensor, always in the same order."""
+    span = spans + tl.program_id(0) * 3
+    first, count, target = tl.load(span), tl.load(span + 1), tl.load(span + 2)
+    offsets = tl.arange(0, block)
+    total = tl.zeros((block,), tl.float32)
+    for start in range(0, count, block):
+        total += tl.load(sums + first + start + offsets, mask=start + offsets < count, other=0.0)
+    tl.store(sums + target, tl.sum(total, 0))
+
+
+@triton.jit(do_not_specialize=["seed", "stream"])
+def move(
+    tiles,
+    step,
+    drop,
+    dead_zone,
+    seed,
+    stream,
+    parameter_type: tl.constexpr,
+    momentum_type: tl.constexpr,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+):
+    """θ ← θ - (step·sign(m) + drop·θ) in one tile."""
+    tile = tiles + tl.program_id(0) * 10
+    parameter = tl.load(tile).to(tl.pointer_type(parameter_type))
+    momentum = tl.load(tile + 1).to(tl.pointer_type(momentum_type))
+    start, left, width = tl.load(tile + 2).to(tl.uint32), tl.load(tile + 3).to(tl.int32), tl.load(tile + 4).to(tl.int32)
+    row = tl.arange(0, rows)[:, None]
+    scalar, exists = tl.load(tile + 5) + row * tl.load(tile + 6), row * width < left
+    step, drop = tl.load(step + scalar, mask=exists, other=0.0), tl.load(drop + scalar, mask=exists, other=0.0)
+    key_0, key_1 = _stream_keys(seed, stream, tl.load(tile + 8))
+    if tl.load(tile + 9) != 0:
+        _move(parameter, momentum, start, left, width, step, drop, dead_zone, key_0, key_1, rows, columns, True)
+    else:
+        _move(parameter, momentum, start, left, width, step, drop, dead_zone, key_0, key_1, rows, _EDGE_COLUMNS, False)
+
+
+@triton.jit
+def _move(
+    parameter,
+    momentum,
+    start,
+    left,
+    width,
+    step,
+    drop,
+    dead_zone,
+    key_0,
+    key_1,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+    is_whole: tl.constexpr,
+):
+    row, column = tl.arange(0, rows)[:, None], tl.arange(0, columns)[None, :]
+    for begin in range(0, width, columns):
+        place = row * width + (begin + column)
+        parameters, momenta = parameter + place, momentum + place
+        if is_whole:
+            mask = None
+            parameters, momenta = tl.multiple_of(parameters, (1, 16)), tl.multiple_of(momenta, (1, 16))
+        else:
+            mask = (begin + column < width) & (place < left)
+        before = tl.load(parameters, mask=mask).to(tl.float32)
+        direction = tl.load(momenta, mask=mask).to(tl.float32)
+        signed = tl.where(direction > 0, step, tl.where(direction < 0, -step, 0.0))
+        signed = tl.where(tl.abs(direction) < dead_zone, 0.0, signed)
+        after = before - tl.fma(before, drop, signed)
+        if parameter.dtype.element_ty == tl.bfloat16:
+            if is_whole:
+                pair = tl.arange(0, columns // 2)[None, :]
+                words = _words(start + (row * width + begin + 2 * pair).to(tl.uint32), key_0, key_1)
+                bits = tl.interleave(words & 0xFFFF, words >> 16)
+            else:  # a row may begin with the second of a pair
+                element = start + place.to(tl.uint32)
+                words = _words(element, key_0, key_1)
+                bits = tl.where((element & 1) != 0, words >> 16, words & 0xFFFF)
+            after = _rounded(after, bits)
+        tl.store(parameters, after, mask=mask)
+
+
+@triton.jit
+def _rounded(values, bits):
+    """``round_stochastically``: fp32 -> bf16, by 16 random bits each."""
+    raised = values.to(tl.uint32, bitcast=True) + bits
+    kept = tl.where(values == values, raised, _NAN_BITS) >> 16
+    return kept.to(tl.uint16).to(tl.bfloat16, bitcast=True)
+
+
+@triton.jit
+def _stream_keys(seed, stream, number):
+    """``stream_key`` of the stream ``stream + number``; both may be pointers, so that a captured graph can count on."""
+    if seed.dtype.is_ptr():
+        seed = tl.load(seed)
+    if stream.dtype.is_ptr():
+        stream = tl.load(stream)
+    seed, stream = seed.to(tl.int64), stream.to(tl.int64) + number
+    return _stream_key(seed, stream, _START_0), _stream_key(seed, stream, _START_1)
+
+
+@triton.jit
+def _stream_key(seed, stream, start: tl.constexpr):
+    key = _finalised(seed.to(tl.uint32) ^ start)
+    key = _finalised(key ^ (seed >> 32).to(tl.uint32))
+    key = _finalised(key ^ stream.to(tl.uint32))
+    key = _finalised(key ^ (stream >> 32).to(tl.uint32))
+    return _finalised(key)
+
+
+@triton.jit
+def _words(element, key_0, key_1):
+    """The 32 random bits of the pair that each element is in."""
+    return _finalised(_finalised((element >> 1) ^ key_0) ^ key_1)
+
+
+@triton.jit
+def _finalised(word):
+    word = (word ^ (word >> 16)) * _MULTIPLIER_0
+    word = (word ^ (word >> 15)) * _MULTIPLIER_1
+    return word ^ (word >> 15)

@@ -1,0 +1,62 @@
+"""Training steps with parameters, gradients and moments in partitions, ZeRO 1 to 3."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from kexue_train.optim.partitioned import PartitionedAccumulation
+from kexue_train.train.checkpoint import FullTensors
+from kexue_train.train.objective import LossTerms, PretrainingObjective
+from kexue_train.train.zero_partitions import ZeroPartitions
+
+
+class ZeroEngine:
+    """DeepSpeed reduces gradients to partitions and publishes weights; what moves them is the optimizer.
+
+    DeepSpeed's step, which gathers all weights, is called once per window: it counts steps, not micro-batches.
+
+    Args:
+        engine: A ``DeepSpeedEngine`` of stage 1, 2 or 3 whose optimizer is ``FlatSteps(optimizer)``.
+        objective: Its module.
+        optimizer: Of the module's parameters.
+    """
+
+    def __init__(self, engine: Any, objective: PretrainingObjective, optimizer: PartitionedAccumulation) -> None:
+        self._engine, self._model, self._optimizer = engine, objective.model, optimizer
+        params = [param for group in optimizer.param_groups for param in group["params"]]
+        self._partitions = ZeroPartitions(engine, params)
+        optimizer.attach(self._partitions.flats, self._partitions.segments)
+
+    def micro_step(self, batch: dict[str, Tensor]) -> LossTerms:
+        """See ``Engine``."""
+        loss, terms = cast(tuple[Tensor, LossTerms], self._engine(batch))
+        self._engine.backward(loss)
+        optimizer = self._optimizer
+        if optimizer.wants_gradients:
+            gradients = self._partitions.gradients()
+            optimizer.fold_slices(gradients)
+            # Stage 3 would skip a step with a NaN among them, and use them again for a parameter that gets no new one.
+            torch._foreach_zero_(gradients)
+        if optimizer.ends_window:
+            optimizer.decide_step()
+        if optimizer.ends_window or not optimizer.hidden:
+            self._engine.step()
+        else:
+            self._partitions.forget_gradients()
+        optimizer.step()
+        return terms
+
+    def full_parameter(self, param: Tensor) -> Tensor:
+        """See ``Engine``."""
+        return self._partitions.whole(param)
+
+    def full_tensors(self) -> FullTensors:
+        """See ``Engine``."""
+        keep = dist.get_rank() == 0
+        weights = {name: whole.cpu() for name, whole in self._partitions.whole_weights(self._model) if keep}
+        moments = {name: whole.cpu() for name, whole in self._optimizer.whole_moments() if keep}
+        return FullTensors(weights, moments)

@@ -1,0 +1,120 @@
+"""One of some processes that train with ZeRO: ``python zero_rank.py RANK RANKS FOLDER``; rank 0 writes results there.
+
+One process runs many cases, as importing DeepSpeed takes seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from kexue_train.optim.param_groups import build_param_groups
+from kexue_train.train.engine import start_deepspeed
+from kexue_train.train.zero_partitions import ZeroPartitions
+from tests.train.zero_net import CASES, OPTIONS, STEPS, Case, Net, train
+
+
+class _Still(torch.optim.Optimizer):
+    """Moves nothing."""
+
+    def step(self, closure: None = None) -> None: ...
+
+
+class _Numbered(nn.Module):
+    """A parameter whose elements are numbers from ``first`` on; its gradient is itself, times ``factor``."""
+
+    def __init__(self, param: Tensor, first: int) -> None:
+        super().__init__()
+        self.numbers = torch.arange(first, first + param.numel(), dtype=torch.float32).view(param.shape)
+        self.weight = nn.Parameter(self.numbers.clone(), requires_grad=param.requires_grad)
+
+    def forward(self, factor: Tensor) -> Tensor:
+        return factor * (self.weight * self.numbers).sum()
+
+
+class _NumberedNet(nn.Module):
+    """Parameters shaped as those of ``Net``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts, first = nn.ModuleList(), 0
+        for param in Net().parameters():
+            self.parts.append(_Numbered(param, first))
+            first += param.numel()
+
+    def forward(self, factor: Tensor) -> Tensor:
+        return sum(part(factor) for part in self.parts)
+
+
+def numbered_elements(stage: int, folder: Path) -> dict[str, Tensor]:
+    """Where the partitions say that elements lie, and what lies there.
+
+    Returns:
+        For every segment ``<tensor>/<what>``: the numbers that should lie there, the values and gradients that do.
+    """
+    model = _NumberedNet()
+    groups = build_param_groups(model)
+    numbers = {f"parts.{index}.weight": part.numbers for index, part in enumerate(model.parts)}
+    names = [name for group in groups for name in group["names"]]
+    params = [param for group in groups for param in group["params"]]
+    settings = {
+        "train_micro_batch_size_per_gpu": 1, "zero_allow_untested_optimizer": True, "steps_per_print": 10**9,
+        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 20, "sub_group_size": 60},
+    }  # fmt: skip
+    # Groups stay apart: several flat tensors.
+    optimizer = _Still([{"params": group["params"]} for group in groups], {"lr": 0.0})
+    engine = start_deepspeed(model, optimizer, settings, folder)
+    partitions = ZeroPartitions(engine, params)
+    found: dict[str, Tensor] = {"flats": torch.tensor(len(partitions.flats))}
+    for backward in range(2):  # what the first leaves must not be in the second
+        engine.backward(engine(torch.tensor(float(dist.get_rank() + 1))))
+        gradients = [gradient.clone() for gradient in partitions.gradients()]
+        if not backward:
+            partitions.forget_gradients()
+    for segment, gradient in zip(partitions.segments, gradients, strict=True):
+        name = names[segment.tensor]
+        found[f"{name}/numbers"] = segment.within(numbers[name]).clone()
+        found[f"{name}/values"] = segment.of(partitions.flats).detach().clone()
+        found[f"{name}/gradients"] = gradient
+    return found
+
+
+def main(rank: int, ranks: int, folder: Path) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank), "DS_ACCELERATOR": "cpu"}
+    warnings.simplefilter("ignore")  # DeepSpeed calls deprecated functions
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store-{ranks}", rank=rank, world_size=ranks)
+
+    for stage in (1, 2, 3):
+        save_file(numbered_elements(stage, folder), folder / f"{ranks} numbers {stage} {rank}.safetensors")
+
+    def save(name: str, case: Case, **more: object) -> dict[str, Tensor]:
+        result = train(case, folder, rank=rank, ranks=ranks, **more)
+        if rank == 0:
+            save_file({name: tensor.contiguous() for name, tensor in result.items()}, folder / f"{name}.safetensors")
+        return result
+
+    for name, case in CASES.items():
+        save(f"{ranks} {name}", case)
+    if ranks == 2:
+        for name, case in OPTIONS.items():
+            save(name, case)
+        middle = STEPS // 2
+        for first, then in ((1, 3), (3, 2), (0, 1)):
+            box = [train(Case(first), folder, rank=rank, ranks=ranks, steps=range(middle))]
+            dist.broadcast_object_list(box, src=0)
+            save(f"from {first} to {then}", Case(then), steps=range(middle, STEPS), start=box[0])
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
