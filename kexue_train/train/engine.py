@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor
 
 from kexue_train.errors import ResourceError
+from kexue_train.model.hf_folder import untied_weights
 from kexue_train.optim import Tiger
+from kexue_train.train.checkpoint.format import copy_exactly
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.objective import LossTerms, PretrainingObjective
 
@@ -24,9 +27,30 @@ class Engine(Protocol):
         """Forward, backward and optimizer on one micro-batch; parameters move at the end of a window."""
         ...
 
+    def full_tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """All of the weights, and of the optimizer's state, as a checkpoint holds them. A collective call.
 
-def build_engine(config: TrainConfig, objective: PretrainingObjective, optimizer: Tiger, out_dir: Path) -> Engine:
+        Returns:
+            On rank 0 whole tensors, good until the next micro-step: weights by the model's names (tied ones once), and
+            for example ``momentum.<name>``. On the other ranks anything.
+        """
+        ...
+
+    def load_full_tensors(self, weights: Mapping[str, Tensor], optimizer_tensors: Mapping[str, Tensor]) -> None:
+        """Take over what ``full_tensors`` gave on rank 0; every rank gets the same. A collective call.
+
+        Raises:
+            ArtifactError: If a tensor is missing, unexpected or of another shape, by name.
+        """
+        ...
+
+
+def build_engine(
+    config: TrainConfig, micro_batch_size: int, objective: PretrainingObjective, optimizer: Tiger, out_dir: Path
+) -> Engine:
     """The engine that ``config.engine`` asks for; DeepSpeed's configuration is written to ``out_dir/deepspeed.json``.
+
+    Micro-batches may have another size later: DeepSpeed only reckons its throughput with it.
 
     Raises:
         ResourceError: If DeepSpeed is asked for and not installed.
@@ -38,14 +62,31 @@ def build_engine(config: TrainConfig, objective: PretrainingObjective, optimizer
             "train.engine=deepspeed, but DeepSpeed is not installed; install it with "
             "pip install 'kexue_train[deepspeed]', or set train.engine=torch, which gives the same numbers"
         )
-    return DeepSpeedEngine(objective, optimizer, make_deepspeed_config(config), out_dir)
+    return DeepSpeedEngine(objective, optimizer, make_deepspeed_config(config, micro_batch_size), out_dir)
 
 
-class TorchEngine:
-    """Plain torch; Tiger averages its momentum over the ranks, so no wrapper is needed."""
+class _WholeOnEveryRank:
+    """The tensors of an engine that cuts none of them."""
 
     def __init__(self, objective: PretrainingObjective, optimizer: Tiger) -> None:
         self._objective, self._optimizer = objective, optimizer
+
+    def full_tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """See ``Engine``."""
+        groups = self._optimizer.param_groups
+        named = [pair for group in groups for pair in zip(group["names"], group["params"], strict=True)]
+        momenta = {f"momentum.{name}": self._optimizer.momentum(param) for name, param in named}
+        return untied_weights(self._objective.model), momenta
+
+    def load_full_tensors(self, weights: Mapping[str, Tensor], optimizer_tensors: Mapping[str, Tensor]) -> None:
+        """See ``Engine``."""
+        own_weights, own_optimizer_tensors = self.full_tensors()
+        copy_exactly(weights, own_weights, where="the checkpoint's weights")
+        copy_exactly(optimizer_tensors, own_optimizer_tensors, where="the checkpoint's optimizer state")
+
+
+class TorchEngine(_WholeOnEveryRank):
+    """Plain torch; Tiger averages its momentum over the ranks, so no wrapper is needed."""
 
     def micro_step(self, batch: dict[str, Tensor]) -> LossTerms:
         """See ``Engine``."""
@@ -55,12 +96,13 @@ class TorchEngine:
         return terms
 
 
-class DeepSpeedEngine:
+class DeepSpeedEngine(_WholeOnEveryRank):
     """DeepSpeed with its gradient reduction and accumulation off: Tiger does both, in the momentum."""
 
     def __init__(
         self, objective: PretrainingObjective, optimizer: Tiger, deepspeed_config: dict[str, Any], out_dir: Path
     ) -> None:
+        super().__init__(objective, optimizer)
         import deepspeed  # noqa: PLC0415  # a door; importing it takes seconds
         import deepspeed.ops  # noqa: PLC0415
 
@@ -83,10 +125,10 @@ class DeepSpeedEngine:
         return terms
 
 
-def make_deepspeed_config(config: TrainConfig) -> dict[str, Any]:
+def make_deepspeed_config(config: TrainConfig, micro_batch_size: int) -> dict[str, Any]:
     """DeepSpeed's JSON. Accumulation 1 and clipping 0: windows live in Tiger, and no gradient is left to clip."""
     return {
-        "train_micro_batch_size_per_gpu": config.micro_batch_size,
+        "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0,
         "zero_optimization": {"stage": config.zero_stage},
