@@ -284,11 +284,16 @@ def samples(
 def train(
     config: ConfigFile,
     samples: Annotated[
-        Path, typer.Option(help="Folder of sample shards, or a YAML file of several: 'folder: weight' per line.")
+        Path,
+        typer.Option(
+            help="Folder of sample shards, folder of such with rows of several lengths, or YAML: 'folder: weight' lines."
+        ),
     ],
     out: Out,
     overrides: Overrides = None,
-    launcher: Annotated[str | None, typer.Option(help="ray or torchrun; torchrun needs no Ray.")] = None,
+    launcher: Annotated[
+        str | None, typer.Option(help="ray, torchrun (needs no Ray) or local (one worker, in this process).")
+    ] = None,
     ray: Ray = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="torchrun's port (default: any free one).")] = None,
     as_json: AsJson = False,

@@ -31,7 +31,8 @@ def is_complete(config: RunConfig, folder: RunDir) -> bool:
 
 def _fingerprint(config: RunConfig, folder: RunDir) -> dict[str, object]:
     own_corpus = config.corpus.source == "installed_docs"
-    stages = [folder.shards, folder.tokenizer, folder.samples, folder.pretrain, folder.hf, folder.evaluate]
+    samples = folder.sample_folders(config.samples.seq_len, config.train.seq_lens).values()
+    stages = [folder.shards, folder.tokenizer, *samples, folder.pretrain, folder.hf, folder.evaluate]
     manifests: dict[str, Manifest] = {}
     for path in [folder.corpus, *stages] if own_corpus else stages:
         manifests[path.name] = read_manifest(path)
@@ -43,8 +44,16 @@ def _fingerprint(config: RunConfig, folder: RunDir) -> dict[str, object]:
         "config": digest_of(config.model_dump(mode="json")),
         "word_lists": [file_checksum(path) for path in _word_lists(config)],
         "inputs": [[str(source.path), source.bytes, source.modified_ns] for source in inputs],
+        "initial_weights": _initial_weights(config),
         "artifacts": {name: manifest.content_digest for name, manifest in manifests.items()},
     }
+
+
+def _initial_weights(config: RunConfig) -> list[list[int]]:
+    """Bytes and time of the files in ``train.init_from``, in the order of their names."""
+    folder = config.train.init_from
+    states = [path.stat() for path in sorted(folder.iterdir())] if folder else []
+    return [[state.st_size, state.st_mtime_ns] for state in states]
 
 
 def _word_lists(config: RunConfig) -> list[Path]:

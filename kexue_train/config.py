@@ -136,6 +136,10 @@ def _key_lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, 
             name = f"{prefix}{key.value}"
             yield name, key.start_mark.line + 1
             yield from _key_lines(value, f"{name}.")
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield f"{prefix}{index}", item.start_mark.line + 1
+            yield from _key_lines(item, f"{prefix}{index}.")
 
 
 def _explain(cls: type[BaseModel], problem: Any, where: str, lines: dict[str, int]) -> str:
@@ -162,6 +166,8 @@ def _explain(cls: type[BaseModel], problem: Any, where: str, lines: dict[str, in
 
 def _known_keys(cls: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
+        if part.isdigit():  # a place in a list
+            continue
         field = cls.model_fields.get(part)
         candidates = [field.annotation, *get_args(field.annotation)] if field else []
         inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from kexue_train.artifacts import MANIFEST_NAME, Manifest, read_manifest
+from kexue_train.artifacts import MANIFEST_NAME, Manifest, read_manifest, write_atomic
 from kexue_train.completion import record_complete
 from kexue_train.errors import ArtifactError
 from kexue_train.executor import Executor, LocalExecutor, RayExecutor
@@ -40,6 +40,16 @@ class Run:
         """The sections that training needs."""
         config = self.config
         return JobConfig(seed=config.seed, model=config.model, optimizer=config.optimizer, train=config.train)
+
+    @property
+    def sample_folders(self) -> dict[int, Path]:
+        """The samples that training needs, by length."""
+        return self.folder.sample_folders(self.config.samples.seq_len, self.config.train.seq_lens)
+
+    @property
+    def samples(self) -> Path:
+        """What training reads."""
+        return self.folder.samples_of_all_lengths if len(self.sample_folders) > 1 else self.folder.samples
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -89,20 +99,23 @@ def tokenizer(run: Run, progress: Progress) -> Path:
 
 
 def samples(run: Run, progress: Progress) -> Path:
-    """Make packed rows of sentence pairs."""
+    """Make packed rows of sentence pairs, of every length that training needs."""
     from kexue_train.samples.build_samples import build_samples  # noqa: PLC0415  # a stage loads what it needs
 
     config, folder = run.config, run.folder
-    build_samples(
-        config.samples,
-        folder.shards,
-        folder.tokenizer,
-        folder.samples,
-        seed=config.seed,
-        executor=run.executor,
-        replace=True,
-        progress=progress,
-    )
+    for seq_len, out in run.sample_folders.items():
+        build_samples(
+            config.samples.model_copy(update={"seq_len": seq_len}),
+            folder.shards,
+            folder.tokenizer,
+            out,
+            seed=config.seed,
+            executor=run.executor,
+            replace=True,
+            progress=progress,
+        )
+    if len(run.sample_folders) > 1:
+        write_atomic(run.samples, "".join(f"{out.name}: 1\n" for out in run.sample_folders.values()))
     return folder.samples
 
 
@@ -111,8 +124,8 @@ def train(run: Run, progress: Progress) -> Path:
     from kexue_train.train.pretrain import pretrain  # noqa: PLC0415  # a stage loads what it needs
 
     folder = run.folder
-    launch = launcher(run.job, folder.config, folder.samples, folder.pretrain, run.config.execution.ray_address)
-    pretrain(run.job, folder.samples, folder.pretrain, launch=launch, replace=True, progress=progress)
+    launch = launcher(run.job, folder.config, run.samples, folder.pretrain, run.config.execution.ray_address)
+    pretrain(run.job, run.samples, folder.pretrain, launch=launch, replace=True, progress=progress)
     return folder.pretrain
 
 
@@ -188,10 +201,10 @@ def show_complete(run: Run, board: StageEnd) -> None:
 def run_stage(name: str, run: Run, progress: Progress) -> StageResult:
     """Run one stage, or find it complete, and record it in the run folder."""
     started, clock = time.time(), time.perf_counter()
-    before = _made_at(run.folder, name)
+    before = _made_at(run, name)
     path = STAGES[name](run, progress)
     seconds = time.perf_counter() - clock
-    made = name == "report" or _made_at(run.folder, name) != before
+    made = name == "report" or _made_at(run, name) != before
     manifest = read_manifest(path) if (path / MANIFEST_NAME).exists() else None
     if name == "report":
         record_complete(run.config, run.folder)
@@ -216,6 +229,10 @@ def launcher(
             from kexue_train.train.ray_launch import train_on_ray  # noqa: PLC0415  # needs Ray
 
             train_on_ray(job, samples_dir, out_dir, address=ray_address)
+        elif job.train.launcher == "local":
+            from kexue_train.train.local_launch import train_here  # noqa: PLC0415  # needs torch
+
+            train_here(job, samples_dir, out_dir)
         else:
             from kexue_train.train.torchrun_launch import train_with_torchrun  # noqa: PLC0415  # needs torch
 
@@ -253,8 +270,10 @@ def describe(name: str, manifest: Manifest | None, run: Run) -> str:
         case "tokenizer":
             return f"{s['vocab_size']:,} pieces, {s['bytes_per_token']:.2f} bytes per token"
         case "samples":
-            rows = f"{manifest.rows:,} rows of {s['seq_len']} tokens"
-            return f"{rows}, {s['fill']:.1%} filled, {s['heldout_rows']:,} held out"
+            rows = " and ".join(
+                f"{read_manifest(folder).rows:,} rows of {seq_len}" for seq_len, folder in run.sample_folders.items()
+            )
+            return f"{rows} tokens, {s['fill']:.1%} filled, {s['heldout_rows']:,} held out"
         case "train":
             return f"{s['steps']:,} steps, {s['tokens']:,} tokens, {s['parameters']:,} parameters"
         case "export":
@@ -269,6 +288,7 @@ def _folder_of(folder: RunDir, name: str) -> Path:
     return {"train": folder.pretrain, "export": folder.hf, "shuffle": folder.shards}.get(name, folder.root / name)
 
 
-def _made_at(folder: RunDir, name: str) -> int | None:
-    manifest = _folder_of(folder, name) / MANIFEST_NAME
-    return manifest.stat().st_mtime_ns if manifest.exists() else None
+def _made_at(run: Run, name: str) -> list[int]:
+    folders = run.sample_folders.values() if name == "samples" else [_folder_of(run.folder, name)]
+    manifests = [folder / MANIFEST_NAME for folder in folders]
+    return [manifest.stat().st_mtime_ns for manifest in manifests if manifest.exists()]

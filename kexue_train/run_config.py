@@ -78,6 +78,17 @@ class RunConfig(Config):
                 f"{self.model.max_position_embeddings}; lower the one or raise the other"
             )
         check_optimizer_fits(self.optimizer, self.train)
+        lengths = self.train.seq_lens
+        if lengths and self.samples.seq_len not in lengths:
+            raise ValueError(
+                f"samples.seq_len={self.samples.seq_len} is none of the lengths that train.phases name "
+                f"({', '.join(map(str, lengths))}); set it to the one that the exported model is scored on"
+            )
+        if lengths and lengths[-1] > self.model.max_position_embeddings:
+            raise ValueError(
+                f"train.phases has seq_len={lengths[-1]}, longer than model.max_position_embeddings="
+                f"{self.model.max_position_embeddings}; lower the one or raise the other"
+            )
         warmup = self.optimizer.schedule.warmup
         if warmup > self.train.steps:
             raise ValueError(

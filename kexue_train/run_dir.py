@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +49,17 @@ class RunDir:
 
     @property
     def samples(self) -> Path:
-        """Sample shards."""
+        """Sample shards, rows of ``samples.seq_len``."""
         return self.root / "samples"
+
+    @property
+    def samples_of_all_lengths(self) -> Path:
+        """Where training has phases of several lengths: the list of ``sample_folders``, for it to read."""
+        return self.root / "samples.yaml"
+
+    def sample_folders(self, seq_len: int, others: Iterable[int]) -> dict[int, Path]:
+        """Length of the rows -> folder: ``samples`` for ``seq_len``, ``samples-128`` for another length."""
+        return {seq_len: self.samples} | {other: self.root / f"samples-{other}" for other in others if other != seq_len}
 
     @property
     def pretrain(self) -> Path:

@@ -87,6 +87,12 @@ def available_memory_bytes() -> int:
     return free
 
 
+def total_memory_bytes() -> int:
+    """Memory this process could have alone: the machine's, or what its cgroups allow, whichever is less."""
+    limits = [_read(folder / "memory.max") for folder in _cgroups()]
+    return min(int(psutil.virtual_memory().total), *(int(limit) for limit in limits if limit.isdigit()), 2**62)
+
+
 def keep_freed_memory() -> None:
     """Let this process use freed memory again instead of giving it back to the system at once.
 

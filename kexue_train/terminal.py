@@ -19,7 +19,14 @@ from kexue_train.report.summary import summarise
 from kexue_train.runtime import format_seconds, format_size
 
 _PLAIN_INTERVAL_SECONDS = 10.0
-_NAMES = {"tokens_per_second": "tokens/s", "mlm_accuracy": "MLM acc", "nsp_accuracy": "NSP acc"}
+_NAMES = {
+    "tokens_per_second": "tokens/s",
+    "mlm_accuracy": "MLM acc",
+    "nsp_accuracy": "NSP acc",
+    "mfu": "MFU",
+    "memory_bytes": "memory",
+}
+_SHARES = ("mlm_accuracy", "nsp_accuracy", "mfu")
 
 
 class StageBoard(Protocol):
@@ -61,14 +68,20 @@ class _Meter:
         self.first: float | None = None
         self.done, self.total, self.unit = 0.0, None, ""  # type: float, float | None, str
         self.facts: dict[str, float | str] = {}
+        self.seconds_left: float | str | None = None
 
     def update(self, done: float, total: float | None, unit: str, facts: dict[str, float | str]) -> None:
         if self.first is None or unit != self.unit:
             self.first, self.started = done, time.monotonic()
         self.done, self.total, self.unit, self.facts = done, total, unit, facts
+        self.seconds_left = facts.pop("eta_seconds", None)  # of a stage that knows better
 
     def describe(self) -> str:
         """Such as ``412/600 steps  ETA 1 min 12 s  loss 4.81``."""
+        return "  ".join(filter(None, (self.describe_progress(), self.describe_facts())))
+
+    def describe_progress(self) -> str:
+        """Such as ``412/600 steps  ETA 1 min 12 s``."""
         parts = []
         if self.unit == "bytes":
             parts.append(format_size(self.done) + (f"/{format_size(self.total)}" if self.total else ""))
@@ -77,10 +90,16 @@ class _Meter:
         rate = (self.done - (self.first or 0.0)) / max(time.monotonic() - self.started, 1e-3)
         if self.unit == "bytes" and rate > 0:
             parts.append(f"{format_size(rate)}/s")
-        if self.total and rate > 0 and self.done < self.total:
-            parts.append(f"ETA {format_seconds((self.total - self.done) / rate)}")
-        parts += [f"{_NAMES.get(name, name)} {_number(value)}" for name, value in self.facts.items()]
+        left = self.seconds_left
+        if left is None and self.total and rate > 0:
+            left = (self.total - self.done) / rate
+        if left:
+            parts.append(f"ETA {format_seconds(float(left))}")
         return "  ".join(parts)
+
+    def describe_facts(self) -> str:
+        """Such as ``loss 4.81  MLM acc 23.4%``."""
+        return "  ".join(f"{_NAMES.get(name, name)} {_format(name, value)}" for name, value in self.facts.items())
 
 
 class PlainBoard:
@@ -176,17 +195,25 @@ class LiveBoard:
         bar = ProgressBar(
             total=self._meter.total or 1, completed=self._meter.done if self._meter.total else 0, width=24
         )
-        row.add_row(bar, Text(self._meter.describe()))
-        return row
+        row.add_row(bar, Text(self._meter.describe_progress()))
+        table = Table.grid()
+        table.add_row(row)
+        if facts := self._meter.describe_facts():
+            table.add_row(Text(facts))
+        return table
 
 
 def _ending(summary: str, seconds: float, made: bool) -> str:
     return f"{summary}  ({format_seconds(seconds)})" if made else f"{summary}  (complete before)"
 
 
-def _number(value: float | str) -> str:
+def _format(name: str, value: float | str) -> str:
     if isinstance(value, str):
         return value
+    if name in _SHARES:
+        return f"{value:.1%}"
+    if name == "memory_bytes":
+        return format_size(value)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 

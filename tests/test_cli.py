@@ -195,7 +195,7 @@ def test_other_settings_for_a_folder_with_work_are_refused_and_it_stays(made: Pa
         ("train -c tiny.yml --samples x -o y", ["no such configuration file, did you mean tiny.yaml?"]),
         ("train -c tiny.yaml --samples x -o y train.global_batch_size=7", ["not a multiple of", "4 or 8"]),
         ("train -c tiny.yaml --samples x -o y train.stepz=7", ["train.stepz", "did you mean 'steps'?"]),
-        ("train -c tiny.yaml --samples x -o y --launcher slurm", ["slurm", "'ray' or 'torchrun'"]),
+        ("train -c tiny.yaml --samples x -o y --launcher slurm", ["slurm", "'ray', 'torchrun' or 'local'"]),
         ("pipeline -c tiny.yaml --run-dir .", ["not a run folder of kexue_train", "--run-dir"]),
         ("report .", ["no config.yaml", "not a run folder"]),
     ],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
 import pickle
 import signal
+import socket
 import sys
 import threading
 import time
@@ -266,6 +268,30 @@ def test_a_ray_cluster_out_of_reach_is_refused_at_once_with_its_address(
     monkeypatch.setitem(sys.modules, "ray", ray)
     with pytest.raises(ResourceError, match=f"the Ray cluster at {address} cannot be reached"):
         connect_ray(address, None)
+
+
+@pytest.mark.parametrize(("says", "reason"), [(b"", "timed out"), (b"HTTP/1.0 400 no\r\n", "it is not Ray")])
+def test_something_else_at_the_address_is_refused_before_ray_waits_for_it(
+    says: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = types.SimpleNamespace(is_initialized=lambda: False)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr("kexue_train.executor.ray_cluster._SECONDS_TO_ANSWER", 0.5)
+
+    def answer(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(ConnectionError):
+            connection.sendall(says)
+            connection.settimeout(20)
+            while connection.recv(100):  # until the client gives up
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer, args=(server,))
+        thread.start()
+        with pytest.raises(ResourceError, match=f"cannot be reached.*{reason}"):
+            connect_ray(f"127.0.0.1:{server.getsockname()[1]}", None)
+        thread.join()
 
 
 def test_a_missing_ray_is_reported_with_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

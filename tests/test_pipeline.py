@@ -35,6 +35,7 @@ execution: {{tasks: local, num_workers: 1}}
 """
 STAGES = {"shuffle": "shards", "tokenizer": "tokenizer", "samples": "samples", "train": "pretrain", "export": "hf",
           "evaluate": "evaluate"}  # fmt: skip
+SAMPLES = ("samples", "samples-64")
 
 
 def write_inputs(folder: Path) -> None:
@@ -155,6 +156,22 @@ def test_shorter_rows_redo_samples_and_what_follows_and_say_why(workplace: Path)
     assert stages == {"samples", "train", "export", "evaluate"}
     assert "samples: made anew, since seq_len changed from 32 to 24" in said
     assert "train: trained anew, since its input 'samples' was made anew" in said
+
+
+def test_phases_of_two_lengths_have_samples_of_both_and_redo_no_other_stage_before(workplace: Path) -> None:
+    phases = "train.phases=[{steps: 8, seq_len: 32}, {steps: 4, seq_len: 64, global_batch_size: 4}]"
+    stages, said = redone(workplace, "phases", phases)
+    assert stages == {"train", "export", "evaluate"}  # the samples of 32 tokens are there; those of 64 are made beside
+    run = workplace / "phases"
+    lengths = [json.loads((run / name / "manifest.json").read_text())["statistics"]["seq_len"] for name in SAMPLES]
+    assert lengths == [32, 64]
+    lines = [json.loads(line) for line in (run / "pretrain" / "metrics.jsonl").read_text().splitlines()]
+    borders = [(line["step"], line["seq_len"]) for line in lines if line["kind"] in ("start", "phase")]
+    assert borders == [(0, 32), (8, 64)]
+    assert [line["rows"] for line in lines if line["kind"] == "train"] == [*range(8, 72, 8), 68, 72, 76, 80]
+    assert "complete before" not in next(line for line in said.splitlines() if line.startswith("samples: "))
+    again = finish(workplace, "phases", phases)
+    assert [stage for stage in STAGES if not again[stage].endswith("(complete before)")] == []
 
 
 def test_settings_that_change_no_result_redo_nothing(workplace: Path) -> None:

@@ -105,10 +105,25 @@ def test_every_problem_of_a_file_is_told_at_once(tmp_path: Path) -> None:
             {"optimizer": {"schedule": {5001: 1.0}}},
             r"first knot at step 5001, but train.steps=5000, so the learning rate would only ever rise; shorten",
         ),
+        (
+            {"train": {"phases": [{"steps": 5000, "seq_len": 128}]}},
+            r"samples.seq_len=512 is none of the lengths that train.phases name \(128\); set it to the one that the",
+        ),
+        (
+            {"train": {"phases": [{"steps": 2500, "seq_len": 512}, {"steps": 2500, "seq_len": 1024}]}},
+            r"train.phases has seq_len=1024, longer than model.max_position_embeddings=512",
+        ),
         ({"corpus": {"source": "files"}}, r"corpus.inputs is empty; name files, .* corpus.source: installed_docs"),
         ({"corpus": {"source": "installed_docs", "inputs": ["x"]}}, r"'inputs' is given though source is installed_"),
     ],
-    ids=["rows longer than positions", "warm-up longer than training", "no inputs", "inputs not read"],
+    ids=[
+        "rows longer than positions",
+        "warm-up longer than training",
+        "no samples",
+        "long phase",
+        "no inputs",
+        "inputs not read",
+    ],
 )
 def test_sections_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -26,6 +26,12 @@ def hold_lock(root: Path, repository: Path) -> subprocess.Popen[str]:
     return holder
 
 
+def test_samples_of_other_lengths_lie_beside_those_of_the_one_that_is_scored() -> None:
+    run = RunDir(Path("run"))
+    assert run.sample_folders(512, []) == {512: run.samples}
+    assert run.sample_folders(512, [128, 512]) == {512: run.samples, 128: Path("run", "samples-128")}
+
+
 @pytest.mark.slow
 def test_a_second_process_is_refused_with_the_number_of_the_first_until_that_is_killed(
     tmp_path: Path, repository: Path
@@ -103,5 +109,5 @@ def test_a_folder_with_other_things_is_not_taken_as_a_run_folder(tmp_path: Path)
 def test_every_path_of_a_run_lies_below_its_root(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     paths = [getattr(run, name) for name, value in vars(RunDir).items() if isinstance(value, property)]
-    assert len(paths) == len(set(paths)) == 10
+    assert len(paths) == len(set(paths)) == 11
     assert all(path.parent == tmp_path for path in paths)

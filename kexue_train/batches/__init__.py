@@ -1,7 +1,7 @@
 """Sample shards -> micro-batches, as pure functions of (samples, seed, step): the same on any number of ranks.
 
-mixture.py (which folder) -> order.py (which rows) -> dataset.py (their columns) -> collate.py (masks, slots)
-    -> loader.py (ahead of time)
+open_samples.py (which folders) -> mixture.py (of them which one) -> order.py (which rows)
+    -> dataset.py (their columns) -> collate.py (masks, slots) -> loader.py (ahead of time)
 """
 
 from typing import TYPE_CHECKING, Any

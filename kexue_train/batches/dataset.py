@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from kexue_train.artifacts import Manifest, check_files, digest_of, read_manifes
 from kexue_train.batches.mixture import quotas, split
 from kexue_train.batches.order import rows_at, training_rows
 from kexue_train.batches.shard_reader import Chunk, ShardReader, join_lists
-from kexue_train.config import read_yaml
 from kexue_train.errors import ArtifactError, ConfigError
 from kexue_train.samples.schema import id_dtype
 
@@ -45,7 +44,7 @@ class SampleDataset:
         weights = folders if isinstance(folders, Mapping) else {folders: 1.0}
         self.folders = tuple(weights)
         self.manifests = tuple(_read(folder) for folder in self.folders)
-        _require_agreement(self.folders, self.manifests)
+        require_agreement(self.folders, self.manifests, same_length=True)
         try:
             self.shares = quotas(tuple(weights.values()))
         except ValueError as error:
@@ -137,23 +136,6 @@ class SampleDataset:
         return {"input_ids": ids, "word_starts": word_starts, **join_lists(found, counts)}
 
 
-def open_samples(path: Path) -> SampleDataset:
-    """The samples that a training reads: a folder of sample shards, or a YAML file of several with their weights.
-
-    The file holds one ``folder: weight`` per line; relative folders are relative to the file.
-
-    Raises:
-        ArtifactError: If a folder does not hold what it should, or they do not go together.
-        ConfigError: If the file is not such a file.
-    """
-    if not path.is_file():
-        return SampleDataset(path)
-    weights, _ = read_yaml(path)
-    if not weights or not all(type(weight) in (int, float) for weight in weights.values()):
-        raise ConfigError(f"{path}: must hold lines 'folder: weight' with numbers as weights, holds {weights!r}")
-    return SampleDataset({path.parent / str(folder): float(weight) for folder, weight in weights.items()})
-
-
 def _read(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     if manifest.kind != "sample_shards":
@@ -164,9 +146,17 @@ def _read(folder: Path) -> Manifest:
     return manifest
 
 
-def _require_agreement(folders: tuple[Path, ...], manifests: tuple[Manifest, ...]) -> None:
+def require_agreement(folders: Sequence[Path], manifests: Sequence[Manifest], *, same_length: bool) -> None:
+    """Check that samples have one tokenizer, and with ``same_length`` rows of one length.
+
+    Raises:
+        ArtifactError: Names two folders that differ, and in what.
+    """
+
     def facts(manifest: Manifest) -> dict[str, Any]:
         known = {name: manifest.statistics[name] for name in ("seq_len", "vocab_size", "special_token_ids")}
+        if not same_length:
+            del known["seq_len"]
         return known | {"tokenizer": manifest.parents.get("tokenizer")}
 
     first = facts(manifests[0])
@@ -174,8 +164,9 @@ def _require_agreement(folders: tuple[Path, ...], manifests: tuple[Manifest, ...
         for name, value in facts(manifest).items():
             if value != first[name]:
                 raise ArtifactError(
-                    f"{folders[0]} and {folder} cannot be mixed: {name} is {first[name]} in the one and {value} in the "
-                    "other; make both with the same tokenizer and samples.seq_len"
+                    f"{folders[0]} and {folder} cannot be {'mixed' if same_length else 'trained on together'}: {name} "
+                    f"is {first[name]} in the one and {value} in the other; make both with the same tokenizer"
+                    f"{' and samples.seq_len' if same_length else ''}"
                 )
 
 

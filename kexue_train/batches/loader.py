@@ -33,7 +33,8 @@ class Plan:
     """Which rows are in which micro-batch of a rank, and how they are masked.
 
     Micro-batch j of rank r of step t holds ``micro_batch_size`` rows of the step's ``global_batch_size`` from number
-    ``(j * world_size + r) * micro_batch_size`` on, so the rows of a step are the same on any number of ranks.
+    ``(j * world_size + r) * micro_batch_size`` on, so the rows of a step are the same on any number of ranks. Before
+    step 0 ``rows_before`` rows were read.
 
     Raises:
         ValueError: If the batch sizes do not multiply out, or ``rank`` is not in ``range(world_size)``.
@@ -45,6 +46,7 @@ class Plan:
     micro_batch_size: int
     accumulation_steps: int
     global_batch_size: int
+    rows_before: int = 0
     rates: MaskingRates = PUBLISHED_RATES
 
     def __post_init__(self) -> None:
@@ -59,7 +61,8 @@ class Plan:
     def make(self, dataset: SampleDataset, number: int) -> Batch:
         """Micro-batch ``number`` of this rank, counted from step 0 on."""
         step, j = divmod(number, self.accumulation_steps)
-        first = step * self.global_batch_size + (j * self.world_size + self.rank) * self.micro_batch_size
+        in_step = (j * self.world_size + self.rank) * self.micro_batch_size
+        first = self.rows_before + step * self.global_batch_size + in_step
         rows, epochs = dataset.rows_at(np.arange(first, first + self.micro_batch_size), self.seed)
         return make_batch(dataset, rows, epochs, seed=self.seed, rates=self.rates)
 

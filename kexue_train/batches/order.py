@@ -29,7 +29,9 @@ GROUP_ROWS = 128 * BLOCK_ROWS
 _Rows = npt.NDArray[np.int64]
 
 
-def rows_of_step(manifest_or_total_rows: Manifest | int, seed: int, global_batch_size: int, step: int) -> _Rows:
+def rows_of_step(
+    manifest_or_total_rows: Manifest | int, seed: int, global_batch_size: int, step: int, *, rows_before: int = 0
+) -> _Rows:
     """Row numbers of the global batch of ``step``: shape (global_batch_size,), int64.
 
     Args:
@@ -37,18 +39,21 @@ def rows_of_step(manifest_or_total_rows: Manifest | int, seed: int, global_batch
         seed: The run's seed, ``0 <= seed < 2**32``.
         global_batch_size: Rows per step, at least 1.
         step: Step (optimizer update), from 0.
+        rows_before: Rows that were read before step 0, in batches of any size.
 
     Raises:
         ArtifactError: If there is no training row.
     """
     first, num_rows = training_rows(manifest_or_total_rows)
-    return first + rows_at(positions_of_step(global_batch_size, step), num_rows, seed)[0]
+    return first + rows_at(rows_before + positions_of_step(global_batch_size, step), num_rows, seed)[0]
 
 
-def epochs_of_step(manifest_or_total_rows: Manifest | int, global_batch_size: int, step: int) -> _Rows:
+def epochs_of_step(
+    manifest_or_total_rows: Manifest | int, global_batch_size: int, step: int, *, rows_before: int = 0
+) -> _Rows:
     """The epoch, from 0, of every row of ``rows_of_step``: shape (global_batch_size,), int64, never falling."""
     _, num_rows = training_rows(manifest_or_total_rows)
-    return positions_of_step(global_batch_size, step) // num_rows
+    return (rows_before + positions_of_step(global_batch_size, step)) // num_rows
 
 
 def training_rows(manifest_or_total_rows: Manifest | int) -> tuple[int, int]:

@@ -15,6 +15,11 @@ from typing import Any
 from kexue_train.errors import ResourceError
 from kexue_train.executor.interface import LOCAL_MACHINE
 
+_SECONDS_TO_ANSWER = 6.0
+# How a client of HTTP/2, which Ray speaks, begins, with an empty frame of settings; and how the type of such is told.
+_GRPC_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+_GRPC_SETTINGS = b"\4"
+
 
 @dataclass(frozen=True)
 class Node:
@@ -101,7 +106,11 @@ def _require_reachable(address: str) -> None:
     if not colon or not port.isdigit():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                connection.sendall(_GRPC_GREETING)
+                if connection.recv(9)[3:4] != _GRPC_SETTINGS:
+                    raise OSError("something answers there, but it is not Ray")
     except (OSError, OverflowError) as error:
         raise ResourceError(
             f"the Ray cluster at {address} cannot be reached ({error}); "

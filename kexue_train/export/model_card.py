@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from kexue_train import __version__
 from kexue_train.artifacts import Manifest
@@ -18,7 +19,7 @@ tags: [roformer_v2, masked-lm, next-sentence-prediction]
 
 # RoFormerV2, {layers} layers, hidden size {hidden}
 
-Pretrained from scratch with kexue_train {version}: {steps} steps of {batch} rows, MLM and NSP, {optimizer}.
+Pretrained from {start} with kexue_train {version}: {steps} steps of {batch} rows, MLM and NSP, {optimizer}.
 
 ```python
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -93,6 +94,11 @@ def write_import_card(folder: Path, form: str, config: RoFormerV2Config, *, has_
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
+def _rows_per_step(train: dict[str, Any]) -> str:
+    """Of every phase, if there are several."""
+    return ", then ".join(str(phase["global_batch_size"]) for phase in train.get("phases", [train]))
+
+
 def write_model_card(folder: Path, checkpoint: Manifest, config: RoFormerV2Config) -> None:
     """Write ``folder/README.md``."""
     settings = checkpoint.settings
@@ -107,7 +113,8 @@ def write_model_card(folder: Path, checkpoint: Manifest, config: RoFormerV2Confi
         positions=config.max_position_embeddings,
         version=checkpoint.tool_version,
         steps=settings["step"],
-        batch=settings["train"]["global_batch_size"],
+        start="the weights of another model" if "init_from" in checkpoint.parents else "scratch",
+        batch=_rows_per_step(settings["train"]),
         optimizer=optimizer.name,
         lr=optimizer.lr,
         beta=optimizer.momentum_decay,

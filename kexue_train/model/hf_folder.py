@@ -48,8 +48,8 @@ def build_hf_config(config: ModelConfig, vocab_size: int) -> RoFormerV2Config:
     return hf_config
 
 
-def untied_state(model: RoFormerV2ForPreTraining | RoFormerV2ForMaskedLM) -> dict[str, Tensor]:
-    """The state of ``model`` with tied tensors once; views."""
+def untied_weights(model: RoFormerV2ForPreTraining | RoFormerV2ForMaskedLM) -> dict[str, Tensor]:
+    """The model's own tensors by name, tied ones once: what a folder holds."""
     tied = set(type(model)._tied_weights_keys) if model.config.tie_word_embeddings else set()
     return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
 
@@ -58,21 +58,21 @@ def write_hf_folder(
     model: RoFormerV2ForPreTraining | RoFormerV2ForMaskedLM,
     folder: Path,
     tokenizer: Path | None,
+    *,
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write configuration, weights (tied ones once), modelling code and the tokenizer's files into ``folder``.
 
     Args:
-        model: What to write.
-        folder: Where to.
-        tokenizer: Folder with the tokenizer's files.
-        weights: Named as ``untied_state``, in place of it where the model does not hold them whole.
+        model: The model; with ``weights`` only its class and configuration are looked at.
+        folder: An existing folder.
+        tokenizer: Folder of a tokenizer, if there is one.
+        weights: In place of the model's own, with the names of ``untied_weights``.
     """
     config = model.config.to_dict() | {"auto_map": _AUTO_MAP, "architectures": [type(model).__name__]}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    weights = untied_state(model) if weights is None else weights
-    saved = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(saved, folder / "model.safetensors", metadata={"format": "pt"})
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in (weights or untied_weights(model)).items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     for module in (configuration_roformer_v2, modeling_roformer_v2):
         source = Path(str(module.__file__))
         shutil.copyfile(source, folder / source.name)

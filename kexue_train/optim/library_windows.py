@@ -26,7 +26,7 @@ class LibraryWindows:
     def __init__(self, inner: torch.optim.Optimizer, *, accumulation_steps: int, options: Options) -> None:
         self.inner, self.accumulation_steps, self.options = inner, accumulation_steps, options
         self.param_groups = inner.param_groups
-        self.steps = self._filled = 0
+        self.steps = self.filled = 0
         self._params: list[Tensor] = [param for group in inner.param_groups for param in group["params"]]
         self._names: list[str] = [name for group in inner.param_groups for name in group["names"]]
         policy: OnNonfinite = "raise" if options.on_nonfinite == "raise" else "skip"
@@ -35,8 +35,8 @@ class LibraryWindows:
     @torch.no_grad()
     def step(self) -> bool:
         """See ``WindowedOptimizer``."""
-        self._filled += 1
-        if self._filled < self.accumulation_steps:
+        self.filled += 1
+        if self.filled < self.accumulation_steps:
             return False
         for index, param in enumerate(self._params):
             if param.grad is not None:
@@ -81,7 +81,7 @@ class LibraryWindows:
     @torch.no_grad()
     def restart_at(self, steps: int) -> None:
         """See ``WindowedOptimizer``."""
-        self.steps, self._filled = steps, 0
+        self.steps, self.filled = steps, 0
         for state in self.inner.state.values():
             if "step" in state:  # of torch, a tensor
                 state["step"].fill_(steps)

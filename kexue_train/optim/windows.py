@@ -16,6 +16,8 @@ class WindowedOptimizer(Protocol):
     accumulation_steps: int
     steps: int
     """Windows done."""
+    filled: int
+    """Micro-batches done of the open window."""
 
     def step(self) -> bool:
         """End one micro-batch; returns whether the parameters moved."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from kexue_train.config import Config
+from kexue_train.corpus.remote import is_uri
 from kexue_train.optim.config import OptimizerConfig
 
 # These change how a result is reached or watched, not the result (beyond floating-point order): an edit resumes.
 _NOT_RESULT = frozenset(
     {"micro_batch_size", "num_workers", "num_loader_workers", "launcher", "engine", "zero_stage", "recompute",
      "compile", "device", "threads_per_worker", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints",
-     "max_restarts"}
+     "keep_every", "mirror", "loggers", "profile", "max_restarts", "min_workers", "backend", "hang_timeout", "stop_timeout", "on_spike",
+     "max_rollbacks"}
 )  # fmt: skip
+
+MicroBatchSize = Annotated[int, Field(gt=0)] | Literal["auto"]
 
 
 class MaskingConfig(Config):
@@ -48,21 +53,71 @@ class RecomputeEvery(Config):
     """Layers 0, n, 2n... are computed again; the others keep everything."""
 
 
+class ProfileConfig(Config):
+    """Steps to be recorded with torch.profiler."""
+
+    first_step: int = Field(default=50, gt=0)
+    """The first one, counted from 1; late enough for caches, compiler and loader to have settled."""
+    steps: int = Field(default=3, gt=0, le=100)
+    """How many; a file of some MB per step."""
+
+
+class PhaseConfig(Config):
+    """Consecutive steps with one length of rows and one batch size; what is left out is that of ``train``."""
+
+    steps: int = Field(gt=0)
+    """Optimizer updates."""
+    seq_len: int | None = Field(default=None, gt=0)
+    """Length of the rows; either every phase names one or none does."""
+    global_batch_size: int | None = Field(default=None, gt=0)
+    """Rows of one step over all workers."""
+    micro_batch_size: MicroBatchSize | None = None
+    """Rows of one backward on one worker."""
+
+
+class PhaseSettings(NamedTuple):
+    """A phase with nothing left out."""
+
+    steps: int
+    seq_len: int | None
+    """None: that of the samples, which then have one."""
+    global_batch_size: int
+    micro_batch_size: MicroBatchSize
+
+
+def _sum_of_steps(values: dict[str, Any]) -> int:
+    return sum(phase.steps for phase in values.get("phases", ()))
+
+
 class TrainConfig(Config):
     """One training run. *step* = optimizer update, *micro-step* = one backward; schedules count steps."""
 
-    steps: int = Field(gt=0)
-    """Optimizer updates in all."""
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["steps"]}, {"required": ["phases"]}]})
+
+    phases: tuple[PhaseConfig, ...] = ()
+    """Stretches of steps with rows of another length or batches of another size, such as
+    [{steps: 9000, seq_len: 128, global_batch_size: 1024}, {steps: 1000, seq_len: 512}]; without them all steps are
+    alike."""
+    steps: int = Field(default_factory=_sum_of_steps, gt=0)
+    """Optimizer updates in all; must be given, or else follows from the phases."""
+    init_from: Path | None = None
+    """Model folder (exported, imported, or a checkpoint) whose weights training starts with, in place of random ones;
+    the momentum is fresh, and the schedule warms up again."""
     global_batch_size: int = Field(default=512, gt=0)
     """Rows of one step over all workers: micro_batch_size · accumulation steps · num_workers."""
-    micro_batch_size: int = Field(default=32, gt=0)
-    """Rows of one backward on one worker; the accumulation steps follow from it."""
+    micro_batch_size: MicroBatchSize = 32
+    """Rows of one backward on one worker; the accumulation steps follow from it. "auto": the most that fit the device
+    and still make it faster, tried when training starts and kept in micro_batch_sizes.json."""
     num_workers: int = Field(default=1, gt=0)
     """Worker processes (= data-parallel size), one per device."""
     num_loader_workers: int = Field(default=0, ge=0)
     """Processes per worker that make its micro-batches; 0: one thread of the worker, which is fast enough for most."""
-    launcher: Literal["ray", "torchrun"] = "ray"
-    """Who starts the workers: Ray Train (restarts and resumes them), or torchrun (needs no Ray)."""
+    min_workers: int | None = Field(default=None, gt=0)
+    """The fewest workers to go on with when machines of a Ray cluster are lost; by default num_workers, for which a
+    restart waits. The global batch stays the same."""
+    launcher: Literal["ray", "torchrun", "local"] = "ray"
+    """Who starts the workers, and again when they are lost: Ray Train, here or on a cluster, or torchrun, on this
+    machine and without Ray; or nobody: "local" trains one worker in this very process."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     """Who runs backward and step; "torch" needs no DeepSpeed installed and gives the same numbers."""
     zero_stage: Literal[0, 1, 2, 3] = 0
@@ -78,6 +133,8 @@ class TrainConfig(Config):
     """"bf16" runs matrix products in bfloat16 under autocast; weights, norms and the optimizer stay fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """"auto" takes CUDA devices if there are any."""
+    backend: Literal["auto", "nccl", "gloo"] = "auto"
+    """Who moves tensors between workers; "auto": NCCL between CUDA devices, gloo between CPUs."""
     threads_per_worker: int | None = Field(default=None, gt=0)
     """CPU threads of a worker; by default the CPUs divided by the workers."""
     masking: MaskingConfig = MaskingConfig()
@@ -93,27 +150,116 @@ class TrainConfig(Config):
     so that only the relative improvement counts (steps then depend on micro_batch_size)."""
     log_every: int = Field(default=10, gt=0)
     """Steps between two lines of metrics."""
+    loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+    """Where curves go beside metrics.jsonl. MLflow and Weights & Biases (packages of their own) find their servers as
+    usual, by environment variables such as MLFLOW_TRACKING_URI and WANDB_PROJECT."""
+    profile: ProfileConfig | None = None
+    """Steps to be recorded with torch.profiler, into logs/trace-rank-N-step-M.json.gz; null: none."""
     validate_every: int = Field(default=500, gt=0)
     """Steps between two validations on the held-out rows; the last step is always validated."""
     checkpoint_every: int = Field(default=500, gt=0)
     """Steps between two checkpoints; the last step always gets one."""
     keep_checkpoints: int = Field(default=2, gt=0)
-    """Newest checkpoints kept."""
+    """Newest checkpoints kept, beside the one of lowest validation loss."""
+    keep_every: int | None = Field(default=None, gt=0)
+    """Steps between two checkpoints that are kept for ever, a multiple of checkpoint_every."""
+    mirror: str | None = None
+    """URI of a folder (s3://, gs://, hdfs://, file://, or of any installed fsspec package) where a copy of the
+    checkpoints is kept; training goes on from it if the local ones are lost. Credentials are best left to the
+    environment."""
     max_restarts: int = Field(default=3, ge=0)
-    """How often the workers are restarted from the last checkpoint when one of them dies."""
+    """How often the workers are started again from the last checkpoint when some are lost, without a new checkpoint
+    between two starts."""
+    hang_timeout: float = Field(default=600.0, gt=0)
+    """Seconds without a finished micro-step (three times as many for the first) after which a worker writes down where
+    its threads stand and ends, to be started again."""
+    stop_timeout: float = Field(default=120.0, gt=0)
+    """Seconds that workers have to save a checkpoint when the command that started them is to stop."""
+    on_spike: Literal["ignore", "stop", "rollback"] = "rollback"
+    """What follows when the loss of a step is no number, or far above that of the steps before: nothing (no number
+    stops training nevertheless, since no later step could mend it); an error; or going back to the last checkpoint and
+    leaving out the rows read since."""
+    max_rollbacks: int = Field(default=5, ge=0)
+    """Rollbacks in all before a spike is an error."""
 
     @property
-    def accumulation_steps(self) -> int:
-        """Micro-batches per step and worker."""
-        return self.global_batch_size // (self.micro_batch_size * self.num_workers)
+    def phase_settings(self) -> tuple[PhaseSettings, ...]:
+        """The phases with nothing left out; a single one without ``phases``."""
+        return tuple(
+            PhaseSettings(
+                phase.steps,
+                phase.seq_len,
+                phase.global_batch_size or self.global_batch_size,
+                phase.micro_batch_size or self.micro_batch_size,
+            )
+            for phase in self.phases or (PhaseConfig(steps=self.steps),)
+        )
+
+    @property
+    def seq_lens(self) -> tuple[int, ...]:
+        """The lengths that the phases name, rising; none if the samples decide."""
+        return tuple(sorted({phase.seq_len for phase in self.phases if phase.seq_len}))
 
     def residual_scale(self, step: int) -> float:
         """Alpha of a step, counted from 1; above 0, where the branches would get no gradient."""
         return min(1.0, step / self.residual_ramp_steps) if self.residual_ramp_steps else 1.0
 
     def settings_of_result(self) -> dict[str, object]:
-        """The settings on which the trained weights depend."""
-        return self.model_dump(mode="json", exclude=set(_NOT_RESULT))
+        """The settings on which the trained weights depend (beside the weights they start with)."""
+        settings = self.model_dump(mode="json", exclude={*_NOT_RESULT, "phases", "init_from"})
+        if self.phases:
+            del settings["global_batch_size"]
+            settings["phases"] = [
+                {"steps": phase.steps, "seq_len": phase.seq_len, "global_batch_size": phase.global_batch_size}
+                for phase in self.phase_settings
+            ]
+        return settings
+
+    @model_validator(mode="after")
+    def _workers_fit_the_launcher(self) -> Self:
+        if self.launcher == "local" and self.num_workers > 1:
+            raise ValueError(f"launcher=local is one worker, num_workers={self.num_workers}; take ray or torchrun")
+        if self.min_workers and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers={self.min_workers} must be at most num_workers={self.num_workers}")
+        return self
+
+    @field_validator("init_from")
+    @classmethod
+    def _found_from_anywhere(cls, value: Path | None) -> Path | None:
+        return value and value.absolute()  # workers may run in another folder
+
+    @field_validator("mirror")
+    @classmethod
+    def _mirror_is_a_uri(cls, value: str | None) -> str | None:
+        if value is not None and not is_uri(value):
+            raise ValueError("must be scheme://..., such as s3://bucket/run-1 or file:///mnt/backup/run-1")
+        return value
+
+    @model_validator(mode="after")
+    def _kept_for_ever_are_saved(self) -> Self:
+        if self.keep_every and self.keep_every % self.checkpoint_every:
+            raise ValueError(
+                f"keep_every={self.keep_every} is not a multiple of checkpoint_every={self.checkpoint_every}, so at "
+                "those steps nothing would be saved; change one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _phases_go_together(self) -> Self:
+        if not self.steps:
+            raise ValueError("neither steps nor phases are given; say how many steps to train")
+        in_phases = sum(phase.steps for phase in self.phases)
+        if self.phases and self.steps != in_phases:
+            raise ValueError(f"steps={self.steps}, but the phases have {in_phases} in all; leave steps out")
+        named = [phase.seq_len is not None for phase in self.phases]
+        if any(named) and not all(named):
+            raise ValueError(f"phase {named.index(False) + 1} names no seq_len and others do; give each phase one")
+        if self.init_from and self.residual_ramp_steps:
+            raise ValueError(
+                f"residual_ramp_steps={self.residual_ramp_steps} lets the branches grow from nothing, which spoils the "
+                "weights of init_from; drop one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _zero_stage_is_possible(self) -> Self:
@@ -128,16 +274,25 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _batches_multiply_out(self) -> Self:
-        rows = self.micro_batch_size * self.num_workers
-        if self.global_batch_size % rows:
-            lower = self.global_batch_size // rows * rows
-            near = " or ".join(str(size) for size in (lower, lower + rows) if size)
-            raise ValueError(
-                f"global_batch_size={self.global_batch_size} is not a multiple of "
-                f"micro_batch_size={self.micro_batch_size} · num_workers={self.num_workers} = {rows}; "
-                f"take global_batch_size={near}, or another micro_batch_size"
-            )
+        for number, phase in enumerate(self.phase_settings, 1):
+            micro = 1 if phase.micro_batch_size == "auto" else phase.micro_batch_size
+            if phase.global_batch_size % (micro * self.num_workers):
+                where = f"phase {number}: " if self.phases else ""
+                raise ValueError(where + _explain_batches(phase.global_batch_size, micro, self.num_workers))
         return self
+
+
+def _explain_batches(global_batch_size: int, micro_batch_size: int, num_workers: int) -> str:
+    rows = micro_batch_size * num_workers
+    lower = global_batch_size // rows * rows
+    near = " or ".join(str(size) for size in (lower, lower + rows) if size)
+    per_worker, rest = divmod(global_batch_size, num_workers)
+    smaller = [size for size in range(1, min(micro_batch_size, per_worker) + 1) if per_worker % size == 0]
+    other = "another num_workers" if rest or not smaller else f"micro_batch_size={smaller[-1]}"
+    return (
+        f"global_batch_size={global_batch_size} is not a multiple of micro_batch_size={micro_batch_size} · "
+        f"num_workers={num_workers} = {rows}; take global_batch_size={near}, or {other}"
+    )
 
 
 def check_optimizer_fits(optimizer: OptimizerConfig, train: TrainConfig) -> None:
@@ -155,4 +310,9 @@ def check_optimizer_fits(optimizer: OptimizerConfig, train: TrainConfig) -> None
         raise ValueError(
             f"optimizer.name={optimizer.name} is a library's and takes whole tensors, but train.zero_stage="
             f"{train.zero_stage} cuts them up; take zero_stage=0, or tiger, which is exact under every stage"
+        )
+    if train.phases and train.zero_stage and optimizer.accumulate == "gradient":
+        raise ValueError(
+            "train.phases with train.zero_stage above 0 needs optimizer.accumulate=momentum, since DeepSpeed cannot "
+            "accumulate another number of micro-batches in each phase"
         )

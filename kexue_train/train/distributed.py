@@ -1,21 +1,29 @@
-"""The process group of the training workers."""
+"""The process group of the training workers: device, backend, how they meet, and what they tell each other."""
 
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Literal, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
-from kexue_train.errors import ConfigError
+from kexue_train.errors import ConfigError, KexueError, ResourceError
 
-_TIMEOUT = timedelta(minutes=10)
+RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
+"""How long a rank waits for the others at the start."""
+_MARGIN = timedelta(minutes=5)
+_T = TypeVar("_T")
 
 
 def choose_device(wanted: str) -> torch.device:
-    """This worker's device.
+    """This worker's device: the first CUDA device for the first worker of a machine, and so on.
 
     Raises:
         ConfigError: If CUDA is asked for and absent.
@@ -28,25 +36,77 @@ def choose_device(wanted: str) -> torch.device:
         )
     if wanted == "cpu" or not available:
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    # Slurm may show every worker its own device only, as number 0.
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
 
 
-def join_process_group(device: torch.device) -> None:
-    """Join the group that the launcher's environment describes (gloo on CPU, NCCL on CUDA), or make one of one."""
+def choose_backend(wanted: Literal["auto", "nccl", "gloo"], device_type: str) -> str:
+    """Who moves the tensors: NCCL between CUDA devices, gloo between CPUs.
+
+    Raises:
+        ConfigError: If NCCL is asked for on the CPU.
+    """
+    if wanted == "nccl" and device_type != "cuda":
+        raise ConfigError("train.backend=nccl works between CUDA devices only; set train.backend=auto, or gloo")
+    return wanted if wanted != "auto" else "nccl" if device_type == "cuda" else "gloo"
+
+
+def join_process_group(backend: str, *, hang_timeout: float, alone: bool = False) -> None:
+    """Join the group that the launcher's environment describes, or make one of one process.
+
+    Args:
+        backend: ``nccl`` or ``gloo``.
+        hang_timeout: Seconds without progress after which the watchdog ends a worker; collectives wait longer, so
+            that it is the watchdog that speaks first.
+        alone: Make a group of one, whatever the environment says.
+
+    Raises:
+        ResourceError: If the ranks do not meet within ``RENDEZVOUS_TIMEOUT``, with the address.
+    """
     if dist.is_initialized():  # Ray Train has set it up
         return
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
-        os.environ.setdefault(name, value)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    if "MASTER_PORT" in os.environ:
-        dist.init_process_group(backend, timeout=_TIMEOUT)
-    else:
+    timeout = collective_timeout(hang_timeout)
+    if alone or "MASTER_PORT" not in os.environ:
+        os.environ.update({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"})
         store = dist.TCPStore(  # type: ignore[attr-defined]  # documented, not listed as exported
-            "127.0.0.1", 0, 1, is_master=True, timeout=_TIMEOUT
+            "127.0.0.1", 0, 1, is_master=True, timeout=RENDEZVOUS_TIMEOUT
         )
-        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=_TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+        return
+    rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    host, port = os.environ.setdefault("MASTER_ADDR", "127.0.0.1"), os.environ["MASTER_PORT"]
+    use_interface_towards(host)
+    try:
+        store, *_ = next(rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))
+        dist.init_process_group(backend, store=store, rank=int(rank), world_size=int(size), timeout=timeout)
+    except (RuntimeError, ValueError) as error:
+        raise ResourceError(
+            f"rank {rank} of {size} on {socket.gethostname()} does not meet the others at {host}:{port} "
+            f"({str(error).partition(chr(10))[0]}; waited at most {RENDEZVOUS_TIMEOUT.seconds} s). "
+            "Check that all ranks were started, that the address is that of rank 0 and reachable from here, "
+            "and that the port is free there"
+        ) from None
+
+
+def collective_timeout(hang_timeout: float) -> timedelta:
+    """How long a collective waits for a rank; longer than the watchdog, whose first step takes longest."""
+    return 3 * timedelta(seconds=hang_timeout) + _MARGIN
+
+
+def use_interface_towards(host: str) -> None:
+    """Let gloo use the network interface that leads to ``host``; by itself it takes the one the host's name means."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))  # sends nothing
+            own = probe.getsockname()[0]
+    except OSError:
+        return
+    for name, addresses in psutil.net_if_addrs().items():
+        if own in [address.address for address in addresses] or (own.startswith("127.") and name == "lo"):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            return
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
@@ -56,8 +116,30 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
-def same_on_all_ranks(value: str | None) -> str | None:
+def max_over_ranks(values: Tensor) -> Tensor:
+    """The largest of each element over all ranks, in place."""
+    if dist.get_world_size() > 1:
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values
+
+
+def same_on_all_ranks(value: _T) -> _T:
     """Rank 0's value on every rank."""
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def on_first_rank(function: Callable[[], _T]) -> _T:
+    """What ``function`` returns on rank 0, which alone runs it, on every rank; its ``KexueError`` likewise."""
+    result: _T | None = None
+    problem: KexueError | None = None
+    if dist.get_rank() == 0:
+        try:
+            result = function()
+        except KexueError as error:
+            problem = error
+    result, problem = same_on_all_ranks((result, problem))
+    if problem is not None:
+        raise problem
+    return result  # type: ignore[return-value]  # rank 0's

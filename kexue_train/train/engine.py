@@ -17,6 +17,7 @@ from kexue_train.optim.windows import WindowedOptimizer
 from kexue_train.train.checkpoint import FullTensors
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.objective import LossTerms, PretrainingObjective
+from kexue_train.train.phases import Phase
 from kexue_train.train.zero_engine import ZeroEngine
 from kexue_train.train.zero_partitions import refuse_unsupported
 
@@ -32,18 +33,21 @@ class Engine(Protocol):
         ...
 
     def full_tensors(self) -> FullTensors:
-        """Whole weights and moments on rank 0, at the end of a window; on all ranks at once."""
+        """Whole weights and optimizer state on rank 0, good until the next micro-step. A collective call."""
         ...
 
     def full_parameter(self, param: Tensor) -> Tensor:
-        """The whole of a parameter of the model on rank 0; on all ranks at once."""
+        """The whole of a parameter of the model on rank 0. A collective call."""
         ...
 
 
 def build_engine(
-    config: TrainConfig, objective: PretrainingObjective, optimizer: WindowedOptimizer, out_dir: Path
+    config: TrainConfig, phase: Phase, objective: PretrainingObjective, optimizer: WindowedOptimizer, out_dir: Path
 ) -> Engine:
     """The engine that ``config.engine`` asks for; DeepSpeed's configuration is written to ``out_dir/deepspeed.json``.
+
+    Weights and moments of a checkpoint are loaded before, while they are whole. Later phases may have other
+    micro-batches: DeepSpeed only reckons its throughput with their size.
 
     Raises:
         ResourceError: If DeepSpeed is asked for and not installed.
@@ -56,17 +60,29 @@ def build_engine(
             "pip install 'kexue_train[deepspeed]', or set train.engine=torch, which gives the same numbers"
         )
     if isinstance(optimizer, PartitionedAccumulation):
-        settings = make_deepspeed_config(config, accumulate=not optimizer.hidden)
+        settings = make_deepspeed_config(config, phase, accumulate=not optimizer.hidden)
         refuse_unsupported(settings)
         return ZeroEngine(start_deepspeed(objective, FlatSteps(optimizer), settings, out_dir), objective, optimizer)
-    return DeepSpeedEngine(objective, optimizer, make_deepspeed_config(config), out_dir)
+    return DeepSpeedEngine(objective, optimizer, make_deepspeed_config(config, phase), out_dir)
 
 
-class TorchEngine:
-    """Plain torch; Tiger averages its momentum over the ranks, so no wrapper is needed."""
+class _WholeOnEveryRank:
+    """The tensors of an engine that cuts none of them."""
 
     def __init__(self, objective: PretrainingObjective, optimizer: WindowedOptimizer) -> None:
         self._objective, self._optimizer = objective, optimizer
+
+    def full_tensors(self) -> FullTensors:
+        """See ``Engine``."""
+        return FullTensors.of(self._objective.model, self._optimizer)
+
+    def full_parameter(self, param: Tensor) -> Tensor:
+        """See ``Engine``."""
+        return param.detach()
+
+
+class TorchEngine(_WholeOnEveryRank):
+    """Plain torch; the optimizer averages over the ranks, so no wrapper is needed."""
 
     def micro_step(self, batch: dict[str, Tensor]) -> LossTerms:
         """See ``Engine``."""
@@ -75,17 +91,9 @@ class TorchEngine:
         self._optimizer.step()
         return terms
 
-    def full_tensors(self) -> FullTensors:
-        """See ``Engine``."""
-        return FullTensors.of(self._objective.model, self._optimizer)
 
-    def full_parameter(self, param: Tensor) -> Tensor:
-        """See ``Engine``."""
-        return param.detach()
-
-
-class DeepSpeedEngine:
-    """DeepSpeed with its gradient reduction and accumulation off: Tiger does both, in the momentum."""
+class DeepSpeedEngine(_WholeOnEveryRank):
+    """DeepSpeed with its gradient reduction and accumulation off: the optimizer does both."""
 
     def __init__(
         self,
@@ -94,8 +102,7 @@ class DeepSpeedEngine:
         deepspeed_config: dict[str, Any],
         out_dir: Path,
     ) -> None:
-        self._objective, self._optimizer = objective, optimizer
-        self._micro_steps = 0
+        super().__init__(objective, optimizer)
         self._engine = start_deepspeed(objective, optimizer, deepspeed_config, out_dir)
         # Gradients are folded into the momentum and freed during backward, so there is nothing to reduce.
         self._engine.enable_backward_allreduce = False
@@ -104,20 +111,11 @@ class DeepSpeedEngine:
         """See ``Engine``."""
         loss, terms = cast(tuple[Tensor, LossTerms], self._engine(batch))
         self._engine.backward(loss)
-        self._micro_steps += 1
-        if self._micro_steps % self._optimizer.accumulation_steps:
+        if self._optimizer.filled + 1 < self._optimizer.accumulation_steps:
             self._optimizer.step()  # DeepSpeed's step would drop gradients that still add up, and count as a whole one
         else:
             self._engine.step()
         return terms
-
-    def full_tensors(self) -> FullTensors:
-        """See ``Engine``."""
-        return FullTensors.of(self._objective.model, self._optimizer)
-
-    def full_parameter(self, param: Tensor) -> Tensor:
-        """See ``Engine``."""
-        return param.detach()
 
 
 def start_deepspeed(module: nn.Module, optimizer: Any, deepspeed_config: dict[str, Any], out_dir: Path) -> Any:
@@ -136,19 +134,20 @@ def start_deepspeed(module: nn.Module, optimizer: Any, deepspeed_config: dict[st
     return engine
 
 
-def make_deepspeed_config(config: TrainConfig, *, accumulate: bool = False) -> dict[str, Any]:
+def make_deepspeed_config(config: TrainConfig, phase: Phase, *, accumulate: bool = False) -> dict[str, Any]:
     """DeepSpeed's JSON. Clipping is 0: windows live in the optimizer, and no gradient is left to clip.
 
     Args:
         config: The ``train`` section.
+        phase: The first one.
         accumulate: Whether DeepSpeed adds up the gradients of a step.
     """
     zero: dict[str, Any] = {"stage": config.zero_stage, "reduce_bucket_size": _BUCKET_SIZE}
     if config.zero_stage in (1, 2):
         zero["compute_grad_norm"] = False  # it would only skip steps with a NaN; at stage 3 it cannot be switched off
     return {
-        "train_micro_batch_size_per_gpu": config.micro_batch_size,
-        "gradient_accumulation_steps": config.accumulation_steps if accumulate else 1,
+        "train_micro_batch_size_per_gpu": phase.micro_batch_size,
+        "gradient_accumulation_steps": phase.accumulation_steps if accumulate else 1,
         "gradient_clipping": 0.0,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from kexue_train.artifacts import Recipe, write_atomic
-from kexue_train.batches.dataset import SampleDataset, open_samples
+from kexue_train.artifacts import Recipe, digest_of, write_atomic
+from kexue_train.batches.dataset import SampleDataset
+from kexue_train.batches.open_samples import open_samples
 from kexue_train.config import Config, apply_overrides, read_yaml
 from kexue_train.errors import ArtifactError, ConfigError, StaleArtifactError
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
-from kexue_train.train.config import TrainConfig, check_optimizer_fits
+from kexue_train.train.config import PhaseSettings, TrainConfig, check_optimizer_fits
+from kexue_train.train.initial_weights import check_initial_weights, digest_of_weights
 
 
 class JobConfig(Config):
@@ -42,14 +45,17 @@ class JobConfig(Config):
         return cls.parse({key: values[key] for key in cls.model_fields if key in values}, where=str(path), lines=lines)
 
     def recipe(self, samples_digest: str) -> Recipe:
-        """What determines the trained weights."""
+        """What determines the trained weights; reads the weights that ``train.init_from`` names."""
         settings: dict[str, Any] = {
             "seed": self.seed,
             "model": self.model.model_dump(mode="json"),
             "optimizer": self.optimizer.model_dump(mode="json"),
             "train": self.train.settings_of_result(),
         }
-        return Recipe(kind="checkpoint", settings=settings, parents={"samples": samples_digest})
+        parents = {"samples": samples_digest}
+        if self.train.init_from:
+            parents["init_from"] = digest_of_weights(self.train.init_from)
+        return Recipe(kind="checkpoint", settings=settings, parents=parents)
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,11 @@ class TrainDir:
         return self.root / "checkpoints"
 
     @property
+    def micro_batch_sizes(self) -> Path:
+        """What ``micro_batch_size: auto`` found."""
+        return self.root / "micro_batch_sizes.json"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object per line."""
         return self.root / "metrics.jsonl"
@@ -83,27 +94,64 @@ class TrainDir:
         """One log per rank, and the launcher's."""
         return self.root / "logs"
 
+    @property
+    def stop(self) -> Path:
+        """Whoever makes this file asks the training to save a checkpoint and end; it is then removed."""
+        return self.root / "stop"
 
-def read_samples(path: Path, config: JobConfig) -> SampleDataset:
-    """The sample shards, or a mixture of them, checked against the configuration; see ``open_samples``.
+    @property
+    def failure(self) -> Path:
+        """What a worker found wrong, told to its launcher."""
+        return self.logs / "failure.json"
+
+
+def read_samples(path: Path, config: JobConfig) -> tuple[SampleDataset, ...]:
+    """The samples of each phase of the training, checked against the configuration; see ``open_samples``.
 
     Raises:
-        ArtifactError: If there are no sample shards, or fewer training rows than one step takes.
+        ArtifactError: If there are no sample shards, none of a length that a phase needs, or fewer training rows than
+            one step takes.
         ConfigError: If the model cannot take sequences that long.
     """
-    dataset = open_samples(path)
-    if dataset.seq_len > config.model.max_position_embeddings:
-        raise ConfigError(
-            f"{path}: rows of {dataset.seq_len} tokens, but model.max_position_embeddings="
-            f"{config.model.max_position_embeddings}; "
-            f"raise it to {dataset.seq_len}, or make samples with a smaller samples.seq_len"
-        )
-    if dataset.num_training_rows < config.train.global_batch_size:
+    found = open_samples(path)
+    datasets = tuple(_samples_of(phase, found, path) for phase in config.train.phase_settings)
+    for phase, dataset in zip(config.train.phase_settings, datasets, strict=True):
+        if dataset.seq_len > config.model.max_position_embeddings:
+            raise ConfigError(
+                f"{path}: rows of {dataset.seq_len} tokens, but model.max_position_embeddings="
+                f"{config.model.max_position_embeddings}; "
+                f"raise it to {dataset.seq_len}, or make samples with a smaller samples.seq_len"
+            )
+        if dataset.num_training_rows < phase.global_batch_size:
+            raise ArtifactError(
+                f"{path}: {dataset.num_training_rows} rows of {dataset.seq_len} tokens to train on are fewer than one "
+                f"step takes (train.global_batch_size={phase.global_batch_size}); lower it, or use a larger corpus"
+            )
+    return datasets
+
+
+def samples_digest(datasets: Sequence[SampleDataset]) -> str:
+    """Changes with what the phases read."""
+    digests = {str(dataset.seq_len): dataset.content_digest for dataset in datasets}
+    return digest_of(digests) if len(digests) > 1 else datasets[0].content_digest
+
+
+def _samples_of(phase: PhaseSettings, found: Mapping[int, SampleDataset], path: Path) -> SampleDataset:
+    lengths = " and ".join(map(str, found))
+    if phase.seq_len is None:
+        if len(found) > 1:
+            raise ConfigError(
+                f"{path}: holds samples of {lengths} tokens, but train.phases names no seq_len; name one in each "
+                "phase, or give the samples of one length"
+            )
+        return next(iter(found.values()))
+    if phase.seq_len not in found:
         raise ArtifactError(
-            f"{path}: {dataset.num_training_rows} rows to train on are fewer than one step takes "
-            f"(train.global_batch_size={config.train.global_batch_size}); lower it, or use a larger corpus"
+            f"{path}: holds samples of {lengths} tokens, but a phase of train.phases needs seq_len={phase.seq_len}; "
+            f"make them with 'kexue samples --seq-len {phase.seq_len}' and put them beside the others, or name another "
+            "length"
         )
-    return dataset
+    return found[phase.seq_len]
 
 
 def prepare(config: JobConfig, samples: Path, paths: TrainDir) -> Recipe:
@@ -112,7 +160,10 @@ def prepare(config: JobConfig, samples: Path, paths: TrainDir) -> Recipe:
     Raises:
         StaleArtifactError: If the folder trains something else.
     """
-    recipe = config.recipe(read_samples(samples, config).content_digest)
+    datasets = read_samples(samples, config)
+    if config.train.init_from:
+        check_initial_weights(config.train.init_from, config.model, datasets[0])
+    recipe = config.recipe(samples_digest(datasets))
     paths.checkpoints.mkdir(parents=True, exist_ok=True)
     paths.logs.mkdir(exist_ok=True)
     if paths.recipe.exists():
@@ -120,7 +171,7 @@ def prepare(config: JobConfig, samples: Path, paths: TrainDir) -> Recipe:
         if reason := recipe.difference(found):
             raise StaleArtifactError(
                 f"{paths.root}: holds the training of other settings: {reason}. Choose another output folder, or move "
-                "this one away",
+                "this one away; train.init_from=CHECKPOINT starts there with the weights of a checkpoint",
                 reason,
             )
     else:

@@ -3,50 +3,46 @@
 from __future__ import annotations
 
 import logging
-import signal
+import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from kexue_train.artifacts import Recipe
+from kexue_train.batches.dataset import SampleDataset
 from kexue_train.counter_rng import Purpose, random_words
 from kexue_train.errors import TrainingError
 from kexue_train.model.modeling_roformer_v2 import set_residual_scale
 from kexue_train.optim.build import set_learning_rate
+from kexue_train.optim.embedding_monitor import embedding_sizes
 from kexue_train.optim.windows import WindowedOptimizer
-from kexue_train.train.checkpoint import TrainerState, save_checkpoint
-from kexue_train.train.distributed import sum_over_ranks
+from kexue_train.train.balance import loss_units
+from kexue_train.train.checkpoint import CheckpointWriter, TrainerState
 from kexue_train.train.engine import Engine
+from kexue_train.train.feed import expected_counts, heldout_batches, training_batches
 from kexue_train.train.job import JobConfig, TrainDir
+from kexue_train.train.meter import Meter
 from kexue_train.train.metrics import MetricLogger
-from kexue_train.train.objective import LossTerms, PretrainingObjective
+from kexue_train.train.norms import StepNorms
+from kexue_train.train.objective import PretrainingObjective
+from kexue_train.train.phases import Phase, phase_after
+from kexue_train.train.profiling import StepProfiler
+from kexue_train.train.speed import Speedometer
+from kexue_train.train.spikes import Spike, SpikeDetector, rows_left_out
+from kexue_train.train.step_report import StepReport, StepReports
+from kexue_train.train.stop import Ending, StopRequest
+from kexue_train.train.symptoms import SymptomWatch
 from kexue_train.train.tensors import Tensors, to_device
-from kexue_train.train.validation import means, validate
+from kexue_train.train.validation import means, total_loss, validate
+from kexue_train.train.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
-
-
-class StopRequest:
-    """Set by SIGTERM; the ranks agree on it at the next line of metrics, save a checkpoint and end."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def listen(self) -> None:
-        """Install the handler; only a main thread may (Ray Train's workers run the loop in another)."""
-        try:
-            signal.signal(signal.SIGTERM, self._request)
-        except ValueError:
-            logger.info("not the main thread: SIGTERM ends this worker at once")
-
-    def _request(self, *_: Any) -> None:
-        self.requested = True
 
 
 @dataclass
@@ -58,81 +54,167 @@ class Training:
     paths: TrainDir
     tokenizer: Path
     """Folder whose tokenizer files go into every checkpoint."""
-    rows_per_epoch: int
+    phases: tuple[Phase, ...]
+    datasets: Sequence[SampleDataset]
+    """The samples of each phase."""
     num_parameters: int
     objective: PretrainingObjective
     optimizer: WindowedOptimizer
     engine: Engine
     device: torch.device
-    batches: Generator[Tensors]
-    heldout: list[Tensors]
-    """This rank's share of the held-out rows."""
     state: TrainerState
+    stop: StopRequest
+    watchdog: Watchdog
+    reports: StepReports
+    spikes: SpikeDetector
+    speed: Speedometer
+    profiler: StepProfiler
+    norms: StepNorms | None
+    """None on all ranks but 0."""
     metrics: MetricLogger | None = None
     """None on all ranks but 0."""
+    checkpoints: CheckpointWriter | None = None
+    """None on all ranks but 0."""
+    spike: Spike | None = None
+    """What it goes back from, if it does."""
     seconds: float = 0.0
     """Time spent training, over all starts."""
-    stop: StopRequest = field(default_factory=StopRequest)
+    symptoms: SymptomWatch = field(default_factory=SymptomWatch)
+    # Set by ``enter_phase``.
+    phase: Phase = field(init=False)
+    batches: Generator[Tensors] = field(init=False)
+    heldout: list[Tensors] = field(init=False)
+    """This rank's share of the held-out rows."""
+    rows_per_epoch: int = field(init=False)
 
 
-class _Meter:
-    """Sums over the micro-batches since the last line of metrics, on this rank."""
+def enter_phase(training: Training) -> None:
+    """Make ready for the step after ``training.state``: what it reads, how it accumulates, what divides its loss."""
+    config, step = training.config, training.state.step
+    phase = phase_after(training.phases, step)
+    dataset = training.datasets[phase.number - 1]
+    training.phase, training.rows_per_epoch = phase, dataset.num_training_rows
+    skipped = rows_left_out(training.state.left_out, phase.seq_len)
+    training.batches = training_batches(config, phase, dataset, step, training.device, skipped)
+    training.heldout = heldout_batches(config, phase, dataset)
+    training.objective.expected = expected_counts(config.train, dataset, phase.micro_batch_size)
+    training.objective.units = loss_units(config.train.loss_unit, dataset)
+    training.optimizer.accumulation_steps = phase.accumulation_steps  # a border of phases is one of windows
+    training.state = replace(training.state, micro_step=phase.micro_steps(step))
 
-    def __init__(self, device: torch.device) -> None:
-        self.terms = torch.zeros(len(LossTerms._fields), device=device)
-        self.tokens = 0
-        self.waited = 0.0
-        self.started = time.perf_counter()
 
-    def add(self, terms: LossTerms, tokens: int) -> None:
-        self.terms += torch.stack(terms)
-        self.tokens += tokens
+def train_loop(training: Training) -> Ending:
+    """Train from ``training.state`` to the last step, or to a request to stop; either way a checkpoint is saved.
 
-
-def train_loop(training: Training) -> bool:
-    """Train from ``training.state`` to the last step.
-
-    Returns:
-        Whether the last step was reached; False after a stop request, with a checkpoint saved.
+    Raises:
+        Spike: If a loss is one and ``train.on_spike`` does not ignore it; on every rank after the same step.
     """
     config, paths = training.config.train, training.paths
-    meter = _Meter(training.device)
+    meter = Meter(training.device)
     while training.state.step < config.steps:
+        if training.state.step == training.phase.end:
+            _next_phase(training)
         step = _one_step(training, meter)
         last = step == config.steps
-        stopping = False
         saving = last or step % config.checkpoint_every == 0
-        if saving or step % config.log_every == 0:  # before a checkpoint, since it holds the tokens and time so far
-            stopping = _log(training, meter)
-            meter = _Meter(training.device)
+        stopping = _hear(training, meter.step_terms, everything=saving)
+        if saving or stopping or step % config.log_every == 0:  # before a checkpoint: it holds tokens and time so far
+            _log(training, meter)
+            meter = Meter(training.device)
+            report_saved(training)
+        scores: dict[str, float] = {}
         if last or step % config.validate_every == 0:
-            scores = validate(training.objective, training.heldout, training.device)
+            heldout = _watched(training.heldout, training)
+            with meter.paused():
+                scores = validate(training.objective, heldout, training.device)
             if training.metrics:
                 training.metrics.write("validation", step, **scores)
         if saving or stopping:
-            _save(training)
-        meter.started += 0 if meter.tokens else time.perf_counter() - meter.started  # validating is not training
+            with meter.paused():
+                _save(training, total_loss(scores, config.nsp_weight))
         if stopping and not last:
-            logger.info("stopped on request after step %d; checkpoint in %s", step, paths.checkpoints)
-            return False
-    return True
+            logger.info("%s after step %d; checkpoint in %s", stopping.name.lower(), step, paths.checkpoints)
+            return stopping
+    return Ending.FINISHED
 
 
-def _one_step(training: Training, meter: _Meter) -> int:
+def _hear(training: Training, sums: Tensor, *, everything: bool) -> Ending | None:
+    """Tell the other ranks about the step just done, and judge what they all told about those before.
+
+    Args:
+        training: The training.
+        sums: This rank's ``LossTerms`` of the step, stacked.
+        everything: Wait for what they tell about this step, too.
+
+    Returns:
+        How training is to end now, if it is; then everything was judged.
+    """
+    asked, drained = training.stop.poll()
+    reports = training.reports.add(training.state.step, sums, asked=asked, drained=drained)
+    if everything or any(report.asked or report.drained for report in reports):
+        reports += training.reports.drain(asked=asked, drained=drained)
+    for report in reports:
+        _judge(training, report)
+    training.state = replace(training.state, recent_losses=training.spikes.remembered)
+    if any(report.asked for report in reports):
+        return Ending.STOPPED
+    return Ending.DRAINED if any(report.drained for report in reports) else None
+
+
+def _judge(training: Training, report: StepReport) -> None:
+    if report.loss is None:
+        return
+    if any(report.step == phase.first_step + 1 for phase in training.phases):
+        training.spikes.forget()  # rows of another length have another loss
+    usual = training.spikes.usual
+    ignored = training.config.train.on_spike == "ignore" and math.isfinite(report.loss)
+    if training.spikes.is_spike(report.loss) and not ignored:
+        raise Spike(report.step, report.loss, usual)
+
+
+def _watched(batches: Iterable[Tensors], training: Training) -> Iterator[Tensors]:
+    for batch in batches:
+        yield batch
+        training.watchdog.beat(training.state.micro_step)
+
+
+def _next_phase(training: Training) -> None:
+    training.batches.close()
+    enter_phase(training)
+    training.symptoms = SymptomWatch()  # what is usual changes with the rows
+    if training.metrics:
+        training.metrics.event("phase", training.state.step, **describe(training.phase))
+
+
+def describe(phase: Phase) -> dict[str, int]:
+    """What a line of metrics says of a phase."""
+    names = ("seq_len", "global_batch_size", "micro_batch_size", "accumulation_steps")
+    return {"phase": phase.number} | {name: getattr(phase, name) for name in names}
+
+
+def _one_step(training: Training, meter: Meter) -> int:
     """Run the micro-batches of one step; returns the number of steps done."""
     config, state = training.config, training.state
     step = state.step + 1
     set_learning_rate(training.optimizer, config.optimizer.schedule.multiplier(step))
     set_residual_scale(training.objective, config.train.residual_scale(step))
     training.objective.train()
-    for index in range(config.train.accumulation_steps):
-        waiting = time.perf_counter()
-        batch = next(training.batches)
-        meter.waited += time.perf_counter() - waiting
+    meter.start_step()
+    if training.norms:
+        training.norms.wanted = step == config.train.steps or not all(
+            step % every for every in (config.train.log_every, config.train.checkpoint_every)
+        )
+    training.profiler.before(step)
+    for index in range(training.phase.accumulation_steps):
+        with meter.waiting():
+            batch = next(training.batches)
         _seed_dropout(config.seed, state.micro_step + index)
         training.optimizer.saw_tokens(batch["input_ids"], batch["prediction_labels"])
-        meter.add(training.engine.micro_step(to_device(batch, training.device)), int((batch["sequence_ids"] > 0).sum()))
-    training.state = replace(state, step=step, micro_step=state.micro_step + config.train.accumulation_steps)
+        meter.add(training.engine.micro_step(to_device(batch, training.device)), batch)
+        training.watchdog.beat(state.micro_step + index + 1)
+    training.state = replace(state, step=step, micro_step=training.phase.micro_steps(step))
+    if (trace := training.profiler.after(step)) and training.metrics:
+        training.metrics.event("profile", step, path=str(trace))
     return step
 
 
@@ -142,41 +224,37 @@ def _seed_dropout(seed: int, micro_step: int) -> None:
     torch.manual_seed(word & (2**63 - 1))
 
 
-def _log(training: Training, meter: _Meter) -> bool:
-    """Add up over the ranks and write one line; returns whether any rank was asked to stop."""
+def _log(training: Training, meter: Meter) -> None:
+    """Add up over the ranks and write one line, and what it shows to be wrong."""
     config, state = training.config, training.state
-    elapsed = time.perf_counter() - meter.started
-    counts = torch.tensor(
-        [meter.tokens, meter.waited, _memory_bytes(training.device), training.stop.requested],
-        dtype=torch.float64,
-        device=training.device,
-    )
-    *sums, tokens, waited, memory, stop = sum_over_ranks(torch.cat([meter.terms.to(counts.dtype), counts])).tolist()
-    training.state = replace(state, tokens=state.tokens + int(tokens))
-    training.seconds += elapsed
+    totals = meter.total()
+    training.state = replace(state, tokens=state.tokens + totals.tokens)
+    training.seconds += totals.seconds
+    rates = training.speed.read(state.step, config.train.steps, totals)
     _check_gradients(training)
-    scores = means(sums)
-    loss = scores.get("mlm_loss", 0.0) + config.train.nsp_weight * scores.get("nsp_loss", 0.0)
     table = training.engine.full_parameter(training.objective.model.get_input_embeddings().weight)
-    if training.metrics:
-        rows = state.step * config.train.global_batch_size
-        training.metrics.write(
-            "train",
-            state.step,
-            micro_step=state.micro_step,
-            epoch=rows / training.rows_per_epoch,
-            rows=rows,
-            tokens=training.state.tokens,
-            loss=loss,
-            **{name: value for name, value in scores.items() if name not in ("predictions", "pairs")},
-            lr=training.optimizer.param_groups[0]["lr"],
-            tokens_per_second=tokens / elapsed,
-            seconds=training.seconds,
-            data_wait=waited / elapsed / dist.get_world_size(),
-            embedding_max=float(table.abs().max()),
-            memory_bytes=int(memory),
-        )
-    return bool(stop > 0)
+    if not training.metrics:
+        return
+    scores = means(totals.terms)
+    line: dict[str, Any] = {
+        "micro_step": state.micro_step,
+        "epoch": training.phase.rows(state.step) / training.rows_per_epoch,
+        "rows": training.phase.all_rows(state.step),
+        "tokens": training.state.tokens,
+        "loss": scores.get("mlm_loss", 0.0) + config.train.nsp_weight * scores.get("nsp_loss", 0.0),
+        **{name: value for name, value in scores.items() if name not in ("predictions", "pairs")},
+        "lr": training.optimizer.param_groups[0]["lr"],
+        **rates,
+        "seconds": training.seconds,
+        "data_wait": totals.data_wait,
+        "memory_bytes": totals.memory_bytes,
+        "memory_share": totals.memory_share,
+        **embedding_sizes(table, config.optimizer.weight_decay),
+        **(training.norms.take() if training.norms else {}),
+    }
+    training.metrics.write("train", state.step, **line)
+    for symptom, message in training.symptoms.look(line).items():
+        training.metrics.event("warning", state.step, symptom=symptom, message=message)
 
 
 def _check_gradients(training: Training) -> None:
@@ -196,20 +274,21 @@ def _check_gradients(training: Training) -> None:
         )
 
 
-def _save(training: Training) -> None:
-    full = training.engine.full_tensors()
-    if dist.get_rank() == 0:
-        save_checkpoint(
-            training.paths.checkpoints,
-            training.objective.model,
-            full,
-            training.state,
-            recipe=training.recipe,
-            tokenizer=training.tokenizer,
-            keep=training.config.train.keep_checkpoints,
-        )
-    dist.barrier()
+def _save(training: Training, validation_loss: float | None) -> None:
+    """Hand weights and optimizer state to the writer; the event says for how many seconds that held the loop."""
+    started = time.perf_counter()
+    tensors = training.engine.full_tensors()
+    if training.checkpoints and training.metrics:
+        training.checkpoints.save(training.objective.model, *tensors, training.state, validation_loss)
+        training.metrics.event("checkpoint", training.state.step, stall_seconds=time.perf_counter() - started)
 
 
-def _memory_bytes(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else int(psutil.Process().memory_info().rss)
+def report_saved(training: Training) -> None:
+    """Write what happened to checkpoints in the background into the metrics.
+
+    Raises:
+        TrainingError: If several in a row could not be written.
+    """
+    if training.checkpoints and training.metrics:
+        for event in training.checkpoints.take_events():
+            training.metrics.event(event.kind, event.step, **event.values)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from kexue_train.artifacts import MANIFEST_NAME, Manifest, check_files, read_manifest
@@ -12,9 +10,9 @@ from kexue_train.errors import ArtifactError, StaleArtifactError, TrainingError
 from kexue_train.progress import SILENT, Progress
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.job import JobConfig, TrainDir, prepare
-from kexue_train.train.metrics import read_metrics
-
-_POLL_SECONDS = 0.5
+from kexue_train.train.loggers import require_loggers
+from kexue_train.train.stop import signals_held
+from kexue_train.train.watch import watched
 
 
 def pretrain(
@@ -37,10 +35,12 @@ def pretrain(
         progress: Receives steps and metrics.
 
     Raises:
+        ResourceError: If a package that ``train.loggers`` names is missing.
         StaleArtifactError: If ``out_dir`` trains something else and ``replace`` is false.
         TrainingError: If the workers ended before the last step.
     """
     paths = TrainDir(out_dir)
+    require_loggers(config.train.loggers)
     try:
         prepare(config, samples, paths)
     except StaleArtifactError as stale:
@@ -52,8 +52,11 @@ def pretrain(
         return manifest
     if checkpoints := list_checkpoints(paths.checkpoints):
         progress.note(f"resumed from checkpoint {checkpoints[0].name}")
-    progress.update(_step_of(checkpoints[0]) if checkpoints else 0, config.train.steps, "steps")
-    with _watch(paths.metrics, config.train.steps, progress):
+    done = _step_of(checkpoints[0]) if checkpoints else 0
+    progress.update(done, config.train.steps, "steps")
+    paths.stop.unlink(missing_ok=True)  # meant for the training before
+    held = signals_held(paths.stop, config.train.stop_timeout, progress)
+    with held, watched(paths.metrics, done, config.train.steps, progress):
         launch()
     manifest = _finished(out_dir)
     if manifest is None:
@@ -86,31 +89,3 @@ def _move_aside(out_dir: Path) -> Path:
         number += 1
     out_dir.rename(aside)
     return aside
-
-
-@contextmanager
-def _watch(metrics: Path, steps: int, progress: Progress) -> Iterator[None]:
-    """Report what the workers write, while they write it."""
-    done = threading.Event()
-
-    def report() -> None:
-        seen = -1
-        while not done.is_set():
-            latest = next((record for record in reversed(read_metrics(metrics)) if record["kind"] == "train"), None)
-            if latest and latest["step"] != seen:
-                seen = latest["step"]
-                facts = {
-                    name: latest[name]
-                    for name in ("loss", "mlm_accuracy", "nsp_accuracy", "lr", "tokens_per_second")
-                    if name in latest
-                }
-                progress.update(seen, steps, "steps", **facts)
-            done.wait(_POLL_SECONDS)
-
-    thread = threading.Thread(target=report, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()

@@ -37,3 +37,9 @@ def pinned(batches: Generator[Batch, None, None], device: torch.device) -> Gener
 def to_device(tensors: Tensors, device: torch.device) -> Tensors:
     """The tensors on ``device``."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until ``device`` has done all its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

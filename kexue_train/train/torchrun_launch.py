@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-from kexue_train.errors import ResourceError, TrainingError
-from kexue_train.train.job import JobConfig
-from kexue_train.train.worker import STOPPED
+from kexue_train.errors import ResourceError
+from kexue_train.train.job import JobConfig, TrainDir
+from kexue_train.train.supervise import WorkersLost, raise_told, run_with_restarts
+from kexue_train.train.watchdog import HUNG
 
 # torchrun, after asking the kernel (Linux) to kill it when its parent dies, however that ends.
 _RUN = """
@@ -19,6 +23,9 @@ if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 9)
 runpy.run_module("torch.distributed.run", run_name="__main__", alter_sys=True)
 """
+_WORKER = ("-m", "kexue_train.train.worker")
+_ENDING = re.compile(r"^\s*rank\s*:\s*(\d+).*\n\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
+_SECONDS_TO_END = 40.0  # torchrun gives its workers 30
 
 
 def train_with_torchrun(
@@ -35,35 +42,70 @@ def train_with_torchrun(
 
     Raises:
         ResourceError: If the port is taken.
-        TrainingError: If a worker failed.
+        TrainingError: If workers were lost more often than ``config.train.max_restarts``.
+        KexueError: What a worker found wrong.
     """
-    rendezvous = ["--standalone"] if port is None else ["--master-addr", "127.0.0.1", "--master-port", str(_free(port))]
+    if port is not None:
+        _require_free(port)
+    rendezvous = ["--standalone"] if port is None else ["--master-addr", "127.0.0.1", "--master-port", str(port)]
     command = [
-        sys.executable, "-c", _RUN, *rendezvous,
-        "--nproc-per-node", str(config.train.num_workers), "--max-restarts", str(config.train.max_restarts),
-        "-m", "kexue_train.train.worker",
+        sys.executable, "-c", _RUN, *rendezvous, "--nproc-per-node", str(config.train.num_workers),
+        *_WORKER, "--supervised",
         "--config", str(config_file), "--samples", str(samples), "--out", str(out_dir),
     ]  # fmt: skip
-    log = out_dir / "logs" / "torchrun.log"
-    # Without this variable a restart of DeepSpeed workers by torchrun hangs when they meet again.
-    environment = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "PYTHONUNBUFFERED": "1"}
+    paths = TrainDir(out_dir)
+    run_with_restarts(lambda: _run(command, paths), paths, max_restarts=config.train.max_restarts)
+
+
+def _run(command: list[str], paths: TrainDir) -> None:
+    paths.logs.mkdir(parents=True, exist_ok=True)
+    paths.failure.unlink(missing_ok=True)
+    log = paths.logs / "torchrun.log"
     with log.open("ab") as output:
-        worker = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-    try:
-        code = worker.wait()
-    except BaseException:
-        worker.terminate()  # torchrun hands SIGTERM to the workers, which save a checkpoint
-        worker.wait()
-        raise
-    if code not in (0, STOPPED):
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        raise TrainingError(
-            f"the training workers ended with code {code}; last line of {log}: {lines[-1] if lines else 'none'!r}. "
-            "Run the same command again: it resumes from the last checkpoint"
+        begin = output.tell()
+        # In a session of its own, a Ctrl-C or a cancelled job reaches the driver alone, which knows what to do first.
+        torchrun = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
         )
+    try:
+        code = torchrun.wait()
+    except BaseException:
+        _end(torchrun)
+        raise
+    if code != 0:
+        raise_told(paths)
+        text = log.read_bytes()[begin:].decode(errors="replace")
+        raise WorkersLost(f"the training workers were lost: {_cause(text, code)}; see {log}")
 
 
-def _free(port: int) -> int:
+def _end(torchrun: subprocess.Popen[bytes]) -> None:
+    torchrun.terminate()  # torchrun hands SIGTERM to the workers, which save a checkpoint if they can
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        torchrun.wait(_SECONDS_TO_END)
+    torchrun.kill()
+    torchrun.wait()
+
+
+def _cause(log: str, code: int) -> str:
+    """How the workers ended, by torchrun's last words."""
+    endings = {int(rank): int(ending) for rank, ending in _ENDING.findall(log)}
+    if not endings:
+        lines = log.strip().splitlines()
+        return f"torchrun ended with code {code} and the words {lines[-1] if lines else 'none'!r}"
+    return ", ".join(f"rank {rank} {_ending(ending)}" for rank, ending in sorted(endings.items()))
+
+
+def _ending(code: int) -> str:
+    if code == HUNG:
+        return "hung and was ended by its watchdog"
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+
+def _require_free(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -73,4 +115,3 @@ def _free(port: int) -> int:
                 f"port {port} on 127.0.0.1 cannot be used ({error.strerror}); give another with --port, or none for "
                 "any free one"
             ) from None
-    return port

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -12,7 +12,7 @@ from kexue_train.train.tensors import Tensors, to_device
 
 
 @torch.no_grad()
-def validate(objective: PretrainingObjective, batches: Sequence[Tensors], device: torch.device) -> dict[str, float]:
+def validate(objective: PretrainingObjective, batches: Iterable[Tensors], device: torch.device) -> dict[str, float]:
     """Means over the held-out rows of all ranks, without dropout; masks are fixed, so values compare over time."""
     objective.eval()
     sums = torch.zeros(len(LossTerms._fields), device=device)
@@ -20,6 +20,13 @@ def validate(objective: PretrainingObjective, batches: Sequence[Tensors], device
         _, terms = objective(to_device(batch, device))
         sums += torch.stack(terms)
     return means(sum_over_ranks(sums).tolist())
+
+
+def total_loss(scores: dict[str, float], nsp_weight: float) -> float | None:
+    """The loss of both tasks in nats; None if no word was predicted."""
+    if "mlm_loss" not in scores:
+        return None
+    return scores["mlm_loss"] + nsp_weight * scores.get("nsp_loss", 0.0)
 
 
 def means(sums: Sequence[float]) -> dict[str, float]:

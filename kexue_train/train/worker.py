@@ -7,43 +7,75 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import logging
-import math
+import os
 import signal
 import sys
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
-from kexue_train.artifacts import MANIFEST_NAME, build_manifest, describe_files, write_atomic
-from kexue_train.batches.collate import make_batch
+from kexue_train.artifacts import MANIFEST_NAME, Recipe, build_manifest, describe_files, write_atomic
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.batches.loader import Plan, iter_batches, read_ahead
 from kexue_train.counter_rng import Purpose, random_words
-from kexue_train.errors import KexueError
+from kexue_train.errors import ArtifactError, KexueError, TrainingError
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import build_hf_config
 from kexue_train.model.recompute import compile_layers, enable_recompute
+from kexue_train.optim.accumulation import HiddenAccumulation
 from kexue_train.optim.build import build_optimizer
 from kexue_train.optim.windows import WindowedOptimizer
 from kexue_train.progress import Silent
 from kexue_train.runtime import available_cpus, configure_logging, rank
-from kexue_train.samples.mlm import IGNORE_INDEX, MaskingRates
-from kexue_train.train.balance import loss_units
-from kexue_train.train.checkpoint import TrainerState, checkpoint_name, latest_checkpoint, load_checkpoint
-from kexue_train.train.config import RecomputeEvery
-from kexue_train.train.distributed import choose_device, join_process_group, same_on_all_ranks
+from kexue_train.train.agreement import open_together
+from kexue_train.train.checkpoint import (
+    CheckpointFolder,
+    CheckpointWriter,
+    Events,
+    FullTensors,
+    Mirror,
+    Retention,
+    Storage,
+    TrainerState,
+    checkpoint_name,
+    latest_checkpoint,
+    restore,
+)
+from kexue_train.train.config import RecomputeEvery, TrainConfig
+from kexue_train.train.distributed import (
+    choose_backend,
+    choose_device,
+    collective_timeout,
+    join_process_group,
+    on_first_rank,
+)
 from kexue_train.train.engine import build_engine
-from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples
-from kexue_train.train.loop import Training, train_loop
+from kexue_train.train.feed import expected_counts
+from kexue_train.train.flops import flop_rule, peak_rates
+from kexue_train.train.initial_weights import load_initial_weights
+from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples, samples_digest
+from kexue_train.train.lock import held_alone
+from kexue_train.train.loggers import require_loggers
+from kexue_train.train.loop import Training, describe, enter_phase, report_saved, train_loop
 from kexue_train.train.metrics import MetricLogger
-from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
-from kexue_train.train.tensors import Tensors, pinned, to_tensors
+from kexue_train.train.micro_batch import micro_batch_sizes
+from kexue_train.train.norms import StepNorms
+from kexue_train.train.objective import PretrainingObjective
+from kexue_train.train.out_of_memory import out_of_memory_explained
+from kexue_train.train.phases import Phase, plan_phases
+from kexue_train.train.profiling import StepProfiler
+from kexue_train.train.slurm import slurm_environment
+from kexue_train.train.speed import Speedometer
+from kexue_train.train.spikes import LeftOut, Spike, SpikeDetector, left_out_between
+from kexue_train.train.step_report import StepReports
+from kexue_train.train.stop import Ending, StopRequest, never
+from kexue_train.train.supervise import tell_launcher
+from kexue_train.train.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -52,56 +84,165 @@ STOPPED = 3
 """Exit code of a worker that saved a checkpoint and ended because it was asked to."""
 
 
-def run_worker(config: JobConfig, samples: Path, out_dir: Path) -> bool:
-    """Train on this process's device as one rank of the group.
+def run_worker(
+    config: JobConfig,
+    samples: Path,
+    out_dir: Path,
+    *,
+    alone: bool = False,
+    listen: bool = False,
+    is_draining: Callable[[], bool] = never,
+) -> Ending:
+    """Train on this process's device as one rank of the group that the environment describes.
 
-    Returns:
-        Whether the last step was reached.
+    Args:
+        config: The job; ``num_workers`` is taken from the group.
+        samples: Folder of sample shards.
+        out_dir: Folder for checkpoints, metrics and logs.
+        alone: Be a group of one, whatever the environment says.
+        listen: Take SIGTERM and SIGINT for requests to stop; only in a main thread.
+        is_draining: Whether this machine is about to be taken away.
     """
     paths = TrainDir(out_dir)
     paths.logs.mkdir(parents=True, exist_ok=True)
     configure_logging(logging.INFO, paths.logs / f"rank-{rank()}.log")
-    device = choose_device(config.train.device)
-    join_process_group(device)
-    config = _with_world_size(config)
-    torch.set_num_threads(config.train.threads_per_worker or max(1, available_cpus() // config.train.num_workers))
-    training = _build(config, samples, paths, device)
-    training.stop.listen()
-    with closing(training.batches):
-        finished = _train(training)
-    if finished and dist.get_rank() == 0:
-        _finish(training)
-    dist.barrier()
-    dist.destroy_process_group()
-    return finished
+    train, stop = config.train, StopRequest(paths.stop, is_draining)
+    device = choose_device(train.device)
+    with ExitStack() as stack:
+        if listen:
+            stack.enter_context(stop.listen())
+        join_process_group(choose_backend(train.backend, device.type), hang_timeout=train.hang_timeout, alone=alone)
+        if alone:
+            stack.callback(dist.destroy_process_group)
+        config = _with_world_size(config)
+        torch.set_num_threads(train.threads_per_worker or max(1, available_cpus() // config.train.num_workers))
+        datasets = open_together(lambda: read_samples(samples, config), samples_digest, config)
+        on_first_rank(lambda: _claim(config, samples, paths, stack))
+        checkpoints = None
+        if dist.get_rank() == 0:  # entered first, so the last to end: nobody waits for its last upload
+            checkpoints = stack.enter_context(_checkpoint_writer(config, datasets, paths))
+        watchdog = Watchdog(paths.logs, dist.get_rank(), dist.get_world_size(), train.hang_timeout)
+        stack.enter_context(watchdog)
+        ending = _train_past_spikes(config, datasets, paths, device, stop, watchdog, checkpoints)
+        dist.barrier()
+    if not alone:
+        dist.destroy_process_group()
+    return ending
 
 
-def _build(config: JobConfig, samples: Path, paths: TrainDir, device: torch.device) -> Training:
-    dataset = read_samples(samples, config)
-    objective = _build_objective(config, dataset, device)
+def _claim(config: JobConfig, samples: Path, paths: TrainDir, stack: ExitStack) -> None:
+    stack.enter_context(held_alone(paths.logs / ".lock"))
+    require_loggers(config.train.loggers)
+    prepare(config, samples, paths)
+
+
+def _train_past_spikes(
+    config: JobConfig,
+    datasets: Sequence[SampleDataset],
+    paths: TrainDir,
+    device: torch.device,
+    stop: StopRequest,
+    watchdog: Watchdog,
+    checkpoints: CheckpointWriter | None,
+) -> Ending:
+    """Train to the end, starting again from the last checkpoint after every spike, as a new process would."""
+    spike: Spike | None = None
+    left_out: tuple[LeftOut, ...] = ()
+    while True:
+        training = _build(config, datasets, paths, device, stop, watchdog)
+        training.checkpoints = checkpoints
+        if spike is not None:
+            left_out += left_out_between(training.phases, training.state.step, spike.step)
+            training.spike, training.state = spike, replace(training.state, left_out=left_out)
+        enter_phase(training)
+        try:
+            with out_of_memory_explained(training), training.profiler:
+                ending = _train(training)
+        except Spike as found:
+            if checkpoints:
+                checkpoints.finish()
+            spike, left_out = found, training.state.left_out
+            _require_rollback(config.train, spike, len(left_out))
+        else:
+            if dist.get_rank() == 0:
+                if ending is Ending.FINISHED:
+                    _finish(training)
+                paths.stop.unlink(missing_ok=True)  # the wish is granted, or too late
+            return ending
+        finally:
+            training.batches.close()
+            training.reports.close()
+        logger.warning("%s: training goes back to the last checkpoint and leaves out the rows read since", spike)
+        del training
+        gc.collect()
+
+
+def _require_rollback(train: TrainConfig, spike: Spike, rollbacks: int) -> None:
+    if train.on_spike == "rollback" and rollbacks < train.max_rollbacks:
+        return
+    reason = (
+        f"after {rollbacks} rollbacks, as many as train.max_rollbacks allows"
+        if train.on_spike == "rollback"
+        else f"and train.on_spike={train.on_spike}"
+    )
+    raise TrainingError(
+        f"{spike}, {reason}. The checkpoints are from before it: lower optimizer.lr (another training), or run the "
+        "same command again with train.on_spike=rollback or a larger train.max_rollbacks"
+    )
+
+
+def _build(
+    config: JobConfig,
+    datasets: Sequence[SampleDataset],
+    paths: TrainDir,
+    device: torch.device,
+    stop: StopRequest,
+    watchdog: Watchdog,
+) -> Training:
+    objective = _build_objective(config, datasets[0], device)
+    phases = _plan(config, objective, datasets, paths)
+    if config.train.compile:
+        compile_layers(objective.model.roformer)
     optimizer = build_optimizer(
         config.optimizer,
         objective.model,
-        accumulation_steps=config.train.accumulation_steps,
+        accumulation_steps=phases[0].accumulation_steps,
         seed=config.seed,
         partitioned=config.train.zero_stage > 0,
     )
-    state = _resume(config, paths, objective.model, optimizer)
+    if config.train.init_from:
+        load_initial_weights(config.train.init_from, objective.model)
+    recipe = config.recipe(samples_digest(datasets))
+    state = _resume(config, recipe, paths, FullTensors.of(objective.model, optimizer), device)
+    optimizer.restart_at(state.step)
+    num_parameters = sum(p.numel() for p in objective.model.parameters())  # an engine may leave less to count
     return Training(
         config=config,
-        recipe=config.recipe(dataset.content_digest),
+        recipe=recipe,
         paths=paths,
-        tokenizer=dataset.folders[0] / "tokenizer",
-        rows_per_epoch=dataset.num_training_rows,
-        num_parameters=sum(p.numel() for p in objective.model.parameters()),  # an engine may leave less to count
+        tokenizer=datasets[0].folders[0] / "tokenizer",
+        phases=phases,
+        datasets=datasets,
         objective=objective,
+        num_parameters=num_parameters,
         optimizer=optimizer,
-        engine=build_engine(config.train, objective, optimizer, paths.root),
+        engine=build_engine(config.train, phases[0], objective, optimizer, paths.root),
         device=device,
-        batches=_training_batches(config, dataset, state.step, device),
-        heldout=_heldout_batches(config, dataset),
         state=state,
+        stop=stop,
+        watchdog=watchdog,
+        reports=StepReports(config.train.nsp_weight, collective_timeout(config.train.hang_timeout)),
+        spikes=SpikeDetector(state.recent_losses),
+        speed=_speed(config, datasets[0], device, state.step),
+        profiler=StepProfiler(config.train.profile, paths.logs, dist.get_rank()),
+        norms=_norms(config.train, optimizer),
     )
+
+
+def _norms(train: TrainConfig, optimizer: WindowedOptimizer) -> StepNorms | None:
+    """On rank 0, where the tensors are whole and the optimizer is ours."""
+    whole = dist.get_rank() == 0 and not train.zero_stage
+    return StepNorms(optimizer) if whole and isinstance(optimizer, HiddenAccumulation) else None
 
 
 def _build_objective(config: JobConfig, dataset: SampleDataset, device: torch.device) -> PretrainingObjective:
@@ -114,37 +255,53 @@ def _build_objective(config: JobConfig, dataset: SampleDataset, device: torch.de
         enable_recompute(model.roformer, "full", every=train.recompute.every)
     elif train.recompute != "none":
         enable_recompute(model.roformer, train.recompute)
-    if train.compile:
-        compile_layers(model.roformer)
-    tokens, sequences, pairs = map(dataset.mean_per_row, ("real_tokens", "sequences", "pairs"))
-    maskable = tokens - 2 * sequences - pairs  # without [CLS] and [SEP]
-    expected = ExpectedCounts(
-        predictions=train.masking.total * maskable * train.micro_batch_size,
-        pairs=pairs * train.micro_batch_size,
-    )
     autocast = torch.bfloat16 if train.precision == "bf16" else None
-    units = loss_units(train.loss_unit, dataset)
-    return PretrainingObjective(model, expected, nsp_weight=train.nsp_weight, autocast=autocast, units=units)
+    expected = expected_counts(train, dataset, micro_batch_size=1)  # until a phase is entered
+    return PretrainingObjective(model, expected, nsp_weight=train.nsp_weight, autocast=autocast)
+
+
+def _plan(
+    config: JobConfig, objective: PretrainingObjective, datasets: Sequence[SampleDataset], paths: TrainDir
+) -> tuple[Phase, ...]:
+    sizes = micro_batch_sizes(config, objective, datasets, paths.micro_batch_sizes)
+    return plan_phases(config.train, [dataset.seq_len for dataset in datasets], sizes)
 
 
 def _resume(
-    config: JobConfig, paths: TrainDir, model: RoFormerV2ForPreTraining, optimizer: WindowedOptimizer
+    config: JobConfig, recipe: Recipe, paths: TrainDir, tensors: FullTensors, device: torch.device
 ) -> TrainerState:
     """Load the newest whole checkpoint that rank 0 sees, the same on every rank; a fresh state if there is none."""
-    found = latest_checkpoint(paths.checkpoints, _LogNotes()) if dist.get_rank() == 0 else None
-    name = same_on_all_ranks(str(found) if found else None)
-    if name is None:
+    storage = Storage(config.train.mirror) if config.train.mirror else None
+    found = restore(lambda: latest_checkpoint(paths.checkpoints, _LogNotes(), storage=storage, recipe=recipe), device)
+    if found is None:
         return TrainerState(seed=config.seed)
-    state = load_checkpoint(Path(name), model, optimizer)
-    logger.info("resumed from %s", name)
-    return replace(state, micro_step=state.step * config.train.accumulation_steps)
+    try:
+        tensors.overwrite(found.weights, found.optimizer_tensors)
+    except ArtifactError as error:
+        raise ArtifactError(f"{found.path}: {error}") from None
+    logger.info("resumed from %s", found.path)
+    return found.state
 
 
-def _train(training: Training) -> bool:
+def _checkpoint_writer(config: JobConfig, datasets: Sequence[SampleDataset], paths: TrainDir) -> CheckpointWriter:
+    train, recipe, events = config.train, config.recipe(samples_digest(datasets)), Events()
+    folder = CheckpointFolder(paths.checkpoints, Retention(train.keep_checkpoints, train.keep_every))
+    mirror = Mirror(folder, Storage(train.mirror), recipe, events) if train.mirror else None
+    tokenizer = datasets[0].folders[0] / "tokenizer"
+    return CheckpointWriter(folder, recipe=recipe, tokenizer=tokenizer, events=events, mirror=mirror)
+
+
+def _speed(config: JobConfig, dataset: SampleDataset, device: torch.device, step: int) -> Speedometer:
+    dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+    return Speedometer(flop_rule(config.model, dataset.vocab_size), peak_rates(dtype, device), step)
+
+
+def _train(training: Training) -> Ending:
     state, train = training.state, training.config.train
     if dist.get_rank() != 0:
         return train_loop(training)
-    with MetricLogger(training.paths, resumed_step=state.step) as metrics:
+    settings = training.config.model_dump(mode="json")
+    with MetricLogger(training.paths, resumed_step=state.step, loggers=train.loggers, settings=settings) as metrics:
         training.metrics, training.seconds = metrics, metrics.resumed_seconds
         metrics.event(
             "resume" if state.step else "start",
@@ -155,13 +312,19 @@ def _train(training: Training) -> bool:
             device=training.device.type,
             precision=train.precision,
             recompute=train.model_dump(mode="json")["recompute"],
-            accumulation_steps=train.accumulation_steps,
+            **describe(training.phase),
             parameters=training.num_parameters,
             rows_per_epoch=training.rows_per_epoch,
+            peak_flops_per_second=training.speed.peak.measured,
         )
-        finished = train_loop(training)
-        metrics.event("end" if finished else "stop", training.state.step)
-        return finished
+        if training.spike is not None:
+            metrics.event("rollback", state.step, **training.spike.facts, left_out=list(state.left_out))
+        ending = train_loop(training)
+        assert training.checkpoints
+        training.checkpoints.finish()
+        report_saved(training)
+        metrics.event("end" if ending is Ending.FINISHED else "stop", training.state.step)
+        return ending
 
 
 def _finish(training: Training) -> None:
@@ -179,47 +342,6 @@ def _finish(training: Training) -> None:
     write_atomic(root / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
 
 
-def _training_batches(
-    config: JobConfig, dataset: SampleDataset, start_step: int, device: torch.device
-) -> Generator[Tensors]:
-    plan = Plan(
-        seed=config.seed,
-        rank=dist.get_rank(),
-        world_size=dist.get_world_size(),
-        micro_batch_size=config.train.micro_batch_size,
-        accumulation_steps=config.train.accumulation_steps,
-        global_batch_size=config.train.global_batch_size,
-        rates=_rates(config),
-    )
-    batches = iter_batches(dataset, plan, start_step=start_step, num_processes=config.train.num_loader_workers)
-    return read_ahead(pinned(batches, device))
-
-
-def _heldout_batches(config: JobConfig, dataset: SampleDataset) -> list[Tensors]:
-    """This rank's share of the held-out rows, masked once and for all (epoch 0).
-
-    All ranks have as many batches, since under ZeRO 3 they compute together; a rank short of rows takes one unlabelled.
-    """
-    rows, ranks = dataset.heldout_rows, dist.get_world_size()
-    if not len(rows):
-        return []
-    pieces = np.array_split(
-        rows[dist.get_rank() :: ranks], math.ceil(len(rows) / (ranks * config.train.micro_batch_size))
-    )
-    batches = []
-    for piece in pieces:
-        chosen = piece if len(piece) else rows[:1]
-        batch = to_tensors(make_batch(dataset, chosen, 0, seed=config.seed, rates=_rates(config)))
-        if not len(piece):
-            batch |= {name: torch.full_like(batch[name], IGNORE_INDEX) for name in ("prediction_labels", "pair_labels")}
-        batches.append(batch)
-    return batches
-
-
-def _rates(config: JobConfig) -> MaskingRates:
-    return MaskingRates(**config.train.masking.model_dump())
-
-
 def _with_world_size(config: JobConfig) -> JobConfig:
     """The configuration with the number of workers that the launcher really started, checked again.
 
@@ -227,7 +349,8 @@ def _with_world_size(config: JobConfig) -> JobConfig:
         ConfigError: If the batch sizes do not multiply out for that number.
     """
     values = config.model_dump(mode="json")
-    values["train"]["num_workers"] = dist.get_world_size()
+    started = {"num_workers": dist.get_world_size(), "min_workers": None, "launcher": "torchrun"}  # whoever it was
+    values["train"] |= started
     return JobConfig.parse(values, where=f"{dist.get_world_size()} training workers")
 
 
@@ -253,21 +376,30 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="kexue_train.train.worker", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="YAML with the sections model, optimizer and train")
     parser.add_argument(
-        "--samples", type=Path, required=True, help="folder of sample shards, or a YAML file of 'folder: weight'"
+        "--samples", type=Path, required=True, help="folder of sample shards, of such folders, or YAML 'folder: weight'"
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for checkpoints, metrics, logs; resumed if it has some"
     )
+    parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)  # "kexue train" has started it
+    parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # deepspeed's; LOCAL_RANK says it, too
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    paths = TrainDir(options.out)
+    os.environ.update(slurm_environment(os.environ))
     _end_with_launcher()
     try:
         config = JobConfig.load(options.config, options.overrides)
-        prepare(config, options.samples, TrainDir(options.out))
-        return 0 if run_worker(config, options.samples, options.out) else STOPPED
+        if not options.supervised and rank() == 0 and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+            paths.stop.unlink(missing_ok=True)  # meant for the training before
+        ending = run_worker(config, options.samples, options.out, listen=True)
     except KexueError as error:
+        if options.supervised:
+            tell_launcher(error, paths)
         sys.stderr.write(f"{error}\n")
         return error.exit_code
+    # torchrun would start again what ends with another code than 0.
+    return 0 if ending is Ending.FINISHED or "TORCHELASTIC_RUN_ID" in os.environ else STOPPED
 
 
 if __name__ == "__main__":

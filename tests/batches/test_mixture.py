@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kexue_train.artifacts import read_manifest
-from kexue_train.batches.dataset import SampleDataset, open_samples
+from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.mixture import WINDOW, quotas, split
 from kexue_train.errors import ArtifactError, ConfigError
 
@@ -94,24 +93,11 @@ def test_folders_that_do_not_go_together_are_refused_by_name(
             SampleDataset({samples: 0.5, other: 0.5})
 
 
-def test_a_file_names_folders_and_weights(samples: Path, small: Path, tmp_path: Path) -> None:
-    shutil.copytree(small, tmp_path / "small")
-    file = tmp_path / "mixture.yaml"
-    file.write_text(f"{samples}: 0.75\nsmall: 0.25\n")
-    mixture = open_samples(file)
-    assert mixture.folders == (samples, tmp_path / "small")
-    assert mixture.shares == (7500, 2500)
-    digests = {mixture.content_digest, open_samples(samples).content_digest}
-    file.write_text(f"{samples}: 0.5\nsmall: 0.5\n")
-    assert len(digests | {open_samples(file).content_digest}) == 3
-    assert open_samples(samples).content_digest == read_manifest(samples).content_digest
-
-
-@pytest.mark.parametrize("text", ["{}", "a: much", "a: true", "a: [1]"])
-def test_a_file_without_folders_and_weights_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "mixture.yaml").write_text(text)
-    with pytest.raises(ConfigError, match="'folder: weight'"):
-        open_samples(tmp_path / "mixture.yaml")
+def test_contents_and_shares_make_the_digest(samples: Path, small: Path) -> None:
+    mixtures = [SampleDataset({samples: 0.75, small: 0.25}), SampleDataset({samples: 0.5, small: 0.5})]
+    alone = SampleDataset(samples).content_digest
+    assert len({alone, *(mixture.content_digest for mixture in mixtures)}) == 3
+    assert alone == read_manifest(samples).content_digest
 
 
 def test_a_weight_of_nothing_is_refused(samples: Path, small: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kexue_train.train.stop import Ending
 from tests.train.tiny_training import make_config, train_here, write_samples
 
 
@@ -19,5 +20,5 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
     """The folder of an uninterrupted training of ``make_config()``: 8 steps, checkpoints every 2."""
     out = tmp_path_factory.mktemp("trained") / "pretrain"
-    assert train_here(make_config(), samples, out)
+    assert train_here(make_config(), samples, out) is Ending.FINISHED
     return out

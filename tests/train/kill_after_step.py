@@ -1,4 +1,7 @@
-"""The worker, but killed with SIGKILL after a step: ``python kill_after_step.py STEP --config ... --out ...``."""
+"""The worker, but killed with SIGKILL after a step: ``python kill_after_step.py STEP --config ... --out ...``.
+
+The checkpoints of the steps before are on disk by then; ``kill_while_saving.py`` kills in the middle of one.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ if __name__ == "__main__":
     def one_step_then_die(training: loop.Training, meter: loop._Meter) -> int:
         step = one_step(training, meter)
         if step == last:
+            if training.checkpoints:
+                training.checkpoints.finish()
             os.kill(os.getpid(), signal.SIGKILL)
         return step
 

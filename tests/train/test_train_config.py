@@ -6,6 +6,7 @@ import pytest
 
 from kexue_train.errors import ArtifactError, ConfigError
 from kexue_train.train.config import MaskingConfig, TrainConfig
+from kexue_train.train.distributed import choose_device
 from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples
 from tests.train.tiny_training import make_config
 
@@ -22,11 +23,6 @@ def test_a_batch_smaller_than_one_micro_batch_has_one_nearest():
         TrainConfig(steps=1, global_batch_size=5, micro_batch_size=4, num_workers=3)
 
 
-def test_accumulation_follows_from_the_batch_sizes():
-    config = TrainConfig(steps=1, global_batch_size=96, micro_batch_size=4, num_workers=3)
-    assert config.accumulation_steps == 8
-
-
 def test_masking_chances_sum_to_at_most_one():
     assert MaskingConfig().total == pytest.approx(0.15)
     with pytest.raises(ValueError, match=r"sum to 1\.2"):
@@ -41,6 +37,18 @@ def test_each_masking_chance_is_a_probability(name, share):
         MaskingConfig(**{name: share})
 
 
+def test_checkpoints_kept_for_ever_must_be_saved_at_all():
+    with pytest.raises(ValueError, match=r"keep_every=750 is not a multiple of checkpoint_every=500"):
+        TrainConfig(steps=1, keep_every=750)
+    assert TrainConfig(steps=1, keep_every=1500).keep_every == 1500
+
+
+@pytest.mark.parametrize("mirror", ["bucket/run", "/mnt/backup", "s3:/bucket", ""])
+def test_a_mirror_is_a_uri(mirror):
+    with pytest.raises(ValueError, match=r"must be scheme://\.\.\., such as s3://bucket/run-1"):
+        TrainConfig(steps=1, mirror=mirror)
+
+
 def test_masking_nothing_is_refused():
     with pytest.raises(ValueError, match="sum to 0"):
         MaskingConfig(mask_probability=0.0, keep_probability=0.0, random_probability=0.0)
@@ -51,8 +59,9 @@ def test_masking_nothing_is_refused():
     [
         {"micro_batch_size": 2}, {"num_workers": 2}, {"num_loader_workers": 2}, {"launcher": "ray"},
         {"engine": "deepspeed"}, {"recompute": "full"}, {"compile": True},
-        {"log_every": 9}, {"validate_every": 9}, {"checkpoint_every": 9},
-        {"keep_checkpoints": 9}, {"max_restarts": 9}, {"threads_per_worker": 2}, {"device": "auto"},
+        {"loggers": []}, {"profile": {}}, {"log_every": 9}, {"validate_every": 9}, {"checkpoint_every": 9},
+        {"keep_checkpoints": 9}, {"keep_every": 4}, {"mirror": "s3://bucket/run"},
+        {"max_restarts": 9}, {"threads_per_worker": 2}, {"device": "auto"},
     ],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
@@ -96,7 +105,7 @@ def test_rows_longer_than_the_model_takes_are_refused(samples):
 
 
 def test_fewer_rows_than_one_step_takes_are_refused(samples):
-    with pytest.raises(ArtifactError, match=r"rows to train on are fewer than one step takes .*=100000"):
+    with pytest.raises(ArtifactError, match=r"rows of 32 tokens to train on are fewer than one step takes .*=100000"):
         read_samples(samples, make_config(global_batch_size=100_000))
 
 
@@ -104,3 +113,12 @@ def test_another_artifact_in_the_place_of_samples_is_refused_and_leaves_nothing(
     with pytest.raises(ArtifactError, match="holds text_shards, not sample_shards"):
         prepare(make_config(), samples.parent / "shards", TrainDir(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_cuda_asked_for_and_absent_is_refused_and_not_missed_by_auto(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(
+        ConfigError, match=r"train\.device=cuda, but torch sees no CUDA device here; set train\.device=cpu"
+    ):
+        choose_device("cuda")
+    assert choose_device("auto").type == "cpu"

@@ -16,6 +16,7 @@ from torch import Tensor
 from kexue_train.errors import ConfigError
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.engine import make_deepspeed_config
+from kexue_train.train.phases import plan_phases
 from kexue_train.train.zero_partitions import refuse_unsupported
 from tests.train.zero_net import CASES, OPTIONS, make_objective, train, train_plainly
 
@@ -130,7 +131,8 @@ def test_training_goes_on_at_another_stage(folder, plain, change):
     ],
 )
 def test_what_cannot_be_had_is_refused_by_name(key, value):
-    settings = make_deepspeed_config(TrainConfig(steps=1, zero_stage=3))
+    config = TrainConfig(steps=1, zero_stage=3)
+    settings = make_deepspeed_config(config, plan_phases(config, [128], [32])[0])
     refuse_unsupported(settings)
     *path, last = key.split(".")
     (settings[path[0]] if path else settings)[last] = value

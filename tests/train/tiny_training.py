@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,15 @@ import torch
 from safetensors.torch import load_file
 
 from kexue_train.arrow_shards import ShardWriter, format_checksum, shard_name, sum_hashes, text_hashes
-from kexue_train.artifacts import Recipe, RowsChecksum, build_manifest, describe_files, open_partial, publish
+from kexue_train.artifacts import (
+    Recipe,
+    RowsChecksum,
+    build_manifest,
+    describe_files,
+    open_partial,
+    publish,
+    read_manifest,
+)
 from kexue_train.executor import LocalExecutor
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.config import ModelConfig
@@ -24,9 +32,13 @@ from kexue_train.optim import Tiger, build_param_groups
 from kexue_train.samples.build_samples import build_samples
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.samples.tokenizer import train_tokenizer
-from kexue_train.train.checkpoint import FullTensors, TrainerState, save_checkpoint
-from kexue_train.train.job import JobConfig, TrainDir, prepare
+from kexue_train.train.checkpoint import CheckpointFolder, Retention, TrainerState, save_checkpoint
+from kexue_train.train.engine import TorchEngine
+from kexue_train.train.job import JobConfig, TrainDir
+from kexue_train.train.local_launch import process_kept_as_it_is
 from kexue_train.train.metrics import read_metrics
+from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
+from kexue_train.train.stop import Ending
 from kexue_train.train.worker import run_worker
 
 SEQ_LEN = 32
@@ -37,7 +49,8 @@ MODEL = {
     "intermediate_size": 48,
     "max_position_embeddings": SEQ_LEN,
 }
-_TIMES = ("time", "seconds", "tokens_per_second", "data_wait", "memory_bytes")
+_TIMES = ("time", "seconds", "tokens_per_second", "flops_per_second", "mfu", "eta_seconds", "data_wait",
+          "memory_bytes", "memory_share")  # fmt: skip
 _SENTENCES = (
     "The harbour was quiet that morning.",
     "Nobody expected the storm; it came at noon.",
@@ -78,30 +91,25 @@ def make_config(model: dict[str, Any] | None = None, lr: float = 2e-3, **train: 
     return JobConfig.parse(values, where="test")
 
 
-def train_here(config: JobConfig, samples: Path, out: Path) -> bool:
-    """Run the one worker in this process and put back what it changed of the process."""
-    environment, handler, threads = dict(os.environ), signal.getsignal(signal.SIGTERM), torch.get_num_threads()
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    try:
-        prepare(config, samples, TrainDir(out))
-        return run_worker(config, samples, out)
-    finally:
-        os.environ.clear()
-        os.environ.update(environment)
-        signal.signal(signal.SIGTERM, handler)
-        torch.set_num_threads(threads)
-        for opened in set(root.handlers) - set(handlers):
-            opened.close()
-        root.handlers[:], root.level = handlers, level
+def train_here(config: JobConfig, samples: Path, out: Path) -> Ending:
+    """Be the one worker, in this process, which is then as it was before."""
+    with process_kept_as_it_is():
+        return run_worker(config, samples, out, alone=True, listen=True)
 
 
-def start_worker(config: JobConfig, samples: Path, out: Path, *, script: str = "-m kexue_train.train.worker"):
+def start_worker(
+    config: JobConfig,
+    samples: Path,
+    out: Path,
+    *,
+    script: str = "-m kexue_train.train.worker",
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[str]:
     """Start the worker as a process of its own; ``script`` may be a program that calls the worker's ``main``."""
     file = out.with_name(f"{out.name}.yaml")
     file.write_text(config.model_dump_json(), encoding="utf-8")
     command = [sys.executable, *script.split(), "--config", str(file), "--samples", str(samples), "--out", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
 def make_model(vocab_size: int, seed: int = 0, **changes: Any) -> tuple[RoFormerV2ForPreTraining, Tiger]:
@@ -114,17 +122,33 @@ def make_model(vocab_size: int, seed: int = 0, **changes: Any) -> tuple[RoFormer
     return model, optimizer
 
 
-def make_checkpoint(folder: Path, samples: Path, *, step: int, keep: int = 9, **changes: Any) -> Path:
-    """A checkpoint of ``make_model(seed=step)`` after so many steps of two micro-batches."""
-    from kexue_train.artifacts import read_manifest
+def make_engine(model: RoFormerV2ForPreTraining, optimizer: Tiger) -> TorchEngine:
+    """An engine of plain torch, good for its tensors."""
+    return TorchEngine(PretrainingObjective(model, ExpectedCounts(1, 1), nsp_weight=1, autocast=None), optimizer)
 
-    manifest, config = read_manifest(samples), make_config(changes)
-    model, optimizer = make_model(manifest.statistics["vocab_size"], seed=step, **changes)
+
+def make_recipe(samples: Path, **changes: Any) -> Recipe:
+    """What ``make_checkpoint`` says it is a checkpoint of."""
+    return make_config(changes).recipe(read_manifest(samples).content_digest)
+
+
+def make_checkpoint(
+    folder: Path, samples: Path, *, step: int, keep: int = 9, loss: float | None = None, **changes: Any
+) -> Path:
+    """A checkpoint of ``make_model(seed=step)`` after so many steps of two micro-batches."""
+    model, optimizer = make_model(read_manifest(samples).statistics["vocab_size"], seed=step, **changes)
     folder.mkdir(parents=True, exist_ok=True)
-    state = TrainerState(step=step, micro_step=2 * step, seed=7, tokens=100 * step)
-    recipe, tokenizer = config.recipe(manifest.content_digest), samples / "tokenizer"
-    full = FullTensors.of(model, optimizer)
-    return save_checkpoint(folder, model, full, state, recipe=recipe, tokenizer=tokenizer, keep=keep)
+    path = save_checkpoint(
+        folder,
+        model,
+        *make_engine(model, optimizer).full_tensors(),
+        TrainerState(step=step, micro_step=2 * step, seed=7, tokens=100 * step),
+        recipe=make_recipe(samples, **changes),
+        tokenizer=samples / "tokenizer",
+        validation_loss=loss,
+    )
+    CheckpointFolder(folder, Retention(keep)).admit(path)
+    return path
 
 
 def final_tensors(out: Path, step: int = 8) -> dict[str, torch.Tensor]:
@@ -142,3 +166,17 @@ def curve(out: Path, *kinds: str) -> list[dict[str, Any]]:
     """The lines of metrics of these kinds (by default training and validation), without times."""
     lines = [line for line in read_metrics(TrainDir(out).metrics) if line["kind"] in (kinds or ("train", "validation"))]
     return [{name: value for name, value in line.items() if name not in _TIMES} for line in lines]
+
+
+def free_port() -> int:
+    """A port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """The environment of a rank that was started without a launcher."""
+    ranks = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
+    return os.environ | ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}

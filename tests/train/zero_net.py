@@ -20,6 +20,7 @@ from kexue_train.optim.tiger_update import tiger_fold_, tiger_update_
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.engine import build_engine
 from kexue_train.train.objective import LossTerms
+from kexue_train.train.phases import plan_phases
 
 ROWS, WORDS, STEPS = 24, 13, 20
 LR, BETA, DECAY = 2e-3, 0.965, 0.01
@@ -163,7 +164,8 @@ def train(
             for name, target in {**dict(objective.model.named_parameters()), **optimizer.named_moments()}.items():
                 target.copy_(start[name])
         optimizer.restart_at(steps[0])
-    engine: Any = build_engine(config, objective, optimizer, folder)  # type: ignore[arg-type]  # a smaller objective
+    phase = plan_phases(config, [8], [rows])[0]
+    engine: Any = build_engine(config, phase, objective, optimizer, folder)  # type: ignore[arg-type]  # a smaller objective
     for step, micro in product(steps, range(case.accumulation)):
         first = (micro * ranks + rank) * rows
         batch = batch_of(step, slice(first, first + rows), words=case.words)

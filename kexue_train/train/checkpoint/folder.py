@@ -1,0 +1,85 @@
+"""The local folder of checkpoints; the writer fills it and the mirror reads from it, each in a thread of its own."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from kexue_train.artifacts import Manifest, read_manifest, write_atomic
+from kexue_train.errors import ArtifactError
+from kexue_train.train.checkpoint.format import VALIDATION_LOSS, checkpoint_name, is_checkpoint_name, step_of
+from kexue_train.train.checkpoint.retention import Retention, best_step
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints by name, newest first."""
+    found = (path for path in folder.glob("step-*") if is_checkpoint_name(path.name) and path.is_dir())
+    return sorted(found, key=lambda path: step_of(path.name), reverse=True)
+
+
+class CheckpointFolder:
+    """``step-XXXXXXXX`` folders, and the files ``latest`` and ``best`` that name one of them."""
+
+    def __init__(self, root: Path, rules: Retention) -> None:
+        self.root = root
+        self.rules = rules
+        self._lock = threading.Lock()
+        self._held: str | None = None
+        self._discard(path for path in root.glob(".step-*") if path.is_dir())  # what a kill left half-done
+
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint known to be whole."""
+        try:
+            return step_of((self.root / "latest").read_text(encoding="utf-8").strip())
+        except FileNotFoundError:
+            return None
+
+    def manifests(self) -> dict[Path, Manifest]:
+        """The checkpoints whose manifest can be read, newest first."""
+        found = {}
+        for path in list_checkpoints(self.root):
+            with suppress(ArtifactError):
+                found[path] = read_manifest(path)
+        return found
+
+    def admit(self, path: Path) -> None:
+        """Point ``latest`` to ``path``, ``best`` to what is now the best, and remove what the rules do not keep.
+
+        Checkpoints after this one are of a history that was given up (damaged, or rolled back), so they go too.
+        """
+        manifests = {step_of(other.name): manifest for other, manifest in self.manifests().items()}
+        losses = {step: loss_of(manifest) for step, manifest in manifests.items() if step <= step_of(path.name)}
+        write_atomic(self.root / "latest", path.name + "\n")
+        best = best_step(losses)
+        if best is not None:
+            write_atomic(self.root / "best", checkpoint_name(best) + "\n")
+        kept = {checkpoint_name(step) for step in self.rules.kept(losses)}
+        with self._lock:
+            doomed = [p for p in list_checkpoints(self.root) if p.name not in kept and p.name != self._held]
+            hidden = [p.rename(p.with_name(f".{p.name}.old")) for p in doomed]  # half-deleted it would look damaged
+        self._discard(hidden)
+
+    @contextmanager
+    def hold(self, path: Path) -> Iterator[bool]:
+        """Keep a checkpoint from being removed while it is read; gives whether it is still there."""
+        with self._lock:
+            self._held = path.name
+        try:
+            yield path.is_dir()
+        finally:
+            with self._lock:
+                self._held = None
+
+    @staticmethod
+    def _discard(paths: Iterable[Path]) -> None:
+        for path in paths:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def loss_of(manifest: Manifest) -> float | None:
+    """The validation loss in a checkpoint's manifest."""
+    loss = manifest.statistics.get(VALIDATION_LOSS)
+    return float(loss) if isinstance(loss, int | float) else None

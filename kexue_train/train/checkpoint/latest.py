@@ -1,0 +1,136 @@
+"""The checkpoint to go on from: the newest whole one, of the local folder and of the storage that mirrors it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from kexue_train.artifacts import Recipe, partial_dir, publish, verify_artifact, write_atomic
+from kexue_train.errors import ArtifactError, KexueError, ResourceError, StaleArtifactError
+from kexue_train.progress import Progress
+from kexue_train.train.checkpoint.folder import list_checkpoints
+from kexue_train.train.checkpoint.format import change_of_training, step_of, sync_files
+from kexue_train.train.checkpoint.storage import Storage
+
+T = TypeVar("T")
+
+REACH_SECONDS = 120.0
+"""How long a start tries to reach the storage."""
+_RETRY_SECONDS = 2.0
+
+
+def latest_checkpoint(
+    folder: Path, progress: Progress, *, storage: Storage | None = None, recipe: Recipe | None = None
+) -> Path | None:
+    """The newest checkpoint whose files all have their checksums; the file ``latest`` then names it.
+
+    One that is only in the storage, or damaged here, is downloaded. Damaged ones are passed over and named in
+    ``progress.note``; so is a storage out of reach, if there is a local one to go on from.
+
+    Args:
+        folder: The local checkpoints.
+        progress: Receives the notes.
+        storage: The mirror.
+        recipe: What is trained here, and so what the storage must hold.
+
+    Returns:
+        None if there is none at all.
+
+    Raises:
+        ArtifactError: If there are some and all are damaged.
+        StaleArtifactError: If the storage holds another training.
+        ResourceError: If the storage cannot be reached and there is no whole local one.
+    """
+    troubles: list[KexueError] = []
+
+    def pass_over(error: KexueError) -> None:
+        troubles.append(error)
+        progress.note(f"passed over: {error}")
+
+    local, remote = {path.name for path in list_checkpoints(folder)}, set[str]()
+    try:
+        remote = _whole_ones(storage) if storage else remote
+    except ResourceError as error:
+        pass_over(error)
+    for name in sorted(local | remote, key=step_of, reverse=True):
+        if name in local:
+            try:
+                verify_artifact(folder / name)
+                return _point_at(folder / name)
+            except ArtifactError as error:
+                pass_over(error)
+        if storage and name in remote:
+            try:
+                return _point_at(_download(storage, folder / name, recipe))
+            except StaleArtifactError:
+                raise
+            except (ArtifactError, ResourceError) as error:
+                pass_over(error)
+    if out_of_reach := next((error for error in troubles if isinstance(error, ResourceError)), None):
+        raise out_of_reach
+    if troubles:
+        raise ArtifactError(
+            f"{folder}: every checkpoint is damaged, the newest so: {troubles[0]}. Bring a whole one back from a copy, "
+            "or remove them all to train from the start"
+        )
+    return None
+
+
+def _point_at(path: Path) -> Path:
+    write_atomic(path.parent / "latest", path.name + "\n")
+    return path
+
+
+def _whole_ones(storage: Storage) -> set[str]:
+    found = _patiently(storage.list_checkpoints, storage)
+    return {name for name, is_whole in found.items() if is_whole}
+
+
+def _download(storage: Storage, path: Path, recipe: Recipe | None) -> Path:
+    """Bring ``path.name`` from the storage to ``path``; if it is damaged there, it no longer counts there."""
+    partial = partial_dir(path)
+
+    def fetch() -> None:
+        shutil.rmtree(partial, ignore_errors=True)
+        manifest = storage.read_manifest(path.name)
+        if recipe and (reason := change_of_training(recipe, manifest)):
+            raise StaleArtifactError(
+                f"{storage.name}: holds checkpoints of another training: {reason}. Give train.mirror another folder, "
+                "or empty this one",
+                reason,
+            )
+        storage.download(path.name, partial)
+
+    try:
+        _patiently(fetch, storage)
+        manifest = verify_artifact(partial)
+        sync_files(partial)
+        publish(partial, path, manifest)
+    except StaleArtifactError:
+        raise
+    except ArtifactError as error:
+        _patiently(lambda: storage.disown(path.name), storage)
+        raise ArtifactError(f"{storage.name}/{path.name}: {error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return path
+
+
+def _patiently(action: Callable[[], T], storage: Storage) -> T:
+    """The result of ``action``, tried again for ``REACH_SECONDS`` while the storage cannot be reached."""
+    deadline = time.monotonic() + REACH_SECONDS
+    while True:
+        try:
+            return action()
+        except KexueError:
+            raise
+        except Exception as error:  # every store raises what it likes
+            if time.monotonic() > deadline:
+                raise ResourceError(
+                    f"{storage.name}: could not be read for {REACH_SECONDS:.0f} s ({error}); check the URI in "
+                    "train.mirror, the network and your credentials, or set train.mirror=null to do without"
+                ) from error
+        time.sleep(_RETRY_SECONDS)

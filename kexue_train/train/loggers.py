@@ -1,0 +1,199 @@
+"""Where curves can be watched beside ``metrics.jsonl``: TensorBoard, MLflow, Weights & Biases.
+
+Each is opened and fed by a thread of its own: a server that is slow or away holds no training up and stops none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from queue import Full, Queue, SimpleQueue
+from typing import Any, NamedTuple, Protocol
+
+from kexue_train.artifacts import write_atomic
+from kexue_train.errors import ResourceError
+from kexue_train.train.job import TrainDir
+
+logger = logging.getLogger(__name__)
+
+_MODULES = {"tensorboard": "torch.utils.tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
+_WAITING_LINES = 1000
+_CLOSE_SECONDS = 30.0
+_LONGEST_REASON = 300
+
+
+class Start(NamedTuple):
+    """What a logger is told at the start of a training, or when one goes on."""
+
+    paths: TrainDir
+    resumed_step: int
+    """Later steps are told again."""
+    settings: Mapping[str, Any]
+    """The configuration, in sections."""
+
+
+class Logger(Protocol):
+    """Shows curves; made with a ``Start``."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a point to each curve, such as ``train/loss``."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        ...
+
+
+class TensorBoard:
+    """Event files in the training's folder."""
+
+    def __init__(self, start: Start) -> None:
+        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
+        self._board = writer(str(start.paths.tensorboard), purge_step=start.resumed_step + 1)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """See ``Logger``."""
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """See ``Logger``."""
+        self._board.close()
+
+
+class MLflow:
+    """A run of MLflow, at $MLFLOW_TRACKING_URI or in ``mlflow.db`` in the training's folder; a resume continues it.
+
+    Steps that are done again after a resume are there twice, with equal values.
+    """
+
+    def __init__(self, start: Start) -> None:
+        self._mlflow = importlib.import_module("mlflow")
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            self._mlflow.set_tracking_uri(f"sqlite:///{(start.paths.root / 'mlflow.db').absolute()}")
+        file = start.paths.logs / "mlflow-run"
+        run_id = _read(file)
+        run = self._mlflow.start_run(run_id=run_id, run_name=None if run_id else start.paths.root.absolute().name)
+        if run_id is None:
+            write_atomic(file, run.info.run_id)
+            self._mlflow.log_params(dict(_flat(start.settings)))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """See ``Logger``."""
+        self._mlflow.log_metrics(dict(values), step=step)
+
+    def close(self) -> None:
+        """See ``Logger``."""
+        self._mlflow.end_run()
+
+
+class WandB:
+    """A run of Weights & Biases, in the project $WANDB_PROJECT or "kexue_train"; a resume continues it."""
+
+    def __init__(self, start: Start) -> None:
+        wandb = importlib.import_module("wandb")
+        file = start.paths.logs / "wandb-run"
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "kexue_train"),
+            id=_read(file),
+            resume="allow",
+            dir=str(start.paths.root),
+            config=dict(start.settings),
+        )
+        write_atomic(file, self._run.id)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """See ``Logger``; steps that were told before a resume are ignored there."""
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """See ``Logger``."""
+        self._run.finish()
+
+
+_LOGGERS: dict[str, Callable[[Start], Logger]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
+
+
+def require_loggers(names: Iterable[str]) -> None:
+    """Look whether the packages of these loggers are there, without loading them.
+
+    Raises:
+        ResourceError: If one is missing, with the command that installs it.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise ResourceError(
+                f"train.loggers names {name}, but the package {name} is not installed here; install it with "
+                f"pip install {name}, or take {name} out of train.loggers"
+            )
+
+
+class BackgroundLogger:
+    """One logger in its thread; returns at once from everything but ``close``.
+
+    Attributes:
+        complaints: What goes wrong, said the first time only.
+    """
+
+    def __init__(self, name: str, start: Start) -> None:
+        importlib.import_module(_MODULES[name])  # here: half-loaded modules are no good to other threads
+        self.complaints: SimpleQueue[str] = SimpleQueue()
+        self._name, self._start, self._complained = name, start, False
+        self._lines: Queue[tuple[int, Mapping[str, float]] | None] = Queue(_WAITING_LINES)
+        self._thread = threading.Thread(target=self._run, name=f"logger-{name}", daemon=True)
+        self._thread.start()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """See ``Logger``. While more lines wait than a slow server takes, further ones are left out."""
+        try:
+            self._lines.put_nowait((step, values))
+        except Full:
+            self._complain("it takes lines too slowly, so some are left out")
+
+    def close(self) -> None:
+        """Wait half a minute for what is under way."""
+        try:
+            self._lines.put(None, timeout=_CLOSE_SECONDS)
+        except Full:
+            return
+        self._thread.join(_CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        if (opened := self._try(lambda: _LOGGERS[self._name](self._start))) is None:
+            self._complain("it is off until training is started again")
+            while self._lines.get() is not None:
+                pass
+            return
+        while (line := self._lines.get()) is not None:
+            self._try(lambda line=line: opened.log(*line))  # type: ignore[misc]  # mypy sees no type of a default
+        self._try(opened.close)
+
+    def _try(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except Exception as error:  # noqa: BLE001  # nothing that a server or its client does may end the training
+            self._complain(f"{type(error).__name__}: {str(error).partition(chr(10))[0][:_LONGEST_REASON]}")
+            return None
+
+    def _complain(self, reason: str) -> None:
+        logger.warning("%s: %s", self._name, reason)
+        if not self._complained:
+            self._complained = True
+            self.complaints.put(f"{self._name} fails ({reason}); training goes on, and metrics.jsonl is whole")
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _read(file: Path) -> str | None:
+    return file.read_text(encoding="utf-8").strip() if file.exists() else None

@@ -1,0 +1,97 @@
+"""What a rank counts between two lines of metrics, and the same over all ranks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import psutil
+import torch
+
+from kexue_train.runtime import available_memory_bytes, total_memory_bytes
+from kexue_train.train.distributed import max_over_ranks, sum_over_ranks
+from kexue_train.train.objective import LossTerms
+from kexue_train.train.tensors import Tensors, synchronize
+
+
+class Totals(NamedTuple):
+    """Over all ranks and the micro-batches since the last line."""
+
+    terms: list[float]
+    """Summed ``LossTerms``."""
+    tokens: int
+    """Real ones, without padding."""
+    seen_tokens: int
+    """Tokens that these attend to: Σ length² over the sequences."""
+    seconds: float
+    """Training, without validation and saving; on this rank."""
+    data_wait: float
+    """Share of the time that the rank which waited longest has waited for its loader."""
+    memory_bytes: int
+    """Of the rank that takes most: the peak of what is allocated on a CUDA device; else what is resident now."""
+    memory_share: float
+    """Used share of the fullest device or machine, whoever uses it."""
+
+
+class Meter:
+    """Sums over the micro-batches since the last line of metrics, on this rank; nothing in here waits for a device.
+
+    Attributes:
+        step_terms: ``LossTerms`` of the micro-batches since ``start_step``, stacked.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._terms = torch.zeros(len(LossTerms._fields), device=device)
+        self._tokens = self._seen_tokens = 0
+        self._waited = 0.0
+        self._started = time.perf_counter()
+        self.step_terms = torch.zeros_like(self._terms)
+
+    def start_step(self) -> None:
+        """Begin with new ``step_terms``."""
+        self.step_terms = torch.zeros_like(self._terms)
+
+    def add(self, terms: LossTerms, batch: Tensors) -> None:
+        """Count one micro-batch, given as it lies on the host."""
+        stacked = torch.stack(terms)
+        self._terms += stacked
+        self.step_terms += stacked
+        tokens = int((batch["sequence_ids"] > 0).sum())
+        self._tokens += tokens
+        self._seen_tokens += tokens + 2 * int(batch["position_ids"].sum())  # 1 + 3 + 5 + ... = length²
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time in here is waiting for the loader."""
+        before = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - before
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time in here, validating and saving, is not training; what the device has yet to do is."""
+        synchronize(self._device)
+        before = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - before
+
+    def total(self) -> Totals:
+        """Add up over the ranks, and wait for it. A collective call."""
+        counts = torch.tensor([self._tokens, self._seen_tokens], dtype=torch.float64, device=self._device)
+        *terms, tokens, seen = sum_over_ranks(torch.cat([self._terms.to(counts.dtype), counts])).tolist()
+        seconds = time.perf_counter() - self._started
+        most = torch.tensor([self._waited / seconds, *_memory(self._device)], dtype=torch.float64, device=self._device)
+        data_wait, memory_bytes, memory_share = max_over_ranks(most).tolist()
+        return Totals(terms, int(tokens), int(seen), seconds, data_wait, int(memory_bytes), memory_share)
+
+
+def _memory(device: torch.device) -> tuple[int, float]:
+    """(bytes that this process takes, used share of the device or machine)."""
+    if device.type == "cuda":
+        taken = torch.cuda.max_memory_allocated(device)
+        return taken, taken / torch.cuda.get_device_properties(device).total_memory
+    free = available_memory_bytes() / total_memory_bytes()
+    return int(psutil.Process().memory_info().rss), max(0.0, 1 - free)

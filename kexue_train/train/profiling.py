@@ -1,0 +1,58 @@
+"""What a few steps spend their time on: torch.profiler for chosen steps, into a file that browsers show."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from kexue_train.train.config import ProfileConfig
+
+logger = logging.getLogger(__name__)
+
+
+class StepProfiler:
+    """Records the steps that ``config`` chooses, on this rank; none if it is None. Leave the block to stop early.
+
+    The trace (``trace-rank-0-step-50.json.gz``, named after the first step recorded) opens in https://ui.perfetto.dev
+    and in chrome://tracing. Recording changes no number, but makes the steps slower.
+    """
+
+    def __init__(self, config: ProfileConfig | None, folder: Path, rank: int) -> None:
+        self._steps = range(config.first_step, config.first_step + config.steps) if config else range(0)
+        self._folder, self._rank = folder, rank
+        self._running: profile | None = None
+        self._first = 0
+
+    def before(self, step: int) -> None:
+        """Called before the step is done."""
+        if step in self._steps and self._running is None:
+            cuda = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+            self._running, self._first = profile(activities=[ProfilerActivity.CPU, *cuda]), step
+            self._running.start()
+
+    def after(self, step: int) -> Path | None:
+        """Called when the step is done; the trace, if it was the last one to be recorded."""
+        return self._stop() if step + 1 not in self._steps else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> Path | None:
+        if self._running is None:
+            return None
+        recorded, self._running = self._running, None
+        recorded.stop()
+        path = self._folder / f"trace-rank-{self._rank}-step-{self._first}.json.gz"
+        recorded.export_chrome_trace(str(path))
+        logger.info("steps from %d on are profiled in %s", self._first, path)
+        return path

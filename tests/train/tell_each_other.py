@@ -1,0 +1,30 @@
+"""One rank of several that report six steps, of which rank 1 asks to stop in the fourth: ``tell_each_other.py OUT``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from kexue_train.train.distributed import join_process_group
+from kexue_train.train.step_report import StepReports
+
+if __name__ == "__main__":
+    join_process_group("gloo", hang_timeout=30.0)
+    rank, heard = dist.get_rank(), []
+    reports = StepReports(0.0, timedelta(seconds=30))
+    asked = False
+    for step in range(1, 7):
+        time.sleep(0.02 * rank)
+        asked |= rank == 1 and step == 4
+        terms = torch.tensor([4.0 * (step + rank), 0.0, 4.0, 0.0, 0.0, 0.0])
+        heard.append(reports.add(step, terms, asked=asked, drained=False))
+    heard.append(reports.drain(asked=asked, drained=False))
+    Path(sys.argv[1]).write_text(json.dumps(heard))
+    dist.barrier()
+    dist.destroy_process_group()

@@ -1,0 +1,157 @@
+"""Training on a cluster that loses machines, is told of losses to come, and gets new ones; and loses its workers."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from kexue_train.errors import ConfigError, ResourceError
+from kexue_train.train import ray_launch
+from kexue_train.train.checkpoint import list_checkpoints, step_of
+from kexue_train.train.job import TrainDir
+from kexue_train.train.metrics import read_metrics
+from kexue_train.train.pretrain import pretrain
+from tests.train.tiny_training import curve, make_config, train_here
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings are not ours to heed
+STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+FIRST, SECOND, THIRD = "127.0.0.2", "127.0.0.3", "127.0.0.4"
+STEPS = 1500
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A machine with room for one worker; a dead one is noticed after about a second."""
+    pytest.importorskip("ray")
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 2}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}  # a node takes them
+    head = {"node_ip_address": FIRST, "num_cpus": 1, "include_dashboard": False, "_system_config": health}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def _train(config, samples, out, address):
+    return pretrain(config, samples, out, launch=lambda: ray_launch.train_on_ray(config, samples, out, address=address))
+
+
+class Story:
+    """A training in another thread, and what happens to its machines in this one, since only a main thread adds any."""
+
+    def __init__(self, config, samples, out, address) -> None:
+        self.paths, self.error = TrainDir(out), None
+        self._thread = threading.Thread(target=self._train, args=(config, samples, out, address))
+
+    def _train(self, *arguments) -> None:
+        try:
+            _train(*arguments)
+        except BaseException as error:
+            self.error = error
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.paths.root.mkdir(exist_ok=True)
+        if self._thread.is_alive() and _[0] is not None:
+            self.paths.stop.touch()
+        self._thread.join()
+        if self.error and _[0] is None:
+            raise self.error
+
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        return [line for line in read_metrics(self.paths.metrics) if line["kind"] in ("start", "resume")]
+
+    def wait_for_start(self, number: int, world_size: int) -> None:
+        """Until start ``number`` has so many workers and has saved a checkpoint of its own."""
+        deadline = time.monotonic() + 200
+        while True:
+            starts, newest = self.starts, list_checkpoints(self.paths.checkpoints)
+            if len(starts) >= number and newest and step_of(newest[0].name) > starts[-1]["step"]:
+                break
+            assert self._thread.is_alive(), self.error or "the training is over"
+            assert time.monotonic() < deadline, starts
+            time.sleep(0.05)
+        assert (len(starts), starts[-1]["world_size"]) == (number, world_size)
+
+
+def _drain(node: Any, seconds: float) -> None:
+    """Announce that the machine will be taken away, as a cloud does."""
+    import ray
+    from ray._raylet import GcsClient
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    deadline = int((time.time() + seconds) * 1000)
+    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    client = GcsClient(address=ray.get_runtime_context().gcs_address)
+    accepted, refusal = client.drain_node(node.node_id, reason, "a test", deadline)
+    assert accepted, refusal
+
+
+def test_machines_come_and_go_and_every_row_is_trained_on_once(samples, tmp_path, cluster):
+    out = tmp_path / "out"
+    config = make_config(
+        STILL, steps=STEPS, num_workers=2, min_workers=1, checkpoint_every=25, validate_every=STEPS, keep_checkpoints=99
+    )
+    second = cluster.add_node(node_ip_address=SECOND, num_cpus=1)
+    with Story(config, samples, out, cluster.address) as story:
+        story.wait_for_start(1, world_size=2)
+        cluster.remove_node(second, allow_graceful=False)  # without a word
+        story.wait_for_start(2, world_size=1)
+        third = cluster.add_node(node_ip_address=THIRD, num_cpus=1)
+        _kill_workers()
+        story.wait_for_start(3, world_size=2)
+        _drain(third, seconds=60.0)
+        story.wait_for_start(4, world_size=1)
+        cluster.remove_node(third, allow_graceful=False)
+    lines = curve(out, "train")
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert [line["rows"] for line in lines] == [8 * step for step in range(1, STEPS + 1)]
+    stopped = [line["step"] for line in curve(out, "stop")]
+    assert stopped == [story.starts[3]["step"]]  # told of the loss, the workers saved: no step was done twice
+    train_here(make_config(STILL, steps=STEPS, checkpoint_every=STEPS, validate_every=STEPS), samples, tmp_path / "one")
+    few = slice(0, 100)  # the order of additions differs, and differences grow
+    losses = [[line["loss"] for line in curve(folder, "train")][few] for folder in (out, tmp_path / "one")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    tokens = [curve(folder, "train")[-1]["tokens"] for folder in (out, tmp_path / "one")]
+    assert tokens[0] == tokens[1]
+
+
+def _kill_workers() -> None:
+    import psutil
+
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "TrainWorker" in " ".join(process.cmdline()):
+                process.kill()
+        except psutil.Error:
+            continue
+
+
+def test_a_cluster_without_room_is_told_with_what_it_has(samples, tmp_path, cluster, monkeypatch):
+    monkeypatch.setattr(ray_launch, "_SECONDS_FOR_ROOM", 3)
+    with pytest.raises(ResourceError, match=r"no room for 8 training workers: they take one CPU each.*have \d in all"):
+        _train(make_config(num_workers=8, micro_batch_size=1), samples, tmp_path / "out", cluster.address)
+
+
+def test_what_a_worker_finds_wrong_comes_back_as_it_was_raised(samples, tmp_path, cluster):
+    if not list(cluster.worker_nodes):
+        cluster.add_node(node_ip_address="127.0.0.5", num_cpus=1)
+    config = make_config(num_workers=2)
+    broken = config.model_copy(update={"train": config.train.model_copy(update={"micro_batch_size": 3})})
+    with pytest.raises(ConfigError, match="global_batch_size=8 is not a multiple of micro_batch_size=3"):
+        ray_launch.train_on_ray(broken, samples, tmp_path / "out", address=cluster.address)

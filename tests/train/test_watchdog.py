@@ -1,0 +1,103 @@
+"""The watchdog bites when nothing moves, says who holds up whom, and lets the living live."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from kexue_train.train import watchdog as module
+from kexue_train.train.watchdog import FIRST_STEP, HUNG, Position, Watchdog, diagnose
+
+
+class Kennel:
+    """A watchdog that notes what it would have done to the process."""
+
+    def __init__(self, folder: Path, timeout: float, world_size: int = 1) -> None:
+        self.codes: list[int] = []
+        self.bitten = threading.Event()
+        self.dog = Watchdog(folder, 0, world_size, timeout, end=self._end)
+
+    def _end(self, code: int) -> None:
+        self.codes.append(code)
+        self.bitten.set()
+
+
+def hang_somewhere(released: threading.Event) -> None:
+    released.wait(60)
+
+
+def test_a_hung_thread_is_named_with_its_place_and_ends_the_process(tmp_path, capfd):
+    kennel = Kennel(tmp_path, timeout=0.4)
+    with kennel.dog:
+        kennel.dog.beat(1)
+        hang_somewhere(kennel.bitten)
+    assert kennel.codes == [HUNG]
+    stacks = (tmp_path / "rank-0.stacks.txt").read_text()
+    assert "hang_somewhere" in stacks  # of all threads, as faulthandler writes them
+    assert "rank 0 on" in stacks
+    assert "behind: rank 0, after micro-step 1" in capfd.readouterr().err
+
+
+def test_who_beats_lives_and_leaves_no_file(tmp_path):
+    kennel = Kennel(tmp_path, timeout=0.4)
+    with kennel.dog:
+        for _ in range(20):
+            time.sleep(0.05)
+            kennel.dog.beat(1)
+    assert not kennel.codes
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_step_has_more_time(tmp_path):
+    kennel = Kennel(tmp_path, timeout=0.4)
+    with kennel.dog:
+        began = time.monotonic()
+        hang_somewhere(kennel.bitten)
+    assert kennel.codes == [HUNG]
+    assert time.monotonic() - began >= 0.4 * FIRST_STEP * 0.8  # it looks 8 times in 0.4 s
+
+
+def test_a_process_that_was_stopped_for_long_has_not_hung(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    kennel = Kennel(tmp_path, timeout=0.4)
+    with kennel.dog:
+        kennel.dog.beat(1)
+        time.sleep(0.2)
+        now[0] += 3600.0  # as after kill -STOP and an hour later kill -CONT
+        time.sleep(0.2)
+    assert not kennel.codes
+
+
+def _position(rank: int, micro_steps: int, waits_in: str | None) -> Position:
+    return Position(rank, f"host{rank}", micro_steps, waits_in, f"place{rank} (file.py:{rank})")
+
+
+@pytest.mark.parametrize(
+    ("positions", "world_size", "said"),
+    [
+        ([_position(0, 7, "all_reduce"), _position(1, 7, None)], 2, "behind: rank 1, after micro-step 7"),
+        ([_position(0, 7, None), _position(1, 6, None)], 2, "behind: rank 1, after micro-step 6"),
+        ([_position(0, 7, "all_reduce")], 3, "ranks 1, 2 of 3 did not even tell where"),
+        ([_position(0, 7, "add"), _position(1, 7, "add")], 2, "all ranks wait for each other after micro-step 7 (in add)"),
+    ],
+    ids=["in the same step", "a step behind", "dead", "network"],
+)  # fmt: skip
+def test_the_rank_that_the_others_wait_for_is_found(positions, world_size, said):
+    assert said in diagnose(positions, world_size)
+
+
+def test_a_wait_for_the_others_is_told_from_other_work(monkeypatch):
+    frames = []
+
+    def all_reduce() -> None:
+        frames.append(__import__("sys")._getframe())
+
+    code = all_reduce.__code__.replace(co_filename="/site-packages/torch/distributed/distributed_c10d.py")
+    all_reduce.__code__ = code
+    all_reduce()
+    assert module._where(frames[0])[0] == "all_reduce"
+    assert module._where(__import__("sys")._getframe())[0] is None
