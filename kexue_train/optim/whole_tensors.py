@@ -13,8 +13,8 @@ from kexue_train.optim.param_groups import Role
 from kexue_train.optim.rules import Rule
 from kexue_train.optim.stochastic_rounding import PARAMETER, Rounding, part_number
 
-_SHARE = 1 << 16
-"""Elements of a piece for each thread of a CPU: few enough that momentum, parameter and direction stay in its cache,
+_SHARE = 1 << 17
+"""Elements of a piece for each thread of a CPU: few enough that momentum, parameter and direction stay in its caches,
 enough that starting an operation takes no time beside it."""
 
 

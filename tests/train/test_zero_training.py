@@ -7,14 +7,36 @@ from pathlib import Path
 import pytest
 import torch
 
+from kexue_train.train import worker
+from kexue_train.train.job import read_samples
 from kexue_train.train.pretrain import pretrain
 from kexue_train.train.torchrun_launch import train_with_torchrun
 from tests.train.tiny_training import curve, final_tensors, make_config, start_worker, train_here
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
+@pytest.mark.parametrize("ranks", [3, 7, 30])
+def test_ranks_have_as_many_held_out_batches_and_label_together_what_one_does(samples, monkeypatch, ranks):
+    """Else the ranks of ZeRO 3, which compute together, would wait for each other for ever."""
+    config = make_config(micro_batch_size=1, global_batch_size=1)
+    dataset = read_samples(samples, config)
+    assert len(dataset.heldout_rows) % ranks  # so that some are short of rows
+
+    def labels_of(rank: int, ranks: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(worker.dist, "get_rank", lambda: rank)
+        monkeypatch.setattr(worker.dist, "get_world_size", lambda: ranks)
+        return [batch["prediction_labels"] for batch in worker._heldout_batches(config, dataset)]
+
+    shares = [labels_of(rank, ranks) for rank in range(ranks)]
+    assert len({len(share) for share in shares}) == 1
+    ours = torch.cat([labels for share in shares for labels in share]).sort().values
+    expected = torch.cat(labels_of(0, 1)).sort().values
+    assert torch.equal(ours[ours >= 0], expected[expected >= 0])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_training_goes_on_at_another_zero_stage_with_another_number_of_workers(samples, tmp_path):
     pytest.importorskip("deepspeed")
     out, whole = tmp_path / "out", tmp_path / "whole"
