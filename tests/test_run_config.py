@@ -116,7 +116,14 @@ def test_every_problem_of_a_file_is_told_at_once(tmp_path: Path) -> None:
         ({"corpus": {"source": "files"}}, r"corpus.inputs is empty; name files, .* corpus.source: installed_docs"),
         ({"corpus": {"source": "installed_docs", "inputs": ["x"]}}, r"'inputs' is given though source is installed_"),
     ],
-    ids=["rows longer than positions", "warm-up longer than training", "no samples", "long phase", "no inputs", "inputs not read"],
+    ids=[
+        "rows longer than positions",
+        "warm-up longer than training",
+        "no samples",
+        "long phase",
+        "no inputs",
+        "inputs not read",
+    ],
 )
 def test_sections_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -101,7 +101,10 @@ def test_a_phase_takes_what_it_leaves_out_from_the_top_level_and_steps_are_the_s
             {"num_workers": 2, "phases": [{"steps": 8, "global_batch_size": 7, "micro_batch_size": "auto"}]},
             r"phase 1: global_batch_size=7 .* num_workers=2 = 2; take global_batch_size=6 or 8, or another num_workers",
         ),
-        ({"num_workers": 16}, r"=8 is not a multiple of micro_.*=4 · num_workers=16 = 64; take .*=64, or another num_work"),
+        (
+            {"num_workers": 16},
+            r"=8 is not a multiple of micro_.*=4 · num_workers=16 = 64; take .*=64, or another num_work",
+        ),
         ({"phases": [{"steps": 0}]}, r"phases\.0\.steps=0: Input should be greater than 0"),
         ({"phases": [{"step": 8}]}, r"unknown key 'train\.phases\.0\.step', did you mean 'steps'"),
         ({"micro_batch_size": 0}, r"train\.micro_batch_size.*=0: Input should be greater than 0"),

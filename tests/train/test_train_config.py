@@ -117,6 +117,8 @@ def test_another_artifact_in_the_place_of_samples_is_refused_and_leaves_nothing(
 
 def test_cuda_asked_for_and_absent_is_refused_and_not_missed_by_auto(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"train\.device=cuda, but torch sees no CUDA device here; set train\.device=cpu"):
+    with pytest.raises(
+        ConfigError, match=r"train\.device=cuda, but torch sees no CUDA device here; set train\.device=cpu"
+    ):
         choose_device("cuda")
     assert choose_device("auto").type == "cpu"
