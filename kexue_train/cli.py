@@ -286,7 +286,7 @@ def train(
     samples: Annotated[
         Path,
         typer.Option(
-            help="Folder of sample shards, folder of such with rows of several lengths, or YAML: 'folder: weight' lines."
+            help="Folder of sample shards, folder of such for several lengths, or YAML: 'folder: weight' lines."
         ),
     ],
     out: Out,

@@ -1,4 +1,4 @@
-"""Workers of torchrun are killed, hang, are stopped, lose their driver: the training ends as if nothing had happened."""
+"""Workers are killed, hang, are stopped, lose their driver: the training ends as if nothing had happened."""
 
 from __future__ import annotations
 

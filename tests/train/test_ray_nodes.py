@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
 
 import pytest
 
@@ -51,26 +51,20 @@ class Story:
     """A training in another thread, and what happens to its machines in this one, since only a main thread adds any."""
 
     def __init__(self, config, samples, out, address) -> None:
-        self.paths, self.error = TrainDir(out), None
-        self._thread = threading.Thread(target=self._train, args=(config, samples, out, address))
+        self.paths = TrainDir(out)
+        self._arguments = (config, samples, out, address)
+        self._thread = ThreadPoolExecutor(1)
 
-    def _train(self, *arguments) -> None:
-        try:
-            _train(*arguments)
-        except BaseException as error:
-            self.error = error
-
-    def __enter__(self):
-        self._thread.start()
+    def __enter__(self) -> Self:
+        self._training = self._thread.submit(_train, *self._arguments)
         return self
 
-    def __exit__(self, *_) -> None:
-        self.paths.root.mkdir(exist_ok=True)
-        if self._thread.is_alive() and _[0] is not None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:  # the test has failed: no need to train to the end
             self.paths.stop.touch()
-        self._thread.join()
-        if self.error and _[0] is None:
-            raise self.error
+        self._thread.shutdown()
+        if kind is None:
+            self._training.result()
 
     @property
     def starts(self) -> list[dict[str, Any]]:
@@ -83,7 +77,7 @@ class Story:
             starts, newest = self.starts, list_checkpoints(self.paths.checkpoints)
             if len(starts) >= number and newest and step_of(newest[0].name) > starts[-1]["step"]:
                 break
-            assert self._thread.is_alive(), self.error or "the training is over"
+            assert not self._training.done(), self._training.exception() or "the training is over"
             assert time.monotonic() < deadline, starts
             time.sleep(0.05)
         assert (len(starts), starts[-1]["world_size"]) == (number, world_size)
