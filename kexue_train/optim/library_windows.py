@@ -14,7 +14,7 @@ from kexue_train.optim.options import Options
 from kexue_train.optim.rank_average import ranks
 
 
-class LibraryWindows:
+class LibraryWindows(torch.optim.Optimizer):
     """Explicit accumulation: ``.grad`` adds up over the window; a window with a bad gradient moves nothing.
 
     Args:
@@ -24,8 +24,9 @@ class LibraryWindows:
     """
 
     def __init__(self, inner: torch.optim.Optimizer, *, accumulation_steps: int, options: Options) -> None:
+        super().__init__(inner.param_groups, {})
+        self.param_groups, self.state = inner.param_groups, inner.state
         self.inner, self.accumulation_steps, self.options = inner, accumulation_steps, options
-        self.param_groups = inner.param_groups
         self.steps = self.filled = 0
         self._params: list[Tensor] = [param for group in inner.param_groups for param in group["params"]]
         self._names: list[str] = [name for group in inner.param_groups for name in group["names"]]
@@ -33,7 +34,7 @@ class LibraryWindows:
         self._guard = NonfiniteGuard(self._names, policy, 1.0, self._params[0].device)
 
     @torch.no_grad()
-    def step(self) -> bool:
+    def step(self, closure: None = None) -> bool:  # type: ignore[override]  # noqa: ARG002  # there is no closure
         """See ``WindowedOptimizer``."""
         self.filled += 1
         if self.filled < self.accumulation_steps:

@@ -81,13 +81,18 @@ def write_samples(folder: Path) -> Path:
     return folder / "samples"
 
 
-def make_config(model: dict[str, Any] | None = None, lr: float = 2e-3, **train: Any) -> JobConfig:
+def make_config(
+    model: dict[str, Any] | None = None,
+    lr: float = 2e-3,
+    optimizer: dict[str, Any] | None = None,
+    **train: Any,
+) -> JobConfig:
     """A job of 8 steps of 8 rows with dropout 0.1, plain torch, one worker with one thread on the CPU."""
     settings = {"steps": 8, "global_batch_size": 8, "micro_batch_size": 4, "engine": "torch", "device": "cpu",
                 "threads_per_worker": 1, "log_every": 1, "validate_every": 4, "checkpoint_every": 2,
                 "launcher": "torchrun", **train}  # fmt: skip
-    optimizer = {"lr": lr, "schedule": {4: 1.0, 8: 0.5}}
-    values = {"seed": 7, "model": {**MODEL, **(model or {})}, "optimizer": optimizer, "train": settings}
+    steps = {"lr": lr, "schedule": {4: 1.0, 8: 0.5}, **(optimizer or {})}
+    values = {"seed": 7, "model": {**MODEL, **(model or {})}, "optimizer": steps, "train": settings}
     return JobConfig.parse(values, where="test")
 
 
