@@ -291,7 +291,9 @@ def train(
     ],
     out: Out,
     overrides: Overrides = None,
-    launcher: Annotated[str | None, typer.Option(help="ray, torchrun (needs no Ray) or local (one worker, in this process).")] = None,
+    launcher: Annotated[
+        str | None, typer.Option(help="ray, torchrun (needs no Ray) or local (one worker, in this process).")
+    ] = None,
     ray: Ray = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="torchrun's port (default: any free one).")] = None,
     as_json: AsJson = False,
