@@ -21,6 +21,7 @@ from kexue_train.runtime import (
     format_size,
     parse_size,
     require_disk,
+    total_memory_bytes,
 )
 
 
@@ -89,8 +90,8 @@ def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     job = tmp_path / "slice" / "job"
     job.mkdir(parents=True)
     monkeypatch.setattr(runtime, "_cgroups", lambda: [job, job.parent, tmp_path])
-    Memory = namedtuple("Memory", ["available"])
-    monkeypatch.setattr(runtime.psutil, "virtual_memory", lambda: Memory(10_000))
+    Memory = namedtuple("Memory", ["available", "total"])
+    monkeypatch.setattr(runtime.psutil, "virtual_memory", lambda: Memory(10_000, 16_000))
     monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _: set(range(8)))
     return job
 
@@ -107,6 +108,12 @@ def test_memory_is_what_the_tightest_cgroup_leaves(cgroup: Path, level: str) -> 
     (cgroup / level / "memory.max").write_text("5000\n")
     (cgroup / level / "memory.current").write_text("4000\n")
     assert available_memory_bytes() == 1000
+
+
+@pytest.mark.parametrize(("limit", "total"), [("5000\n", 5000), ("max\n", 16_000), ("20000\n", 16_000)])
+def test_all_memory_is_that_of_the_machine_or_of_the_tightest_cgroup(cgroup: Path, limit: str, total: int) -> None:
+    (cgroup.parent / "memory.max").write_text(limit)
+    assert total_memory_bytes() == total
 
 
 def test_file_pages_in_the_cache_do_not_count_as_used(cgroup: Path) -> None:

@@ -73,6 +73,18 @@ def test_the_rate_counts_from_where_a_resumed_stage_began(clock: Clock) -> None:
     assert "910/1,000 steps  ETA 1 min 30 s" in text.getvalue()
 
 
+def test_a_training_is_told_in_its_units_and_with_its_own_estimate_of_the_time_left(clock: Clock) -> None:
+    text, console = plain()
+    board = PlainBoard(console, clock)
+    board.start("train")
+    clock.now = 10.0
+    facts = {"loss": 3.21, "mlm_accuracy": 0.4567, "lr": 1e-3, "mfu": 0.391, "memory_bytes": 3.2e9}
+    board.update(100, 1000, "steps", eta_seconds=75.0, **facts)
+    assert text.getvalue().splitlines()[-1] == (
+        "train: 100/1,000 steps  ETA 1 min 15 s  loss 3.21  MLM acc 45.7%  lr 0.001  MFU 39.1%  memory 3.2 GB"
+    )
+
+
 def test_brackets_and_long_lines_come_out_as_they_are() -> None:
     text, console = plain()
     PlainBoard(console).note("[MASK] " * 40)

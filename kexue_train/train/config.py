@@ -15,8 +15,8 @@ from kexue_train.optim.config import OptimizerConfig
 _NOT_RESULT = frozenset(
     {"micro_batch_size", "num_workers", "num_loader_workers", "launcher", "engine", "zero_stage", "recompute",
      "compile", "device", "threads_per_worker", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints",
-     "keep_every", "mirror", "loggers", "profile", "max_restarts", "min_workers", "backend", "hang_timeout", "stop_timeout", "on_spike",
-     "max_rollbacks"}
+     "keep_every", "mirror", "loggers", "profile", "max_restarts", "min_workers", "backend", "hang_timeout",
+     "stop_timeout", "on_spike", "max_rollbacks"}
 )  # fmt: skip
 
 MicroBatchSize = Annotated[int, Field(gt=0)] | Literal["auto"]

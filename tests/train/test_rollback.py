@@ -1,4 +1,4 @@
-"""After a spike a training goes back and leaves rows out: the same, to the bit, as if they had been left out by hand."""
+"""After a spike a training goes back and leaves rows out: the same, to the bit, as if left out by hand."""
 
 from __future__ import annotations
 

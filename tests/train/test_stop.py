@@ -50,7 +50,7 @@ def _after(seconds: float, number: int, times: int = 1) -> None:
 
 def test_ctrl_c_becomes_the_stop_file_and_is_itself_when_the_workers_have_ended(tmp_path):
     file, seen = tmp_path / "out" / "stop", []
-    with pytest.raises(KeyboardInterrupt), signals_held(file, 60, SILENT):
+    with pytest.raises(KeyboardInterrupt), signals_held(file, 60, SILENT):  # noqa: PT012
         _after(0.1, signal.SIGINT)
         while not file.exists():
             time.sleep(0.01)

@@ -68,9 +68,7 @@ def test_once_a_stop_is_asked_for_nothing_is_started_again(tmp_path):
     assert workers.starts == 1
 
 
-@pytest.mark.parametrize(
-    "error", [ConfigError("x"), TrainingError("y"), StaleArtifactError("z", "its reason")], ids=lambda e: type(e).__name__
-)  # fmt: skip
+@pytest.mark.parametrize("error", [ConfigError("x"), TrainingError("y"), StaleArtifactError("z", "its reason")])
 def test_an_error_told_through_a_file_keeps_its_class_or_at_least_its_words(tmp_path, error):
     paths = TrainDir(tmp_path)
     paths.logs.mkdir()
