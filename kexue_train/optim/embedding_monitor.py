@@ -39,7 +39,8 @@ def embedding_sizes(
         given = None if counts is None else list(counts.shape)
         raise ValueError(f"table {list(table.shape)} and counts {given} do not fit; expected [V, E] and [up to V]")
     dtype = torch.promote_types(table.dtype, torch.float32)
-    largest, norms = (torch.linalg.vector_norm(table, order, dim=1, dtype=dtype) for order in (math.inf, 2))
+    largest = torch.maximum(table.amax(1), -table.amin(1)).to(dtype)  # many times faster than the norm of order inf
+    norms = torch.linalg.vector_norm(table, dim=1, dtype=dtype)
     highest, rms = torch.stack((largest, norms / table.shape[1] ** 0.5)).cpu().numpy()
     sizes = {
         "max": highest.max(),
