@@ -34,7 +34,7 @@ from kexue_train.samples.tokenizer import train_tokenizer
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.shuffle_corpus import shuffle_corpus
 from kexue_train.train.job import TrainDir
-from kexue_train.train.metrics import read_metrics
+from kexue_train.train.monitor.metrics import read_metrics
 
 WORKERS = 2
 _SEQ_LEN = 64

@@ -25,22 +25,22 @@ from kexue_train.optim.windows import WindowedOptimizer
 from kexue_train.train.balance import loss_units
 from kexue_train.train.checkpoint import CheckpointWriter, TrainerState
 from kexue_train.train.engine import Engine
+from kexue_train.train.faults.spikes import Spike, SpikeDetector, rows_left_out
+from kexue_train.train.faults.step_report import StepReport, StepReports
+from kexue_train.train.faults.stop import Ending, StopRequest
+from kexue_train.train.faults.watchdog import Watchdog
 from kexue_train.train.feed import expected_counts, heldout_batches, training_batches
 from kexue_train.train.job import JobConfig, TrainDir
-from kexue_train.train.meter import Meter
-from kexue_train.train.metrics import MetricLogger
-from kexue_train.train.norms import StepNorms
+from kexue_train.train.monitor.meter import Meter
+from kexue_train.train.monitor.metrics import MetricLogger
+from kexue_train.train.monitor.norms import StepNorms
+from kexue_train.train.monitor.profiling import StepProfiler
+from kexue_train.train.monitor.speed import Speedometer
+from kexue_train.train.monitor.symptoms import SymptomWatch
 from kexue_train.train.objective import PretrainingObjective
 from kexue_train.train.phases import Phase, phase_after
-from kexue_train.train.profiling import StepProfiler
-from kexue_train.train.speed import Speedometer
-from kexue_train.train.spikes import Spike, SpikeDetector, rows_left_out
-from kexue_train.train.step_report import StepReport, StepReports
-from kexue_train.train.stop import Ending, StopRequest
-from kexue_train.train.symptoms import SymptomWatch
 from kexue_train.train.tensors import Tensors, to_device
 from kexue_train.train.validation import means, total_loss, validate
-from kexue_train.train.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 

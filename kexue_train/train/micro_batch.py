@@ -24,10 +24,10 @@ from kexue_train.batches.dataset import SampleDataset
 from kexue_train.errors import ResourceError
 from kexue_train.runtime import available_memory_bytes, format_size
 from kexue_train.train.distributed import same_on_all_ranks
+from kexue_train.train.faults.out_of_memory import is_out_of_memory
 from kexue_train.train.feed import first_batch
 from kexue_train.train.job import JobConfig
 from kexue_train.train.objective import PretrainingObjective
-from kexue_train.train.out_of_memory import is_out_of_memory
 from kexue_train.train.tensors import Tensors, to_device
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from kexue_train.artifacts import MANIFEST_NAME, Manifest, check_files, read_man
 from kexue_train.errors import ArtifactError, StaleArtifactError, TrainingError
 from kexue_train.progress import SILENT, Progress
 from kexue_train.train.checkpoint import list_checkpoints
+from kexue_train.train.faults.stop import signals_held
 from kexue_train.train.job import JobConfig, TrainDir, prepare
-from kexue_train.train.loggers import require_loggers
-from kexue_train.train.stop import signals_held
-from kexue_train.train.watch import watched
+from kexue_train.train.monitor.loggers import require_loggers
+from kexue_train.train.monitor.watch import watched
 
 
 def pretrain(

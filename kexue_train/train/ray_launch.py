@@ -16,9 +16,9 @@ from kexue_train.errors import ConfigError, KexueError, ResourceError
 from kexue_train.executor import connect_ray
 from kexue_train.runtime import available_cpus
 from kexue_train.train.distributed import choose_backend, collective_timeout, use_interface_towards
+from kexue_train.train.faults.stop import Ending
+from kexue_train.train.faults.supervise import MachineDrained, WorkersLost, run_with_restarts
 from kexue_train.train.job import JobConfig, TrainDir
-from kexue_train.train.stop import Ending
-from kexue_train.train.supervise import MachineDrained, WorkersLost, run_with_restarts
 from kexue_train.train.worker import run_worker
 
 _SECONDS_FOR_ROOM = 600

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from kexue_train.errors import ResourceError
+from kexue_train.train.faults.supervise import WorkersLost, raise_told, run_with_restarts
+from kexue_train.train.faults.watchdog import HUNG
 from kexue_train.train.job import JobConfig, TrainDir
-from kexue_train.train.supervise import WorkersLost, raise_told, run_with_restarts
-from kexue_train.train.watchdog import HUNG
 
 # torchrun, after asking the kernel (Linux) to kill it when its parent dies, however that ends.
 _RUN = """

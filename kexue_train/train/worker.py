@@ -32,7 +32,6 @@ from kexue_train.optim.build import build_optimizer
 from kexue_train.optim.windows import WindowedOptimizer
 from kexue_train.progress import Silent
 from kexue_train.runtime import available_cpus, configure_logging, rank
-from kexue_train.train.agreement import open_together
 from kexue_train.train.checkpoint import (
     CheckpointFolder,
     CheckpointWriter,
@@ -55,27 +54,28 @@ from kexue_train.train.distributed import (
     on_first_rank,
 )
 from kexue_train.train.engine import build_engine
+from kexue_train.train.faults.agreement import open_together
+from kexue_train.train.faults.lock import held_alone
+from kexue_train.train.faults.out_of_memory import out_of_memory_explained
+from kexue_train.train.faults.spikes import LeftOut, Spike, SpikeDetector, left_out_between
+from kexue_train.train.faults.step_report import StepReports
+from kexue_train.train.faults.stop import Ending, StopRequest, never
+from kexue_train.train.faults.supervise import tell_launcher
+from kexue_train.train.faults.watchdog import Watchdog
 from kexue_train.train.feed import expected_counts
-from kexue_train.train.flops import flop_rule, peak_rates
 from kexue_train.train.initial_weights import load_initial_weights
 from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples, samples_digest
-from kexue_train.train.lock import held_alone
-from kexue_train.train.loggers import require_loggers
 from kexue_train.train.loop import Training, describe, enter_phase, report_saved, train_loop
-from kexue_train.train.metrics import MetricLogger
 from kexue_train.train.micro_batch import micro_batch_sizes
-from kexue_train.train.norms import StepNorms
+from kexue_train.train.monitor.flops import flop_rule, peak_rates
+from kexue_train.train.monitor.loggers import require_loggers
+from kexue_train.train.monitor.metrics import MetricLogger
+from kexue_train.train.monitor.norms import StepNorms
+from kexue_train.train.monitor.profiling import StepProfiler
+from kexue_train.train.monitor.speed import Speedometer
 from kexue_train.train.objective import PretrainingObjective
-from kexue_train.train.out_of_memory import out_of_memory_explained
 from kexue_train.train.phases import Phase, plan_phases
-from kexue_train.train.profiling import StepProfiler
 from kexue_train.train.slurm import slurm_environment
-from kexue_train.train.speed import Speedometer
-from kexue_train.train.spikes import LeftOut, Spike, SpikeDetector, left_out_between
-from kexue_train.train.step_report import StepReports
-from kexue_train.train.stop import Ending, StopRequest, never
-from kexue_train.train.supervise import tell_launcher
-from kexue_train.train.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 

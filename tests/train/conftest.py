@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kexue_train.train.stop import Ending
+from kexue_train.train.faults.stop import Ending
 from tests.train.tiny_training import make_config, train_here, write_samples
 
 

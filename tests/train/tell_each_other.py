@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from kexue_train.train.distributed import join_process_group
-from kexue_train.train.step_report import StepReports
+from kexue_train.train.faults.step_report import StepReports
 
 if __name__ == "__main__":
     join_process_group("gloo", hang_timeout=30.0)

@@ -14,9 +14,9 @@ from kexue_train.artifacts import verify_artifact
 from kexue_train.errors import TrainingError
 from kexue_train.train import loop
 from kexue_train.train.checkpoint import list_checkpoints
+from kexue_train.train.faults.stop import Ending
 from kexue_train.train.job import TrainDir
-from kexue_train.train.metrics import read_metrics
-from kexue_train.train.stop import Ending
+from kexue_train.train.monitor.metrics import read_metrics
 from tests.train.object_storage import S3Server, contents, local_contents
 from tests.train.tiny_training import (
     curve,

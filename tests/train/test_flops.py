@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.config import ModelConfig
 from kexue_train.model.hf_folder import build_hf_config
-from kexue_train.train.flops import datasheet_rate, flop_rule, measured_rate
+from kexue_train.train.monitor.flops import datasheet_rate, flop_rule, measured_rate
 from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
 
 VOCAB, ROWS, LENGTH, PREDICTIONS, PAIRS = 128, 3, 16, 8, 3

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from kexue_train.errors import ResourceError
-from kexue_train.train import loggers
 from kexue_train.train.job import TrainDir
-from kexue_train.train.loggers import require_loggers
-from kexue_train.train.metrics import MetricLogger, read_metrics
+from kexue_train.train.monitor import loggers
+from kexue_train.train.monitor.loggers import require_loggers
+from kexue_train.train.monitor.metrics import MetricLogger, read_metrics
 from kexue_train.train.pretrain import pretrain
 from tests.train.tiny_training import final_tensors, make_config, same_bits, train_here
 

@@ -13,8 +13,8 @@ from kexue_train.batches.order import training_rows
 from kexue_train.errors import StaleArtifactError
 from kexue_train.train import loop
 from kexue_train.train.checkpoint import list_checkpoints
+from kexue_train.train.faults.stop import Ending
 from kexue_train.train.job import TrainDir
-from kexue_train.train.stop import Ending
 from tests.train.tiny_training import curve, final_tensors, make_config, same_bits, train_here
 
 

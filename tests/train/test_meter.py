@@ -9,12 +9,12 @@ import torch.distributed as dist
 
 from kexue_train.batches.collate import make_batch
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.train import meter as meter_module
 from kexue_train.train.distributed import join_process_group
-from kexue_train.train.flops import FlopRule, PeakRates
-from kexue_train.train.meter import Meter, Totals
+from kexue_train.train.monitor import meter as meter_module
+from kexue_train.train.monitor.flops import FlopRule, PeakRates
+from kexue_train.train.monitor.meter import Meter, Totals
+from kexue_train.train.monitor.speed import Speedometer
 from kexue_train.train.objective import LossTerms
-from kexue_train.train.speed import Speedometer
 from kexue_train.train.tensors import to_tensors
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from kexue_train.train.job import TrainDir
-from kexue_train.train.metrics import MetricLogger, read_metrics
+from kexue_train.train.monitor.metrics import MetricLogger, read_metrics
 from kexue_train.train.validation import means
 
 

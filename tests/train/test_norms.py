@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kexue_train.optim import Tiger, build_param_groups
-from kexue_train.train.norms import StepNorms
+from kexue_train.train.monitor.norms import StepNorms
 
 
 @pytest.fixture

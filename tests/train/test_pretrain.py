@@ -9,7 +9,7 @@ import pytest
 
 from kexue_train.errors import ResourceError, StaleArtifactError, TrainingError
 from kexue_train.train.job import TrainDir
-from kexue_train.train.metrics import read_metrics
+from kexue_train.train.monitor.metrics import read_metrics
 from kexue_train.train.pretrain import pretrain
 from kexue_train.train.torchrun_launch import train_with_torchrun
 from kexue_train.train.worker import main

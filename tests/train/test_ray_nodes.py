@@ -14,7 +14,7 @@ from kexue_train.errors import ConfigError, ResourceError
 from kexue_train.train import ray_launch
 from kexue_train.train.checkpoint import list_checkpoints, step_of
 from kexue_train.train.job import TrainDir
-from kexue_train.train.metrics import read_metrics
+from kexue_train.train.monitor.metrics import read_metrics
 from kexue_train.train.pretrain import pretrain
 from tests.train.tiny_training import curve, make_config, train_here
 

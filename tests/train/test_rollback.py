@@ -11,10 +11,10 @@ from kexue_train.batches.loader import Plan
 from kexue_train.errors import TrainingError
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.engine import DeepSpeedEngine, TorchEngine
+from kexue_train.train.faults.spikes import LeftOut
+from kexue_train.train.faults.stop import Ending
 from kexue_train.train.job import TrainDir
-from kexue_train.train.metrics import read_metrics
-from kexue_train.train.spikes import LeftOut
-from kexue_train.train.stop import Ending
+from kexue_train.train.monitor.metrics import read_metrics
 from tests.train.tiny_training import curve, final_tensors, make_config, same_bits, train_here
 
 _ACCUMULATION = 2

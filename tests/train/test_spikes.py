@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kexue_train.train.checkpoint.format import TrainerState
+from kexue_train.train.faults.spikes import LeftOut, Spike, SpikeDetector, left_out_between, rows_left_out
 from kexue_train.train.phases import Phase
-from kexue_train.train.spikes import LeftOut, Spike, SpikeDetector, left_out_between, rows_left_out
 
 
 def _phase(number: int, first_step: int, steps: int, seq_len: int, global_batch_size: int) -> Phase:

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from kexue_train.train.distributed import join_process_group
+from kexue_train.train.faults.step_report import StepReports
 from kexue_train.train.objective import LossTerms
-from kexue_train.train.step_report import StepReports
 from tests.train.tiny_training import free_port, rank_environment
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from kexue_train.errors import TrainingError
 from kexue_train.progress import SILENT
-from kexue_train.train import stop as module
-from kexue_train.train.stop import StopRequest, signals_held
+from kexue_train.train.faults import stop as module
+from kexue_train.train.faults.stop import StopRequest, signals_held
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

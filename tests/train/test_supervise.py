@@ -6,9 +6,9 @@ import pytest
 
 from kexue_train import errors
 from kexue_train.errors import ConfigError, StaleArtifactError, TrainingError
+from kexue_train.train.faults.supervise import MachineDrained, WorkersLost, raise_told, run_with_restarts, tell_launcher
 from kexue_train.train.job import TrainDir
 from kexue_train.train.ray_launch import workers_now
-from kexue_train.train.supervise import MachineDrained, WorkersLost, raise_told, run_with_restarts, tell_launcher
 from tests.train.tiny_training import make_config
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from kexue_train.train.symptoms import SymptomWatch, find_symptoms
+from kexue_train.train.monitor.symptoms import SymptomWatch, find_symptoms
 
 GOOD = {"loss": 5.0, "data_wait": 0.02, "tokens_per_second": 1000.0, "memory_share": 0.6}
 

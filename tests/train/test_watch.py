@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kexue_train.train.job import TrainDir
-from kexue_train.train.metrics import MetricLogger, MetricTail
-from kexue_train.train.watch import Watcher, describe, watched
+from kexue_train.train.monitor.metrics import MetricLogger, MetricTail
+from kexue_train.train.monitor.watch import Watcher, describe, watched
 
 
 class Told:

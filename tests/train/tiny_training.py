@@ -34,11 +34,11 @@ from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.samples.tokenizer import train_tokenizer
 from kexue_train.train.checkpoint import CheckpointFolder, Retention, TrainerState, save_checkpoint
 from kexue_train.train.engine import TorchEngine
+from kexue_train.train.faults.stop import Ending
 from kexue_train.train.job import JobConfig, TrainDir
 from kexue_train.train.local_launch import process_kept_as_it_is
-from kexue_train.train.metrics import read_metrics
+from kexue_train.train.monitor.metrics import read_metrics
 from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
-from kexue_train.train.stop import Ending
 from kexue_train.train.worker import run_worker
 
 SEQ_LEN = 32

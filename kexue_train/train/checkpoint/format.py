@@ -34,7 +34,7 @@ from kexue_train.errors import ArtifactError, ResourceError
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import untied_weights, write_hf_folder
 from kexue_train.optim.windows import WindowedOptimizer
-from kexue_train.train.spikes import LeftOut
+from kexue_train.train.faults.spikes import LeftOut
 
 SCHEMA_VERSION = 1
 VALIDATION_LOSS = "validation_loss"
@@ -57,7 +57,7 @@ class TrainerState:
     left_out: tuple[LeftOut, ...] = ()
     """Rows that are never trained on, since their loss was a spike."""
     recent_losses: tuple[float, ...] = ()
-    """Of the steps with which the next losses are compared; see ``spikes.py``."""
+    """Of the steps with which the next losses are compared; see ``faults/spikes.py``."""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

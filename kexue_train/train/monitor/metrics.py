@@ -12,7 +12,7 @@ from typing import Any, Self, TextIO
 
 from kexue_train.artifacts import write_atomic
 from kexue_train.train.job import TrainDir
-from kexue_train.train.loggers import BackgroundLogger, Start
+from kexue_train.train.monitor.loggers import BackgroundLogger, Start
 
 _CURVES = ("train", "validation")
 

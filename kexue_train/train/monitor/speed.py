@@ -6,8 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from kexue_train.train.flops import FlopRule, PeakRates
-from kexue_train.train.meter import Totals
+from kexue_train.train.monitor.flops import FlopRule, PeakRates
+from kexue_train.train.monitor.meter import Totals
 from kexue_train.train.objective import LossTerms
 
 _LINES = 50
