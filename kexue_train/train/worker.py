@@ -31,7 +31,7 @@ from kexue_train.optim.accumulation import HiddenAccumulation
 from kexue_train.optim.build import build_optimizer
 from kexue_train.optim.windows import WindowedOptimizer
 from kexue_train.progress import Silent
-from kexue_train.runtime import available_cpus, configure_logging, rank
+from kexue_train.runtime import available_cpus, configure_logging, keep_freed_memory, rank
 from kexue_train.train.checkpoint import (
     CheckpointFolder,
     CheckpointWriter,
@@ -108,6 +108,8 @@ def run_worker(
     configure_logging(logging.INFO, paths.logs / f"rank-{rank()}.log")
     train, stop = config.train, StopRequest(paths.stop, is_draining)
     device = choose_device(train.device)
+    if device.type == "cpu":
+        keep_freed_memory()  # activations come and go by the hundred megabytes
     with ExitStack() as stack:
         if listen:
             stack.enter_context(stop.listen())
