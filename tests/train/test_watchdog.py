@@ -82,7 +82,7 @@ def _position(rank: int, micro_steps: int, waits_in: str | None) -> Position:
         ([_position(0, 7, "all_reduce"), _position(1, 7, None)], 2, "behind: rank 1, after micro-step 7"),
         ([_position(0, 7, None), _position(1, 6, None)], 2, "behind: rank 1, after micro-step 6"),
         ([_position(0, 7, "all_reduce")], 3, "ranks 1, 2 of 3 did not even tell where"),
-        ([_position(0, 7, "add"), _position(1, 7, "add")], 2, "all ranks wait for each other after micro-step 7 (in add)"),
+        ([_position(0, 7, "add"), _position(1, 7, "add")], 2, "all ranks wait for each other after micro-step 7"),
     ],
     ids=["in the same step", "a step behind", "dead", "network"],
 )  # fmt: skip
