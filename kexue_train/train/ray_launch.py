@@ -47,7 +47,7 @@ def workers_now(config: JobConfig, room: int) -> int:
     """How many workers to start where ``room`` of them have room: the most that the batch sizes multiply out for."""
     train = config.train
     allowed = range(train.num_workers, (train.min_workers or train.num_workers) - 1, -1)
-    counts = [count for count in allowed if _multiplies_out(config, count)]
+    counts = [count for count in allowed if _multiplies_out(config, count)] or [train.num_workers]
     return next((count for count in counts if count <= room), counts[-1])
 
 

@@ -210,7 +210,8 @@ def test_a_training_goes_from_two_workers_to_one_and_back(samples, tmp_path):
             )
             for rank in range(workers)
         ]
-        assert {rank.wait(_SECONDS) for rank in ranks} == {-signal.SIGKILL}
+        outputs = [process.communicate(timeout=_SECONDS)[0] for process in ranks]
+        assert {process.returncode for process in ranks} == {-signal.SIGKILL}, outputs
     _torchrun(make_config(still, num_workers=2), samples, out)
     starts = [(line["step"], line["world_size"]) for line in curve(out, "start", "resume")]
     assert [workers for _, workers in starts] == [2, 1, 2]
@@ -256,10 +257,10 @@ def test_a_rank_with_something_else_is_named_on_all_ranks(samples, tmp_path, wha
 def test_workers_that_srun_starts_find_each_other(samples, tmp_path, trained_by_two):
     out, port = tmp_path / "out", str(free_port())
     step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "127.0.0.[1-2]"}
-    ranks = []
+    ranks, script = [], "-m kexue_train.train.worker --local_rank=0"  # which deepspeed's launcher would add
     for rank in range(2):
         task = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "MASTER_PORT": port}
-        ranks.append(start_worker(_two(), samples, out, environment=os.environ | step | task))
+        ranks.append(start_worker(_two(), samples, out, script=script, environment=os.environ | step | task))
     for process in ranks:
         output, _ = process.communicate(timeout=_SECONDS)
         assert process.returncode == 0, output

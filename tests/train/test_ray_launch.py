@@ -85,6 +85,7 @@ def test_a_killed_worker_is_replaced_and_the_training_ends_with_all_steps(sample
     assert 0 < resumed[0]["step"] < 200
     undisturbed, port = tmp_path / "undisturbed", free_port()
     ranks = [start_worker(config, samples, undisturbed, environment=rank_environment(r, 2, port)) for r in range(2)]
-    assert [process.wait(200) for process in ranks] == [0, 0]
+    outputs = [process.communicate(timeout=200)[0] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], outputs
     assert curve(out) == curve(undisturbed)
     assert same_bits(final_tensors(out, 200), final_tensors(undisturbed, 200))

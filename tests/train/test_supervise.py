@@ -79,9 +79,7 @@ def test_an_error_told_through_a_file_keeps_its_class_or_at_least_its_words(tmp_
     assert type(caught.value) in (type(error), TrainingError)
 
 
-@pytest.mark.parametrize(
-    ("room", "workers"), [(9, 4), (4, 4), (3, 2), (2, 2), (1, 2)], ids=str
-)  # fmt: skip
+@pytest.mark.parametrize(("room", "workers"), [(9, 4), (4, 4), (3, 2), (2, 2), (1, 2)])
 def test_a_start_takes_as_many_workers_as_there_is_room_for_and_the_batches_multiply_out_for(room, workers):
     assert workers_now(make_config(num_workers=4, min_workers=2, micro_batch_size=2), room) == workers
 
