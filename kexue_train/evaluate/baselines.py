@@ -43,6 +43,24 @@ class TokenSums:
         }
 
 
+@dataclass
+class WordSums:
+    """Words that were predicted, and those of which every token was right."""
+
+    words: int = 0
+    right: int = 0
+
+    def add(self, word_of_token: Counts, correct: npt.NDArray[np.bool_]) -> None:
+        """Add predictions by the number of their word (n,), which counts no word of another call."""
+        words = np.unique(word_of_token)
+        self.words += len(words)
+        self.right += len(words) - len(np.unique(word_of_token[~correct]))
+
+    def scores(self) -> dict[str, Any]:
+        """Share of words that are right as a whole; None if there is none."""
+        return {"words": self.words, "word_accuracy": self.right / self.words if self.words else None}
+
+
 def unigram_entropy(counts: Counts) -> float:
     """Entropy in nats of the empirical distribution ``counts / counts.sum()``.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field, field_validator
 
 from kexue_train.config import Config
@@ -22,6 +24,11 @@ class EvaluateConfig(Config):
     """Sentences for which the most probable words at [MASK] are shown."""
     num_predictions: int = Field(default=5, gt=0, le=100)
     """How many words are shown for each [MASK]."""
+
+    data: Path | None = None
+    """Folder of the data of zero-shot tasks, such as FewCLUE's 'datasets'; without it there is no such evaluation."""
+    tasks: tuple[str, ...] = ()
+    """Which tasks: names of FewCLUE's, and YAML files of others; by default FewCLUE's nine."""
 
     @field_validator("masked_sentences")
     @classmethod

@@ -1,15 +1,15 @@
 """STAGE 6: score the exported model on the held-out rows and complete a few sentences.
 
-Writes ``mlm.json`` (scores and baselines) and ``predictions.json`` (sentences with the most probable words at [MASK]).
+Writes ``mlm.json`` (scores and baselines) and ``predictions.json`` (sentences with the most probable words at [MASK]);
+``zero_shot.json`` too, if the configuration names the data of zero-shot tasks.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from kexue_train.artifacts import (
+    InputFile,
     Manifest,
     Recipe,
     build_manifest,
@@ -21,9 +21,10 @@ from kexue_train.artifacts import (
     write_atomic,
 )
 from kexue_train.evaluate.config import EvaluateConfig
+from kexue_train.evaluate.json_text import json_text, rounded
+from kexue_train.evaluate.zero_shot.results import Method
+from kexue_train.evaluate.zero_shot.task import input_files, load_tasks
 from kexue_train.progress import SILENT, Progress
-
-_DIGITS = 7  # more would be noise of the order of summation
 
 
 def evaluate_model(
@@ -36,7 +37,7 @@ def evaluate_model(
     replace: bool = False,
     progress: Progress = SILENT,
 ) -> Manifest:
-    """Write ``mlm.json`` and ``predictions.json`` into ``out_dir``; returns at once if they are there.
+    """Write the results into ``out_dir``; returns at once if they are there.
 
     Args:
         config: How to score.
@@ -48,40 +49,45 @@ def evaluate_model(
         progress: Receives rows done.
 
     Raises:
-        EvaluationError: If the model cannot be scored.
+        EvaluationError: If the model cannot be scored; a zero-shot task that fails is a result.
+        ConfigError: If a zero-shot task is not known or wrong.
         ArtifactError: If an input is not what it should be.
     """
     parents = {
         "hf_model": read_manifest(model_dir).content_digest,
         "sample_shards": read_manifest(samples).content_digest,
     }
-    recipe = Recipe(kind="evaluation", settings={**config.model_dump(mode="json"), "seed": seed}, parents=parents)
+    tasks = load_tasks(config.tasks) if config.data else {}
+    settings = {**config.model_dump(mode="json"), "seed": seed}
+    recipe = Recipe(kind="evaluation", settings=settings, parents=parents, inputs=zero_shot_inputs(config))
     if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
         return manifest
     from kexue_train.evaluate.load_model import load_tokenizer  # noqa: PLC0415  # the same
     from kexue_train.evaluate.masked_lm import evaluate_masked_lm  # noqa: PLC0415  # torch: not when done before
     from kexue_train.evaluate.masked_sentences import complete_sentences  # noqa: PLC0415  # the same
+    from kexue_train.evaluate.zero_shot.evaluate_tasks import evaluate_zero_shot  # noqa: PLC0415  # the same
 
     partial = open_partial(out_dir, recipe)
     mlm = evaluate_masked_lm(model_dir, samples, seed=seed, batch_size=config.batch_size, progress=progress)
     frequent = load_tokenizer(model_dir).convert_ids_to_tokens(mlm["baselines"]["most_frequent_token"])
     mlm["baselines"]["most_frequent_token_text"] = str(frequent)
     predictions = complete_sentences(model_dir, config.masked_sentences, config.num_predictions)
-    for name, value in (("mlm.json", mlm), ("predictions.json", predictions)):
-        write_atomic(partial / name, json.dumps(_rounded(value), indent=2, ensure_ascii=False) + "\n")
-    numbers = {key: value for key, value in _rounded(mlm).items() if not isinstance(value, list)}
-    return publish(
-        partial,
-        out_dir,
-        build_manifest(recipe, describe_files(partial), seed=seed, rows=mlm["rows"], statistics=numbers),
+    found = {"mlm.json": mlm, "predictions.json": predictions}
+    if config.data:
+        methods: tuple[Method, ...] = ("nsp", "pet") if mlm["has_nsp_head"] else ("pet",)
+        zero_shot = evaluate_zero_shot(model_dir, config.data, tasks, methods=methods, progress=progress)
+        found["zero_shot.json"] = zero_shot.model_dump(mode="json")
+    for name, value in found.items():
+        write_atomic(partial / name, json_text(value))
+    numbers = {key: value for key, value in rounded(mlm).items() if not isinstance(value, list)}
+    inputs = [InputFile(uri=uri, bytes=size, modified_ns=time) for uri, size, time in recipe.inputs]
+    manifest = build_manifest(
+        recipe, describe_files(partial), seed=seed, rows=mlm["rows"], inputs=inputs, statistics=numbers
     )
+    return publish(partial, out_dir, manifest)
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}")
-    if isinstance(value, dict):
-        return {key: _rounded(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_rounded(entry) for entry in value]
-    return value
+def zero_shot_inputs(config: EvaluateConfig) -> list[tuple[str, int, int]]:
+    """(path, bytes, modification time in ns) of the files that the zero-shot tasks read; those missing are left out."""
+    files = input_files(config.tasks, config.data) if config.data else []
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]

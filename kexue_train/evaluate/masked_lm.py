@@ -25,6 +25,7 @@ from kexue_train.errors import ArtifactError, EvaluationError
 from kexue_train.evaluate.baselines import (
     Counts,
     TokenSums,
+    WordSums,
     frequency_bands,
     unigram_cross_entropy,
     unigram_entropy,
@@ -40,6 +41,8 @@ _VOCAB_MULTIPLE = 128  # a model's word table may be rounded up to a multiple of
 class _Sums:
     everything: TokenSums
     hidden: TokenSums
+    words: WordSums = field(default_factory=WordSums)
+    hidden_words: WordSums = field(default_factory=WordSums)
     pairs: Counts = field(default_factory=lambda: np.zeros(2, np.int64))
     """Pairs by true label."""
     nsp_loss: float = 0.0
@@ -76,14 +79,16 @@ def evaluate_masked_lm(
     for start in range(0, heldout_rows, batch_size):
         rows = np.arange(start, min(start + batch_size, heldout_rows))
         batch = make_batch(dataset, rows, 0, seed=seed)
-        _add_batch(sums, loaded, batch, mask_id, f"{model_dir}: rows {start} to {rows[-1]} of {samples}")
+        words = np.cumsum(dataset.take(rows)["word_starts"])
+        _add_batch(sums, loaded, batch, words, mask_id, f"{model_dir}: rows {start} to {rows[-1]} of {samples}")
         sums.rows += len(rows)
         progress.update(sums.rows, heldout_rows, "rows")
     return _results(sums, loaded, manifest, training_counts, seed)
 
 
 @torch.inference_mode()
-def _add_batch(sums: _Sums, loaded: LoadedModel, batch: Batch, mask_id: int, where: str) -> None:
+def _add_batch(sums: _Sums, loaded: LoadedModel, batch: Batch, words: Counts, mask_id: int, where: str) -> None:
+    """``words`` (B·S,): the number of the word of every slot."""
     inputs = {
         "input_ids": batch["input_ids"],
         "sequence_ids": batch["sequence_ids"],
@@ -97,6 +102,8 @@ def _add_batch(sums: _Sums, loaded: LoadedModel, batch: Batch, mask_id: int, whe
     losses, correct = _score(loaded.model.cls.predictions, states, slots, targets, where)
     sums.everything.add(targets, losses, correct)
     sums.hidden.add(targets[hidden], losses[hidden], correct[hidden])
+    sums.words.add(words[slots], correct)
+    sums.hidden_words.add(words[slots[hidden]], correct[hidden])
     firsts, labels = used_slots(batch["pair_slots"], batch["pair_labels"])
     if loaded.has_nsp_head and len(firsts):
         losses, correct = _score(loaded.model.cls.next_sentence, states, firsts, labels, where)
@@ -135,6 +142,8 @@ def _results(
     sums: _Sums, loaded: LoadedModel, manifest: Manifest, training_counts: Counts, seed: int
 ) -> dict[str, Any]:
     scores, hidden, counts = sums.everything.scores(), sums.hidden.scores(), sums.everything.count
+    scores |= sums.words.scores()
+    hidden |= sums.hidden_words.scores()
     if not scores["predictions"]:
         raise EvaluationError(
             f"the {sums.rows} held-out rows have no token to predict; "

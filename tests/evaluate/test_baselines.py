@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kexue_train.evaluate.baselines import TokenSums, frequency_bands, unigram_cross_entropy, unigram_entropy
+from kexue_train.evaluate.baselines import TokenSums, WordSums, frequency_bands, unigram_cross_entropy, unigram_entropy
 
 counts = arrays(np.int64, 12, elements=st.integers(0, 50)).filter(lambda array: array.sum() > 0)
 
@@ -48,6 +48,15 @@ def test_bands_hold_every_token_once_the_most_frequent_first(array):
 
 def test_bands_of_equal_tokens_are_equally_large():
     assert [len(band) for band in frequency_bands(np.full(40, 7))] == [10, 10, 10, 10]
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=12), min_size=1, max_size=3))
+def test_a_word_is_right_if_all_its_tokens_are(batches):
+    sums, words = WordSums(), []
+    for batch in batches:
+        sums.add(np.array([word for word, _ in batch], np.int64), np.array([right for _, right in batch], np.bool_))
+        words += [all(right for other, right in batch if other == word) for word in {word for word, _ in batch}]
+    assert sums.scores() == {"words": len(words), "word_accuracy": np.mean(words) if words else None}
 
 
 def test_sums_give_means_over_predictions():

@@ -28,6 +28,42 @@ def test_another_model_makes_the_results_stale(tmp_path, exported, samples):
         evaluate_model(CONFIG, other, samples, tmp_path / "evaluate", seed=0)
 
 
+@pytest.fixture
+def with_tasks(tmp_path):
+    """A configuration with a task of one's own, and the file of its records."""
+    records = [{"sentence": f"word{i}", "label": "ab"[i % 2]} for i in range(6)]
+    (tmp_path / "words.json").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "my.yaml").write_text(
+        "words: {title: t, test: words.json, labels: {a: word1, b: word2}, text: '{sentence}', prompt: 'word3 {label}',"
+        " pet: {text: '{sentence} [MASK]'}}"
+    )
+    tasks = {"data": tmp_path, "tasks": (str(tmp_path / "my.yaml"), "tnews")}
+    return CONFIG.model_copy(update=tasks), tmp_path / "words.json"
+
+
+def test_zero_shot_tasks_are_part_of_the_results_even_if_one_fails(tmp_path, exported, samples, with_tasks):
+    manifest = evaluate_model(with_tasks[0], exported, samples, tmp_path / "evaluate", seed=0)
+    assert evaluate_model(with_tasks[0], exported, samples, tmp_path / "evaluate", seed=0) == manifest
+    words, tnews = json.loads((tmp_path / "evaluate" / "zero_shot.json").read_text())["tasks"]
+    assert [score["method"] for score in words["scores"]] == ["nsp", "pet"]
+    assert "test_public.json: cannot be read" in tnews["failures"][0]["error"]
+
+
+def test_other_records_make_the_results_stale(tmp_path, exported, samples, with_tasks):
+    config, records = with_tasks
+    evaluate_model(config, exported, samples, tmp_path / "evaluate", seed=0)
+    records.write_text(records.read_text() + '{"sentence": "word9", "label": "a"}\n')
+    with pytest.raises(StaleArtifactError, match=r"words\.json was added, removed or changed"):
+        evaluate_model(config, exported, samples, tmp_path / "evaluate", seed=0)
+
+
+def test_an_unknown_task_is_refused_before_anything_is_scored(tmp_path, exported, samples):
+    config = CONFIG.model_copy(update={"data": tmp_path, "tasks": ("tnew",)})
+    with pytest.raises(ConfigError, match="no task 'tnew'"):
+        evaluate_model(config, exported, samples, tmp_path / "evaluate", seed=0)
+    assert not (tmp_path / "evaluate").exists()
+
+
 def test_sentence_without_a_mask_is_refused_by_the_configuration():
     with pytest.raises(ConfigError, match="holds no"):
         EvaluateConfig.parse({"masked_sentences": ["nothing hidden"]}, where="run.yaml")

@@ -10,7 +10,16 @@ from kexue_train.batches.dataset import SampleDataset
 from kexue_train.errors import ArtifactError, EvaluationError
 from kexue_train.evaluate.masked_lm import evaluate_masked_lm
 from tests.batches.dense import dense
-from tests.evaluate.tiny_artifacts import HELDOUT, SEQ_LEN, VOCAB, export_model, make_packs, tiny_model, write_samples
+from tests.evaluate.tiny_artifacts import (
+    HELDOUT,
+    SEQ_LEN,
+    VOCAB,
+    Pack,
+    export_model,
+    make_packs,
+    tiny_model,
+    write_samples,
+)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +76,39 @@ def test_entropy_is_that_of_the_held_out_targets(result, heldout):
 def test_hidden_tokens_are_those_whose_input_is_the_mask(result, heldout):
     hidden = (heldout["labels"] != -100) & (heldout["input_ids"] == 4)
     assert 0 < result["hidden_only"]["predictions"] == hidden.sum() < result["predictions"]
+
+
+def test_where_every_token_is_a_word_words_score_as_tokens(result):
+    for scores in (result, result["hidden_only"]):
+        assert (scores["words"], scores["word_accuracy"]) == (scores["predictions"], scores["mlm_accuracy"])
+
+
+class PairedPack(Pack):
+    """Two slots to a word."""
+
+    def columns(self):
+        starts = np.arange(SEQ_LEN) % 2 == 0
+        return super().columns() | {"word_starts": list(np.packbits(starts, bitorder="little"))}
+
+
+def test_a_word_of_two_tokens_is_right_if_both_are(tmp_path, exported):
+    samples = write_samples(tmp_path / "samples", [PairedPack(pack.sequences) for pack in make_packs(14)])
+    batch = dense(make_batch(SampleDataset(samples), np.arange(HELDOUT), 0, seed=3))
+    words: dict[tuple[int, int], list[bool]] = {}
+    with torch.no_grad():
+        for row in range(HELDOUT):
+            for number in range(1, batch["sequence_ids"][row].max() + 1):
+                slots = np.flatnonzero(batch["sequence_ids"][row] == number)
+                ids, types = (
+                    torch.from_numpy(batch[name][row, slots])[None] for name in ("input_ids", "token_type_ids")
+                )
+                best = tiny_model()(ids, token_type_ids=types).prediction_logits[0].argmax(-1).numpy()
+                labels = batch["labels"][row, slots]
+                for slot, right in zip(slots[labels != -100], (best == labels)[labels != -100], strict=True):
+                    words.setdefault((row, slot // 2), []).append(bool(right))
+    result = evaluate_masked_lm(exported, samples, seed=3)
+    assert max(map(len, words.values())) == 2
+    assert (result["words"], result["word_accuracy"]) == (len(words), np.mean([all(word) for word in words.values()]))
 
 
 def test_bands_add_up_to_all_hidden_tokens(result):

@@ -113,6 +113,8 @@ def export_model(model: torch.nn.Module, folder: Path) -> Path:
     config["auto_map"] = {
         "AutoConfig": "configuration_roformer_v2.RoFormerV2Config",
         "AutoModelForPreTraining": "modeling_roformer_v2.RoFormerV2ForPreTraining",
+        "AutoModelForMaskedLM": "modeling_roformer_v2.RoFormerV2ForMaskedLM",
+        "AutoModelForNextSentencePrediction": "modeling_roformer_v2.RoFormerV2ForNextSentencePrediction",
     }
     write_atomic(folder / "config.json", json.dumps(config))
     vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
@@ -121,7 +123,8 @@ def export_model(model: torch.nn.Module, folder: Path) -> Path:
     tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
     tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": "[MASK]", "unk_token": "[UNK]"}
+    special = {f"{name}_token": f"[{name.upper()}]" for name in SPECIAL}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
     write_atomic(folder / "tokenizer_config.json", json.dumps(settings))
     manifest = build_manifest(Recipe(kind="hf_model", settings={}), describe_files(folder))
     write_atomic(folder / MANIFEST_NAME, manifest.model_dump_json())
