@@ -427,6 +427,37 @@ def report(
 
 
 @app.command()
+def plan(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    text_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Plan for so much text, such as 100GB, in place of the inputs.")
+    ] = None,
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(min=1e-6, help="Of training, all workers together: from metrics.jsonl of a short run."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run will take: tasks, disk, memory, GPU memory, time. Runs nothing."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from kexue_train.plan.plan_run import Machine, find_sources, plan_run  # noqa: PLC0415
+    from kexue_train.plan.table import plan_values, print_plan  # noqa: PLC0415
+    from kexue_train.run_config import RunConfig  # noqa: PLC0415
+    from kexue_train.runtime import available_cpus, available_memory_bytes  # noqa: PLC0415
+
+    run = RunConfig.load(config, overrides or [])
+    sources = find_sources(run, text_size)
+    machine = Machine(run.execution.num_workers or available_cpus(), available_memory_bytes())
+    planned = plan_run(run, sources, machine, tokens_per_second=tokens_per_second)
+    if as_json:
+        typer.echo(json.dumps(plan_values(planned), indent=2))
+    else:
+        print_plan(planned, Console())
+
+
+@app.command()
 def pipeline(
     config: ConfigFile,
     run_dir: Annotated[Path | None, typer.Option(help="Run folder (default: runs/NAME).")] = None,

@@ -20,7 +20,7 @@ from kexue_train import cli, runtime
 COMMANDS = [
     "doctor", "corpus-from-docs", "shuffle", "verify", "tokenizer", "samples", "train", "export",
     "import-weights",
-    "evaluate", "evaluate mlm", "evaluate nsp-zero-shot", "report", "pipeline",
+    "evaluate", "evaluate mlm", "evaluate nsp-zero-shot", "plan", "report", "pipeline",
 ]  # fmt: skip
 HEAVY = {"torch", "ray", "pyarrow", "datasets", "transformers", "tokenizers", "numpy", "prefect"}
 SENTENCES = ["the cat sat on the mat", "a dog ran over the hill", "who let the dog out", "no cat was seen that day"]
