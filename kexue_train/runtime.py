@@ -97,7 +97,8 @@ def keep_freed_memory() -> None:
     """Let this process use freed memory again instead of giving it back to the system at once.
 
     By default every block of some MB is fresh memory, which the system fills with zeros page by page: a third of the
-    time of a shuffle, and a quarter of that of training on a CPU. Arrow has an allocator of its own; the same for it is an environment variable (``cli.main``).
+    time of a shuffle, and a quarter of that of training on a CPU. Arrow has an allocator of its own; the same for it is
+    an environment variable (``cli.main``).
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):  # glibc

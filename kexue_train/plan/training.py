@@ -9,7 +9,7 @@ from kexue_train.plan.stage_plan import StagePlan
 from kexue_train.run_config import RunConfig
 from kexue_train.runtime import format_size
 from kexue_train.train.config import RecomputeEvery
-from kexue_train.train.flops import FlopRule, flop_rule
+from kexue_train.train.monitor.flops import FlopRule, flop_rule
 
 _WORD_TABLE_MULTIPLE = 128
 
