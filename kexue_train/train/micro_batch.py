@@ -22,7 +22,7 @@ import torch.distributed as dist
 from kexue_train.artifacts import write_atomic
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.errors import ResourceError
-from kexue_train.runtime import available_memory_bytes, format_size
+from kexue_train.runtime import available_memory_bytes, format_size, give_back_freed_memory
 from kexue_train.train.distributed import same_on_all_ranks
 from kexue_train.train.faults.out_of_memory import is_out_of_memory
 from kexue_train.train.feed import first_batch
@@ -170,6 +170,7 @@ def _forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
+    give_back_freed_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -58,6 +59,16 @@ def _wait_until(condition, what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
+
+
+@pytest.fixture(autouse=True)
+def _messages_are_heard(monkeypatch, caplog):
+    """Whatever other tests of this process have done to loggers."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("kexue_train") and isinstance(logger, logging.Logger):
+            monkeypatch.setattr(logger, "disabled", False)
+            monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level(logging.INFO)
 
 
 @pytest.fixture(scope="module")
