@@ -43,7 +43,6 @@ _MEAN_SECONDS_BETWEEN = 25.0
 _CALIBRATION_STEPS = 300
 _HANG_SECONDS = 15.0
 _PATIENCE_SECONDS = 600.0
-_WORDS = ("harbour", "storm", "noon", "pier", "winter", "boats", "count", "never", "quiet", "公园", "散步", "天气")
 _CHECKPOINT_EVERY = 50
 
 # Kind of fault -> (whom it hits, signal); "driver" is the command itself.
@@ -158,9 +157,10 @@ class Training:
 
 
 def make_samples(folder: Path, seed: int) -> Path:
-    """A few hundred short documents of a few words, and samples of them."""
+    """A few hundred short documents of a thousand random words, and samples of them."""
     draw = random.Random(seed)
-    texts = [". ".join(" ".join(draw.choices(_WORDS, k=9)) for _ in range(draw.randint(2, 9))) for _ in range(600)]
+    words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 8))) for _ in range(1000)]
+    texts = [". ".join(" ".join(draw.choices(words, k=9)) for _ in range(draw.randint(2, 9))) for _ in range(600)]
     file = folder / "documents.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     executor = LocalExecutor(1)
@@ -205,10 +205,11 @@ def disturb(training: Training, faults: dict[str, tuple[str, signal.Signals]], m
             continue
         _wait(training, lambda: len(training.starts()) > starts and training.step() > step)  # noqa: B023
         if len(training.starts()) > starts:
-            fault = Fault(kind, step - training.starts()[-1]["step"], time.monotonic() - struck)
+            lost = max(0, step - training.starts()[-1]["step"])  # workers that were told to stop went on for a step
+            fault = Fault(kind, lost, time.monotonic() - struck)
             done.append(fault)
-            lost = f"{fault.steps_lost} steps done again, {format_seconds(fault.seconds)} to recover"
-            console.print(f"{len(done):3} {kind} at step {step}: {lost}")
+            cost = f"{lost} steps done again, {format_seconds(fault.seconds)} to recover"
+            console.print(f"{len(done):3} {kind} at step {step}: {cost}")
     _wait(training, lambda: training.is_finished)
     return done
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kexue_train.train import worker
+from kexue_train.train import feed
 from kexue_train.train.job import read_samples
+from kexue_train.train.phases import plan_phases
 from kexue_train.train.pretrain import pretrain
 from kexue_train.train.torchrun_launch import train_with_torchrun
 from tests.train.tiny_training import curve, final_tensors, make_config, start_worker, train_here
@@ -20,13 +21,14 @@ STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 def test_ranks_have_as_many_held_out_batches_and_label_together_what_one_does(samples, monkeypatch, ranks):
     """Else the ranks of ZeRO 3, which compute together, would wait for each other for ever."""
     config = make_config(micro_batch_size=1, global_batch_size=1)
-    dataset = read_samples(samples, config)
+    (dataset,) = read_samples(samples, config)
+    (phase,) = plan_phases(config.train, [dataset.seq_len], [1])
     assert len(dataset.heldout_rows) % ranks  # so that some are short of rows
 
     def labels_of(rank: int, ranks: int) -> list[torch.Tensor]:
-        monkeypatch.setattr(worker.dist, "get_rank", lambda: rank)
-        monkeypatch.setattr(worker.dist, "get_world_size", lambda: ranks)
-        return [batch["prediction_labels"] for batch in worker._heldout_batches(config, dataset)]
+        monkeypatch.setattr(feed.dist, "get_rank", lambda: rank)
+        monkeypatch.setattr(feed.dist, "get_world_size", lambda: ranks)
+        return [batch["prediction_labels"] for batch in feed.heldout_batches(config, phase, dataset)]
 
     shares = [labels_of(rank, ranks) for rank in range(ranks)]
     assert len({len(share) for share in shares}) == 1
@@ -54,7 +56,7 @@ def test_a_training_goes_on_at_another_zero_stage_with_another_number_of_workers
     assert [(line["zero_stage"], line["world_size"], line["step"]) for line in starts] == [(1, 1, 0), (3, 2, 4)]
     assert len({line["parameters"] for line in starts}) == 1
     for ours, plain in zip(curve(out), curve(whole), strict=True):
-        assert ours.keys() == plain.keys()
+        assert ours.keys() <= plain.keys()  # norms are measured where the tensors are whole
         names = [name for name in ("mlm_loss", "nsp_loss", "embedding_max", "predictions") if name in plain]
         assert [ours[name] for name in names] == pytest.approx([plain[name] for name in names], rel=1e-4)
     ours, plain = final_tensors(out), final_tensors(whole)
