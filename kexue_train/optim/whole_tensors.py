@@ -64,12 +64,17 @@ def sum_squares(params: Sequence[Tensor], layout: ScalarLayout) -> Tensor:
     dtype = torch.promote_types(params[0].dtype, torch.float32)
     sums = torch.empty(layout.total, dtype=dtype, device=layout.device)
     for param, role, target in zip(params, layout.roles, layout.split(sums), strict=True):
-        if role is Role.EMBEDDING:
-            torch.linalg.vector_norm(param, dim=-1, dtype=dtype, out=target.view(param.shape[:-1]))
-        elif role is Role.MATRIX:  # by rows first: on a CPU faster than all at once, and rounded less
-            torch.linalg.vector_norm(torch.linalg.vector_norm(param, dim=-1, dtype=dtype), out=target[0])
-        else:
+        if role is Role.VECTOR:
             target.zero_()
+            continue
+        # In pieces, since a norm of bf16 makes a wide copy first; by rows, which is faster and rounded less.
+        width = max(param.shape[-1], 1)
+        norms = [
+            torch.linalg.vector_norm(piece.view(-1, width), dim=-1, dtype=dtype)
+            for _, (piece,) in _pieces(param, width=width)
+        ]
+        rows = torch.cat(norms)
+        target.copy_(rows if role is Role.EMBEDDING else torch.linalg.vector_norm(rows))
     return sums.square_()
 
 
