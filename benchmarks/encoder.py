@@ -26,13 +26,15 @@ from torch import nn
 if not __package__:  # run as a script: the repository's root takes the place of this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.encoder_cost import Allocated, allocated, flops_per_token, product_flops_per_second, seconds
+from benchmarks.encoder_cost import Allocated, allocated, seconds
 from benchmarks.encoder_data import MicroBatch, made_up_rows, micro_batches, rows_of_samples
 from benchmarks.encoder_models import ENCODERS, OURS, SIZES, Encoder, Size, make
 from benchmarks.machine import describe_machine
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.errors import ConfigError, KexueError
+from kexue_train.model.config import ModelConfig
 from kexue_train.model.recompute import compile_layers, enable_recompute
+from kexue_train.train.monitor.flops import flop_rule, measured_rate
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
@@ -70,7 +72,7 @@ def compare(
             compile_layers(models[OURS].roformer)
         steps = {encoder: step_of(encoder, model, dtype, where) for encoder, model in models.items()}
         times = interleaved(steps, batches, where)
-        rate = product_flops_per_second(dtype or torch.float32, where)
+        rate = measured_rate(dtype or torch.float32, where)
         for encoder, step in steps.items():
             memory = allocated(lambda step=step: step(batches[0]), where)
             results.append(_result(encoder, name, shape, data.vocab, batches[1:], times[encoder], memory, rate))
@@ -180,10 +182,14 @@ def _result(
 ) -> dict[str, Any]:  # fmt: skip
     rates = [batch.real_tokens / taken for batch, taken in zip(batches, times, strict=True)]
     lengths = [length for batch in batches for length in batch.lengths]
-    flops = flops_per_token(
-        layers=size.layers, hidden=size.hidden, intermediate=size.intermediate, vocab=vocab, lengths=lengths,
-        predicted_share=sum(batch.num_predictions for batch in batches) / sum(lengths),
+    shape = ModelConfig(
+        num_hidden_layers=size.layers, hidden_size=size.hidden, num_attention_heads=size.hidden // 64,
+        intermediate_size=size.intermediate,
     )  # fmt: skip
+    flops = flop_rule(shape, vocab).per_token_of(
+        mean_length=sum(length**2 for length in lengths) / sum(lengths),
+        predicted_share=sum(batch.num_predictions for batch in batches) / sum(lengths),
+    )
     slots = batches[0].packed["input_ids"] if encoder is OURS else batches[0].padded["input_ids"]
     return {
         "precision": precision, "encoder": encoder.title, "tokens_per_second": rates, "peak_bytes": memory.peak,

@@ -1,14 +1,16 @@
-"""What a training step costs: memory by the allocator's own count, and operations by one formula."""
+"""What a call costs: memory by the allocator's own count, and time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+from kexue_train.train.tensors import synchronize
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +46,6 @@ def allocated(call: Callable[[], Any], device: torch.device) -> Allocated:
     return Allocated(peak, now)
 
 
-def flops_per_token(
-    *, layers: int, hidden: int, intermediate: int, vocab: int, lengths: Sequence[int], predicted_share: float
-) -> float:
-    """6 N_linear + 12 L h s_eff + 6 (h V + h²) p per real token, forward and backward; recomputation is not counted.
-
-    ``s_eff`` is the length of the sequence that a token is in, on average: Σ length² / Σ length.
-    """
-    linear = layers * (4 * hidden**2 + 2 * hidden * intermediate)
-    seen = sum(length**2 for length in lengths) / sum(lengths)
-    return 6 * linear + 12 * layers * hidden * seen + 6 * (hidden * vocab + hidden**2) * predicted_share
-
-
-def product_flops_per_second(dtype: torch.dtype, device: torch.device) -> float:
-    """The device's own rate for a large matrix product, the best of five."""
-    size = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / min(seconds(lambda: a @ b.T, device) for _ in range(5))
-
-
 def seconds(call: Callable[[], Any], device: torch.device) -> float:
     """Wall time of ``call`` until the device has done it."""
     synchronize(device)
@@ -70,9 +53,3 @@ def seconds(call: Callable[[], Any], device: torch.device) -> float:
     call()
     synchronize(device)
     return time.perf_counter() - start
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -80,12 +80,16 @@ class Training:
     seconds: float = 0.0
     """Time spent training, over all starts."""
     symptoms: SymptomWatch = field(default_factory=SymptomWatch)
+    passed_over: Sequence[str] = ()
+    """What was wrong with newer checkpoints, or with their storage, at the start."""
     # Set by ``enter_phase``.
     phase: Phase = field(init=False)
     batches: Generator[Tensors] = field(init=False)
     heldout: list[Tensors] = field(init=False)
     """This rank's share of the held-out rows."""
     rows_per_epoch: int = field(init=False)
+    rows_left_out: int = field(init=False)
+    """Skipped of these rows after spikes."""
 
 
 def enter_phase(training: Training) -> None:
@@ -94,8 +98,8 @@ def enter_phase(training: Training) -> None:
     phase = phase_after(training.phases, step)
     dataset = training.datasets[phase.number - 1]
     training.phase, training.rows_per_epoch = phase, dataset.num_training_rows
-    skipped = rows_left_out(training.state.left_out, phase.seq_len)
-    training.batches = training_batches(config, phase, dataset, step, training.device, skipped)
+    training.rows_left_out = rows_left_out(training.state.left_out, phase.seq_len)
+    training.batches = training_batches(config, phase, dataset, step, training.device, training.rows_left_out)
     training.heldout = heldout_batches(config, phase, dataset)
     training.objective.expected = expected_counts(config.train, dataset, phase.micro_batch_size)
     training.objective.units = loss_units(config.train.loss_unit, dataset)
@@ -238,7 +242,7 @@ def _log(training: Training, meter: Meter) -> None:
     scores = means(totals.terms)
     line: dict[str, Any] = {
         "micro_step": state.micro_step,
-        "epoch": training.phase.rows(state.step) / training.rows_per_epoch,
+        "epoch": (training.phase.rows(state.step) + training.rows_left_out) / training.rows_per_epoch,
         "rows": training.phase.all_rows(state.step),
         "tokens": training.state.tokens,
         "loss": scores.get("mlm_loss", 0.0) + config.train.nsp_weight * scores.get("nsp_loss", 0.0),

@@ -30,7 +30,7 @@ from kexue_train.model.recompute import compile_layers, enable_recompute
 from kexue_train.optim.accumulation import HiddenAccumulation
 from kexue_train.optim.build import build_optimizer
 from kexue_train.optim.windows import WindowedOptimizer
-from kexue_train.progress import Silent
+from kexue_train.progress import Progress, Silent
 from kexue_train.runtime import available_cpus, configure_logging, keep_freed_memory, rank
 from kexue_train.train.checkpoint import (
     CheckpointFolder,
@@ -215,7 +215,8 @@ def _build(
     if config.train.init_from:
         load_initial_weights(config.train.init_from, objective.model)
     recipe = config.recipe(samples_digest(datasets))
-    state = _resume(config, recipe, paths, FullTensors.of(objective.model, optimizer), device)
+    notes = _Notes()
+    state = _resume(config, recipe, paths, FullTensors.of(objective.model, optimizer), device, notes)
     optimizer.restart_at(state.step)
     num_parameters = sum(p.numel() for p in objective.model.parameters())  # an engine may leave less to count
     return Training(
@@ -238,6 +239,7 @@ def _build(
         speed=_speed(config, datasets[0], device, state.step),
         profiler=StepProfiler(config.train.profile, paths.logs, dist.get_rank()),
         norms=_norms(config.train, optimizer),
+        passed_over=notes.messages,
     )
 
 
@@ -270,11 +272,11 @@ def _plan(
 
 
 def _resume(
-    config: JobConfig, recipe: Recipe, paths: TrainDir, tensors: FullTensors, device: torch.device
+    config: JobConfig, recipe: Recipe, paths: TrainDir, tensors: FullTensors, device: torch.device, notes: Progress
 ) -> TrainerState:
     """Load the newest whole checkpoint that rank 0 sees, the same on every rank; a fresh state if there is none."""
     storage = Storage(config.train.mirror) if config.train.mirror else None
-    found = restore(lambda: latest_checkpoint(paths.checkpoints, _LogNotes(), storage=storage, recipe=recipe), device)
+    found = restore(lambda: latest_checkpoint(paths.checkpoints, notes, storage=storage, recipe=recipe), device)
     if found is None:
         return TrainerState(seed=config.seed)
     try:
@@ -319,6 +321,8 @@ def _train(training: Training) -> Ending:
             rows_per_epoch=training.rows_per_epoch,
             peak_flops_per_second=training.speed.peak.measured,
         )
+        for message in training.passed_over:
+            metrics.event("warning", state.step, symptom="checkpoint", message=message)
         if training.spike is not None:
             metrics.event("rollback", state.step, **training.spike.facts, left_out=list(state.left_out))
         ending = train_loop(training)
@@ -356,12 +360,16 @@ def _with_world_size(config: JobConfig) -> JobConfig:
     return JobConfig.parse(values, where=f"{dist.get_world_size()} training workers")
 
 
-class _LogNotes(Silent):
-    """Notes go to the rank's log."""
+class _Notes(Silent):
+    """Notes go to the rank's log at once, and are kept for the metrics, which are not open yet."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
 
     def note(self, message: str) -> None:
         """Log as a warning."""
         logger.warning(message)
+        self.messages.append(message)
 
 
 def _end_with_launcher() -> None:

@@ -154,5 +154,8 @@ def test_a_damaged_last_checkpoint_is_passed_over_when_resuming(trained, samples
     (TrainDir(out).checkpoints / "step-00000008" / "model.safetensors").write_bytes(b"torn")
     train_here(make_config(), samples, out)
     assert [line["step"] for line in curve(out, "resume")] == [6]
+    (warning,) = curve(out, "warning")
+    assert (warning["step"], warning["symptom"]) == (6, "checkpoint")
+    assert "step-00000008" in warning["message"]
     assert same_bits(final_tensors(out), final_tensors(trained))
     assert curve(out) == curve(trained)

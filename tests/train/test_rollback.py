@@ -80,6 +80,9 @@ def test_a_spike_leaves_out_what_was_read_since_the_checkpoint(
     [event] = [line for line in read_metrics(TrainDir(tmp_path / "out").metrics) if line["kind"] == "rollback"]
     assert (event["step"], event["spike_step"]) == (last_good, spike_at)
     assert event["left_out"] == [[last_good, 32, 8 * (spike_at - last_good)]]
+    rows_per_epoch = next(iter(curve(tmp_path / "out", "start")))["rows_per_epoch"]
+    last = curve(tmp_path / "out", "train")[-1]
+    assert last["epoch"] * rows_per_epoch == pytest.approx(8 * (steps + spike_at - last_good))
     state = json.loads((list_checkpoints(TrainDir(tmp_path / "out").checkpoints)[0] / "trainer_state.json").read_text())
     assert [LeftOut(*entry) for entry in state["left_out"]] == [LeftOut(*event["left_out"][0])]
 
