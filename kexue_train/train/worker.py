@@ -1,4 +1,4 @@
-"""One training process: joins the group, builds model and engine, resumes, trains. Knows neither Ray nor Prefect.
+"""One training process: joins the group, builds the training, trains past spikes. Knows neither Ray nor Prefect.
 
 torchrun --nproc-per-node 8 -m kexue_train.train.worker --config configs/base.yaml --samples DIR --out DIR
 """
@@ -20,61 +20,25 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from kexue_train.artifacts import MANIFEST_NAME, Recipe, build_manifest, describe_files, write_atomic
+from kexue_train.artifacts import MANIFEST_NAME, build_manifest, describe_files, write_atomic
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.counter_rng import Purpose, random_words
-from kexue_train.errors import ArtifactError, KexueError, TrainingError
-from kexue_train.model import RoFormerV2ForPreTraining
-from kexue_train.model.hf_folder import build_hf_config
-from kexue_train.model.recompute import compile_layers, enable_recompute
-from kexue_train.optim.accumulation import HiddenAccumulation
-from kexue_train.optim.build import build_optimizer
-from kexue_train.optim.windows import WindowedOptimizer
-from kexue_train.progress import Progress, Silent
+from kexue_train.errors import KexueError, TrainingError
 from kexue_train.runtime import available_cpus, configure_logging, keep_freed_memory, rank
-from kexue_train.train.checkpoint import (
-    CheckpointFolder,
-    CheckpointWriter,
-    Events,
-    FullTensors,
-    Mirror,
-    Retention,
-    Storage,
-    TrainerState,
-    checkpoint_name,
-    latest_checkpoint,
-    restore,
-)
-from kexue_train.train.config import RecomputeEvery, TrainConfig
-from kexue_train.train.distributed import (
-    choose_backend,
-    choose_device,
-    collective_timeout,
-    join_process_group,
-    on_first_rank,
-)
-from kexue_train.train.engine import build_engine
+from kexue_train.train.build_training import build_training, open_checkpoints
+from kexue_train.train.checkpoint import CheckpointWriter, checkpoint_name
+from kexue_train.train.config import TrainConfig
+from kexue_train.train.distributed import choose_backend, choose_device, join_process_group, on_first_rank
 from kexue_train.train.faults.agreement import open_together
 from kexue_train.train.faults.lock import held_alone
 from kexue_train.train.faults.out_of_memory import out_of_memory_explained
-from kexue_train.train.faults.spikes import LeftOut, Spike, SpikeDetector, left_out_between
-from kexue_train.train.faults.step_report import StepReports
+from kexue_train.train.faults.spikes import LeftOut, Spike, left_out_between
 from kexue_train.train.faults.stop import Ending, StopRequest, never
 from kexue_train.train.faults.supervise import tell_launcher
 from kexue_train.train.faults.watchdog import Watchdog
-from kexue_train.train.feed import expected_counts
-from kexue_train.train.initial_weights import load_initial_weights
 from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples, samples_digest
 from kexue_train.train.loop import Training, describe, enter_phase, report_saved, train_loop
-from kexue_train.train.micro_batch import micro_batch_sizes
-from kexue_train.train.monitor.flops import flop_rule, peak_rates
 from kexue_train.train.monitor.loggers import require_loggers
 from kexue_train.train.monitor.metrics import MetricLogger
-from kexue_train.train.monitor.norms import StepNorms
-from kexue_train.train.monitor.profiling import StepProfiler
-from kexue_train.train.monitor.speed import Speedometer
-from kexue_train.train.objective import PretrainingObjective
-from kexue_train.train.phases import Phase, plan_phases
 from kexue_train.train.slurm import slurm_environment
 
 logger = logging.getLogger(__name__)
@@ -122,7 +86,7 @@ def run_worker(
         on_first_rank(lambda: _claim(config, samples, paths, stack))
         checkpoints = None
         if dist.get_rank() == 0:  # entered first, so the last to end: nobody waits for its last upload
-            checkpoints = stack.enter_context(_checkpoint_writer(config, datasets, paths))
+            checkpoints = stack.enter_context(open_checkpoints(config, datasets, paths))
         watchdog = Watchdog(paths.logs, dist.get_rank(), dist.get_world_size(), train.hang_timeout)
         stack.enter_context(watchdog)
         ending = _train_past_spikes(config, datasets, paths, device, stop, watchdog, checkpoints)
@@ -151,7 +115,7 @@ def _train_past_spikes(
     spike: Spike | None = None
     left_out: tuple[LeftOut, ...] = ()
     while True:
-        training = _build(config, datasets, paths, device, stop, watchdog)
+        training = build_training(config, datasets, paths, device, stop, watchdog)
         training.checkpoints = checkpoints
         if spike is not None:
             left_out += left_out_between(training.phases, training.state.step, spike.step)
@@ -191,113 +155,6 @@ def _require_rollback(train: TrainConfig, spike: Spike, rollbacks: int) -> None:
         f"{spike}, {reason}. The checkpoints are from before it: lower optimizer.lr (another training), or run the "
         "same command again with train.on_spike=rollback or a larger train.max_rollbacks"
     )
-
-
-def _build(
-    config: JobConfig,
-    datasets: Sequence[SampleDataset],
-    paths: TrainDir,
-    device: torch.device,
-    stop: StopRequest,
-    watchdog: Watchdog,
-) -> Training:
-    objective = _build_objective(config, datasets[0], device)
-    phases = _plan(config, objective, datasets, paths)
-    if config.train.compile:
-        compile_layers(objective.model.roformer)
-    optimizer = build_optimizer(
-        config.optimizer,
-        objective.model,
-        accumulation_steps=phases[0].accumulation_steps,
-        seed=config.seed,
-        partitioned=config.train.zero_stage > 0,
-    )
-    if config.train.init_from:
-        load_initial_weights(config.train.init_from, objective.model)
-    recipe = config.recipe(samples_digest(datasets))
-    notes = _Notes()
-    state = _resume(config, recipe, paths, FullTensors.of(objective.model, optimizer), device, notes)
-    optimizer.restart_at(state.step)
-    num_parameters = sum(p.numel() for p in objective.model.parameters())  # an engine may leave less to count
-    return Training(
-        config=config,
-        recipe=recipe,
-        paths=paths,
-        tokenizer=datasets[0].folders[0] / "tokenizer",
-        phases=phases,
-        datasets=datasets,
-        objective=objective,
-        num_parameters=num_parameters,
-        optimizer=optimizer,
-        engine=build_engine(config.train, phases[0], objective, optimizer, paths.root),
-        device=device,
-        state=state,
-        stop=stop,
-        watchdog=watchdog,
-        reports=StepReports(config.train.nsp_weight, collective_timeout(config.train.hang_timeout)),
-        spikes=SpikeDetector(state.recent_losses),
-        speed=_speed(config, datasets[0], device, state.step),
-        profiler=StepProfiler(config.train.profile, paths.logs, dist.get_rank()),
-        norms=_norms(config.train, optimizer),
-        passed_over=notes.messages,
-    )
-
-
-def _norms(train: TrainConfig, optimizer: WindowedOptimizer) -> StepNorms | None:
-    """On rank 0, where the tensors are whole and the optimizer is ours."""
-    whole = dist.get_rank() == 0 and not train.zero_stage
-    return StepNorms(optimizer) if whole and isinstance(optimizer, HiddenAccumulation) else None
-
-
-def _build_objective(config: JobConfig, dataset: SampleDataset, device: torch.device) -> PretrainingObjective:
-    """The model, initialised from the seed alike on every rank, with its loss."""
-    train = config.train
-    torch.manual_seed(int(random_words(config.seed, Purpose.INIT, 0, 0)[0, 0]) & (2**63 - 1))
-    weights = torch.bfloat16 if config.optimizer.states == "bf16" else torch.float32
-    model = RoFormerV2ForPreTraining(build_hf_config(config.model, dataset.vocab_size)).to(device, weights)
-    if isinstance(train.recompute, RecomputeEvery):
-        enable_recompute(model.roformer, "full", every=train.recompute.every)
-    elif train.recompute != "none":
-        enable_recompute(model.roformer, train.recompute)
-    autocast = torch.bfloat16 if train.precision == "bf16" else None
-    expected = expected_counts(train, dataset, micro_batch_size=1)  # until a phase is entered
-    return PretrainingObjective(model, expected, nsp_weight=train.nsp_weight, autocast=autocast)
-
-
-def _plan(
-    config: JobConfig, objective: PretrainingObjective, datasets: Sequence[SampleDataset], paths: TrainDir
-) -> tuple[Phase, ...]:
-    sizes = micro_batch_sizes(config, objective, datasets, paths.micro_batch_sizes)
-    return plan_phases(config.train, [dataset.seq_len for dataset in datasets], sizes)
-
-
-def _resume(
-    config: JobConfig, recipe: Recipe, paths: TrainDir, tensors: FullTensors, device: torch.device, notes: Progress
-) -> TrainerState:
-    """Load the newest whole checkpoint that rank 0 sees, the same on every rank; a fresh state if there is none."""
-    storage = Storage(config.train.mirror) if config.train.mirror else None
-    found = restore(lambda: latest_checkpoint(paths.checkpoints, notes, storage=storage, recipe=recipe), device)
-    if found is None:
-        return TrainerState(seed=config.seed)
-    try:
-        tensors.overwrite(found.weights, found.optimizer_tensors)
-    except ArtifactError as error:
-        raise ArtifactError(f"{found.path}: {error}") from None
-    logger.info("resumed from %s", found.path)
-    return found.state
-
-
-def _checkpoint_writer(config: JobConfig, datasets: Sequence[SampleDataset], paths: TrainDir) -> CheckpointWriter:
-    train, recipe, events = config.train, config.recipe(samples_digest(datasets)), Events()
-    folder = CheckpointFolder(paths.checkpoints, Retention(train.keep_checkpoints, train.keep_every))
-    mirror = Mirror(folder, Storage(train.mirror), recipe, events) if train.mirror else None
-    tokenizer = datasets[0].folders[0] / "tokenizer"
-    return CheckpointWriter(folder, recipe=recipe, tokenizer=tokenizer, events=events, mirror=mirror)
-
-
-def _speed(config: JobConfig, dataset: SampleDataset, device: torch.device, step: int) -> Speedometer:
-    dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
-    return Speedometer(flop_rule(config.model, dataset.vocab_size), peak_rates(dtype, device), step)
 
 
 def _train(training: Training) -> Ending:
@@ -358,18 +215,6 @@ def _with_world_size(config: JobConfig) -> JobConfig:
     started = {"num_workers": dist.get_world_size(), "min_workers": None, "launcher": "torchrun"}  # whoever it was
     values["train"] |= started
     return JobConfig.parse(values, where=f"{dist.get_world_size()} training workers")
-
-
-class _Notes(Silent):
-    """Notes go to the rank's log at once, and are kept for the metrics, which are not open yet."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def note(self, message: str) -> None:
-        """Log as a warning."""
-        logger.warning(message)
-        self.messages.append(message)
 
 
 def _end_with_launcher() -> None:

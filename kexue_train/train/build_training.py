@@ -1,0 +1,178 @@
+"""Build a training from its configuration: model, optimizer, engine and the last checkpoint, alike on every rank."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+from kexue_train.artifacts import Recipe
+from kexue_train.batches.dataset import SampleDataset
+from kexue_train.counter_rng import Purpose, random_words
+from kexue_train.errors import ArtifactError
+from kexue_train.model import RoFormerV2ForPreTraining
+from kexue_train.model.hf_folder import build_hf_config
+from kexue_train.model.recompute import compile_layers, enable_recompute
+from kexue_train.optim.accumulation import HiddenAccumulation
+from kexue_train.optim.build import build_optimizer
+from kexue_train.optim.windows import WindowedOptimizer
+from kexue_train.progress import Progress, Silent
+from kexue_train.train.checkpoint import (
+    CheckpointFolder,
+    CheckpointWriter,
+    Events,
+    FullTensors,
+    Mirror,
+    Retention,
+    Storage,
+    TrainerState,
+    latest_checkpoint,
+    restore,
+)
+from kexue_train.train.config import RecomputeEvery, TrainConfig
+from kexue_train.train.distributed import collective_timeout
+from kexue_train.train.engine import build_engine
+from kexue_train.train.faults.spikes import SpikeDetector
+from kexue_train.train.faults.step_report import StepReports
+from kexue_train.train.faults.stop import StopRequest
+from kexue_train.train.faults.watchdog import Watchdog
+from kexue_train.train.feed import expected_counts
+from kexue_train.train.initial_weights import load_initial_weights
+from kexue_train.train.job import JobConfig, TrainDir, samples_digest
+from kexue_train.train.loop import Training
+from kexue_train.train.micro_batch import micro_batch_sizes
+from kexue_train.train.monitor.flops import flop_rule, peak_rates
+from kexue_train.train.monitor.norms import StepNorms
+from kexue_train.train.monitor.profiling import StepProfiler
+from kexue_train.train.monitor.speed import Speedometer
+from kexue_train.train.objective import PretrainingObjective
+from kexue_train.train.phases import Phase, plan_phases
+
+logger = logging.getLogger(__name__)
+
+
+def build_training(
+    config: JobConfig,
+    datasets: Sequence[SampleDataset],
+    paths: TrainDir,
+    device: torch.device,
+    stop: StopRequest,
+    watchdog: Watchdog,
+) -> Training:
+    """Everything that a training needs, at its last checkpoint; ``enter_phase`` makes it ready to go on.
+
+    Raises:
+        KexueError: If model, samples, weights or checkpoint do not fit together.
+    """
+    objective = _build_objective(config, datasets[0], device)
+    phases = _plan(config, objective, datasets, paths)
+    if config.train.compile:
+        compile_layers(objective.model.roformer)
+    optimizer = build_optimizer(
+        config.optimizer,
+        objective.model,
+        accumulation_steps=phases[0].accumulation_steps,
+        seed=config.seed,
+        partitioned=config.train.zero_stage > 0,
+    )
+    if config.train.init_from:
+        load_initial_weights(config.train.init_from, objective.model)
+    recipe = config.recipe(samples_digest(datasets))
+    notes = _Notes()
+    state = _resume(config, recipe, paths, FullTensors.of(objective.model, optimizer), device, notes)
+    optimizer.restart_at(state.step)
+    num_parameters = sum(p.numel() for p in objective.model.parameters())  # an engine may leave less to count
+    return Training(
+        config=config,
+        recipe=recipe,
+        paths=paths,
+        tokenizer=datasets[0].folders[0] / "tokenizer",
+        phases=phases,
+        datasets=datasets,
+        objective=objective,
+        num_parameters=num_parameters,
+        optimizer=optimizer,
+        engine=build_engine(config.train, phases[0], objective, optimizer, paths.root),
+        device=device,
+        state=state,
+        stop=stop,
+        watchdog=watchdog,
+        reports=StepReports(config.train.nsp_weight, collective_timeout(config.train.hang_timeout)),
+        spikes=SpikeDetector(state.recent_losses),
+        speed=_speed(config, datasets[0], device, state.step),
+        profiler=StepProfiler(config.train.profile, paths.logs, dist.get_rank()),
+        norms=_norms(config.train, optimizer),
+        passed_over=notes.messages,
+    )
+
+
+def _norms(train: TrainConfig, optimizer: WindowedOptimizer) -> StepNorms | None:
+    """On rank 0, where the tensors are whole and the optimizer is ours."""
+    whole = dist.get_rank() == 0 and not train.zero_stage
+    return StepNorms(optimizer) if whole and isinstance(optimizer, HiddenAccumulation) else None
+
+
+def _build_objective(config: JobConfig, dataset: SampleDataset, device: torch.device) -> PretrainingObjective:
+    """The model, initialised from the seed alike on every rank, with its loss."""
+    train = config.train
+    torch.manual_seed(int(random_words(config.seed, Purpose.INIT, 0, 0)[0, 0]) & (2**63 - 1))
+    weights = torch.bfloat16 if config.optimizer.states == "bf16" else torch.float32
+    model = RoFormerV2ForPreTraining(build_hf_config(config.model, dataset.vocab_size)).to(device, weights)
+    if isinstance(train.recompute, RecomputeEvery):
+        enable_recompute(model.roformer, "full", every=train.recompute.every)
+    elif train.recompute != "none":
+        enable_recompute(model.roformer, train.recompute)
+    autocast = torch.bfloat16 if train.precision == "bf16" else None
+    expected = expected_counts(train, dataset, micro_batch_size=1)  # until a phase is entered
+    return PretrainingObjective(model, expected, nsp_weight=train.nsp_weight, autocast=autocast)
+
+
+def _plan(
+    config: JobConfig, objective: PretrainingObjective, datasets: Sequence[SampleDataset], paths: TrainDir
+) -> tuple[Phase, ...]:
+    sizes = micro_batch_sizes(config, objective, datasets, paths.micro_batch_sizes)
+    return plan_phases(config.train, [dataset.seq_len for dataset in datasets], sizes)
+
+
+def _resume(
+    config: JobConfig, recipe: Recipe, paths: TrainDir, tensors: FullTensors, device: torch.device, notes: Progress
+) -> TrainerState:
+    """Load the newest whole checkpoint that rank 0 sees, the same on every rank; a fresh state if there is none."""
+    storage = Storage(config.train.mirror) if config.train.mirror else None
+    found = restore(lambda: latest_checkpoint(paths.checkpoints, notes, storage=storage, recipe=recipe), device)
+    if found is None:
+        return TrainerState(seed=config.seed)
+    try:
+        tensors.overwrite(found.weights, found.optimizer_tensors)
+    except ArtifactError as error:
+        raise ArtifactError(f"{found.path}: {error}") from None
+    logger.info("resumed from %s", found.path)
+    return found.state
+
+
+def _speed(config: JobConfig, dataset: SampleDataset, device: torch.device, step: int) -> Speedometer:
+    dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+    return Speedometer(flop_rule(config.model, dataset.vocab_size), peak_rates(dtype, device), step)
+
+
+class _Notes(Silent):
+    """Notes go to the rank's log at once, and are kept for the metrics, which are not open yet."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def note(self, message: str) -> None:
+        """Log as a warning."""
+        logger.warning(message)
+        self.messages.append(message)
+
+
+def open_checkpoints(config: JobConfig, datasets: Sequence[SampleDataset], paths: TrainDir) -> CheckpointWriter:
+    """What saves checkpoints in the background, and mirrors them if asked to."""
+    train, recipe, events = config.train, config.recipe(samples_digest(datasets)), Events()
+    folder = CheckpointFolder(paths.checkpoints, Retention(train.keep_checkpoints, train.keep_every))
+    mirror = Mirror(folder, Storage(train.mirror), recipe, events) if train.mirror else None
+    tokenizer = datasets[0].folders[0] / "tokenizer"
+    return CheckpointWriter(folder, recipe=recipe, tokenizer=tokenizer, events=events, mirror=mirror)
