@@ -13,6 +13,7 @@ from kexue_train.artifacts import MANIFEST_NAME, Manifest, read_manifest, write_
 from kexue_train.completion import record_complete
 from kexue_train.errors import ArtifactError
 from kexue_train.executor import Executor, LocalExecutor, RayExecutor
+from kexue_train.executor.config import ExecutionConfig
 from kexue_train.progress import Progress
 from kexue_train.run_config import RunConfig
 from kexue_train.run_dir import RunDir
@@ -33,7 +34,12 @@ class Run:
         workers = execution.num_workers or available_cpus()
         if execution.tasks == "local":
             return LocalExecutor(workers)
-        return RayExecutor(execution.ray_address, max(workers, self.config.train.num_workers))
+        return RayExecutor(
+            execution.ray_address,
+            max(workers, self.config.train.num_workers),
+            mark=execution.data_resource,
+            timeout=execution.cluster_timeout,
+        )
 
     @property
     def job(self) -> JobConfig:
@@ -124,7 +130,7 @@ def train(run: Run, progress: Progress) -> Path:
     from kexue_train.train.pretrain import pretrain  # noqa: PLC0415  # a stage loads what it needs
 
     folder = run.folder
-    launch = launcher(run.job, folder.config, run.samples, folder.pretrain, run.config.execution.ray_address)
+    launch = launcher(run.job, folder.config, run.samples, folder.pretrain, run.config.execution)
     pretrain(run.job, run.samples, folder.pretrain, launch=launch, replace=True, progress=progress)
     return folder.pretrain
 
@@ -219,7 +225,7 @@ def launcher(
     config_file: Path,
     samples_dir: Path,
     out_dir: Path,
-    ray_address: str | None,
+    execution: ExecutionConfig,
     port: int | None = None,
 ) -> Callable[[], None]:
     """What starts the training workers, by ``train.launcher``."""
@@ -228,7 +234,7 @@ def launcher(
         if job.train.launcher == "ray":
             from kexue_train.train.ray_launch import train_on_ray  # noqa: PLC0415  # needs Ray
 
-            train_on_ray(job, samples_dir, out_dir, address=ray_address)
+            train_on_ray(job, samples_dir, out_dir, execution=execution)
         elif job.train.launcher == "local":
             from kexue_train.train.local_launch import train_here  # noqa: PLC0415  # needs torch
 

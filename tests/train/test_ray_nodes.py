@@ -11,6 +11,7 @@ from typing import Any, Self
 import pytest
 
 from kexue_train.errors import ConfigError, ResourceError
+from kexue_train.executor.config import ExecutionConfig
 from kexue_train.train import ray_launch
 from kexue_train.train.checkpoint import list_checkpoints, step_of
 from kexue_train.train.job import TrainDir
@@ -45,7 +46,12 @@ def cluster() -> Iterator[Any]:
 
 
 def _train(config, samples, out, address):
-    return pretrain(config, samples, out, launch=lambda: ray_launch.train_on_ray(config, samples, out, address=address))
+    return pretrain(
+        config,
+        samples,
+        out,
+        launch=lambda: ray_launch.train_on_ray(config, samples, out, execution=ExecutionConfig(ray_address=address)),
+    )
 
 
 class Story:
@@ -147,4 +153,6 @@ def test_what_a_worker_finds_wrong_comes_back_as_it_was_raised(samples, tmp_path
     config = make_config(num_workers=2)
     broken = config.model_copy(update={"train": config.train.model_copy(update={"micro_batch_size": 3})})
     with pytest.raises(ConfigError, match="global_batch_size=8 is not a multiple of micro_batch_size=3"):
-        ray_launch.train_on_ray(broken, samples, tmp_path / "out", address=cluster.address)
+        ray_launch.train_on_ray(
+            broken, samples, tmp_path / "out", execution=ExecutionConfig(ray_address=cluster.address)
+        )
