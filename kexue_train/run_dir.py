@@ -81,6 +81,15 @@ class RunDir:
         """The report page."""
         return self.root / "report"
 
+    @property
+    def generations(self) -> Path:
+        """Run folders ``2``, ``3``... in which training went on with new documents."""
+        return self.root / "generations"
+
+    def evaluation_of(self, model: Path) -> Path:
+        """Evaluation results of another model, or of a checkpoint."""
+        return self.root / "evaluations" / model.name
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run folder alone; the lock ends with the process, however it ends.
