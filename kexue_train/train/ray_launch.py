@@ -166,8 +166,11 @@ class _Pool:
 
     def share(self) -> dict[str, float]:
         """What a worker takes, in Ray's resources."""
-        marked = any(node.is_marked for node in self.nodes())
-        return {self.resource: 1, **({self.mark: MARK} if self.mark and marked else {})}
+        return {self.resource: 1, **({self.mark: MARK} if self.mark and self.where() else {})}
+
+    def where(self) -> str:
+        """The restriction to marked machines in words, if there is one."""
+        return f" on machines with the resource {self.mark!r}" if any(n.is_marked for n in self.nodes()) else ""
 
 
 def _fewest(config: JobConfig) -> int:
@@ -183,8 +186,8 @@ def _wait_for_room(config: JobConfig, pool: _Pool, paths: TrainDir, execution: E
         if room >= fewest:
             return None
         return (
-            f"training asks for {fewest} {pool.resource}s, one for each worker (train.num_workers, train.min_workers), "
-            f"and {room} are there"
+            f"training asks for {fewest} {pool.resource}s{pool.where()}, one for each worker (train.num_workers, "
+            f"train.min_workers), and {room} are there"
         )
 
     may_grow = cluster_address(execution.ray_address) is not None
@@ -202,8 +205,8 @@ def _explained(error: Any, count: int, pool: _Pool, fewest: bool) -> KexueError:
 
     if isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
         problem = (
-            f"the Ray cluster had no room for {count} training workers: they take one {pool.resource} each, and its "
-            f"machines have {pool.room()} in all, some of which are busy"
+            f"the Ray cluster had no room for {count} training workers: they take one {pool.resource} each"
+            f"{pool.where()}, and there are {pool.room()}, some of them busy"
         )
         if not fewest:  # a lost machine was counted; the next start knows
             return WorkersLost(problem)
