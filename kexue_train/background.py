@@ -41,23 +41,26 @@ def run_beside(
             outcome.append(work())
         except BaseException as error:  # noqa: BLE001  # raised again in the thread that waits
             errors.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=run, name="work", daemon=True)
-    thread.start()
+    # Thread.join would do, but in Python 3.11 takes a thread for ended when a signal's handler raises in it.
+    ended = threading.Event()
+    threading.Thread(target=run, name="work", daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(_POLL_SECONDS)
+        while not ended.wait(_POLL_SECONDS):
             meanwhile()
+        meanwhile()
     except BaseException:
-        _end(thread, ask_to_stop, stop_seconds)
+        _end(ended, ask_to_stop, stop_seconds)
         raise
     if errors:
         raise errors[0]
     return outcome[0]
 
 
-def _end(thread: threading.Thread, ask_to_stop: Callable[[], object], seconds: float) -> None:
+def _end(ended: threading.Event, ask_to_stop: Callable[[], object], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while thread.is_alive() and time.monotonic() < deadline:
+    while not ended.is_set() and time.monotonic() < deadline:
         ask_to_stop()  # again, since what is just starting may forget a wish from before
-        thread.join(_POLL_SECONDS)
+        ended.wait(_POLL_SECONDS)
