@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.events import emit_event
 from prefect.exceptions import PrefectHTTPStatusError
 
@@ -91,6 +94,7 @@ class TrainingArtifacts:
     def __init__(self, run: Run, board: StageBoard) -> None:
         self._run, self._progress = run, ArtifactProgress("train", board)
         self._watch = TrainingWatch(TrainDir(run.folder.pretrain))
+        self._metrics: Any = None
 
     def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
         """See ``kexue_train.progress.Progress``; in the thread that trains."""
@@ -113,8 +117,20 @@ class TrainingArtifacts:
         self._send_metrics()
 
     def _send_metrics(self) -> None:
-        if table := self._watch.table():
-            quietly(lambda: create_table_artifact(table, key="train-metrics", description="Key metrics over time"))
+        if not (table := self._watch.table()):
+            return
+        if self._metrics is None:
+            self._metrics = quietly(
+                lambda: create_table_artifact(table, key="train-metrics", description="Key metrics over time")
+            )
+        else:
+            quietly(lambda: _replace_table(self._metrics, table))
+
+
+def _replace_table(artifact: UUID, table: list[dict[str, str]]) -> None:
+    """A new artifact every few seconds would be a hundred thousand in a week."""
+    client = get_client(sync_client=True)
+    client.update_artifact(artifact, ArtifactUpdate(data=json.dumps(table)))
 
 
 def tell(happening: Happening, run: Run) -> None:
