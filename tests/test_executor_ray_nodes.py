@@ -72,6 +72,10 @@ def place_after_seconds(folder: Path, seconds: float) -> str:
     return current_machine()
 
 
+def absolute(path: str) -> Path:
+    return Path(path).absolute()
+
+
 def large_array(number: int) -> np.ndarray:
     return np.full(1_000_000, number)
 
@@ -111,6 +115,15 @@ def test_tasks_run_on_all_machines_and_know_which(executor: RayExecutor) -> None
     assert current_machine() == "local"
     places = {place for _, (place, _) in executor.map_unordered(place_and_process, range(12))}
     assert places == {FIRST, SECOND}
+
+
+@pytest.mark.slow
+def test_a_relative_path_means_what_it_means_to_the_driver(
+    executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor.machines()  # the nodes were started elsewhere
+    monkeypatch.chdir(tmp_path)
+    assert list(executor.map_unordered(absolute, ["a"])) == [(0, tmp_path / "a")]
 
 
 @pytest.mark.slow
@@ -235,17 +248,12 @@ def marked(cluster: Any, second: Any) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("marked")
-def test_where_machines_are_marked_tasks_and_fetches_keep_to_them(executor: RayExecutor) -> None:
+def test_where_machines_are_marked_tasks_and_fetches_keep_to_them(executor: RayExecutor, cluster: Any) -> None:
     assert (executor.machines(), executor.num_workers) == ([SECOND], 2)
     places = executor.map_unordered(place_and_process, range(12))
     assert {place for _, (place, _) in places} == {SECOND}
     results = dict(executor.map_unordered(join, ["a", "b"], fetch=lambda item: [Fetch(SECOND, machine_of, item)]))
     assert results == {0: f"a: a@{SECOND}", 1: f"b: b@{SECOND}"}
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("marked")
-def test_a_null_mark_takes_all_machines(cluster: Any) -> None:
     assert RayExecutor(cluster.address, mark=None).machines() == [FIRST, SECOND]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Generic
 
 from kexue_train.errors import ResourceError
@@ -168,28 +170,31 @@ class _Flight(Generic[Item, Result]):
             "resources": {mark: MARK} if mark else None,
             "max_retries": ATTEMPTS - 1,
         }
-        self._run_task = ray.remote(**options)(run_task)
-        self._run_with_fetched = ray.remote(**options)(_run_with_fetched)
-        self._run_fetch = ray.remote(num_cpus=_FETCH_CPUS, max_retries=ATTEMPTS - 1)(_run_fetch)
+        self._task = ray.remote(**options)(_run_in)
+        self._fetching = ray.remote(num_cpus=_FETCH_CPUS, max_retries=ATTEMPTS - 1)(_run_in)
+        self._folder = Path.cwd()
         self._losses = Counter[int]()
 
     def send(self, index: int, item: Item) -> None:
         """Hand a task to Ray, and what it fetches before it."""
         if self._fetch is None:
-            self.tasks[self._run_task.remote(self._function, item, None)] = _Task(index, [], [])
+            self.tasks[self._task.remote(self._folder, run_task, self._function, item, None)] = _Task(index, [], [])
             return
         wanted = self._fetch(item)
         nodes = {node.machine: node.node_id for node in machines_with("CPU", self._mark)}
         require_alive(wanted, nodes)
         if len(nodes) == 1:  # nothing to move: the task reads what it needs
-            pinned = self._run_task.options(scheduling_strategy=_on(*nodes.values()))
-            self.tasks[pinned.remote(self._function, item, wanted)] = _Task(index, wanted, [])
+            pinned = self._task.options(scheduling_strategy=_on(*nodes.values()))
+            self.tasks[pinned.remote(self._folder, run_task, self._function, item, wanted)] = _Task(index, wanted, [])
             return
         fetched = [
-            self._run_fetch.options(scheduling_strategy=_on(nodes[fetch.machine])).remote(fetch) for fetch in wanted
+            self._fetching.options(scheduling_strategy=_on(nodes[fetch.machine])).remote(
+                self._folder, _run_fetch, fetch
+            )
+            for fetch in wanted
         ]
         # As arguments of their own, not in a list: Ray then moves the objects to where the task runs, before it runs.
-        reference = self._run_with_fetched.remote(self._function, item, *fetched)
+        reference = self._task.remote(self._folder, _run_with_fetched, self._function, item, *fetched)
         self.tasks[reference] = _Task(index, wanted, fetched)
 
     def land(self) -> Iterator[tuple[int, Result | _SendAgain]]:
@@ -244,6 +249,13 @@ def _on(node_id: str) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415  # a door
 
     return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+
+def _run_in(folder: Path, function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call ``function`` in the driver's folder, where that is mounted, so that relative paths mean the same."""
+    if folder.is_dir():
+        os.chdir(folder)
+    return function(*arguments)
 
 
 def _run_fetch(fetch: Fetch) -> Any:
