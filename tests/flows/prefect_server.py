@@ -57,7 +57,7 @@ class PrefectServer:
 
     def start_server(self) -> None:
         self._start("server", "server", "start", "--host", "127.0.0.1", "--port", str(self.port), "--analytics-off")
-        wait_for(self._is_healthy, 180, "Prefect server")
+        wait_for(self._is_healthy, 600, "Prefect server")
 
     def start_worker(self) -> None:
         self._start("worker", "worker", "start", "--pool", "process", "--type", "process", "--install-policy", "never")
@@ -81,7 +81,7 @@ class PrefectServer:
     def run(self, *command: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
         """A command of the environment, to its end."""
         return subprocess.run(
-            command, cwd=cwd, env=self.environment, capture_output=True, text=True, timeout=240, check=False
+            command, cwd=cwd, env=self.environment, capture_output=True, text=True, timeout=900, check=False
         )
 
     def ask(self, path: str, data: Any = None, method: str | None = None) -> Any:
@@ -104,7 +104,7 @@ class PrefectServer:
         state: dict[str, Any] = self.ask(f"flow_runs/{flow_run}")["state"]
         return state
 
-    def end_of(self, flow_run: str, seconds: float = 150) -> dict[str, Any]:
+    def end_of(self, flow_run: str, seconds: float = 600) -> dict[str, Any]:
         """The state the run ends with."""
 
         def ended() -> dict[str, Any] | None:
