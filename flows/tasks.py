@@ -1,57 +1,27 @@
-"""One Prefect task per stage: retries and artifacts around the library's stage function."""
+"""One Prefect task per stage: retries, tags and artifacts around the library's stage function."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from typing import Any
-from uuid import UUID
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Completed
 from prefect.tasks import Task
 
+from flows.artifacts import ArtifactProgress, TrainingArtifacts, emit, show_result, tell
+from flows.workshop import Workshop
 from kexue_train.errors import KexueError
-from kexue_train.pipeline import Run, StageResult, run_stage
-from kexue_train.runtime import format_seconds, format_size
-from kexue_train.terminal import StageBoard
+from kexue_train.pipeline import run_stage, train_beside
+from kexue_train.stage_result import StageResult
+from kexue_train.train.monitor.happenings import ended_nonfinite
 
-_ARTIFACT_INTERVAL_SECONDS = 5.0
-
-
-class Workshop:
-    """What the tasks of one flow run share. A plain class, so that Prefect does not look into it."""
-
-    def __init__(self, run: Run, board: StageBoard) -> None:
-        self.run, self.board = run, board
-
-
-class ArtifactProgress:
-    """Progress for the terminal and, every few seconds, for a Prefect progress artifact."""
-
-    def __init__(self, stage: str, board: StageBoard) -> None:
-        self._board, self._sent = board, time.monotonic()
-        self._artifact: Any = create_progress_artifact(0.0, key=f"{stage}-progress", description=f"Progress of {stage}")
-
-    def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
-        """See ``kexue_train.progress.Progress``."""
-        self._board.update(done, total, unit, **facts)
-        if total and time.monotonic() - self._sent >= _ARTIFACT_INTERVAL_SECONDS:
-            self._send(min(100.0, 100.0 * done / total))
-
-    def note(self, message: str) -> None:
-        """See ``kexue_train.progress.Progress``."""
-        self._board.note(message)
-
-    def complete(self) -> None:
-        """The stage is done."""
-        self._send(100.0)
-
-    def _send(self, percent: float) -> None:
-        self._sent = time.monotonic()
-        assert isinstance(self._artifact, UUID)
-        update_progress_artifact(self._artifact, percent)
+TRAINING_TAG = "kexue-train"
+"""One task with it at a time, once ``flows.set_up`` has made the limit: one training per cluster."""
+# Where the work does not grow with the corpus; a training that hangs is its own watchdog's affair.
+_TIMEOUTS_SECONDS = {"export": 3600, "report": 3600}
 
 
 def is_worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -63,40 +33,70 @@ def _is_mistake(error: object) -> bool:
     return isinstance(error, KexueError) and error.exit_code == KexueError.exit_code
 
 
-def stage_task(name: str) -> Task[[Workshop], None]:
-    """The Prefect task of the stage ``name``."""
+def stage_task(name: str) -> Task[[Workshop], Any]:
+    """The Prefect task of the stage ``name``; its state says what it made, its result is the folder's path."""
 
     @task(
         name=name,
+        task_run_name=name,
         retries=1,
         retry_delay_seconds=5,
         retry_condition_fn=is_worth_retrying,
+        timeout_seconds=_TIMEOUTS_SECONDS.get(name),
         cache_policy=NO_CACHE,
         persist_result=False,
-        tags=["kexue_train", name],
+        tags=["kexue_train", name, *([TRAINING_TAG] if name == "train" else [])],
     )
-    def run(workshop: Workshop) -> None:
+    def run(workshop: Workshop) -> State[str]:
         board = workshop.board
         board.start(name)
-        progress = ArtifactProgress(name, board)
         try:
-            result = run_stage(name, workshop.run, progress)
+            result = _STAGES.get(name, _make)(name, workshop)
         except Exception as error:
             if not _is_mistake(error):  # it may be tried again, which should not go unseen
                 board.note(f"failed: {type(error).__name__}: {error}")
             raise
-        progress.complete()
-        create_markdown_artifact(markdown=summary_of(result), key=f"{name}-summary", description=f"What {name} made")
+        show_result(result)
         board.finish(name, result.summary, result.seconds, made=result.made)
+        workshop.summaries[name] = result.summary
+        return Completed(message=result.summary, data=str(result.folder))
 
     return run
 
 
-def summary_of(result: StageResult) -> str:
-    """A stage's result as a small Markdown table."""
-    rows = [("result", result.summary), ("time", format_seconds(result.seconds) if result.made else "complete before")]
-    if result.manifest is not None:
-        rows += [("rows", f"{result.manifest.rows:,}"), ("bytes", format_size(result.manifest.bytes))]
-        if result.manifest.rows_checksum:
-            rows.append(("checksum of the rows", result.manifest.rows_checksum.output))
-    return f"### {result.stage}\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+def _make(name: str, workshop: Workshop) -> StageResult:
+    progress = ArtifactProgress(name, workshop.board)
+    result = run_stage(name, workshop.run, progress)
+    progress.complete()
+    return result
+
+
+def _train(_: str, workshop: Workshop) -> StageResult:
+    artifacts = TrainingArtifacts(workshop.run, workshop.board)
+    try:
+        result = train_beside(workshop.run, artifacts, meanwhile=artifacts.send)
+    except KexueError as error:
+        if happening := ended_nonfinite(error):
+            tell(happening, workshop.run)
+        raise
+    artifacts.complete()
+    return result
+
+
+def _evaluate(name: str, workshop: Workshop) -> StageResult:
+    result = _make(name, workshop)
+    payload = {"model": str(workshop.run.model.absolute()), "summary": result.summary}
+    emit("kexue.evaluation.finished", workshop.run, payload)
+    return result
+
+
+_STAGES: dict[str, Callable[[str, Workshop], StageResult]] = {"train": _train, "evaluate": _evaluate}
+
+corpus = stage_task("corpus")
+shuffle = stage_task("shuffle")
+tokenizer = stage_task("tokenizer")
+samples = stage_task("samples")
+train = stage_task("train")
+export = stage_task("export")
+evaluate = stage_task("evaluate")
+report = stage_task("report")

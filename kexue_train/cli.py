@@ -307,11 +307,12 @@ def train(
     from kexue_train.train.pretrain import pretrain  # noqa: PLC0415
 
     chosen = [*(overrides or []), *([f"train.launcher={launcher}"] if launcher else [])]
+    chosen += [f"execution.ray_address={ray}"] if ray and ray != "local" else []
     run_config = RunConfig.load(config, chosen)
     run = Run(run_config, RunDir(out))
     with RunDir(out).lock(), _progress("train") as progress:
         write_atomic(out / "config.yaml", run_config.to_yaml())
-        launch = make_launcher(run.job, out / "config.yaml", samples, out, ray, port)
+        launch = make_launcher(run.job, out / "config.yaml", samples, out, run_config.execution, port)
         manifest = pretrain(run.job, samples, out, launch=launch, progress=progress)
     _report(out, manifest, as_json)
 

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from kexue_train.artifacts import MANIFEST_NAME, Manifest, read_manifest, write_atomic
+from kexue_train.artifacts import MANIFEST_NAME, read_manifest, write_atomic
+from kexue_train.background import run_beside
 from kexue_train.completion import record_complete
 from kexue_train.errors import ArtifactError
-from kexue_train.executor import Executor, LocalExecutor, RayExecutor
+from kexue_train.executor import Executor, LocalExecutor, RayExecutor, connect_ray
+from kexue_train.executor.config import ExecutionConfig
 from kexue_train.progress import Progress
 from kexue_train.run_config import RunConfig
 from kexue_train.run_dir import RunDir
-from kexue_train.runtime import available_cpus, format_size
-from kexue_train.train.job import JobConfig
+from kexue_train.runtime import available_cpus
+from kexue_train.stage_result import StageResult, describe
+from kexue_train.train.job import JobConfig, TrainDir
 
 
 class Run:
-    """A run in work: its configuration, its folder, and where its tasks run."""
+    """A run in work: its configuration, its folder, and where its tasks run.
 
-    def __init__(self, config: RunConfig, folder: RunDir) -> None:
+    Args:
+        config: The configuration.
+        folder: The folder.
+        model: What is evaluated, if it is not the run's own exported model.
+    """
+
+    def __init__(self, config: RunConfig, folder: RunDir, model: Path | None = None) -> None:
         self.config, self.folder = config, folder
+        self.model = model or folder.hf
+        self.evaluation = folder.evaluation_of(model) if model else folder.evaluate
 
     @cached_property
     def executor(self) -> Executor:
@@ -33,7 +43,12 @@ class Run:
         workers = execution.num_workers or available_cpus()
         if execution.tasks == "local":
             return LocalExecutor(workers)
-        return RayExecutor(execution.ray_address, max(workers, self.config.train.num_workers))
+        return RayExecutor(
+            execution.ray_address,
+            max(workers, self.config.train.num_workers),
+            mark=execution.data_resource,
+            timeout=execution.cluster_timeout,
+        )
 
     @property
     def job(self) -> JobConfig:
@@ -56,18 +71,6 @@ class Run:
         """What the shuffle reads."""
         made = self.config.corpus.source == "installed_docs"
         return (str(self.folder.corpus / "documents.jsonl"),) if made else self.config.corpus.inputs
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """What a stage did."""
-
-    stage: str
-    made: bool
-    """False if it was complete before."""
-    seconds: float
-    summary: str
-    manifest: Manifest | None
 
 
 def make_corpus(run: Run, progress: Progress) -> Path:
@@ -124,7 +127,7 @@ def train(run: Run, progress: Progress) -> Path:
     from kexue_train.train.pretrain import pretrain  # noqa: PLC0415  # a stage loads what it needs
 
     folder = run.folder
-    launch = launcher(run.job, folder.config, run.samples, folder.pretrain, run.config.execution.ray_address)
+    launch = launcher(run.job, folder.config, run.samples, folder.pretrain, run.config.execution)
     pretrain(run.job, run.samples, folder.pretrain, launch=launch, replace=True, progress=progress)
     return folder.pretrain
 
@@ -142,10 +145,11 @@ def evaluate(run: Run, progress: Progress) -> Path:
     from kexue_train.evaluate.evaluate_model import evaluate_model  # noqa: PLC0415  # a stage loads what it needs
 
     config, folder = run.config, run.folder
+    run.evaluation.parent.mkdir(exist_ok=True)
     evaluate_model(
-        config.evaluate, folder.hf, folder.samples, folder.evaluate, seed=config.seed, replace=True, progress=progress
+        config.evaluate, run.model, folder.samples, run.evaluation, seed=config.seed, replace=True, progress=progress
     )
-    return folder.evaluate
+    return run.evaluation
 
 
 def report(run: Run, progress: Progress) -> Path:  # noqa: ARG001  # takes no time
@@ -193,9 +197,9 @@ def open_run(config: RunConfig, root: Path, *, fresh: bool = False) -> Run:
 def show_complete(run: Run, board: StageEnd) -> None:
     """Say of every stage that it is complete; for a run of which ``is_complete`` is true."""
     for name in STAGES:
-        path = _folder_of(run.folder, name)
+        path = _folder_of(run, name)
         manifest = read_manifest(path) if (path / MANIFEST_NAME).exists() else None
-        board.finish(name, describe(name, manifest, run), 0.0, made=False)
+        board.finish(name, describe(name, manifest, run.folder, run.sample_folders), 0.0, made=False)
 
 
 def run_stage(name: str, run: Run, progress: Progress) -> StageResult:
@@ -211,7 +215,35 @@ def run_stage(name: str, run: Run, progress: Progress) -> StageResult:
     if made:
         rows, size = (manifest.rows, manifest.bytes) if manifest else (0, 0)
         run.folder.record_stage(stage=name, started=started, seconds=seconds, rows=rows, bytes=size, status="made")
-    return StageResult(name, made, seconds, describe(name, manifest, run), manifest)
+    summary = describe(name, manifest, run.folder, run.sample_folders)
+    return StageResult(name, made, seconds, summary, manifest, path)
+
+
+def train_beside(run: Run, progress: Progress, *, meanwhile: Callable[[], None]) -> StageResult:
+    """Run the stage ``train`` in a thread; a signal that raises in this one makes it save a checkpoint and end.
+
+    Args:
+        run: The run.
+        progress: Receives steps and metrics, in the thread.
+        meanwhile: Called here, several times a second.
+
+    Raises:
+        BaseException: What the signal's handler raised; training has ended or had ``train.stop_timeout`` for it.
+    """
+    if run.config.train.launcher == "ray":  # a local Ray ends with the thread that has started it
+        connect_ray(run.config.execution.ray_address, max(available_cpus(), run.config.train.num_workers))
+    stop = TrainDir(run.folder.pretrain).stop
+
+    def ask_to_stop() -> None:
+        if stop.parent.is_dir():
+            stop.touch()
+
+    return run_beside(
+        lambda: run_stage("train", run, progress),
+        meanwhile=meanwhile,
+        ask_to_stop=ask_to_stop,
+        stop_seconds=run.config.train.stop_timeout,
+    )
 
 
 def launcher(
@@ -219,7 +251,7 @@ def launcher(
     config_file: Path,
     samples_dir: Path,
     out_dir: Path,
-    ray_address: str | None,
+    execution: ExecutionConfig,
     port: int | None = None,
 ) -> Callable[[], None]:
     """What starts the training workers, by ``train.launcher``."""
@@ -228,7 +260,7 @@ def launcher(
         if job.train.launcher == "ray":
             from kexue_train.train.ray_launch import train_on_ray  # noqa: PLC0415  # needs Ray
 
-            train_on_ray(job, samples_dir, out_dir, address=ray_address)
+            train_on_ray(job, samples_dir, out_dir, execution=execution)
         elif job.train.launcher == "local":
             from kexue_train.train.local_launch import train_here  # noqa: PLC0415  # needs torch
 
@@ -253,42 +285,13 @@ def last_checkpoint(pretrain_dir: Path) -> Path:
     return pretrain_dir / str(manifest.statistics["checkpoint"])
 
 
-def describe(name: str, manifest: Manifest | None, run: Run) -> str:
-    """What a stage made, in one line."""
-    if name == "report":
-        return str(run.folder.report / "index.html")
-    if manifest is None:
-        return "files as given"
-    s = manifest.statistics
-    size = format_size(manifest.bytes)
-    match name:
-        case "corpus":
-            return f"{manifest.rows:,} documents, {size} of installed documentation"
-        case "shuffle":
-            shards = len(list(run.folder.shards.glob("data-*")))
-            return f"{manifest.rows:,} documents in {shards} shards, {size}, checksums agree"
-        case "tokenizer":
-            return f"{s['vocab_size']:,} pieces, {s['bytes_per_token']:.2f} bytes per token"
-        case "samples":
-            rows = " and ".join(
-                f"{read_manifest(folder).rows:,} rows of {seq_len}" for seq_len, folder in run.sample_folders.items()
-            )
-            return f"{rows} tokens, {s['fill']:.1%} filled, {s['heldout_rows']:,} held out"
-        case "train":
-            return f"{s['steps']:,} steps, {s['tokens']:,} tokens, {s['parameters']:,} parameters"
-        case "export":
-            return f"{size}, logits equal to {s['max_logit_difference']:.1g} after reloading"
-        case "evaluate":
-            return f"MLM loss {s['mlm_loss']:.2f} nats, {s['mlm_accuracy']:.1%} of predicted tokens right"
-        case _:
-            return size
-
-
-def _folder_of(folder: RunDir, name: str) -> Path:
-    return {"train": folder.pretrain, "export": folder.hf, "shuffle": folder.shards}.get(name, folder.root / name)
+def _folder_of(run: Run, name: str) -> Path:
+    folder = run.folder
+    named = {"train": folder.pretrain, "export": folder.hf, "shuffle": folder.shards, "evaluate": run.evaluation}
+    return named.get(name, folder.root / name)
 
 
 def _made_at(run: Run, name: str) -> list[int]:
-    folders = run.sample_folders.values() if name == "samples" else [_folder_of(run.folder, name)]
+    folders = run.sample_folders.values() if name == "samples" else [_folder_of(run, name)]
     manifests = [folder / MANIFEST_NAME for folder in folders]
     return [manifest.stat().st_mtime_ns for manifest in manifests if manifest.exists()]

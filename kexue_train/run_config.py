@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import yaml
 from pydantic import Field, model_validator
@@ -12,22 +12,12 @@ from pydantic import Field, model_validator
 from kexue_train.config import Config, apply_overrides, read_yaml
 from kexue_train.corpus.config import CorpusConfig
 from kexue_train.evaluate.config import EvaluateConfig
+from kexue_train.executor.config import ExecutionConfig
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.train.config import TrainConfig, check_optimizer_fits
-
-
-class ExecutionConfig(Config):
-    """Where the work runs; changes nothing about the result."""
-
-    tasks: Literal["ray", "local"] = "ray"
-    """Tasks of the data stages: on Ray, or in local processes."""
-    ray_address: str | None = None
-    """Address of a running Ray cluster; null starts a local one."""
-    num_workers: int | None = Field(default=None, gt=0)
-    """Tasks at once on this machine; null takes its CPUs."""
 
 
 class RunConfig(Config):

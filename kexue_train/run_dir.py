@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from kexue_train.artifacts import write_atomic
-from kexue_train.errors import ArtifactError, ResourceError
+from kexue_train.errors import ArtifactError, ConfigError, ResourceError
+
+_COPY_OF_A_JOB = "/runtime_resources/working_dir_files/"
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,28 @@ class RunDir:
         """The report page."""
         return self.root / "report"
 
+    @property
+    def generations(self) -> Path:
+        """Run folders ``2``, ``3``... in which training went on with new documents."""
+        return self.root / "generations"
+
+    def evaluation_of(self, model: Path) -> Path:
+        """Evaluation results of another model, or of a checkpoint."""
+        return self.root / "evaluations" / model.name
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run folder alone; the lock ends with the process, however it ends.
 
         Raises:
+            ConfigError: If the folder would go with a Ray job.
             ResourceError: If another process holds it, or the folder cannot be written.
         """
+        if _COPY_OF_A_JOB in self.root.absolute().as_posix():
+            raise ConfigError(
+                f"{self.root}: the run folder would lie in the copy of the working directory that Ray makes for a job "
+                "and deletes after it; give one on storage that all nodes mount: --run-dir /shared/runs/NAME"
+            )
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)

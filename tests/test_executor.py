@@ -12,7 +12,6 @@ import socket
 import sys
 import threading
 import time
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -260,38 +259,55 @@ def test_ray_leaves_the_signal_handlers_alone_and_joins_once() -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.fixture
+def no_ray_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real one may be running for the tests above."""
+    pytest.importorskip("ray")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("kexue_train.executor.ray_cluster._SECONDS_TO_ANSWER", 0.5)
+
+
+@pytest.mark.usefixtures("no_ray_yet")
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
-def test_a_ray_cluster_out_of_reach_is_refused_at_once_with_its_address(
-    address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ray = types.SimpleNamespace(is_initialized=lambda: False)  # a real one may be running for the tests above
-    monkeypatch.setitem(sys.modules, "ray", ray)
-    with pytest.raises(ResourceError, match=f"the Ray cluster at {address} cannot be reached"):
+def test_a_ray_cluster_out_of_reach_is_refused_at_once_with_its_address(address: str) -> None:
+    with pytest.raises(ResourceError, match=f"the Ray cluster at {address} cannot be reached: .*check that its head"):
         connect_ray(address, None)
 
 
-@pytest.mark.parametrize(("says", "reason"), [(b"", "timed out"), (b"HTTP/1.0 400 no\r\n", "it is not Ray")])
-def test_something_else_at_the_address_is_refused_before_ray_waits_for_it(
-    says: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ray = types.SimpleNamespace(is_initialized=lambda: False)
-    monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setattr("kexue_train.executor.ray_cluster._SECONDS_TO_ANSWER", 0.5)
-
+@pytest.mark.usefixtures("no_ray_yet")
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.0 400 no\r\n"])
+def test_something_else_at_the_address_is_refused_before_ray_waits_for_it(says: bytes, scheme: str) -> None:
     def answer(server: socket.socket) -> None:
-        connection, _ = server.accept()
-        with connection, contextlib.suppress(ConnectionError):
-            connection.sendall(says)
-            connection.settimeout(20)
-            while connection.recv(100):  # until the client gives up
-                pass
+        server.settimeout(20)
+        with contextlib.suppress(OSError):  # until the client gives up, and the server is closed
+            while True:
+                connection, _ = server.accept()
+                connections.append(connection)
+                connection.sendall(says)
 
+    connections: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=answer, args=(server,))
         thread.start()
-        with pytest.raises(ResourceError, match=f"cannot be reached.*{reason}"):
-            connect_ray(f"127.0.0.1:{server.getsockname()[1]}", None)
+        with pytest.raises(ResourceError, match="cannot be reached: something answers there, but it is not Ray"):
+            connect_ray(f"{scheme}127.0.0.1:{server.getsockname()[1]}", None)
+        server.shutdown(socket.SHUT_RDWR)
         thread.join()
+    for connection in connections:
+        connection.close()
+
+
+@pytest.mark.usefixtures("no_ray_yet")
+def test_a_cluster_without_a_node_here_is_refused_with_the_ways_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kexue_train.executor.ray_cluster._refusal", lambda *_: None)
+    monkeypatch.setattr("ray._private.services.find_node_ids", set)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(
+            ResourceError, match=rf"{address} has no node on this machine.*ray start --address={address}"
+        ):
+            connect_ray(address, None)
 
 
 def test_a_missing_ray_is_reported_with_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

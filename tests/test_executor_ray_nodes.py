@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -15,8 +16,8 @@ import pytest
 
 from kexue_train.errors import MachineLostError, ResourceError, StaleArtifactError
 from kexue_train.executor import Fetch, RayExecutor, current_machine
-from kexue_train.executor.ray_cluster import Node
 from kexue_train.executor.ray_executor import share_of_machine
+from kexue_train.executor.ray_machines import Node, wait_for_machines
 from tests.test_executor import fail_at_three, is_alive, kill_own_process, touch, touch_and_sleep, wait_until
 
 FIRST, SECOND = "127.0.0.2", "127.0.0.3"
@@ -71,6 +72,10 @@ def place_after_seconds(folder: Path, seconds: float) -> str:
     return current_machine()
 
 
+def absolute(path: str) -> Path:
+    return Path(path).absolute()
+
+
 def large_array(number: int) -> np.ndarray:
     return np.full(1_000_000, number)
 
@@ -110,6 +115,15 @@ def test_tasks_run_on_all_machines_and_know_which(executor: RayExecutor) -> None
     assert current_machine() == "local"
     places = {place for _, (place, _) in executor.map_unordered(place_and_process, range(12))}
     assert places == {FIRST, SECOND}
+
+
+@pytest.mark.slow
+def test_a_relative_path_means_what_it_means_to_the_driver(
+    executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor.machines()  # the nodes were started elsewhere
+    monkeypatch.chdir(tmp_path)
+    assert list(executor.map_unordered(absolute, ["a"])) == [(0, tmp_path / "a")]
 
 
 @pytest.mark.slow
@@ -221,6 +235,66 @@ def test_closing_the_generator_kills_running_tasks(executor: RayExecutor, tmp_pa
     results.close()  # type: ignore[attr-defined]
     wait_until(lambda: not is_alive(worker), 10)
     assert time.monotonic() - began < 2
+
+
+@pytest.fixture
+def marked(cluster: Any, second: Any) -> Any:
+    """SECOND again, now with the custom resource "data"."""
+    cluster.remove_node(second, allow_graceful=False)
+    node = cluster.add_node(node_ip_address=SECOND, num_cpus=2, resources={"data": 1})
+    yield node
+    cluster.remove_node(node, allow_graceful=False)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("marked")
+def test_where_machines_are_marked_tasks_and_fetches_keep_to_them(executor: RayExecutor, cluster: Any) -> None:
+    assert (executor.machines(), executor.num_workers) == ([SECOND], 2)
+    places = executor.map_unordered(place_and_process, range(12))
+    assert {place for _, (place, _) in places} == {SECOND}
+    results = dict(executor.map_unordered(join, ["a", "b"], fetch=lambda item: [Fetch(SECOND, machine_of, item)]))
+    assert results == {0: f"a: a@{SECOND}", 1: f"b: b@{SECOND}"}
+    assert RayExecutor(cluster.address, mark=None).machines() == [FIRST, SECOND]
+
+
+@pytest.mark.slow
+def test_what_is_missing_is_said_and_waited_for(executor: RayExecutor, caplog: pytest.LogCaptureFixture) -> None:
+    executor.machines()
+    answers = iter(["a lamp", "a lamp", "a wick", None])
+    wait_for_machines(lambda: next(answers), [{"CPU": 64}], seconds=60)
+    assert [record.message.partition(";")[0] for record in caplog.records] == ["a lamp", "a wick"]
+    wait_for_machines(lambda: "a lamp", [{"CPU": 64}], seconds=60, is_stopped=lambda: True)
+    with pytest.raises(ResourceError, match=rf"a lamp; the cluster has \d machines?: {FIRST} \(2 CPU, 0 GPU\).*=0 s"):
+        wait_for_machines(lambda: "a lamp", [{"CPU": 64}], seconds=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ray_there", "python_there"), [("2.9.0", None), (None, "3.10.1")])
+def test_a_cluster_of_another_version_is_refused_with_both_versions(
+    executor: RayExecutor, cluster: Any, ray_there: str | None, python_there: str | None
+) -> None:
+    import ray
+    from ray._private.utils import compute_version_info
+    from ray._raylet import GcsClient
+
+    executor.machines()
+    mine = compute_version_info()
+    ray.shutdown()
+    client, key = GcsClient(address=cluster.address), (b"CLUSTER_METADATA", b"cluster")
+    told = client.internal_kv_get(key[0], key[1], 10)
+    there = (ray_there or mine[0], python_there or mine[1])
+    other = json.loads(told) | dict(zip(("ray_version", "python_version"), there, strict=True))
+    client.internal_kv_put(key[0], json.dumps(other).encode(), True, key[1], 10)
+    try:
+        with pytest.raises(
+            ResourceError,
+            match="Ray {} on Python {}, this process Ray {} on Python {}.*pip install ray".format(*there, *mine[:2]),
+        ):
+            executor.machines()
+    finally:
+        ray.shutdown()
+        client.internal_kv_put(key[0], told, True, key[1], 10)
+    assert FIRST in executor.machines()
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 3, 7, 16, 64, 192])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kexue_train.errors import ArtifactError, ResourceError
+from kexue_train.errors import ArtifactError, ConfigError, ResourceError
 from kexue_train.run_dir import RunDir
 
 
@@ -53,6 +53,18 @@ def test_the_lock_refuses_a_second_holder_and_is_free_after_the_first(tmp_path: 
         pass
     with RunDir(tmp_path / "new").lock():
         pass
+
+
+def test_a_folder_that_would_go_with_a_ray_job_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    with (
+        pytest.raises(ConfigError, match="runs/base: .*deletes after it.*--run-dir /shared"),
+        RunDir(Path("runs/base")).lock(),
+    ):
+        pass
+    assert not (copy / "runs").exists()
 
 
 def test_an_error_of_the_work_under_the_lock_is_not_taken_for_a_lock_conflict(tmp_path: Path) -> None:
@@ -109,5 +121,5 @@ def test_a_folder_with_other_things_is_not_taken_as_a_run_folder(tmp_path: Path)
 def test_every_path_of_a_run_lies_below_its_root(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     paths = [getattr(run, name) for name, value in vars(RunDir).items() if isinstance(value, property)]
-    assert len(paths) == len(set(paths)) == 11
+    assert len(paths) == len(set(paths)) == 12
     assert all(path.parent == tmp_path for path in paths)

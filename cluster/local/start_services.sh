@@ -3,7 +3,7 @@
 # Their process ids and logs lie in .services/, which stop_services.sh reads.
 set -euo pipefail
 prefect_port="${PREFECT_PORT:-4200}" tensorboard_port="${TENSORBOARD_PORT:-6006}"
-export PREFECT_API_URL="http://127.0.0.1:$prefect_port/api"
+export PREFECT_API_URL="http://127.0.0.1:$prefect_port/api" PREFECT_SERVER_UI_API_URL="http://127.0.0.1:$prefect_port/api"
 export PREFECT_HOME="${PREFECT_HOME:-$PWD/.prefect}" PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
 mkdir -p .services
 

@@ -5,7 +5,16 @@ This is one of the two doors to Ray (the other: ``train/ray_launch.py``).
 
 from kexue_train.executor.interface import Executor, Fetch
 from kexue_train.executor.local import LocalExecutor
-from kexue_train.executor.ray_cluster import connect_ray, current_machine
+from kexue_train.executor.ray_cluster import cluster_address, connect_ray, current_machine, joined_from_outside
 from kexue_train.executor.ray_executor import RayExecutor
 
-__all__ = ["Executor", "Fetch", "LocalExecutor", "RayExecutor", "connect_ray", "current_machine"]
+__all__ = [
+    "Executor",
+    "Fetch",
+    "LocalExecutor",
+    "RayExecutor",
+    "cluster_address",
+    "connect_ray",
+    "current_machine",
+    "joined_from_outside",
+]

@@ -1,14 +1,15 @@
-"""The Ray cluster a run has joined or started, and its machines."""
+"""The Ray cluster a run has joined or started."""
 
 from __future__ import annotations
 
 import atexit
 import os
+import re
 import signal
 import socket
 import sys
 import threading
-from dataclasses import dataclass
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,50 +17,51 @@ from kexue_train.errors import ResourceError
 from kexue_train.executor.interface import LOCAL_MACHINE
 
 _SECONDS_TO_ANSWER = 6.0
-# How a client of HTTP/2, which Ray speaks, begins, with an empty frame of settings; and how the type of such is told.
-_GRPC_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-_GRPC_SETTINGS = b"\4"
-
-
-@dataclass(frozen=True)
-class Node:
-    """One alive machine of the cluster; its name is its IP address, which outlives drivers and restarts of Ray."""
-
-    machine: str
-    node_id: str
-    cpus: float
-    memory_bytes: float
-
-
-def alive_nodes() -> list[Node]:
-    """The nodes that can run tasks now (a head without CPUs cannot)."""
-    import ray  # noqa: PLC0415  # a door
-
-    return [
-        Node(
-            machine=node["NodeManagerAddress"],
-            node_id=node["NodeID"],
-            cpus=node["Resources"]["CPU"],
-            memory_bytes=node["Resources"].get("memory", 0.0),
-        )
-        for node in ray.nodes()
-        if node["Alive"] and node["Resources"].get("CPU", 0) > 0
-    ]
+_OUTSIDE = "ray://"
+# What the two ports of a head know that a driver may be given, and only they.
+_OF_HEAD = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+_OF_CLIENT_SERVER = "/ray.rpc.RayletDriver/ClusterInfo"
+_CHECK = (
+    "check that its head runs ('ray status' there), that no firewall is between, and that the address is the one 'ray "
+    "start --head' printed, or from outside of the cluster ray://HOST:10001"
+)
+_TOKEN = "it asks for a token, and not this one; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as they are there"
+_REFUSALS = {
+    "UNIMPLEMENTED": f"that is another of Ray's ports; {_CHECK}",
+    "UNAUTHENTICATED": _TOKEN,
+    "UNAVAILABLE": f"something answers there, but it is not Ray; {_CHECK}",
+    "DEADLINE_EXCEEDED": f"something answers there, but it is not Ray; {_CHECK}",
+}
+_VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
 
 def current_machine() -> str:
     """The name of the machine this task runs on, as ``Executor.machines`` has it; not for the driver of a cluster."""
     ray = sys.modules.get("ray")  # a worker of Ray has imported it, others need not pay for it
-    if ray is None or not ray.is_initialized() or ray.get_runtime_context().worker.mode != ray.WORKER_MODE:
+    if ray is None or not ray.is_initialized() or joined_from_outside():
+        return LOCAL_MACHINE
+    if ray.get_runtime_context().worker.mode != ray.WORKER_MODE:
         return LOCAL_MACHINE
     return str(ray.util.get_node_ip_address())
+
+
+def joined_from_outside() -> bool:
+    """Whether this process has joined a cluster through ``ray://``, so that another one, there, is its driver."""
+    from ray.util.client import ray as client  # noqa: PLC0415  # a door
+
+    return bool(client.is_connected())
+
+
+def cluster_address(address: str | None) -> str | None:
+    """Where the cluster is that a run with this setting joins; None if it starts one of its own."""
+    return address or os.environ.get("RAY_ADDRESS") or None
 
 
 def connect_ray(address: str | None, num_cpus: int | None) -> None:
     """Join the cluster at ``address`` (None: the one RAY_ADDRESS names) or start a local one; twice is as once.
 
     Raises:
-        ResourceError: If Ray is not installed, or the cluster cannot be reached.
+        ResourceError: If Ray is not installed, or the cluster cannot be reached or is of another version.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_task_oom_retries", "1")  # Ray's default is to retry a task that never fits without end
@@ -75,8 +77,7 @@ def connect_ray(address: str | None, num_cpus: int | None) -> None:
         ) from None
     if ray.is_initialized():
         return
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address:
+    if address := cluster_address(address):
         _require_reachable(address)
     # ray.init replaces the handlers of the main thread, after which a cancelled flow counts as crashed.
     on_main = threading.current_thread() is threading.main_thread()
@@ -91,35 +92,77 @@ def connect_ray(address: str | None, num_cpus: int | None) -> None:
         )
         atexit.register(ray.shutdown)  # before Ray's own, which waits half a second for output of the tasks
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"the Ray cluster at {address}" if address else "a local Ray cluster"
-        raise ResourceError(
-            f"{where} cannot be reached or started ({_first_line(error)}); check 'ray status' and the address"
-        ) from None
+        raise _explained(error, address) from None
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
+def _explained(error: BaseException, address: str | None) -> ResourceError:
+    """What kept Ray from joining or starting a cluster."""
+    where = f"the Ray cluster at {address}" if address else "a local Ray cluster"
+    causes = [error]
+    while causes[-1].__cause__:
+        causes.append(causes[-1].__cause__)
+    versions = [found for cause in causes if len(found := _VERSIONS.findall(str(cause))) == 2]
+    if versions:
+        (ray_there, python_there), (ray_here, python_here) = versions[0]
+        return ResourceError(
+            f"{where} runs Ray {ray_there} on Python {python_there}, this process Ray {ray_here} on Python "
+            f"{python_here}; both must be the same: install here what the cluster has (pip install ray=={ray_there} "
+            f"on Python {python_there}), or there what constraints.txt names"
+        )
+    said = "; ".join(dict.fromkeys(str(cause).strip().partition("\n")[0] for cause in causes))
+    return ResourceError(f"{where} cannot be reached or started ({said}); check 'ray status' and the address")
+
+
 def _require_reachable(address: str) -> None:
-    """Refuse at once where ``ray.init`` would wait for minutes; names such as ``auto`` are left to Ray."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    """Refuse soon, and with the reason, what ``ray.init`` would wait for; names such as ``auto`` are left to Ray."""
+    target = address.removeprefix(_OUTSIDE)
+    host, colon, port = target.rpartition(":")
     if not colon or not port.isdigit():
         return
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER) as connection:
-            if os.environ.get("RAY_USE_TLS", "0") == "0":
-                connection.sendall(_GRPC_GREETING)
-                if connection.recv(9)[3:4] != _GRPC_SETTINGS:
-                    raise OSError("something answers there, but it is not Ray")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER).close()
+        refusal = _refusal(target, _OF_CLIENT_SERVER if address.startswith(_OUTSIDE) else _OF_HEAD)
     except (OSError, OverflowError) as error:
-        raise ResourceError(
-            f"the Ray cluster at {address} cannot be reached ({error}); "
-            "check that its head runs ('ray status' there) and that the address is the one 'ray start --head' printed"
-        ) from None
+        refusal = f"{error}; {_CHECK}"
+    if refusal:
+        raise ResourceError(f"the Ray cluster at {address} cannot be reached: {refusal}")
+    if not address.startswith(_OUTSIDE):
+        _require_node_here(address)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
+def _refusal(target: str, method: str) -> str | None:
+    """Why what listens at ``target`` is not the part of Ray that has ``method``, or none for us; None if it is."""
+    import grpc  # noqa: PLC0415  # comes with Ray
+    from ray._private.grpc_utils import init_grpc_channel  # noqa: PLC0415  # with the token, and TLS if that is set
+    from ray.exceptions import AuthenticationError  # noqa: PLC0415  # a door
+
+    try:
+        with init_grpc_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
+            channel.unary_unary(method)(b"", timeout=_SECONDS_TO_ANSWER)
+    except grpc.RpcError as error:
+        return _REFUSALS.get(error.code().name)
+    except AuthenticationError:
+        return _TOKEN
+    return None
+
+
+def _require_node_here(address: str) -> None:
+    """Refuse what ``ray.init`` would wait for: a driver needs a node of the cluster on its machine."""
+    from ray._private.services import find_node_ids  # noqa: PLC0415  # how Ray finds them
+
+    deadline = time.monotonic() + _SECONDS_TO_ANSWER  # it may just be starting
+    while not find_node_ids():
+        if time.monotonic() > deadline:
+            host = address.rpartition(":")[0]
+            raise ResourceError(
+                f"the Ray cluster at {address} has no node on this machine; start one with 'ray start --address="
+                f"{address}', join from outside with {_OUTSIDE}{host}:10001, or send the command there with 'ray job "
+                "submit'"
+            )
+        time.sleep(0.2)
 
 
 def _local_cluster(num_cpus: int | None) -> dict[str, Any]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Generic
 
 from kexue_train.errors import ResourceError
+from kexue_train.executor.config import ExecutionConfig
 from kexue_train.executor.interface import (
     ATTEMPTS,
     Fetch,
@@ -19,12 +22,14 @@ from kexue_train.executor.interface import (
     machine_lost,
     require_alive,
 )
-from kexue_train.executor.ray_cluster import Node, alive_nodes, connect_ray
+from kexue_train.executor.ray_cluster import connect_ray
+from kexue_train.executor.ray_machines import MARK, Node, machines_with, wait_for_machines
 from kexue_train.executor.worker_process import run_task
 
 _FETCH_CPUS = 0.05
 """So that some fetches run on a machine beside its tasks, and never more than a few per CPU."""
 _SECONDS_TO_STOP = 1.0
+_USUAL = ExecutionConfig()
 
 
 class RayExecutor:
@@ -33,10 +38,20 @@ class RayExecutor:
     Args:
         address: Address of a running cluster, or None for a local one.
         num_cpus: CPUs of the local cluster.
+        mark: Custom resource of the machines to take; where none has it, all are taken.
+        timeout: Seconds to wait for a machine, if there is none.
     """
 
-    def __init__(self, address: str | None = None, num_cpus: int | None = None) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        num_cpus: int | None = None,
+        *,
+        mark: str | None = _USUAL.data_resource,
+        timeout: float = _USUAL.cluster_timeout,
+    ) -> None:
         self._address, self._num_cpus = address, num_cpus
+        self._mark, self._timeout = mark, timeout
 
     @cached_property
     def num_workers(self) -> int:
@@ -49,7 +64,7 @@ class RayExecutor:
         return max(1, int(max((node.cpus for node in self._nodes()), default=1)))
 
     def machines(self) -> list[str]:
-        """IP addresses of the nodes that are alive and have CPUs."""
+        """IP addresses of the nodes that are alive, have CPUs, and the mark if any has it."""
         return sorted({node.machine for node in self._nodes()})
 
     def map_unordered(
@@ -69,10 +84,11 @@ class RayExecutor:
         """
         check_at_once(at_once)
         nodes = self._nodes()
+        mark = self._mark if nodes[0].is_marked else None
         share = share_of_machine(nodes, at_once, task_memory_bytes)
         slots = max(1, sum(share.fits(node) for node in nodes))
         limit = slots + len(nodes) if fetch else 2 * slots
-        flight = _Flight[Item, Result](function, fetch, share)
+        flight = _Flight[Item, Result](function, fetch, share, mark)
         todo = deque(range(len(items)))
         try:
             while todo or flight.tasks:
@@ -89,7 +105,11 @@ class RayExecutor:
 
     def _nodes(self) -> list[Node]:
         connect_ray(self._address, self._num_cpus)
-        return alive_nodes()
+        wait_for_machines(self._lack, [{"CPU": 1}], seconds=self._timeout)
+        return machines_with("CPU", self._mark)
+
+    def _lack(self) -> str | None:
+        return None if machines_with("CPU", self._mark) else "the data stages need a machine with CPUs"
 
 
 @dataclass(frozen=True)
@@ -134,35 +154,47 @@ class _Flight(Generic[Item, Result]):
     """The tasks of one map that Ray has, by their references."""
 
     def __init__(
-        self, function: Callable[..., Result], fetch: Callable[[Item], Sequence[Fetch]] | None, share: Share
+        self,
+        function: Callable[..., Result],
+        fetch: Callable[[Item], Sequence[Fetch]] | None,
+        share: Share,
+        mark: str | None,
     ) -> None:
         import ray  # noqa: PLC0415  # a door
 
         self.tasks: dict[Any, _Task] = {}
-        self._function, self._fetch = function, fetch
-        options = {"num_cpus": share.cpus, "memory": share.memory_bytes or None, "max_retries": ATTEMPTS - 1}
-        self._run_task = ray.remote(**options)(run_task)
-        self._run_with_fetched = ray.remote(**options)(_run_with_fetched)
-        self._run_fetch = ray.remote(num_cpus=_FETCH_CPUS, max_retries=ATTEMPTS - 1)(_run_fetch)
+        self._function, self._fetch, self._mark = function, fetch, mark
+        options = {
+            "num_cpus": share.cpus,
+            "memory": share.memory_bytes or None,
+            "resources": {mark: MARK} if mark else None,
+            "max_retries": ATTEMPTS - 1,
+        }
+        self._task = ray.remote(**options)(_run_in)
+        self._fetching = ray.remote(num_cpus=_FETCH_CPUS, max_retries=ATTEMPTS - 1)(_run_in)
+        self._folder = Path.cwd()
         self._losses = Counter[int]()
 
     def send(self, index: int, item: Item) -> None:
         """Hand a task to Ray, and what it fetches before it."""
         if self._fetch is None:
-            self.tasks[self._run_task.remote(self._function, item, None)] = _Task(index, [], [])
+            self.tasks[self._task.remote(self._folder, run_task, self._function, item, None)] = _Task(index, [], [])
             return
         wanted = self._fetch(item)
-        nodes = {node.machine: node.node_id for node in alive_nodes()}
+        nodes = {node.machine: node.node_id for node in machines_with("CPU", self._mark)}
         require_alive(wanted, nodes)
         if len(nodes) == 1:  # nothing to move: the task reads what it needs
-            pinned = self._run_task.options(scheduling_strategy=_on(*nodes.values()))
-            self.tasks[pinned.remote(self._function, item, wanted)] = _Task(index, wanted, [])
+            pinned = self._task.options(scheduling_strategy=_on(*nodes.values()))
+            self.tasks[pinned.remote(self._folder, run_task, self._function, item, wanted)] = _Task(index, wanted, [])
             return
         fetched = [
-            self._run_fetch.options(scheduling_strategy=_on(nodes[fetch.machine])).remote(fetch) for fetch in wanted
+            self._fetching.options(scheduling_strategy=_on(nodes[fetch.machine])).remote(
+                self._folder, _run_fetch, fetch
+            )
+            for fetch in wanted
         ]
         # As arguments of their own, not in a list: Ray then moves the objects to where the task runs, before it runs.
-        reference = self._run_with_fetched.remote(self._function, item, *fetched)
+        reference = self._task.remote(self._folder, _run_with_fetched, self._function, item, *fetched)
         self.tasks[reference] = _Task(index, wanted, fetched)
 
     def land(self) -> Iterator[tuple[int, Result | _SendAgain]]:
@@ -188,7 +220,9 @@ class _Flight(Generic[Item, Result]):
             problem = error
         if not isinstance(problem, (*lost, *killed)):
             raise problem from None
-        if gone := {fetch.machine for fetch in task.wanted} - {node.machine for node in alive_nodes()}:
+        if gone := {fetch.machine for fetch in task.wanted} - {
+            node.machine for node in machines_with("CPU", self._mark)
+        }:
             raise machine_lost(gone) from None
         self._losses[task.index] += 1
         if isinstance(problem, lost) and task.wanted and self._losses[task.index] < ATTEMPTS:
@@ -202,9 +236,7 @@ class _Flight(Generic[Item, Result]):
         """Kill what runs, lest it write on beside the same tasks of a later map."""
         import ray  # noqa: PLC0415  # a door
 
-        if (
-            not ray.is_initialized()
-        ):  # an exception has kept the generator alive beyond Ray; asking would start Ray anew
+        if not ray.is_initialized():  # an exception has kept the generator alive beyond Ray: asking would start it anew
             return
         left = list(self.tasks)
         for reference in [*left, *(fetched for task in self.tasks.values() for fetched in task.fetched)]:
@@ -217,6 +249,13 @@ def _on(node_id: str) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415  # a door
 
     return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+
+def _run_in(folder: Path, function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call ``function`` in the driver's folder, where that is mounted, so that relative paths mean the same."""
+    if folder.is_dir():
+        os.chdir(folder)
+    return function(*arguments)
 
 
 def _run_fetch(fetch: Fetch) -> Any:

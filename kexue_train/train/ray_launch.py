@@ -5,15 +5,19 @@ One of the two doors to Ray (the other: ``executor/``).
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Container
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kexue_train.errors import ConfigError, KexueError, ResourceError
-from kexue_train.executor import connect_ray
+from kexue_train.executor import cluster_address, connect_ray, joined_from_outside
+from kexue_train.executor.config import ExecutionConfig
+from kexue_train.executor.ray_machines import MARK, Node, machines_with, wait_for_machines
 from kexue_train.runtime import available_cpus
 from kexue_train.train.distributed import choose_backend, collective_timeout, use_interface_towards
 from kexue_train.train.faults.stop import Ending
@@ -21,26 +25,64 @@ from kexue_train.train.faults.supervise import MachineDrained, WorkersLost, run_
 from kexue_train.train.job import JobConfig, TrainDir
 from kexue_train.train.worker import run_worker
 
-_SECONDS_FOR_ROOM = 600
-"""How long to wait for the cluster to have room for the fewest workers; machines may be on their way."""
-_SECONDS_TO_START = 60
-"""How long to wait for more than the fewest: a lost machine may be counted for a while."""
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
+_SECONDS_TO_STOP = 3.0
+_SECONDS_TO_START = 60.0
+"""How long to wait at least for machines that are there; a lost one may be counted for a while."""
 
 
-def train_on_ray(config: JobConfig, samples: Path, out_dir: Path, *, address: str | None) -> None:
+def train_on_ray(config: JobConfig, samples: Path, out_dir: Path, *, execution: ExecutionConfig) -> None:
     """Train with Ray Train workers; returns when they have ended.
 
     Each start takes ``config.train.num_workers`` workers or, where the cluster has lost machines, as many as it has
     room for and the batch sizes multiply out for, down to ``config.train.min_workers``.
 
     Raises:
-        ResourceError: If the cluster cannot be reached, or never has room for the fewest workers.
+        ResourceError: If the cluster cannot be reached, or has no room for the fewest workers in time.
         TrainingError: If workers were lost more often than ``config.train.max_restarts``.
         KexueError: What a worker found wrong.
     """
-    connect_ray(address, max(available_cpus(), config.train.num_workers))
+    connect_ray(execution.ray_address, max(available_cpus(), config.train.num_workers))
+    import ray  # noqa: PLC0415  # a door
+
+    launch = _train_from_outside if joined_from_outside() else _train
+    paths = TrainDir(out_dir.absolute())
+    before = _length(paths.metrics)
+    # Ray Train takes Ctrl-C for itself when it runs in the main thread, and would not let the workers save.
+    with ThreadPoolExecutor(1, thread_name_prefix="ray-train") as thread:
+        training = thread.submit(launch, config, samples.absolute(), paths.root, execution)
+        try:
+            while not wait([training], timeout=_POLL_SECONDS).done:
+                if paths.stop.exists() and _length(paths.metrics) == before:
+                    wait([training], timeout=_SECONDS_TO_STOP)
+                    return  # no step is done, so there is nothing to save: no need to wait for machines
+            training.result()
+        finally:
+            if not training.done():  # or a signal has ended the waiting: end the workers
+                ray.shutdown()
+
+
+def _train(config: JobConfig, samples: Path, out_dir: Path, execution: ExecutionConfig) -> None:
     paths = TrainDir(out_dir)
-    run_with_restarts(lambda: _run(config, samples, paths), paths, max_restarts=config.train.max_restarts)
+    run_with_restarts(lambda: _run(config, samples, paths, execution), paths, max_restarts=config.train.max_restarts)
+
+
+def _train_from_outside(config: JobConfig, samples: Path, out_dir: Path, execution: ExecutionConfig) -> None:
+    """Let a task be the driver, since Ray Train needs one on the cluster."""
+    import ray  # noqa: PLC0415  # a door
+
+    inside = execution.model_copy(update={"ray_address": "auto"})
+    task = ray.remote(num_cpus=0, max_retries=0)(_train)
+    try:
+        ray.get(task.remote(config, samples, out_dir, inside))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+
+
+def _length(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def workers_now(config: JobConfig, room: int) -> int:
@@ -61,21 +103,32 @@ def _multiplies_out(config: JobConfig, num_workers: int) -> bool:
     return True
 
 
-def _run(config: JobConfig, samples: Path, paths: TrainDir) -> None:
+def _run(config: JobConfig, samples: Path, paths: TrainDir, execution: ExecutionConfig) -> None:
     import ray.train  # noqa: PLC0415  # a door
     from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
 
     train = config.train
     use_gpu = train.device == "cuda" or (train.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
-    room = _room("GPU" if use_gpu else "CPU")
-    count = workers_now(config, room)
-    enough = count == (train.min_workers or train.num_workers)
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(_SECONDS_FOR_ROOM if enough else _SECONDS_TO_START)
+    pool = _Pool("GPU" if use_gpu else "CPU", execution.train_resource)
+    _wait_for_room(config, pool, paths, execution)
+    if paths.stop.exists():
+        return
+    count = workers_now(config, pool.room())
+    if count < train.num_workers:
+        logger.warning("starting %d of %d workers, for which the cluster has room", count, train.num_workers)
+    fewest = count == _fewest(config)
+    seconds = max(_SECONDS_TO_START, execution.cluster_timeout) if fewest else _SECONDS_TO_START
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(seconds)
     folders = {"samples": str(samples.absolute()), "out": str(paths.root.absolute())}
     trainer = TorchTrainer(
         _ray_worker,
         train_loop_config={"config": config.model_dump(mode="json")} | folders,
-        scaling_config=ray.train.ScalingConfig(num_workers=count, use_gpu=use_gpu),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=count,
+            use_gpu=use_gpu,
+            resources_per_worker=pool.share(),
+            placement_strategy=execution.placement.upper(),
+        ),
         torch_config=TorchConfig(
             backend=choose_backend(train.backend, "cuda" if use_gpu else "cpu"),
             timeout_s=int(collective_timeout(train.hang_timeout).total_seconds()),
@@ -90,35 +143,76 @@ def _run(config: JobConfig, samples: Path, paths: TrainDir) -> None:
         ),
     )
     try:
-        # Ray Train takes Ctrl-C for itself when it runs in the main thread, and would not let the workers save.
-        with ThreadPoolExecutor(1, thread_name_prefix="ray-train") as thread:
-            fit = thread.submit(trainer.fit)
-            try:
-                fit.result()
-            finally:
-                if not fit.done():  # a signal ended the waiting: end the workers
-                    ray.shutdown()
+        trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise _explained(error, count, room, "GPU" if use_gpu else "CPU") from error
+        raise _explained(error, count, pool, fewest) from error
 
 
-def _room(resource: str) -> int:
-    """How many workers the machines that are there to stay have room for, one per CPU or GPU."""
-    import ray  # noqa: PLC0415  # a door
+@dataclass(frozen=True)
+class _Pool:
+    """The machines that training workers are started on, each worker on one CPU or GPU."""
 
-    leaving = _draining_nodes()
-    staying = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
-    return sum(int(node["Resources"].get(resource, 0)) for node in staying)
+    resource: Literal["CPU", "GPU"]
+    mark: str | None
+
+    def nodes(self) -> list[Node]:
+        """Those that are there to stay."""
+        leaving = _draining_nodes()
+        return [node for node in machines_with(self.resource, self.mark) if node.node_id not in leaving]
+
+    def room(self) -> int:
+        """How many workers they have room for."""
+        return sum(int(node.gpus if self.resource == "GPU" else node.cpus) for node in self.nodes())
+
+    def share(self) -> dict[str, float]:
+        """What a worker takes, in Ray's resources."""
+        return {self.resource: 1, **({self.mark: MARK} if self.mark and self.where() else {})}
+
+    def where(self) -> str:
+        """The restriction to marked machines in words, if there is one."""
+        return f" on machines with the resource {self.mark!r}" if any(n.is_marked for n in self.nodes()) else ""
 
 
-def _explained(error: Any, count: int, room: int, resource: str) -> KexueError:
+def _fewest(config: JobConfig) -> int:
+    """With how many workers training starts at least."""
+    return workers_now(config, room=0)
+
+
+def _wait_for_room(config: JobConfig, pool: _Pool, paths: TrainDir, execution: ExecutionConfig) -> None:
+    fewest = _fewest(config)
+
+    def lack() -> str | None:
+        room = pool.room()
+        if room >= fewest:
+            return None
+        return (
+            f"training asks for {fewest} {pool.resource}s{pool.where()}, one for each worker (train.num_workers, "
+            f"train.min_workers), and {room} are there"
+        )
+
+    may_grow = cluster_address(execution.ray_address) is not None
+    wait_for_machines(
+        lack,
+        [pool.share()] * fewest,
+        seconds=execution.cluster_timeout if may_grow else 0.0,
+        is_stopped=paths.stop.exists,
+    )
+
+
+def _explained(error: Any, count: int, pool: _Pool, fewest: bool) -> KexueError:
     """What a failure of Ray Train means."""
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError  # noqa: PLC0415  # nowhere public
 
     if isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
+        problem = (
+            f"the Ray cluster had no room for {count} training workers: they take one {pool.resource} each"
+            f"{pool.where()}, and there are {pool.room()}, some of them busy"
+        )
+        if not fewest:  # a lost machine was counted; the next start knows
+            return WorkersLost(problem)
         return ResourceError(
-            f"the Ray cluster had no room for {count} training workers: they take one {resource} each, and its "
-            f"machines have {room} in all; add machines, or lower train.num_workers or train.min_workers"
+            f"{problem}; wait for what runs there ('ray status'), add machines, lower train.num_workers or "
+            "train.min_workers, or wait longer (execution.cluster_timeout)"
         )
     failures = getattr(error, "worker_failures", {})
     causes = [_root(failure) for _, failure in sorted(failures.items())]

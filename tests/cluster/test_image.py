@@ -15,7 +15,7 @@ DOCKERFILE = (ROOT / "cluster/image/Dockerfile").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "cluster/compose/compose.yaml").read_text(encoding="utf-8"))
 INSTRUCTIONS = {"FROM", "ARG", "ENV", "RUN", "COPY", "WORKDIR", "USER", "CMD"}
 SERVICE_KEYS = {
-    "image", "build", "init", "restart", "command", "environment", "shm_size", "ipc", "network_mode", "ports",
+    "image", "build", "init", "restart", "command", "environment", "shm_size", "ipc", "pid", "network_mode", "ports",
     "volumes", "deploy", "stop_grace_period", "healthcheck", "depends_on",
 }  # fmt: skip
 
@@ -74,6 +74,11 @@ def test_compose_uses_known_keys_and_the_one_image() -> None:
         assert set(service.get("depends_on", {})) <= COMPOSE["services"].keys()
     arguments = set(COMPOSE["services"]["ray"]["build"]["args"])
     assert arguments <= set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.M))
+
+
+def test_compose_lets_the_prefect_worker_be_a_driver_on_the_node_of_ray() -> None:
+    worker = COMPOSE["services"]["prefect-worker"]
+    assert {worker[key] for key in ("network_mode", "ipc", "pid")} == {"service:ray"}
 
 
 def test_compose_publishes_on_loopback_only() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from kexue_train.executor.config import ExecutionConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "cluster" / "kubernetes"
@@ -27,7 +30,7 @@ CONTAINER = {
     "volumeMounts": [{"name!": None, "mountPath!": None}],
 }  # fmt: skip
 POD = {
-    "automountServiceAccountToken!": None, "terminationGracePeriodSeconds": None,
+    "automountServiceAccountToken!": None, "terminationGracePeriodSeconds": None, "shareProcessNamespace": None,
     "securityContext!": {"runAsNonRoot!": None, "runAsUser!": None, "fsGroup!": None, "fsGroupChangePolicy": None,
                          "seccompProfile!": {"type!": None}},
     "tolerations": [{"key!": None, "operator!": None, "effect!": None}],
@@ -189,6 +192,21 @@ def test_the_cluster_has_gpu_and_cpu_nodes_and_a_head_that_survives() -> None:
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     redis = next(s for s in of_kind("Service") if s["metadata"]["name"] == "kexue-redis")
     assert cluster["gcsFaultToleranceOptions"]["redisAddress"] == f"kexue-redis:{redis['spec']['ports'][0]['port']}"
+
+
+def test_drivers_find_their_node_of_ray_or_the_port_for_those_without_one() -> None:
+    """Ray looks for the node among the processes it sees."""
+    beside = [pod for pod in pods().values() if {c["name"] for c in pod["containers"]} == {"worker", "ray"}]
+    assert [pod["shareProcessNamespace"] for pod in beside] == [True]
+    ports = pods()["head"]["containers"][0]["ports"]
+    assert {"name": "client", "containerPort": 10001} in ports
+
+
+def test_the_machines_are_marked_as_the_settings_expect() -> None:
+    groups = {group["groupName"]: group for group in of_kind("RayCluster")[0]["spec"]["workerGroupSpecs"]}
+    marks = {name: json.loads(json.loads(group["rayStartParams"]["resources"])) for name, group in groups.items()}
+    settings = ExecutionConfig()
+    assert marks == {"data": {settings.data_resource: 1}, "train": {settings.train_resource: 1}}
 
 
 def test_the_ray_version_is_the_pinned_one() -> None:

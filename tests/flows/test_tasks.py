@@ -10,7 +10,8 @@ import pytest
 
 from kexue_train.artifacts import FileEntry, Manifest, RowsChecksum
 from kexue_train.errors import ArtifactError, ConfigError, CorpusError, ResourceError, StaleArtifactError, TrainingError
-from kexue_train.pipeline import STAGES, StageResult
+from kexue_train.pipeline import STAGES
+from kexue_train.stage_result import StageResult
 
 pytest.importorskip("prefect")
 
@@ -74,28 +75,33 @@ def manifest(**fields: Any) -> Manifest:
     return Manifest(kind="text_shards", settings={}, settings_digest="x", files=files, bytes=1_500_000, **fields)
 
 
-def test_the_summary_of_a_stage_is_a_table_of_what_it_made() -> None:
-    from flows.tasks import summary_of
-
+def test_the_facts_of_a_stage_are_what_it_made_and_how_fast() -> None:
     made = manifest(rows=12_345, rows_checksum=RowsChecksum(input="ab", output="ab"))
-    assert summary_of(StageResult("shuffle", True, 65.0, "all well", made)).splitlines() == [
-        "### shuffle",
-        "",
-        "| | |",
-        "|---|---|",
-        "| result | all well |",
-        "| time | 1 min 05 s |",
-        "| rows | 12,345 |",
-        "| bytes | 1.5 MB |",
-        "| checksum of the rows | ab |",
-    ]
+    facts = StageResult("shuffle", True, 65.0, "all well", made, Path("run/shards")).facts
+    assert facts == {
+        "result": "all well",
+        "time": "1 min 05 s",
+        "rows": "12,345",
+        "bytes": "1.5 MB",
+        "speed": "23.1 kB/s",
+        "checksum of the rows": "ab",
+        "digest": made.content_digest,
+        "folder": "run/shards",
+    }
 
 
-def test_the_summary_of_work_done_before_has_no_time_and_of_no_folder_no_numbers() -> None:
-    from flows.tasks import summary_of
+def test_the_facts_of_work_done_before_have_no_speed_and_of_no_folder_no_numbers() -> None:
+    before = StageResult("samples", False, 0.1, "x", manifest(rows=1), Path("run/samples")).facts
+    assert (before["time"], "speed" in before) == ("complete before", False)
+    page = StageResult("report", True, 0.1, "index.html", None, Path("run/report")).facts
+    assert set(page) == {"result", "time", "folder"}
 
-    assert "| time | complete before |" in summary_of(StageResult("samples", False, 0.1, "x", manifest(rows=1)))
-    assert "rows" not in summary_of(StageResult("report", True, 0.1, "index.html", None))
+
+def test_only_training_is_limited_to_one_at_a_time() -> None:
+    from flows import tasks
+
+    limited = [name for name in STAGES if tasks.TRAINING_TAG in getattr(tasks, name).tags]
+    assert limited == ["train"]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import time
 import psutil
 import pytest
 
+from kexue_train.executor.config import ExecutionConfig
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.job import TrainDir
 from kexue_train.train.pretrain import pretrain
@@ -37,7 +38,9 @@ def ray_stopped_after():
 def _train(config, samples, out):
     from kexue_train.train.ray_launch import train_on_ray
 
-    return pretrain(config, samples, out, launch=lambda: train_on_ray(config, samples, out, address=None))
+    return pretrain(
+        config, samples, out, launch=lambda: train_on_ray(config, samples, out, execution=ExecutionConfig())
+    )
 
 
 def test_two_ray_workers_give_the_curve_of_one_process(samples, tmp_path):

@@ -6,13 +6,18 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
 
-from kexue_train.errors import ConfigError, ResourceError
+from kexue_train.errors import ConfigError, ResourceError, TrainingError
+from kexue_train.executor import connect_ray
+from kexue_train.executor.config import ExecutionConfig
+from kexue_train.executor.ray_machines import MARK
 from kexue_train.train import ray_launch
 from kexue_train.train.checkpoint import list_checkpoints, step_of
+from kexue_train.train.faults.supervise import WorkersLost
 from kexue_train.train.job import TrainDir
 from kexue_train.train.monitor.metrics import read_metrics
 from kexue_train.train.pretrain import pretrain
@@ -44,8 +49,14 @@ def cluster() -> Iterator[Any]:
         signal.signal(number, handler)
 
 
-def _train(config, samples, out, address):
-    return pretrain(config, samples, out, launch=lambda: ray_launch.train_on_ray(config, samples, out, address=address))
+def _train(config, samples, out, address, cluster_timeout=600.0):
+    execution = ExecutionConfig(ray_address=address, cluster_timeout=cluster_timeout)
+    return pretrain(
+        config,
+        samples,
+        out,
+        launch=lambda: ray_launch.train_on_ray(config, samples, out, execution=execution),
+    )
 
 
 class Story:
@@ -135,10 +146,64 @@ def _kill_workers() -> None:
             continue
 
 
-def test_a_cluster_without_room_is_told_with_what_it_has(samples, tmp_path, cluster, monkeypatch):
-    monkeypatch.setattr(ray_launch, "_SECONDS_FOR_ROOM", 3)
-    with pytest.raises(ResourceError, match=r"no room for 8 training workers: they take one CPU each.*have \d in all"):
-        _train(make_config(num_workers=8, micro_batch_size=1), samples, tmp_path / "out", cluster.address)
+def test_a_cluster_without_room_is_told_with_what_it_has(samples, tmp_path, cluster):
+    with pytest.raises(
+        ResourceError, match=r"asks for 8 CPUs, one for each worker.*\d are there; the cluster has \d mac"
+    ):
+        _train(make_config(num_workers=8, micro_batch_size=1), samples, tmp_path / "out", cluster.address, 0.0)
+
+
+def test_a_training_that_waits_for_machines_says_so_and_can_be_stopped(samples, tmp_path, cluster, caplog):
+    out, config = tmp_path / "out", make_config(num_workers=8, micro_batch_size=1)
+    with ThreadPoolExecutor(1) as thread:
+        training = thread.submit(_train, config, samples, out, cluster.address)
+        deadline = time.monotonic() + 60
+        while "waiting up to 10 min 00 s" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (out / "stop").touch()
+        with pytest.raises(TrainingError, match="stopped before step 8"):
+            training.result(timeout=60)
+
+
+def test_a_training_that_waits_for_busy_machines_can_be_stopped(samples, tmp_path, cluster):
+    import ray
+
+    out = tmp_path / "out"
+    connect_ray(cluster.address, None)
+    busy = ray.remote(num_cpus=1)(time.sleep).options(name="busy")
+    nodes = len([node for node in ray.nodes() if node["Alive"]])
+    waiting = [busy.remote(300) for _ in range(nodes)]
+    ray.wait(waiting, timeout=3)
+    with ThreadPoolExecutor(1) as thread:
+        training = thread.submit(_train, make_config(), samples, out, cluster.address)
+        time.sleep(15)  # Ray Train is up, and waits
+        (out / "stop").touch()
+        with pytest.raises(TrainingError, match="stopped before step 8"):
+            training.result(timeout=60)
+
+
+def test_training_keeps_to_marked_machines(cluster):
+    connect_ray(cluster.address, None)
+    pool = ray_launch._Pool("CPU", "train")
+    assert pool.share() == {"CPU": 1}
+    everywhere = pool.room()
+    node = cluster.add_node(node_ip_address="127.0.0.6", num_cpus=3, resources={"train": 1})
+    assert [node.machine for node in pool.nodes()] == ["127.0.0.6"]
+    assert (pool.room(), pool.share()) == (3, {"CPU": 1, "train": MARK})
+    assert ray_launch._Pool("CPU", None).room() == everywhere + 3
+    cluster.remove_node(node, allow_graceful=False)
+
+
+@pytest.mark.parametrize(("fewest", "kind"), [(True, ResourceError), (False, WorkersLost)])
+def test_a_start_without_room_is_tried_again_with_fewer_workers_if_there_may_be_fewer(cluster, fewest, kind):
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    connect_ray(cluster.address, None)
+    error = SimpleNamespace(controller_failure=WorkerGroupStartupTimeoutError(2))
+    explained = ray_launch._explained(error, 2, ray_launch._Pool("CPU", None), fewest)
+    assert type(explained) is kind
+    assert "no room for 2 training workers: they take one CPU each, and there are" in str(explained)
 
 
 def test_what_a_worker_finds_wrong_comes_back_as_it_was_raised(samples, tmp_path, cluster):
@@ -147,4 +212,6 @@ def test_what_a_worker_finds_wrong_comes_back_as_it_was_raised(samples, tmp_path
     config = make_config(num_workers=2)
     broken = config.model_copy(update={"train": config.train.model_copy(update={"micro_batch_size": 3})})
     with pytest.raises(ConfigError, match="global_batch_size=8 is not a multiple of micro_batch_size=3"):
-        ray_launch.train_on_ray(broken, samples, tmp_path / "out", address=cluster.address)
+        ray_launch.train_on_ray(
+            broken, samples, tmp_path / "out", execution=ExecutionConfig(ray_address=cluster.address)
+        )

@@ -11,12 +11,16 @@ import torch
 from kexue_train.errors import ResourceError
 from kexue_train.train.loop import Training
 
-_ON_CPU = re.compile(r"can't allocate memory|not enough memory|cannot allocate memory", re.IGNORECASE)
+# What has no class of its own: the allocator of the CPU, and libraries of CUDA that found no room for their work space.
+_IN_WORDS = re.compile(
+    r"can't allocate memory|not enough memory|cannot allocate memory|CUDA error: out of memory|STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch (of any device) or Python says that memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(_ON_CPU.search(str(error)))
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(_IN_WORDS.search(str(error)))
 
 
 @contextmanager

@@ -1,0 +1,165 @@
+"""What people see of a run on Prefect's page: progress, tables, links. A server that is away holds no work up."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.events import emit_event
+from prefect.exceptions import PrefectHTTPStatusError
+
+from kexue_train.pipeline import Run
+from kexue_train.report.summary import summarise
+from kexue_train.stage_result import StageResult
+from kexue_train.terminal import StageBoard
+from kexue_train.train.job import TrainDir
+from kexue_train.train.monitor.happenings import Happening, TrainingWatch
+
+logger = logging.getLogger(__name__)
+
+_INTERVAL_SECONDS = 5.0
+_EVENTS = {"checkpoint_saved": "kexue.checkpoint.saved", "loss_nonfinite": "kexue.loss.nonfinite"}
+
+
+def quietly(send: Callable[[], Any]) -> Any:
+    """What ``send`` returns; None if the server cannot be reached, which is a lack of pictures and not of work."""
+    try:
+        return send()
+    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+        logger.warning("the Prefect server does not take an artifact (%s: %s)", type(error).__name__, error)
+        return None
+
+
+class ArtifactProgress:
+    """Progress for the terminal and, every few seconds, for a Prefect progress artifact."""
+
+    def __init__(self, stage: str, board: StageBoard) -> None:
+        self._board, self._sent, self._percent = board, time.monotonic(), 0.0
+        self._artifact = quietly(
+            lambda: create_progress_artifact(0.0, key=f"{stage}-progress", description=f"Progress of {stage}")
+        )
+
+    def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
+        """See ``kexue_train.progress.Progress``."""
+        self.show(done, total, unit, **facts)
+        self.send_if_due()
+
+    def show(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
+        """The same without the artifact."""
+        self._board.update(done, total, unit, **facts)
+        if total:
+            self._percent = min(100.0, 100.0 * done / total)
+
+    def note(self, message: str) -> None:
+        """See ``kexue_train.progress.Progress``."""
+        self._board.note(message)
+
+    def send_if_due(self) -> bool:
+        """Send the artifact if some seconds have passed since the last time; returns whether they have."""
+        if time.monotonic() - self._sent < _INTERVAL_SECONDS:
+            return False
+        self._send()
+        return True
+
+    def complete(self) -> None:
+        """The stage is done."""
+        self._percent = 100.0
+        self._send()
+
+    def _send(self) -> None:
+        self._sent = time.monotonic()
+        artifact = self._artifact
+        if isinstance(artifact, UUID):
+            quietly(lambda: update_progress_artifact(artifact, self._percent))
+
+
+class TrainingArtifacts:
+    """Progress, key metrics over time and events of a training that runs in another thread."""
+
+    def __init__(self, run: Run, board: StageBoard) -> None:
+        self._run, self._progress = run, ArtifactProgress("train", board)
+        self._watch = TrainingWatch(TrainDir(run.folder.pretrain))
+        self._metrics: Any = None
+
+    def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
+        """See ``kexue_train.progress.Progress``; in the thread that trains."""
+        self._progress.show(done, total, unit, **facts)
+
+    def note(self, message: str) -> None:
+        """See ``kexue_train.progress.Progress``; in the thread that trains."""
+        self._progress.note(message)
+
+    def send(self) -> None:
+        """Send what is new; in the thread that waits."""
+        for happening in self._watch.read():
+            tell(happening, self._run)
+        if self._progress.send_if_due():
+            self._send_metrics()
+
+    def complete(self) -> None:
+        """The training has ended."""
+        self._progress.complete()
+        self._send_metrics()
+
+    def _send_metrics(self) -> None:
+        if not (table := self._watch.table()):
+            return
+        if self._metrics is None:
+            self._metrics = quietly(
+                lambda: create_table_artifact(table, key="train-metrics", description="Key metrics over time")
+            )
+        else:
+            quietly(lambda: _replace_table(self._metrics, table))
+
+
+def _replace_table(artifact: UUID, table: list[dict[str, str]]) -> None:
+    """A new artifact every few seconds would be a hundred thousand in a week."""
+    client = get_client(sync_client=True)
+    client.update_artifact(artifact, ArtifactUpdate(data=json.dumps(table)))
+
+
+def tell(happening: Happening, run: Run) -> None:
+    """Emit what happened in a training as an event, for automations."""
+    payload = {"step": happening.step, "detail": happening.detail, "run_dir": str(run.folder.root.absolute())}
+    emit(_EVENTS[happening.kind], run, payload)
+
+
+def emit(event: str, run: Run, payload: dict[str, Any]) -> None:
+    """Emit an event about the run."""
+    resource = {"prefect.resource.id": f"kexue.run.{run.config.name}", "prefect.resource.name": run.config.name}
+    emit_event(event=event, resource=resource, payload=payload | {"config_path": str(run.folder.config.absolute())})
+
+
+def show_result(result: StageResult) -> None:
+    """The table of a stage."""
+    table = [{"": name, result.stage: value} for name, value in result.facts.items()]
+    quietly(
+        lambda: create_table_artifact(table, key=f"{result.stage}-summary", description=f"What {result.stage} made")
+    )
+
+
+def show_summary(root: Path) -> None:
+    """The run's summary as Markdown, and its page."""
+    summary, page = summarise(root).to_markdown(), (root / "report" / "index.html").absolute()
+    quietly(lambda: create_markdown_artifact(markdown=summary, key="run-summary", description="What the run made"))
+    show_link("report", page.as_uri(), "The report")
+
+
+def show_link(key: str, address: str, text: str) -> None:
+    """A link."""
+    quietly(lambda: create_link_artifact(address, text, key=key, description=address))

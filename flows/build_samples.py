@@ -1,0 +1,43 @@
+"""Vocabulary and samples of text shards: ``python -m flows.build_samples configs/base.yaml``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.command import parser_of, run_flow
+from flows.tasks import samples, tokenizer
+from flows.workshop import open_workshop, run_name
+
+
+@flow(name="build-samples", flow_run_name=run_name, persist_result=False)
+def build_samples(
+    config_path: Path,
+    run_dir: Path | None = None,
+    overrides: list[str] | None = None,
+    ray_address: str | None = None,
+) -> Any:
+    """Turn the run's text shards into packed rows of sentence pairs, of every length that training needs.
+
+    Args:
+        config_path: YAML file of the run, as the machine that works sees it.
+        run_dir: Run folder with text shards; by default ``runs/NAME``.
+        overrides: ``section.key=value`` texts that replace values of the file.
+        ray_address: HOST:PORT of a running Ray cluster; by default what the file says.
+    """
+    with open_workshop(["tokenizer", "samples"], config_path, run_dir, overrides, ray_address) as workshop:
+        tokenizer(workshop)
+        samples(workshop)
+    return workshop.completed("tokenizer", "samples")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the flow from a shell; returns the exit code."""
+    return run_flow(build_samples, parser_of(build_samples), arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Training alone, on samples that are there: ``python -m flows.pretrain configs/base.yaml``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.command import parser_of, run_flow
+from flows.tasks import train
+from flows.workshop import open_workshop, run_name
+
+
+@flow(name="pretrain", flow_run_name=run_name, persist_result=False)
+def pretrain(
+    config_path: Path,
+    run_dir: Path | None = None,
+    overrides: list[str] | None = None,
+    ray_address: str | None = None,
+) -> Any:
+    """Pretrain the encoder on the run's samples; goes on from the last checkpoint.
+
+    Args:
+        config_path: YAML file of the run, as the machine that works sees it.
+        run_dir: Run folder with samples; by default ``runs/NAME``.
+        overrides: ``section.key=value`` texts that replace values of the file.
+        ray_address: HOST:PORT of a running Ray cluster; by default what the file says.
+    """
+    with open_workshop(["train"], config_path, run_dir, overrides, ray_address) as workshop:
+        train(workshop)
+    return workshop.completed("train")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the flow from a shell; returns the exit code."""
+    return run_flow(pretrain, parser_of(pretrain), arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

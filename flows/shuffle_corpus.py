@@ -1,0 +1,47 @@
+"""Text alone: ``python -m flows.shuffle_corpus configs/base.yaml``; on machines without torch, if need be."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.command import parser_of, run_flow
+from flows.tasks import corpus, shuffle
+from flows.workshop import open_workshop, run_name
+
+
+@flow(name="shuffle-corpus", flow_run_name=run_name, persist_result=False)
+def shuffle_corpus(
+    config_path: Path,
+    run_dir: Path | None = None,
+    overrides: list[str] | None = None,
+    ray_address: str | None = None,
+    fresh: bool = False,
+) -> Any:
+    """Put the corpus on disk in exactly uniform random order.
+
+    Args:
+        config_path: YAML file of the run, as the machine that works sees it.
+        run_dir: Run folder; by default ``runs/NAME``.
+        overrides: ``section.key=value`` texts that replace values of the file.
+        ray_address: HOST:PORT of a running Ray cluster; by default what the file says.
+        fresh: Empty the run folder and start over.
+    """
+    with open_workshop(["corpus", "shuffle"], config_path, run_dir, overrides, ray_address, fresh) as workshop:
+        corpus(workshop)
+        shuffle(workshop)
+    return workshop.completed("shuffle")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the flow from a shell; returns the exit code."""
+    parser = parser_of(shuffle_corpus)
+    parser.add_argument("--fresh", action="store_true", help="empty the run folder and start over")
+    return run_flow(shuffle_corpus, parser, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""What a flow run works with: its configuration, its folder under lock, and the board it shows its stages on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect.logging import get_run_logger
+from prefect.runtime import deployment, flow_run
+from prefect.states import Completed, State
+from rich.console import Console
+
+from flows.artifacts import show_link
+from kexue_train.errors import ConfigError, KexueError
+from kexue_train.pipeline import Run, open_run
+from kexue_train.run_config import RunConfig
+from kexue_train.run_dir import RunDir
+from kexue_train.terminal import PlainBoard, StageBoard, make_board
+
+_LINKS = {"KEXUE_TENSORBOARD_URL": ("tensorboard", "TensorBoard"), "KEXUE_RAY_URL": ("ray", "Ray's dashboard")}
+
+
+class Workshop:
+    """What the tasks of one flow run share. A plain class, so that Prefect does not look into it."""
+
+    def __init__(self, run: Run, board: StageBoard) -> None:
+        self.run, self.board = run, board
+        self.summaries: dict[str, str] = {}
+
+    def completed(self, *stages: str) -> State[str]:
+        """The state to end with: what ``stages`` made, in words, and where it lies, as the result."""
+        return self.ended("; ".join(self.summaries[stage] for stage in stages))
+
+    def ended(self, message: str) -> State[str]:
+        """The same with a message."""
+        root = str(self.run.folder.root)
+        return Completed(message=f"{root}: {message}", data=root)
+
+
+@contextmanager
+def open_workshop(
+    stages: Sequence[str],
+    config_path: Path,
+    run_dir: Path | None = None,
+    overrides: Sequence[str] | None = None,
+    ray_address: str | None = None,
+    fresh: bool = False,
+    claim: bool = True,
+) -> Iterator[Workshop]:
+    """Load the configuration, claim the run folder and hold its lock; says how to go on if the work is ended.
+
+    Without ``claim`` the folder's configuration stays as it is.
+
+    Raises:
+        KexueError: If the configuration is wrong, or another process works in the folder.
+    """
+    config = load_config(config_path, overrides, ray_address)
+    root = run_dir or Path("runs", config.name)
+    with RunDir(root).lock(), _board(stages) as board, _said_how_to_go_on(board, root):
+        for variable, (key, text) in _LINKS.items():
+            if address := os.environ.get(variable):
+                show_link(key, address, text)
+        yield Workshop(open_run(config, root, fresh=fresh) if claim else Run(config, RunDir(root)), board)
+
+
+def load_config(path: Path, overrides: Sequence[str] | None = None, ray_address: str | None = None) -> RunConfig:
+    """The configuration, with ``ray_address`` as one more override.
+
+    Raises:
+        ConfigError: If it is not here, with the machine and folder where "here" is; or any value is wrong.
+    """
+    if not path.exists():
+        raise ConfigError(
+            f"{path}: no such configuration file on {platform.node()}, where this flow runs in {Path.cwd()}; "
+            "give an absolute path that this machine sees, or one relative to that folder"
+        )
+    chosen = [*(overrides or []), *([f"execution.ray_address={ray_address}"] if ray_address else [])]
+    return RunConfig.load(path, chosen)
+
+
+def run_name() -> str:
+    """``base from base.yaml``: the run and its configuration, in place of Prefect's chance names."""
+    parameters: dict[str, Any] = flow_run.parameters
+    config = Path(parameters["config_path"])
+    run_dir = parameters.get("run_dir")
+    return f"{Path(run_dir).name if run_dir else config.stem} from {config.name}"
+
+
+class _RunLog:
+    """A file whose lines go to the log of the flow run, which Prefect's page shows."""
+
+    def __init__(self) -> None:
+        self._log = get_run_logger()
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            if line.strip():
+                self._log.info(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def _board(stages: Sequence[str]) -> StageBoard:
+    if deployment.id:
+        return PlainBoard(Console(file=_RunLog(), width=1000))  # type: ignore[arg-type]  # all that rich uses of a file
+    return make_board(list(stages), Console())
+
+
+@contextmanager
+def _said_how_to_go_on(board: StageBoard, root: Path) -> Iterator[None]:
+    try:
+        yield
+    except KexueError:
+        raise  # says it itself
+    except BaseException as error:
+        if not isinstance(error, Exception):  # a signal: cancelled, or about to be killed
+            board.note(f"stopped; what is finished is kept in {root}. Run again with the same parameters to go on")
+        raise
