@@ -352,13 +352,20 @@ def import_weights(
 
 @app.command()
 def report(
-    run_dir: Annotated[Path, typer.Argument(help="Run folder, finished or not.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folder, finished or not; several: compare.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File of a comparison (default: comparison.html).")
+    ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Write the page about a run."""
-    from kexue_train.report.build_report import build_report  # noqa: PLC0415  # loads plotly
+    """Write the page about a run, RUN/report/index.html, or one that compares several."""
+    from kexue_train.report.build_report import build_comparison, build_report  # noqa: PLC0415  # loads jinja2
 
-    path = build_report(run_dir)
+    if out and len(runs) == 1:
+        raise ConfigError("--out is for comparisons; the page about one run is its report/index.html")
+    path = build_report(runs[0]) if len(runs) == 1 else build_comparison(runs, out or Path("comparison.html"))
     typer.echo(str(path))
     if open_page:
         typer.launch(path.absolute().as_uri())
