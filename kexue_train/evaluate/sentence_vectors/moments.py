@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -49,8 +49,15 @@ class Moments:
 
     @classmethod
     def merged(cls, parts: Iterable[Self]) -> Self:
-        """Those of all parts together, at least one; in another order they differ in the last bits."""
-        return reduce(cls.merge, parts)
+        """Those of all parts together, which may come one by one; in another order they differ in the last bits.
+
+        Raises:
+            EvaluationError: If there is no part.
+        """
+        whole = reduce(lambda done, part: part if done is None else done.merge(part), parts, cast(Self | None, None))
+        if whole is None:
+            raise EvaluationError("no vectors, so no mean and covariance; give sentences")
+        return whole
 
     def merge(self, other: Self) -> Self:
         """Those of both together, without the cancellation of raw sums.

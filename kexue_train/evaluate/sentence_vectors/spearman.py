@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from kexue_train.errors import EvaluationError
 
-Numbers = npt.NDArray[np.floating]
+Numbers = npt.NDArray[np.floating] | npt.NDArray[np.integer]
 
 
 def spearman(first: Numbers, second: Numbers) -> float:
