@@ -14,10 +14,10 @@ from pydantic import Field
 
 from kexue_train.config import Config
 from kexue_train.errors import EvaluationError, KexueError
-from kexue_train.evaluate.load_model import load_pretrained, load_tokenizer
+from kexue_train.evaluate.load_model import load_encoder
 from kexue_train.finetune.fit_settings import FitSettings
 from kexue_train.finetune.loop import fit
-from kexue_train.finetune.tasks.encoders import load_encoder, save_encoder, with_fresh_weights
+from kexue_train.finetune.tasks.encoders import load_with_head, save_encoder, with_fresh_weights
 from kexue_train.finetune.tasks.inputs import Reader
 from kexue_train.finetune.tasks.make_problem import make_problem
 from kexue_train.finetune.tasks.problem import Problem
@@ -38,7 +38,6 @@ from kexue_train.progress import SILENT, Progress
 
 # What may go wrong in one task alone; the second is also how PyTorch says that a device has too little memory.
 _TASK_ERRORS = (KexueError, RuntimeError, MemoryError)
-_SPECIAL_TOKENS = ("cls_token", "sep_token", "pad_token", "unk_token")
 
 
 class HarnessSettings(Config):
@@ -100,19 +99,17 @@ def finetune_tasks(
     """
     if not data.is_dir():
         raise EvaluationError(f"{data}: no such folder; give the one that holds the tasks' data")
-    tokenizer = load_tokenizer(model_dir, _SPECIAL_TOKENS)
-    encoder, _ = load_pretrained(model_dir, "AutoModel", "an encoder")
-    longest = getattr(encoder.config, "max_position_embeddings", None)
+    encoder = load_encoder(model_dir)
     results = []
     for name, task in tasks.items():
         wanted = settings.max_length or task.max_length
-        reader = Reader(tokenizer, min(wanted, longest or wanted), settings.one_segment)
+        reader = Reader(encoder.tokenizer, min(wanted, encoder.longest_input or wanted), settings.one_segment)
         run = _TaskRun(name, task, model_dir, reader, settings, save / name if save else None, progress)
         results.append(run.run(data))
         progress.note(_in_words(results[-1]))
     return TaskResults(
-        model_type=str(encoder.config.model_type),
-        parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+        model_type=str(encoder.model.config.model_type),
+        parameters=sum(parameter.numel() for parameter in encoder.model.parameters()),
         seeds=settings.seeds,
         one_segment=settings.one_segment,
         tasks=results,
@@ -172,7 +169,7 @@ class _TaskRun:
         return runs, failures
 
     def _train(self, problem: Problem, splits: Splits, kind: Encoder, seed: int) -> SeedRun:
-        model = load_encoder(self.model_dir, problem.auto_class, problem.num_labels, seed=seed)
+        model = load_with_head(self.model_dir, problem.auto_class, problem.num_labels, seed=seed)
         if kind == "random":
             model = with_fresh_weights(model, seed=seed)
         unit = f"steps of {self.name}, {kind} encoder, seed {seed}"

@@ -12,7 +12,7 @@ import torch
 from kexue_train.evaluate.load_model import load_pretrained, require_weights
 
 
-def load_encoder(model_dir: Path, auto_class: str, num_labels: int, *, seed: int) -> Any:
+def load_with_head(model_dir: Path, auto_class: str, num_labels: int, *, seed: int) -> Any:
     """The encoder in ``model_dir`` under a fresh head with ``num_labels`` outputs, in fp32, on the best device here.
 
     Args:

@@ -104,7 +104,7 @@ class Reader:
 
     def batch(self, sequences: Sequence[Segments], device: torch.device) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask`` and ``token_type_ids``, each [B, S]."""
-        ids = padded([sequence.ids for sequence in sequences], self.tokenizer.pad_token_id)
+        ids = padded([sequence.ids for sequence in sequences], self.tokenizer.pad_token_id or 0)  # never attended to
         slots = np.arange(ids.shape[1])
         lengths = np.array([len(sequence.ids) for sequence in sequences])[:, None]
         starts = np.array([sequence.second_starts for sequence in sequences])[:, None]

@@ -51,12 +51,12 @@ def pair_with_a_label(random: np.random.Generator) -> Record:
 
 
 def text_with_entities(random: np.random.Generator) -> Record:
-    """Every x is a person, every ``y y`` a place."""
+    """Every x is a person, every ``y z`` a place."""
     tokens: list[str] = []
     tags: list[str] = []
     for _ in range(5):
         kind = random.integers(3)
-        tokens += [["x"], ["y", "y"], [str(random.choice(LETTERS))]][kind]
+        tokens += [["x"], ["y", "z"], [str(random.choice(LETTERS))]][kind]
         tags += [["B-person"], ["B-place", "I-place"], ["O"]][kind]
     return {"tokens": tokens, "tags": tags}
 
