@@ -81,9 +81,7 @@ def _nonfinite(run: RunData) -> Iterator[Anomaly]:
         for record in records:
             number.update(record.get("tensors") or {})
         worst = ", ".join(f"{name} in {_times(steps, 'step')}" for name, steps in number.most_common(3))
-        details = (
-            f"{_at_steps([int(r['step']) for r in records])}; most often {worst}; other tensors moved on without them"
-        )
+        details = f"{_at_steps([int(r['step']) for r in records])}; most often {worst}"
         yield Anomaly("warning", "Gradients were not finite", details if number else "")
 
 

@@ -127,7 +127,7 @@ def _zero_shot_table(results: ZeroShotResults) -> Table:
 
 
 def _plain_tables(name: str, record: Record) -> Iterator[Table]:
-    title = name.replace("_", " ")
+    title = name.replace("_", " ").capitalize()
     lists = {key: value for key, value in record.items() if _is_list_of_records(value)}
     if plain := dict(_flatten({key: v for key, v in record.items() if key not in lists and key not in _NOT_SHOWN})):
         yield Table(f"{title}: overall", ["", ""], [[key, _write(value)] for key, value in plain.items()])

@@ -21,6 +21,7 @@ const lookAt = (frame) => {
     }).map((chart) => chart.id),
     crowded: charts.filter((chart) =>
       overlapping([...chart.querySelectorAll(".across span")], "left", "right")
+      || overlapping([...chart.querySelectorAll(".event")], "left", "right")
       || overlapping([...chart.querySelectorAll(".up span")], "top", "bottom")).map((chart) => chart.id),
     outside: cards.filter((card) => [...card.querySelectorAll(PARTS)]
       .filter(visible).some((part) => rect(part).right > rect(card).right || rect(part).left < rect(card).left))

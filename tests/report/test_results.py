@@ -23,7 +23,7 @@ def test_notes_tell_assumptions_and_failures(eventful_run):
 
 
 def test_results_of_other_evaluations_are_shown_as_they_are(eventful_run):
-    overall, sets = (t for t in evaluation_tables(load_run(eventful_run)) if t.caption.startswith("sentence vectors"))
+    overall, sets = (t for t in evaluation_tables(load_run(eventful_run)) if t.caption.startswith("Sentence vectors"))
     assert overall.rows == [["pooling", "mean"]]
     assert sets.header == ["set", "pairs", "spearman: plain", "spearman: whitened"]
     assert sets.rows[0] == ["lcqmc", "12,500", "0.412", "0.533"]
@@ -32,7 +32,7 @@ def test_results_of_other_evaluations_are_shown_as_they_are(eventful_run):
 def test_zero_shot_of_another_form_is_shown_as_it_is(eventful_run):
     (eventful_run / "evaluate" / "zero_shot.json").write_text(json.dumps({"tasks": [{"task": "a", "score": 0.5}]}))
     assert read_zero_shot(load_run(eventful_run)) is None
-    assert table_of(eventful_run, "zero shot").rows == [["a", "0.5"]]
+    assert table_of(eventful_run, "Zero shot").rows == [["a", "0.5"]]
 
 
 def test_scores_say_which_way_is_better(eventful_run):
