@@ -30,8 +30,7 @@ def as_terminal_text(explanation: Explanation) -> Text:
     strongest = _strongest(explanation)
     text = Text()
     for piece in explanation.pieces:
-        shown = f"{piece.text} " if piece.is_special else piece.text
-        text.append(shown, style="dim" if piece.is_special else _terminal_style(piece, strongest))
+        text.append(piece.text, style="dim" if piece.is_special else _terminal_style(piece, strongest))
     return text
 
 
@@ -67,7 +66,7 @@ def as_html_page(explanation: Explanation) -> str:
 
 def _html_word(piece: Piece, strongest: float) -> str:
     if piece.is_special:
-        return f'<span style="opacity:.45">{escape(piece.text)} </span>'
+        return f'<span style="opacity:.45">{escape(piece.text)}</span>'
     space = piece.text[: len(piece.text) - len(piece.text.lstrip())]
     red, green, blue = _colour(piece)
     share = abs(piece.value) / strongest

@@ -4,9 +4,8 @@ What is explained is the log-odds of the answer, log p / (1 - p), against all ot
 classes the difference of their logits.
 
 Along the path only the text's own tokens move; [CLS], [SEP] and [MASK] stay. It starts, by default, where every one of
-them is the embedding of [MASK]: an input that the model knows, and that says "no word here". The other choice, zero, is
-no input it ever saw; and since the first RMSNorm forgets lengths, the way from zero to a word nearly all happens in its
-first steps, so that many more of them are needed.
+them is the embedding of [MASK]: an input that the model knows, and that says "a word, whichever". The other choice, zero,
+is no input it ever saw, and the first norm makes whole words of vectors near it.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class Piece(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     text: str
-    """As it stands in the text, with the space before it."""
+    """As it stands in the text, with the space before it; together they are the text with its special tokens."""
     value: float
     """Its share of ``at_input - at_baseline``; above 0 it speaks for the answer."""
     is_special: bool
@@ -158,11 +157,11 @@ class _Asked:
             EvaluationError: If a text is missing, too long, or has no token of its own, or there is not one [MASK].
         """
         tokenizer = loaded.tokenizer
-        ids, pieces, types = [tokenizer.cls_token_id], [tokenizer.cls_token], [0]
+        ids, pieces, types = [tokenizer.cls_token_id], [f"{tokenizer.cls_token} "], [0]
         for segment, part in enumerate(part for part in (text, text_b) if part is not None):
             part_ids, part_pieces = _spell(tokenizer, part)
             ids += [*part_ids, tokenizer.sep_token_id]
-            pieces += [*part_pieces, tokenizer.sep_token]
+            pieces += [*part_pieces, f" {tokenizer.sep_token} "]
             types += [segment] * (len(part_ids) + 1)
         if loaded.longest_input is not None and len(ids) > loaded.longest_input:
             raise EvaluationError(
