@@ -63,6 +63,7 @@ def evaluate_nsp_zero_shot(
         evaluate_zero_shot,
     )
     from kexue_train.evaluate.zero_shot.task import load_tasks  # noqa: PLC0415
+    from kexue_train.terminal import print_table  # noqa: PLC0415
 
     methods = METHODS_BY_NAME.get(method)
     if methods is None:
@@ -105,6 +106,7 @@ def evaluate_sts(
     from kexue_train.evaluate.sentence_vectors.choices import choose_poolings, choose_whitening  # noqa: PLC0415
     from kexue_train.evaluate.sentence_vectors.evaluate_sts import evaluate_sts as run  # noqa: PLC0415  # loads torch
     from kexue_train.evaluate.sentence_vectors.sts_sets import choose_sets  # noqa: PLC0415
+    from kexue_train.terminal import print_table  # noqa: PLC0415
 
     chosen, poolings, white = choose_sets(sets or [], data), choose_poolings(pooling), choose_whitening(whitening)
     with _progress() as progress:
@@ -164,19 +166,3 @@ def _progress() -> Any:
     from kexue_train.terminal import SingleStage  # noqa: PLC0415
 
     return SingleStage("evaluate", Console(stderr=True))
-
-
-def print_table(header: list[str], rows: list[list[str]], remarks: list[str]) -> None:
-    """A table whose first column holds words and the others numbers, and remarks below."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    for number, title in enumerate(header):
-        table.add_column(title, justify="left" if number == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
-    console = Console(highlight=False)
-    console.print(table)
-    for remark in remarks:
-        console.print(remark, markup=False, soft_wrap=True)
