@@ -18,9 +18,10 @@ from kexue_train.report.anomalies import LOOKED_FOR, find_anomalies
 from kexue_train.report.card_results import add_results_to_card
 from kexue_train.report.charts import short_number
 from kexue_train.report.checks import check_run
-from kexue_train.report.results import evaluation_tables, read_zero_shot
+from kexue_train.report.results import evaluation_tables
 from kexue_train.report.run_data import RunData, load_run
 from kexue_train.report.summary import summarise_run, total_seconds
+from kexue_train.report.task_results import read_zero_shot
 from kexue_train.runtime import format_seconds
 
 

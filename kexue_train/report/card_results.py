@@ -7,8 +7,9 @@ from typing import Any
 
 from kexue_train.errors import ArtifactError
 from kexue_train.export.results_in_card import write_results
-from kexue_train.report.results import Score, evaluation_tables, scores_of
+from kexue_train.report.results import evaluation_tables, scores_of
 from kexue_train.report.run_data import RunData
+from kexue_train.report.score import Score
 from kexue_train.report.summary import describe_quality
 from kexue_train.report.tables import Table
 
@@ -26,19 +27,14 @@ def add_results_to_card(run: RunData) -> bool:
 
 def model_index(name: str, scores: list[Score]) -> dict[str, Any]:
     """One entry of ``model-index``: the scores by what was asked (https://huggingface.co/docs/hub/model-cards)."""
-    results = []
-    for group, members in groupby(scores, key=lambda score: score.group):
-        heldout = group == "held-out text"
-        results.append(
-            {
-                "task": {"type": "fill-mask" if heldout else "zero-shot-classification"},
-                "dataset": {"type": group.replace(" ", "-"), "name": group},
-                "metrics": [
-                    {"type": _metric_type(score), "value": round(score.value, 6), "name": score.metric}
-                    for score in members
-                ],
-            }
-        )
+    results = [
+        {
+            "task": {"type": task_type},
+            "dataset": {"type": group.replace(" ", "-"), "name": group},
+            "metrics": [{"type": s.kind, "value": round(s.value, 6), "name": s.name} for s in members],
+        }
+        for (group, task_type), members in groupby(scores, key=lambda score: (score.group, score.task_type))
+    ]
     return {"name": name, "results": results}
 
 
@@ -55,9 +51,3 @@ def table_markdown(table: Table) -> str:
         "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
     )
     return "\n\n".join([f"**{table.caption}**", text, *table.notes])
-
-
-def _metric_type(score: Score) -> str:
-    if score.is_share:
-        return "accuracy"
-    return "perplexity" if "perplexity" in score.metric else "loss"

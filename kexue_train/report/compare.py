@@ -10,8 +10,9 @@ from typing import Any
 
 from kexue_train.report.charts import COLOURS, Form, LineChart, Mark, Series, line_chart
 from kexue_train.report.plots import points_of
-from kexue_train.report.results import Score, scores_of
+from kexue_train.report.results import scores_of
 from kexue_train.report.run_data import Record, RunData
+from kexue_train.report.score import Score
 from kexue_train.report.summary import summarise_run, total_seconds
 from kexue_train.report.tables import EMPTY, Table
 from kexue_train.report.training import phase_speeds
@@ -69,7 +70,7 @@ def overview_table(runs: list[RunData], labels: list[str]) -> Table:
 
 def result_rows(runs: list[RunData]) -> list[ResultRow]:
     """Every score that some run has, in the order of the first run that has it."""
-    scores = [{(s.group, s.metric): s for s in scores_of(run)} for run in runs]
+    scores = [{(s.group, s.name): s for s in scores_of(run)} for run in runs]
     keys = dict.fromkeys(key for own in scores for key in own)
     return [
         ResultRow(f"{group}: {metric}", _cells([own.get((group, metric)) for own in scores])) for group, metric in keys
