@@ -14,7 +14,7 @@ from kexue_train.finetune.tasks.encoders import load_with_head, with_fresh_weigh
 from kexue_train.finetune.tasks.results import TaskResults
 from kexue_train.finetune.tasks.table import HEADER, remarks_on, rows_of
 from kexue_train.finetune.tasks.task import KINDS
-from tests.evaluate.zero_shot.tiny_models import make_bert
+from tests.evaluate.zero_shot.tiny_models import export_roformer, make_bert, random_roformer
 from tests.finetune.tasks.tiny_tasks import (
     choice_of_options,
     make_encoder,
@@ -192,6 +192,19 @@ def test_a_run_that_breaks_is_a_failure_of_that_seed_alone(encoder, data, monkey
     [failure] = result.failures
     assert (failure.encoder, failure.seed, failure.error) == ("pretrained", 1, "the loss is nan")
     assert remarks_on(results) == ["label: the pretrained encoder, seed 1 failed: the loss is nan"]
+
+
+def test_damaged_weights_spoil_no_baseline(data, tmp_path):
+    model = random_roformer()
+    model.roformer.encoder.layer[0].output.dense.weight.data[0, 0] = float("nan")
+    damaged = export_roformer(tmp_path / "roformer", model)
+    values = {"epochs": 1, "max_train": 16, "max_eval": 8, "random_encoder": True}
+    [result] = run(damaged, data, {"label": task("label")}, **values).tasks
+    [failure] = result.failures
+    assert failure.encoder == "pretrained"
+    assert "the loss is nan" in failure.error
+    assert [encoder.encoder for encoder in result.encoders] == ["random"]
+    assert len(result.baselines) == 3
 
 
 def test_gradient_dropout_flooding_and_one_segment_change_what_is_learnt(encoder, data):

@@ -4,8 +4,8 @@ What is explained is the log-odds of the answer, log p / (1 - p), against all ot
 classes the difference of their logits.
 
 Along the path only the text's own tokens move; [CLS], [SEP] and [MASK] stay. It starts, by default, where every one of
-them is the embedding of [MASK]: an input that the model knows, and that says "a word, whichever". The other choice, zero,
-is no input it ever saw, and the first norm makes whole words of vectors near it.
+them is the embedding of [MASK]: an input that the model knows, and that says "a word, whichever". The other choice,
+zero, is no input it ever saw, and the first norm makes whole words of vectors near it.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def explain(
         baseline: Where the path starts: ``mask`` or ``zero`` embeddings.
 
     Raises:
-        EvaluationError: If the model lacks the head, the text does not fit it, or the answer is not known.
+        EvaluationError: If the model lacks the head or is damaged, the text does not fit it, or the answer is unknown.
         ResourceError: If transformers is not installed.
     """
     tokenizer = load_tokenizer(model_dir, ("cls_token", "sep_token", "mask_token"))
@@ -111,6 +111,10 @@ def explain(
     words = asked.loaded.model.get_input_embeddings()(asked.ids)[0].detach()
     with torch.no_grad():
         probabilities = asked.logits(words[None])[0].double().softmax(-1)
+    if not probabilities.isfinite().all():
+        raise EvaluationError(
+            f"{model_dir}: its answer is no number, so its weights are damaged; export the checkpoint again"
+        )
     number = int(probabilities.argmax()) if answer is None else _find(answer, asked.answers)
     start = words.clone()
     start[asked.moves] = 0.0 if baseline == "zero" else asked.embedding_of(tokenizer.mask_token_id)

@@ -16,7 +16,7 @@ from kexue_train.errors import ConfigError, EvaluationError
 from kexue_train.evaluate.attribution.drawing import as_html, as_html_page, as_terminal_text, strongest_words
 from kexue_train.evaluate.attribution.explain import Explanation, Piece, explain
 from kexue_train.evaluate.load_model import load_masked_lm, load_next_sentence_model
-from tests.evaluate.zero_shot.tiny_models import export_roformer, make_bert
+from tests.evaluate.zero_shot.tiny_models import export_roformer, make_bert, random_roformer
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,13 @@ def test_what_cannot_be_asked_is_refused(roformer, arguments, options, words):
     with pytest.raises(EvaluationError) as caught:
         explain(roformer, *arguments, **options)
     assert words in str(caught.value)
+
+
+def test_damaged_weights_are_said_to_be_damaged(tmp_path):
+    model = random_roformer()
+    model.cls.next_sentence.dense.weight.data[0, 0] = float("nan")
+    with pytest.raises(EvaluationError, match="its answer is no number"):
+        explain(export_roformer(tmp_path / "roformer", model), "a", "b")
 
 
 FOUND = Explanation(
