@@ -15,8 +15,8 @@ from kexue_train.artifacts import write_atomic
 from kexue_train.errors import ConfigError, ResourceError
 from kexue_train.report import compare, plots, tables
 from kexue_train.report.anomalies import LOOKED_FOR, find_anomalies
+from kexue_train.report.axes import short_number
 from kexue_train.report.card_results import add_results_to_card
-from kexue_train.report.charts import short_number
 from kexue_train.report.checks import check_run
 from kexue_train.report.results import evaluation_tables
 from kexue_train.report.run_data import RunData, load_run

@@ -13,18 +13,15 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
+from kexue_train.report.axes import Form, Tick, room_for, share_of, ticks_of, write_value
+
 Point = tuple[float, float]
-Form = Literal["number", "percent"]
 Mark = Literal["line", "dots", "level"]
 
 _SIDE = 1000.0
 _BUCKETS = 300
 _TABLE_ROWS = 12
 _MIN_LABEL_DISTANCE = 25.0  # percent of the width that the label of an event takes
-_SMALL = 1e-2
-_EQUAL = 1e-6
-_UNITS = ((" G", 1e9), (" M", 1e6), (" k", 1e3))
-_NICE_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 COLOURS = 6
 """Colours of series that the page has, numbered from 1; they also differ in their dashes."""
 
@@ -37,14 +34,6 @@ class Series:
     points: Sequence[Point]
     colour: int = 1
     mark: Mark = "line"
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A label at ``place`` percent of an axis, from the left or from below."""
-
-    place: float
-    label: str
 
 
 @dataclass(frozen=True)
@@ -140,10 +129,10 @@ def line_chart(
         return None
     xs, ys = ([point[axis] for s in drawn for point in s.points] for axis in (0, 1))
     left, right = min(xs), max(xs)
-    low, high = _room(min(0.0, *ys) if from_zero else min(ys), max(ys), fixed_low=from_zero)
+    low, high = room_for(min(0.0, *ys) if from_zero else min(ys), max(ys), fixed_low=from_zero)
 
     def place(point: Point) -> str:
-        return f"{_SIDE * _share(point[0], left, right):.1f} {_SIDE * (1 - _share(point[1], low, high)):.1f}"
+        return f"{_SIDE * share_of(point[0], left, right):.1f} {_SIDE * (1 - share_of(point[1], low, high)):.1f}"
 
     curves = [_curve(s, [place(point) for point in s.points]) for s in drawn]
     inside = sorted((x, label) for x, label in events if left <= x <= right)
@@ -152,9 +141,9 @@ def line_chart(
         title=title,
         description=_describe(title, drawn, form, x_label, inside),
         curves=curves,
-        x_ticks=_ticks(left, right, 6, "number"),
-        y_ticks=_ticks(low, high, 5, form),
-        events=_label_events([Tick(100 * _share(x, left, right), label) for x, label in inside]),
+        x_ticks=ticks_of(left, right, 6, "number"),
+        y_ticks=ticks_of(low, high, 5, form),
+        events=_label_events([Tick(100 * share_of(x, left, right), label) for x, label in inside]),
         values=_values_json(drawn, form, x_label, (left, right), (low, high)),
         table=_table(moving, form, x_label),
         x_label=x_label,
@@ -187,71 +176,10 @@ def thin(points: Sequence[Point]) -> list[Point]:
     return [points[i] for i in sorted(kept)]
 
 
-def write_value(value: float, form: Form) -> str:
-    """A value in text: four digits, or percent."""
-    if form == "percent":
-        return f"{value:.1%}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def short_number(value: float) -> str:
-    """Three digits and a unit, such as ``3.28 M``."""
-    for unit in ("", " k", " M", " G"):
-        if abs(value) < 999.5:
-            return f"{value:.3g}{unit}"
-        value /= 1000
-    return f"{value:,.3g} T"
-
-
 def _curve(series: Series, places: list[str]) -> Curve:
     line = f"M{' '.join(places)}" if len(places) > 1 else ""
     dotted = series.mark == "dots" or len(places) == 1
     return Curve(series.label, series.colour, series.mark, line, "".join(f"M{p}h0" for p in places) if dotted else "")
-
-
-def _share(value: float, low: float, high: float) -> float:
-    return (value - low) / (high - low) if high > low else 0.5
-
-
-def _room(low: float, high: float, *, fixed_low: bool) -> Point:
-    """The range with a little air around it; never empty."""
-    moves = high - low > _EQUAL * max(abs(low), abs(high))
-    air = 0.05 * (high - low) if moves else 0.05 * abs(high) or 1.0
-    return (low if fixed_low else low - air, high + air)
-
-
-def _ticks(low: float, high: float, number: int, form: Form) -> list[Tick]:
-    """At most about ``number`` round values inside the range."""
-    if high <= low:
-        return [Tick(50.0, _write_tick(low, abs(low) or 1.0, form, ("", 1.0)))]
-    rough = (high - low) / number
-    size = 10.0 ** math.floor(math.log10(rough))
-    step = next(nice * size for nice in _NICE_STEPS if nice * size >= 0.8 * rough)
-    unit = _unit(max(abs(low), abs(high)))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [
-        Tick(100 * _share(i * step, low, high), _write_tick(i * step, step, form, unit)) for i in range(first, last + 1)
-    ]
-
-
-def _write_tick(value: float, step: float, form: Form, unit: tuple[str, float]) -> str:
-    if form == "percent":
-        return f"{100 * value:.{_decimals(100 * step)}f}%"
-    name, size = unit
-    return f"{value / size:,.{_decimals(step / size)}f}{name}" if value else "0"
-
-
-def _unit(largest: float) -> tuple[str, float]:
-    """What all labels of an axis count in: thousands and the like, or a small power of ten as in config files."""
-    if largest < _SMALL:
-        exponent = math.floor(math.log10(largest))
-        return f"e{exponent}", 10.0**exponent
-    return next(((name, size) for name, size in _UNITS if largest >= 10 * size), ("", 1.0))
-
-
-def _decimals(step: float) -> int:
-    """Digits behind the point that tell multiples of ``step`` apart."""
-    return next((digits for digits in range(7) if abs(step * 10**digits - round(step * 10**digits)) < 1e-6), 7)
 
 
 def _label_events(events: list[Tick]) -> list[Tick]:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kexue_train.report.charts import COLOURS, Form, LineChart, Mark, Series, line_chart
+from kexue_train.report.axes import Form
+from kexue_train.report.charts import COLOURS, LineChart, Mark, Series, line_chart
 from kexue_train.report.plots import points_of
 from kexue_train.report.results import scores_of
 from kexue_train.report.run_data import Record, RunData

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.report.charts import Series, bar_chart, line_chart, short_number, thin
+from kexue_train.report.axes import short_number
+from kexue_train.report.charts import Series, bar_chart, line_chart, thin
 
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
