@@ -51,7 +51,9 @@ def loss_spikes(lines: list[Record]) -> list[int]:
         loss = line.get("mlm_loss")
         if not isinstance(loss, int | float) or not math.isfinite(loss):
             continue
-        if len(before) >= _MIN_BEFORE and loss > _highest_usual(before[-_WINDOW:]):
+        recent = before[-_WINDOW:]
+        # The first comparison is implied by the second, and spares most medians.
+        if len(recent) >= _MIN_BEFORE and loss > (1 + _MIN_RISE) * min(recent) and loss > _highest_usual(recent):
             steps.append(int(line["step"]))
         else:
             before.append(float(loss))

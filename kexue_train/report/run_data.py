@@ -7,6 +7,7 @@ import json
 import platform
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,28 @@ class RunData:
 
     def of_kind(self, *kinds: str) -> list[Record]:
         """The metrics of the given kinds, in order of writing."""
+        if len(kinds) == 1:
+            return self._by_kind.get(kinds[0], [])
         return [record for record in self.metrics if record.get("kind") in kinds]
 
     def curve(self, kind: str) -> list[Record]:
         """The metrics of ``kind`` by rising step; where steps were done again, the last writing counts."""
-        by_step = {int(record["step"]): record for record in self.of_kind(kind) if "step" in record}
-        return [by_step[step] for step in sorted(by_step)]
+        return self._curves.get(kind, [])
+
+    @cached_property
+    def _by_kind(self) -> dict[str, list[Record]]:
+        found: dict[str, list[Record]] = {}
+        for record in self.metrics:
+            found.setdefault(str(record.get("kind")), []).append(record)
+        return found
+
+    @cached_property
+    def _curves(self) -> dict[str, list[Record]]:
+        curves = {}
+        for kind in ("train", "validation"):
+            by_step = {int(record["step"]): record for record in self.of_kind(kind) if "step" in record}
+            curves[kind] = [by_step[step] for step in sorted(by_step)]
+        return curves
 
     @property
     def is_complete(self) -> bool:
