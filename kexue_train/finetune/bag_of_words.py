@@ -24,7 +24,7 @@ SIZES = (1, 2, 3, 4)
 """Lengths of the n-grams, in characters."""
 PENALTIES = (10.0, 1.0, 0.1, 0.01)
 """Tried in turn; the best on the dev set counts, as the best epoch of an encoder does."""
-_ITERATIONS = 200
+_ITERATIONS = 100
 
 Text = tuple[str, ...]
 """A text, or two of a pair."""
