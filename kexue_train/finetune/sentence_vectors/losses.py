@@ -40,5 +40,5 @@ def am_softmax_loss(cosines: Tensor, labels: Tensor, scale: float = AM_SCALE, ma
 
     Source: https://kexue.fm/archives/8656, https://kexue.fm/archives/5743.
     """
-    right = F.one_hot(labels, cosines.shape[1])
+    right = F.one_hot(labels, cosines.shape[1]).to(cosines.dtype)
     return F.cross_entropy(scale * (cosines - margin * right), labels)
