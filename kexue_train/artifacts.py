@@ -26,6 +26,8 @@ from kexue_train.errors import ArtifactError, ResourceError, StaleArtifactError
 from kexue_train.progress import SILENT, Progress
 
 MANIFEST_NAME = "manifest.json"
+CARD_NAME = "README.md"
+"""A text for people at the top of an artifact, which may change: no file of the manifest."""
 SCHEMA_VERSION = 1
 _RECIPE_NAME = "recipe.json"
 
@@ -231,8 +233,8 @@ def publish(partial: Path, out_dir: Path, manifest: Manifest) -> Manifest:
 
 
 def describe_files(folder: Path, rows: Mapping[str, int] | None = None) -> dict[str, FileEntry]:
-    """Size and checksum of every file below ``folder`` but the manifest; ``rows`` gives row counts by relative path."""
-    own = (folder / MANIFEST_NAME, folder / _RECIPE_NAME)
+    """Size and checksum of every file below ``folder`` but manifest and card; ``rows``: row counts by relative path."""
+    own = (folder / MANIFEST_NAME, folder / _RECIPE_NAME, folder / CARD_NAME)
     entries = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p not in own):
         name = path.relative_to(folder).as_posix()

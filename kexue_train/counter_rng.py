@@ -32,6 +32,8 @@ class Purpose(IntEnum):
     SAMPLING = 8
     BLOCK_ORDER = 9
     MIXTURE = 10
+    FINE_TUNING = 11
+    RANDOM_VECTORS = 12
 
 
 def philox(

@@ -252,3 +252,16 @@ def print_ending(run_dir: Path, console: Console) -> None:
         '  print(model(**tokenizer("Raw text in, an encoder out.", return_tensors="pt")).last_hidden_state.shape)',
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> None:
+    """A table whose first column holds words and the others numbers, and remarks below."""
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for number, title in enumerate(header):
+        table.add_column(title, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    console.print(table)
+    for remark in remarks:
+        console.print(remark, markup=False, soft_wrap=True)

@@ -29,7 +29,6 @@ HEAVY = {
     "pyarrow",
     "pandas",
     "prefect",
-    "plotly",
     "tokenizers",
 }
 

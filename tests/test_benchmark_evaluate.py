@@ -35,3 +35,12 @@ def test_tokens_are_those_of_all_pairs_without_padding(result):
     prompts = [len("isgood"), len("isbad"), len("issoso")]
     assert result["pairs"] == 18
     assert result["tokens"] == 3 * texts + 6 * sum(prompts) + 18 * 3
+
+
+def test_whitening_is_measured_and_checked(tmp_path):
+    command = ["whitening", "--vectors", "9000", "--size", "8", "--json", str(tmp_path / "out.json")]
+    ended = CliRunner().invoke(app, command)
+    assert ended.exit_code == 0, ended.output
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert (figures["vectors"], figures["size"]) == (9000, 8)
+    assert figures["error"] < 1e-9

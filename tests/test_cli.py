@@ -198,6 +198,8 @@ def test_other_settings_for_a_folder_with_work_are_refused_and_it_stays(made: Pa
         ("train -c tiny.yaml --samples x -o y --launcher slurm", ["slurm", "'ray', 'torchrun' or 'local'"]),
         ("pipeline -c tiny.yaml --run-dir .", ["not a run folder of kexue_train", "--run-dir"]),
         ("report .", ["no config.yaml", "not a run folder"]),
+        ("report . .", ["two or more different run folders"]),
+        ("report . --out x.html", ["--out is for comparisons"]),
     ],
 )
 def test_a_mistake_is_told_in_one_paragraph(command: str, words: list[str], here: Path, refused: Kexue) -> None:

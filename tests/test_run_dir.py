@@ -60,7 +60,7 @@ def test_a_folder_that_would_go_with_a_ray_job_is_refused(tmp_path: Path, monkey
     copy.mkdir(parents=True)
     monkeypatch.chdir(copy)
     with (
-        pytest.raises(ConfigError, match="runs/base: .*deletes after it.*--run-dir /shared"),
+        pytest.raises(ConfigError, match=r"runs/base: .*deletes after it.*--run-dir /shared"),
         RunDir(Path("runs/base")).lock(),
     ):
         pass

@@ -81,7 +81,7 @@ def load_model(model_dir: Path) -> LoadedModel:
             f"but only {_MODEL_TYPE!r} can score packed sample rows; give a folder written by 'kexue export'"
         )
     without_nsp = {name for name in missing if name.startswith("cls.next_sentence.")}
-    _require_weights(model_dir, missing - without_nsp)
+    require_weights(model_dir, missing - without_nsp)
     return LoadedModel(model, model.device, has_nsp_head=not without_nsp)
 
 
@@ -99,7 +99,7 @@ def load_next_sentence_model(model_dir: Path) -> LoadedHead:
         raise EvaluationError(f"{error}; if it was trained without next sentences, {instead}") from None
     body = f"{model.base_model_prefix}."
     head = {name for name in missing if not name.startswith(body) or ".pooler." in name}
-    _require_weights(model_dir, missing - head)
+    require_weights(model_dir, missing - head)
     if head:
         raise EvaluationError(f"{model_dir}: has no weights for an NSP head ({min(head)!r} is missing); {instead}")
     return _with_tokenizer(model_dir, model, ("cls_token", "sep_token"))
@@ -113,12 +113,26 @@ def load_masked_lm(model_dir: Path) -> LoadedHead:
         ResourceError: If transformers is not installed.
     """
     model, missing = load_pretrained(model_dir, "AutoModelForMaskedLM", "a model with an MLM head")
-    _require_weights(model_dir, missing)
+    require_weights(model_dir, missing)
     return _with_tokenizer(model_dir, model, ("cls_token", "sep_token", "mask_token"))
 
 
-def load_pretrained(model_dir: Path, auto_class: str, kind: str) -> tuple[Any, set[str]]:
+def load_encoder(model_dir: Path) -> LoadedHead:
+    """Any model that ``AutoModel`` opens, without head, with its tokenizer; nothing is downloaded.
+
+    Raises:
+        EvaluationError: If the folder holds no model or tokenizer, or weights are missing.
+        ResourceError: If transformers is not installed.
+    """
+    model, missing = load_pretrained(model_dir, "AutoModel", "an encoder")
+    require_weights(model_dir, {name for name in missing if not name.startswith("pooler.")})
+    return _with_tokenizer(model_dir, model, ("cls_token", "sep_token"))
+
+
+def load_pretrained(model_dir: Path, auto_class: str, kind: str, **settings: Any) -> tuple[Any, set[str]]:
     """What ``auto_class`` of transformers opens, in evaluation mode, in fp32, on the best device here.
+
+    ``settings`` replace those of its configuration.
 
     Returns:
         The model, and the names of the weights that the folder lacks.
@@ -136,7 +150,7 @@ def load_pretrained(model_dir: Path, auto_class: str, kind: str) -> tuple[Any, s
     try:
         with _quiet(transformers):
             model, info = getattr(transformers, auto_class).from_pretrained(
-                model_dir, trust_remote_code=True, local_files_only=True, output_loading_info=True
+                model_dir, trust_remote_code=True, local_files_only=True, output_loading_info=True, **settings
             )
     except _LOAD_ERRORS as error:
         raise EvaluationError(
@@ -147,7 +161,12 @@ def load_pretrained(model_dir: Path, auto_class: str, kind: str) -> tuple[Any, s
     return model.float().to(device).eval(), {str(name) for name in info["missing_keys"]}
 
 
-def _require_weights(model_dir: Path, missing: set[str]) -> None:
+def require_weights(model_dir: Path, missing: set[str]) -> None:
+    """Check that no weight is ``missing``.
+
+    Raises:
+        EvaluationError: If one is.
+    """
     if missing:
         raise EvaluationError(
             f"{model_dir}: {len(missing)} weights are missing, first {min(missing)!r}; "

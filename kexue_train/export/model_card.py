@@ -1,4 +1,7 @@
-"""The README.md of an exported model, written from what is known of its training."""
+"""The README.md of an exported model, written from what is known of its training.
+
+``results_in_card.py`` adds to it what is found later.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kexue_train import __version__
-from kexue_train.artifacts import Manifest
+from kexue_train.artifacts import CARD_NAME, Manifest
 from kexue_train.model import RoFormerV2Config
 from kexue_train.optim.config import OptimizerConfig
 
@@ -91,7 +94,7 @@ def write_import_card(folder: Path, form: str, config: RoFormerV2Config, *, has_
         form=form,
         nsp=_NSP if has_nsp_head else _NO_NSP,
     )
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / CARD_NAME).write_text(card, encoding="utf-8")
 
 
 def _rows_per_step(train: dict[str, Any]) -> str:
@@ -121,4 +124,4 @@ def write_model_card(folder: Path, checkpoint: Manifest, config: RoFormerV2Confi
         decay=optimizer.weight_decay,
         seed=settings["seed"],
     )
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / CARD_NAME).write_text(card, encoding="utf-8")

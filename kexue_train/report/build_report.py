@@ -5,21 +5,24 @@ It is made anew at every call, since it is cheap and must show a run in progress
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from kexue_train.artifacts import write_atomic
-from kexue_train.errors import ResourceError
-from kexue_train.report import plots, tables
+from kexue_train.errors import ConfigError, ResourceError
+from kexue_train.report import compare, plots, tables
+from kexue_train.report.anomalies import LOOKED_FOR, find_anomalies
+from kexue_train.report.axes import short_number
+from kexue_train.report.card_results import add_results_to_card
 from kexue_train.report.checks import check_run
+from kexue_train.report.results import evaluation_tables
 from kexue_train.report.run_data import RunData, load_run
 from kexue_train.report.summary import summarise_run, total_seconds
+from kexue_train.report.task_results import read_zero_shot
 from kexue_train.runtime import format_seconds
-
-_TEMPLATE = "page.html.j2"
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,95 @@ class Fact:
 def build_report(run_dir: Path) -> Path:
     """Write ``run_dir/report/index.html`` about a run, finished or in progress, and return its path.
 
+    The results go into the card of the exported model as well.
+
     Raises:
         ArtifactError: If ``run_dir`` is not a run folder.
-        ResourceError: If plotly or jinja2 is not installed, or the page cannot be written.
+        ResourceError: If jinja2 is not installed, or the page cannot be written.
     """
-    html = render_page(load_run(run_dir))
-    path = run_dir / "report" / "index.html"
+    run = load_run(run_dir)
+    path = _write(run_dir / "report" / "index.html", render_run(run))
+    add_results_to_card(run)
+    return path
+
+
+def build_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
+    """Write a page about several runs side by side to ``out`` and return it.
+
+    Raises:
+        ConfigError: If there are fewer than two, or one comes twice.
+        ArtifactError: If one is not a run folder.
+        ResourceError: If jinja2 is not installed, or the page cannot be written.
+    """
+    if len(run_dirs) < 2 or len({path.resolve() for path in run_dirs}) < len(run_dirs):
+        given = ", ".join(map(str, run_dirs)) or "none"
+        raise ConfigError(f"a comparison needs two or more different run folders, and these were given: {given}")
+    return _write(out, render_comparison([load_run(path) for path in run_dirs]))
+
+
+def render_run(run: RunData) -> str:
+    """The page about one run as HTML."""
+    return _render(
+        "run.html.j2",
+        run=run,
+        summary=summarise_run(run),
+        facts=_facts(run),
+        learning=plots.learning_charts(run),
+        speed=plots.speed_charts(run),
+        monitors=plots.monitor_charts(run),
+        time_bars=plots.time_bars(run),
+        bands=plots.band_bars(run),
+        data_bars=plots.data_bars(run),
+        evaluation=evaluation_tables(run),
+        artifacts=tables.artifact_tables(run),
+        inputs=tables.input_table(run),
+        stages=tables.stage_table(run),
+        phases=tables.phase_table(run),
+        missing=tables.missing_stages(run),
+        checks=check_run(run),
+        anomalies=find_anomalies(run),
+        looked_for=LOOKED_FOR,
+        events=tables.event_table(run),
+        versions=tables.version_table(run),
+        predictions=[_split_sentence(record) for record in run.predictions],
+    )
+
+
+def render_comparison(runs: list[RunData]) -> str:
+    """The page about several runs as HTML."""
+    labels = compare.labels_of(runs)
+    return _render(
+        "comparison.html.j2",
+        runs=runs,
+        labels=labels,
+        summaries=[summarise_run(run) for run in runs],
+        overview=compare.overview_table(runs, labels),
+        charts=compare.overlaid_charts(runs, labels),
+        results=compare.result_rows(runs),
+        settings=compare.differing_settings(runs, labels),
+    )
+
+
+def _render(template: str, **values: Any) -> str:
+    try:
+        import jinja2  # noqa: PLC0415  # an extra, and only this function needs it
+    except ImportError as error:
+        raise ResourceError(
+            f"{error.name} is not installed, which the report needs; install it with pip install 'kexue_train[report]'"
+        ) from None
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("kexue_train", "report/templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["language"] = _language
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return environment.get_template(template).render(**values, written=written)
+
+
+def _write(path: Path, html: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, html)
@@ -50,71 +136,40 @@ def build_report(run_dir: Path) -> Path:
     return path
 
 
-def render_page(run: RunData) -> str:
-    """The page as HTML."""
-    try:
-        import jinja2  # noqa: PLC0415  # an extra, and only this function needs it
-        from plotly.offline import get_plotlyjs  # noqa: PLC0415  # the same
-    except ImportError as error:
-        raise ResourceError(
-            f"{error.name} is not installed, which the report needs; install it with pip install 'kexue_train[report]'"
-        ) from None
-    loader = jinja2.PackageLoader("kexue_train", "report")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template(_TEMPLATE).render(**_page_values(run), plotly_js=get_plotlyjs())
-
-
-def _page_values(run: RunData) -> dict[str, Any]:
-    learning, stage_plots, bands = plots.learning_plots(run), plots.stage_plots(run), plots.plot_bands(run)
-    return {
-        "run": run,
-        "summary": summarise_run(run),
-        "facts": _facts(run),
-        "learning": learning,
-        "stage_plots": stage_plots,
-        "bands": bands,
-        "figures": _figures_json([*learning, *bands, *stage_plots]),
-        "evaluation": [table for table in (tables.evaluation_table(run), tables.next_sentence_table(run)) if table],
-        "validation": tables.validation_table(run),
-        "artifacts": tables.artifact_tables(run),
-        "stages": tables.stage_table(run),
-        "missing": tables.missing_stages(run),
-        "checks": check_run(run),
-        "events": tables.event_table(run),
-        "versions": tables.version_table(run),
-        "predictions": [_split_sentence(record) for record in run.predictions],
-        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-
-
 def _facts(run: RunData) -> list[Fact]:
     mlm, train = run.mlm, run.curve("train")
     hidden = mlm.get("hidden_only") or {}
     facts = []
     if hidden.get("mlm_loss") is not None:
         facts += [
-            Fact("Held-out loss", f"{hidden['mlm_loss']:.2f}", "nats, hidden"),
-            Fact("Without context", f"{hidden['unigram_entropy']:.2f}", "nats, best possible"),
+            Fact(
+                "Held-out loss", f"{hidden['mlm_loss']:.2f}", f"nats; {hidden['unigram_entropy']:.2f} without context"
+            ),
             Fact("Tokens found", f"{hidden['mlm_accuracy']:.1%}", f"of {hidden['predictions']:,} hidden"),
         ]
     if mlm.get("nsp_accuracy") is not None:
         guess = mlm["baselines"]["nsp_majority"]
         facts.append(Fact("Next sentence", f"{mlm['nsp_accuracy']:.1%}", f"guessing: {guess:.1%}"))
+    zero_shot = read_zero_shot(run)
+    if zero_shot and {"nsp", "chance"} <= zero_shot.means.keys():
+        means = zero_shot.means
+        facts.append(
+            Fact("Zero-shot", f"{means['nsp']:.1%}", f"{len(zero_shot.tasks)} tasks; chance {means['chance']:.1%}")
+        )
     if train:
         last = train[-1]
         facts.append(Fact("Steps", f"{last['step']:,}", f"of {run.total_steps:,}" if run.total_steps else ""))
         if last.get("tokens"):
-            facts.append(Fact("Tokens read", _short(last["tokens"]), f"{last.get('epoch') or 0:.2f} epochs"))
+            facts.append(Fact("Tokens read", short_number(last["tokens"]), f"{last.get('epoch') or 0:.2f} epochs"))
+        if not run.is_complete and last.get("eta_seconds") and last["step"] < (run.total_steps or 0):
+            facts.append(Fact("Left to train", format_seconds(last["eta_seconds"]), "at this pace"))
     facts.append(Fact("Time", format_seconds(total_seconds(run)), "all stages" if run.is_complete else "so far"))
     return facts
 
 
-def _figures_json(figures: list[plots.Plot]) -> str:
-    """All figures by name, safe inside a script element."""
-    values = {plot.name: json.loads(plot.figure.to_json()) for plot in figures}
-    return json.dumps(values, separators=(",", ":")).replace("<", "\\u003c")
+def _language(text: str) -> str:
+    """The attribute for an element with Chinese text, so that it has Chinese glyphs and voices."""
+    return ' lang="zh-Hans"' if any("\u4e00" <= character <= "\u9fff" for character in text) else ""
 
 
 def _split_sentence(record: dict[str, Any]) -> dict[str, Any]:
@@ -126,11 +181,3 @@ def _split_sentence(record: dict[str, Any]) -> dict[str, Any]:
         for index in range(len(pieces) - 1)
     ]
     return {"pieces": pieces, "slots": slots}
-
-
-def _short(number: float) -> str:
-    for unit in ("", " k", " M", " G"):
-        if abs(number) < 1000:
-            return f"{number:.3g}{unit}"
-        number /= 1000
-    return f"{number:,.3g} T"

@@ -6,6 +6,8 @@ import importlib.metadata
 import json
 import platform
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,8 @@ _PACKAGES = (
     "numpy",
     "pyarrow",
     "datasets",
-    "plotly",
 )
+_OWN_EVALUATIONS = ("mlm", "predictions")
 
 
 @dataclass(frozen=True)
@@ -59,20 +61,42 @@ class RunData:
     mlm: Record
     """``evaluate/mlm.json``."""
     predictions: list[Record]
+    evaluations: dict[str, Record]
+    """What else lies in ``evaluate``, by file name without ``.json``: ``zero_shot`` and whatever there is."""
     training_entropy: float | None
     """Entropy in nats of the training tokens, from ``samples/token_counts.npy``."""
     versions: dict[str, str]
+    last_written: datetime | None
+    """When training or a stage last wrote something."""
+    has_torn_line: bool
+    """``metrics.jsonl`` ends in the middle of a line: it is being written, or its writer was killed."""
     problems: list[str] = field(default_factory=list)
     """Parts that are there but cannot be read, in words."""
 
     def of_kind(self, *kinds: str) -> list[Record]:
         """The metrics of the given kinds, in order of writing."""
+        if len(kinds) == 1:
+            return self._by_kind.get(kinds[0], [])
         return [record for record in self.metrics if record.get("kind") in kinds]
 
     def curve(self, kind: str) -> list[Record]:
-        """The metrics of ``kind`` by rising step; where a resumed run repeated a step, the last writing counts."""
-        by_step = {int(record["step"]): record for record in self.of_kind(kind) if "step" in record}
-        return [by_step[step] for step in sorted(by_step)]
+        """The metrics of ``kind`` by rising step; where steps were done again, the last writing counts."""
+        return self._curves.get(kind, [])
+
+    @cached_property
+    def _by_kind(self) -> dict[str, list[Record]]:
+        found: dict[str, list[Record]] = {}
+        for record in self.metrics:
+            found.setdefault(str(record.get("kind")), []).append(record)
+        return found
+
+    @cached_property
+    def _curves(self) -> dict[str, list[Record]]:
+        curves = {}
+        for kind in ("train", "validation"):
+            by_step = {int(record["step"]): record for record in self.of_kind(kind) if "step" in record}
+            curves[kind] = [by_step[step] for step in sorted(by_step)]
+        return curves
 
     @property
     def is_complete(self) -> bool:
@@ -115,8 +139,11 @@ def load_run(run_dir: Path) -> RunData:
         metrics=read_lines(run.pretrain / "metrics.jsonl"),
         mlm=_read_json(run.evaluate / "mlm.json", {}, problems),
         predictions=_read_json(run.evaluate / "predictions.json", [], problems),
+        evaluations=_read_evaluations(run.evaluate, problems),
         training_entropy=_training_entropy(run.samples / "token_counts.npy"),
         versions=installed_versions(),
+        last_written=_last_written(run.pretrain / "metrics.jsonl", run.stages),
+        has_torn_line=_ends_within_a_line(run.pretrain / "metrics.jsonl"),
         problems=problems,
     )
 
@@ -189,6 +216,21 @@ def _read_json(path: Path, default: Any, problems: list[str]) -> Any:
         problems.append(f"{path} is not valid JSON ({error})")
         return default
     return value if isinstance(value, type(default)) else default
+
+
+def _read_evaluations(folder: Path, problems: list[str]) -> dict[str, Record]:
+    paths = [p for p in sorted(folder.glob("*.json")) if p.name != MANIFEST_NAME and p.stem not in _OWN_EVALUATIONS]
+    found = {path.stem: _read_json(path, {}, problems) for path in paths}
+    return {name: record for name, record in found.items() if record}
+
+
+def _last_written(*paths: Path) -> datetime | None:
+    times = [path.stat().st_mtime for path in paths if path.is_file()]
+    return datetime.fromtimestamp(max(times), UTC) if times else None
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    return path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
 
 
 def _training_entropy(path: Path) -> float | None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from kexue_train.artifacts import Manifest
 from kexue_train.report.run_data import STAGES, Record, RunData
-from kexue_train.report.summary import confidence
+from kexue_train.report.training import phase_speeds
 from kexue_train.runtime import format_seconds, format_size
 
-_EMPTY = "–"
-_MAX_VALIDATIONS = 12
+EMPTY = "–"
+_MAX_INPUTS = 20
+# Drawn as bars, or told among the checks.
+_NOT_LISTED = {"special_token_ids", "documents_by_source", "word_lengths", "rank_correlation", "source_mixing"}
 _TITLES = {
     "corpus": "Corpus",
     "shards": "Shuffled text",
@@ -32,58 +33,10 @@ class Table:
     header: list[str]
     rows: list[list[str]]
     numeric: bool = True
-
-
-def evaluation_table(run: RunData) -> Table | None:
-    """The held-out scores beside what guessing reaches."""
-    mlm = run.mlm
-    if not mlm:
-        return None
-    baselines, hidden = mlm["baselines"], mlm.get("hidden_only") or {}
-    frequent = baselines.get("most_frequent_token_text", f"token {baselines['most_frequent_token']}")
-    rows = [
-        ["The model, hidden tokens only", _nats(hidden.get("mlm_loss")), _share(hidden, "mlm_accuracy", "predictions")],
-        ["Best without context, same tokens", _nats(hidden.get("unigram_entropy")), _EMPTY],
-        ["The model, all predicted tokens", _nats(mlm["mlm_loss"]), _share(mlm, "mlm_accuracy", "predictions")],
-        ["Entropy of the targets", _nats(baselines["unigram_entropy"]), _EMPTY],
-        ["Frequencies of the training text", _nats(baselines["unigram_cross_entropy"]), _EMPTY],
-        [f"Always “{frequent}”", _EMPTY, f"{baselines['most_frequent_token_accuracy']:.1%}"],
-        ["Uniform guessing", _nats(baselines["uniform"]), f"{1 / mlm['vocab_size']:.2%}"],
-    ]
-    caption = f"Masked tokens: {mlm['predictions']:,} predictions in {mlm['rows']:,} held-out rows"
-    return Table(caption, ["", "Loss (nats)", "Accuracy"], rows)
-
-
-def next_sentence_table(run: RunData) -> Table | None:
-    """Next-sentence scores beside the majority guess; None without pairs."""
-    mlm = run.mlm
-    if not mlm or mlm.get("nsp_accuracy") is None:
-        return None
-    rows = [
-        ["The model", _nats(mlm["nsp_loss"]), _share(mlm, "nsp_accuracy", "pairs")],
-        ["Guessing the more frequent answer", _nats(math.log(2)), f"{mlm['baselines']['nsp_majority']:.1%}"],
-    ]
-    return Table(f"Next sentence: {mlm['pairs']:,} held-out pairs", ["", "Loss (nats)", "Accuracy"], rows)
-
-
-def validation_table(run: RunData) -> Table | None:
-    """The validations, thinned to a dozen with the last among them."""
-    records = run.curve("validation")
-    if not records:
-        return None
-    stride = -(-len(records) // _MAX_VALIDATIONS)
-    kept = records[(len(records) - 1) % stride :: stride]
-    rows = [
-        [
-            f"{record['step']:,}",
-            _nats(record.get("mlm_loss")),
-            _percent(record.get("mlm_accuracy")),
-            _nats(record.get("nsp_loss")),
-            _percent(record.get("nsp_accuracy")),
-        ]
-        for record in kept
-    ]
-    return Table("Validation during training", ["Step", "MLM loss", "MLM accuracy", "NSP loss", "NSP accuracy"], rows)
+    notes: list[str] = field(default_factory=list)
+    """What has to be known to read it, below it."""
+    wide: bool = False
+    """Over the whole width of the page."""
 
 
 def artifact_tables(run: RunData) -> list[Table]:
@@ -95,6 +48,53 @@ def artifact_tables(run: RunData) -> list[Table]:
     ]
 
 
+def input_table(run: RunData) -> Table | None:
+    """The files that the shuffle read, with what it refused and left out; the largest ones if there are many."""
+    inputs = run.manifests["shards"].inputs if "shards" in run.manifests else []
+    if not inputs:
+        return None
+    shown = sorted(inputs, key=lambda entry: entry.bytes, reverse=True)[:_MAX_INPUTS]
+    rows = [
+        [
+            entry.uri,
+            format_size(entry.bytes),
+            f"{entry.rows:,}",
+            f"{sum(entry.rejected.values()):,}",
+            f"{sum(entry.dropped.values()):,}",
+        ]
+        for entry in shown
+    ]
+    notes = [f"The largest {len(shown)} of {len(inputs):,} files."] if len(inputs) > len(shown) else []
+    return Table("Corpus files", ["", "Size", "Documents", "Refused", "Filtered out"], rows, notes=notes, wide=True)
+
+
+def phase_table(run: RunData) -> Table | None:
+    """How fast each phase of training was; None before the first line of metrics."""
+    speeds = phase_speeds(run)
+    if not speeds:
+        return None
+    rows = [
+        [
+            f"Phase {speed.number}: steps {speed.first_step + 1:,} to {speed.last_step:,}",
+            _int(speed.facts.get("seq_len")),
+            _int(speed.facts.get("global_batch_size")),
+            _int(speed.tokens),
+            format_seconds(speed.seconds),
+            _int(speed.tokens_per_second),
+            _percent(speed.mfu),
+            _percent(speed.mfu_datasheet),
+            format_size(speed.memory_bytes) if speed.memory_bytes else EMPTY,
+        ]
+        for speed in speeds
+    ]
+    header = ["", "Row length", "Rows a step", "Tokens", "Time", "Tokens/s", "MFU", "MFU, data sheet", "Peak memory"]
+    note = (
+        "Tokens without padding; time of the steps alone. MFU: the share of what the devices were measured to do in "
+        "large matrix products, and of what their maker promises."
+    )
+    return Table("Speed of each phase", header, rows, notes=[note], wide=True)
+
+
 def stage_table(run: RunData) -> Table | None:
     """Time, rows and bytes of every finished stage."""
     if not run.stages:
@@ -102,14 +102,14 @@ def stage_table(run: RunData) -> Table | None:
     rows = [
         [
             str(record["stage"]),
-            datetime.fromtimestamp(record["started"], UTC).strftime("%H:%M:%S") if "started" in record else _EMPTY,
+            datetime.fromtimestamp(record["started"], UTC).strftime("%H:%M:%S") if "started" in record else EMPTY,
             format_seconds(float(record.get("seconds") or 0.0)),
-            f"{record['rows']:,}" if record.get("rows") else _EMPTY,
-            format_size(record["bytes"]) if record.get("bytes") else _EMPTY,
+            f"{record['rows']:,}" if record.get("rows") else EMPTY,
+            format_size(record["bytes"]) if record.get("bytes") else EMPTY,
         ]
         for record in run.stages
     ]
-    return Table("Stages", ["Stage", "Started (UTC)", "Time", "Rows", "Bytes"], rows)
+    return Table("Stages", ["Stage", "Started (UTC)", "Time", "Rows", "Bytes"], rows, wide=True)
 
 
 def missing_stages(run: RunData) -> list[str]:
@@ -124,13 +124,13 @@ def missing_stages(run: RunData) -> list[str]:
 
 
 def event_table(run: RunData) -> Table | None:
-    """Starts, resumes, stops and ends of training."""
-    records = run.of_kind("start", "resume", "stop", "end")
+    """Starts, phases, resumes, stops and ends of training."""
+    records = run.of_kind("start", "phase", "resume", "rollback", "stop", "end")
     if not records:
         return None
     rows = [[_event_time(r), str(r["kind"]), f"{r.get('step', 0):,}", _event_details(r)] for r in records]
     return Table(
-        "Starts, resumes and ends of training", ["Time (UTC)", "Event", "Step", "Details"], rows, numeric=False
+        "Starts, phases, resumes and ends of training", ["Time (UTC)", "Event", "Step", "Details"], rows, numeric=False
     )
 
 
@@ -152,7 +152,7 @@ def _describe_artifact(manifest: Manifest) -> Iterator[list[str]]:
 def _flat_rows(values: Record, prefix: str = "") -> Iterator[list[str]]:
     for key, value in values.items():
         name = f"{prefix}{key.replace('_', ' ')}"
-        if key == "special_token_ids":
+        if key in _NOT_LISTED:
             continue
         if isinstance(value, dict):
             yield from _flat_rows(value, f"{name}: ")
@@ -162,7 +162,7 @@ def _flat_rows(values: Record, prefix: str = "") -> Iterator[list[str]]:
 
 def _format_value(key: str, value: Any) -> str:
     if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: _EMPTY}[value]
+        return {True: "yes", False: "no", None: EMPTY}[value]
     if isinstance(value, float):
         is_share = key == "fill" or key.endswith(("_rate", "_fraction", "_share"))
         return f"{value:.2%}" if is_share else f"{value:,.4g}"
@@ -173,26 +173,19 @@ def _format_value(key: str, value: Any) -> str:
 
 def _event_time(record: Record) -> str:
     seconds = record.get("time")
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d\u00a0%H:%M:%S") if seconds else _EMPTY
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d\u00a0%H:%M:%S") if seconds else EMPTY
 
 
 def _event_details(record: Record) -> str:
     told = [
         f"{k.replace('_', ' ')} {_format_value(k, v)}" for k, v in record.items() if k not in ("kind", "step", "time")
     ]
-    return ", ".join(told) or _EMPTY
+    return ", ".join(told) or EMPTY
 
 
-def _nats(value: float | None) -> str:
-    return _EMPTY if value is None else f"{value:.3f}"
+def _int(value: float | None) -> str:
+    return EMPTY if value is None else f"{value:,.0f}"
 
 
 def _percent(value: float | None) -> str:
-    return _EMPTY if value is None else f"{value:.1%}"
-
-
-def _share(record: Record, share: str, number: str) -> str:
-    """A share with the half width of its 95 % interval."""
-    if record.get(share) is None:
-        return _EMPTY
-    return f"{record[share]:.1%} ± {confidence(record[share], record[number]):.1%}"
+    return EMPTY if value is None else f"{value:.1%}"

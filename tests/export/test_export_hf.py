@@ -48,6 +48,14 @@ def test_the_model_card_tells_the_training(exported):
         assert text in card
 
 
+def test_a_card_that_people_changed_is_no_other_model(exported, checkpoint, tmp_path):
+    out = shutil.copytree(exported, tmp_path / "hf")
+    (out / "README.md").write_text("---\nlicense: mit\n---\n# Ours\n", encoding="utf-8")
+    assert verify_artifact(out) == verify_artifact(exported)
+    export_hf(checkpoint, out)
+    assert "# Ours" in (out / "README.md").read_text(encoding="utf-8")
+
+
 def test_exporting_again_does_nothing_and_anew_gives_the_same_bytes(exported, checkpoint, tmp_path, monkeypatch):
     export_hf(checkpoint, tmp_path / "hf")
     assert (tmp_path / "hf" / "manifest.json").read_bytes() == (exported / "manifest.json").read_bytes()

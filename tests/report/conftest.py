@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.example_run import write_finished_run, write_young_run
+from tests.report.example_run import write_eventful_run, write_finished_run, write_young_run
 
 
 @pytest.fixture
@@ -19,3 +19,9 @@ def finished_run(tmp_path: Path) -> Path:
 def young_run(tmp_path: Path) -> Path:
     """A run folder in the middle of its training."""
     return write_young_run(tmp_path / "runs" / "young")
+
+
+@pytest.fixture
+def eventful_run(tmp_path: Path) -> Path:
+    """A finished run with Chinese predictions, two phases, everything that can go wrong, and further evaluations."""
+    return write_eventful_run(tmp_path / "runs" / "eventful")

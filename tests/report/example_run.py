@@ -17,6 +17,8 @@ from kexue_train.artifacts import (
     describe_files,
     write_atomic,
 )
+from kexue_train.evaluate.zero_shot.results import Failure, TaskResult, ZeroShotResults
+from kexue_train.evaluate.zero_shot.results import Score as OneScore
 
 CONFIG = """\
 name: demo
@@ -201,4 +203,146 @@ def write_young_run(run_dir: Path) -> Path:
     (run_dir / "config.yaml").write_text(CONFIG.replace("demo", "young"), encoding="utf-8")
     write_artifact(run_dir / "samples", {"data.txt": "rows"}, {})
     write_metrics(run_dir, metric_lines(300))
+    return run_dir
+
+
+def write_young_run_with_torn_end(run_dir: Path) -> Path:
+    """As ``write_young_run``, killed while it wrote a line."""
+    write_young_run(run_dir)
+    with (run_dir / "pretrain" / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"kind": "train", "step": 310, "mlm_lo')
+    return run_dir
+
+
+ZERO_SHOT = ZeroShotResults(
+    model_type="roformer_v2",
+    parameters=5_310_464,
+    max_length=128,
+    tasks=[
+        TaskResult(
+            task="eprstmt",
+            title="positive or negative review",
+            records=610,
+            num_labels=2,
+            chance=0.5,
+            majority=0.52,
+            scores=[
+                OneScore(
+                    method="nsp", decision="candidates", accuracy=0.661, standard_error=0.019, predicted={"正": 400}
+                ),
+                OneScore(
+                    method="pet", decision="candidates", accuracy=0.55, standard_error=0.02, predicted={"正": 300}
+                ),
+            ],
+            published={"NSP-BERT": 0.869},
+        ),
+        TaskResult(
+            task="bustm",
+            title="do two questions ask the same",
+            records=1772,
+            num_labels=2,
+            chance=0.5,
+            majority=0.5,
+            scores=[
+                OneScore(
+                    method="nsp",
+                    decision="thresholds",
+                    assumption="all labels are equally frequent",
+                    accuracy=0.53,
+                    standard_error=0.012,
+                    predicted={"1": 800},
+                )
+            ],
+            published={"NSP-BERT": 0.634},
+        ),
+        TaskResult(
+            task="tnews",
+            title="section of a headline",
+            failures=[Failure(method=None, error="tnews/test_public.json: cannot be read (No such file)")],
+            published={"NSP-BERT": 0.51},
+        ),
+    ],
+    means={"chance": 0.5, "nsp": 0.5955, "NSP-BERT": 0.671},
+)
+SENTENCE_VECTORS = {
+    "schema_version": 1,
+    "pooling": "mean",
+    "sets": [
+        {"set": "lcqmc", "pairs": 12_500, "spearman": {"plain": 0.412, "whitened": 0.533}},
+        {"set": "stsb_zh", "pairs": 1361, "spearman": {"plain": 0.388, "whitened": 0.514}},
+    ],
+}
+_CHINESE = [
+    {
+        "sentence": "北京是中国的[MASK]都，鲁迅原名周[MASK]人。",
+        "masks": [
+            [{"token": t, "probability": q} for t, q in (("首", 0.62), ("故", 0.11))],
+            [{"token": t, "probability": q} for t, q in (("树", 0.44), ("作", 0.2))],
+        ],
+    }
+]
+_PHASES = (
+    {"phase": 1, "seq_len": 128, "global_batch_size": 64, "micro_batch_size": 16, "accumulation_steps": 2},
+    {"phase": 2, "seq_len": 512, "global_batch_size": 16, "micro_batch_size": 4, "accumulation_steps": 2},
+)
+
+
+def eventful_metrics() -> list[dict[str, object]]:
+    """A training in two phases in which a lot happens."""
+    lines = metric_lines(1000)
+    lines[0] |= _PHASES[0] | {"peak_flops_per_second": 2e12}
+    for line in lines:
+        if line["kind"] == "train":
+            speed = {"mfu": 0.31 if int(line["step"]) <= 800 else 0.42, "mfu_datasheet": 0.2, "data_wait": 0.01}
+            line |= speed | {"memory_bytes": 3_200_000_000, "eta_seconds": 10.0}
+            line |= {"embedding_max": 0.5, "embedding_rms_median": 0.1, "embedding_rms_max": 0.3}
+    happened: list[tuple[int, dict[str, object]]] = [
+        (200, {"kind": "checkpoint", "step": 200, "stall_seconds": 1.5}),
+        (300, {"kind": "nonfinite", "step": 300, "tensors": {"roformer.encoder.layer.0.output.weight": 2}}),
+        (400, {"kind": "resume", "step": 400, "time": 1.8e9 + 150}),
+        (
+            400,
+            {
+                "kind": "rollback",
+                "step": 400,
+                "spike_step": 412,
+                "loss": "nan",
+                "usual": 5.1,
+                "left_out": [[400, 12, 64]],
+            },
+        ),
+        (
+            500,
+            {
+                "kind": "warning",
+                "step": 500,
+                "symptom": "loader",
+                "message": "the device waits for data 30% of the time",
+            },
+        ),
+        (600, {"kind": "checkpoint_failed", "step": 600, "failures_in_a_row": 1, "reason": "No space left on device"}),
+        (700, {"kind": "resume", "step": 700, "time": 1.8e9 + 280}),
+        (800, {"kind": "phase", "step": 800, "time": 1.8e9 + 300, **_PHASES[1]}),
+    ]
+    for step, event in happened:
+        place = next(i for i, line in enumerate(lines) if line["step"] == step and line["kind"] == "train")
+        lines.insert(place + 1, event)
+    return lines
+
+
+def write_eventful_run(run_dir: Path) -> Path:
+    """A finished run with Chinese predictions, two phases, everything that can go wrong, and further evaluations."""
+    write_finished_run(run_dir)
+    (run_dir / "config.yaml").write_text(CONFIG.replace("name: demo", "name: 中文-small").replace("seed: 0", "seed: 7"))
+    write_metrics(run_dir, eventful_metrics())
+    folder = run_dir / "evaluate"
+    (folder / "predictions.json").write_text(json.dumps(_CHINESE, ensure_ascii=False), encoding="utf-8")
+    (folder / "zero_shot.json").write_text(ZERO_SHOT.model_dump_json(), encoding="utf-8")
+    (folder / "sentence_vectors.json").write_text(json.dumps(SENTENCE_VECTORS), encoding="utf-8")
+    manifest = json.loads((run_dir / "shards" / MANIFEST_NAME).read_text())
+    manifest["inputs"] = [
+        {"uri": "corpus/wiki.jsonl", "bytes": 9_000_000, "rows": 20_000, "rejected": {"not valid UTF-8": 3}},
+        {"uri": "corpus/news.jsonl", "bytes": 7_000_000, "rows": 1_307, "dropped": {"min_chars": 41}},
+    ]
+    (run_dir / "shards" / MANIFEST_NAME).write_text(json.dumps(manifest))
     return run_dir

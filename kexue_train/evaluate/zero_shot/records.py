@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,16 +79,18 @@ class Text(NamedTuple):
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a JSON Lines file; blank lines are passed over.
+    """The records of a JSON Lines file, which may be gzipped (.gz); blank lines are passed over.
 
     Raises:
         EvaluationError: If the file is missing, a line is no JSON object, or there is no record.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
+        content = path.read_bytes()
+        lines = (gzip.decompress(content) if path.suffix == ".gz" else content).split(b"\n")
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or f"damaged gzip data: {error}"
         raise EvaluationError(
-            f"{path}: cannot be read ({error.strerror}); give the folder that the data's paths start from"
+            f"{path}: cannot be read ({reason}); give the folder that the data's paths start from"
         ) from None
     records = []
     for number, line in enumerate(lines, 1):

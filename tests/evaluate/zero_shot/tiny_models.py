@@ -36,7 +36,7 @@ def make_bert(folder: Path, kind: str = "BertForPreTraining", **options: Any) ->
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    config = transformers.BertConfig(vocab_size=len(VOCABULARY), initializer_range=0.5, **sizes | options)
+    config = transformers.BertConfig(vocab_size=len(VOCABULARY), **{"initializer_range": 0.5} | sizes | options)
     getattr(transformers, kind)(config).save_pretrained(folder)
     make_tokenizer(folder)
     return folder

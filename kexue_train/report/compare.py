@@ -1,0 +1,182 @@
+"""Several runs side by side: curves on one chart, the settings that differ, and the results."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from kexue_train.report.axes import Form
+from kexue_train.report.charts import COLOURS, LineChart, Mark, Series, line_chart
+from kexue_train.report.plots import points_of
+from kexue_train.report.results import scores_of
+from kexue_train.report.run_data import Record, RunData
+from kexue_train.report.score import Score
+from kexue_train.report.summary import summarise_run, total_seconds
+from kexue_train.report.tables import EMPTY, Table
+from kexue_train.report.training import phase_speeds
+from kexue_train.runtime import format_seconds
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One result; ``is_best`` if no other run's is better."""
+
+    text: str
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One score of all runs."""
+
+    name: str
+    cells: list[Cell]
+
+
+def labels_of(runs: list[RunData]) -> list[str]:
+    """The runs' names, with the part of their folders that differs where names are equal."""
+    number = Counter(run.name for run in runs)
+    folders = [run.folder.resolve() for run in runs]
+    common = os.path.commonpath(folders)
+    return [
+        run.name if number[run.name] == 1 else f"{run.name} ({folder.relative_to(common)})"
+        for run, folder in zip(runs, folders, strict=True)
+    ]
+
+
+def overview_table(runs: list[RunData], labels: list[str]) -> Table:
+    """What each run is and how far it has come."""
+    rows = []
+    for run, label in zip(runs, labels, strict=True):
+        lines, summary = run.curve("train"), summarise_run(run)
+        last = lines[-1] if lines else {}
+        speeds = [speed.tokens_per_second for speed in phase_speeds(run) if speed.tokens_per_second]
+        rows.append(
+            [
+                label,
+                summary.state,
+                f"{summary.parameters / 1e6:.3g} M" if summary.parameters else EMPTY,
+                f"{last['step']:,}" if last else EMPTY,
+                f"{last['tokens']:,}" if last.get("tokens") else EMPTY,
+                f"{speeds[-1]:,.0f}" if speeds else EMPTY,
+                format_seconds(total_seconds(run)),
+            ]
+        )
+    header = ["", "State", "Parameters", "Steps", "Tokens read", "Tokens/s", "Time of all stages"]
+    return Table("The runs", header, rows, wide=True)
+
+
+def result_rows(runs: list[RunData]) -> list[ResultRow]:
+    """Every score that some run has, in the order of the first run that has it."""
+    scores = [{(s.group, s.name): s for s in scores_of(run)} for run in runs]
+    keys = dict.fromkeys(key for own in scores for key in own)
+    return [
+        ResultRow(f"{group}: {metric}", _cells([own.get((group, metric)) for own in scores])) for group, metric in keys
+    ]
+
+
+def differing_settings(runs: list[RunData], labels: list[str]) -> Table | None:
+    """A row per setting that is not the same in all runs; None if all are."""
+    flat = [dict(_flatten(run.config)) for run in runs]
+    keys = dict.fromkeys(key for own in flat for key in own)
+    rows = [[key, *(_write(own, key) for own in flat)] for key in keys]
+    differing = [row for row in rows if len(set(row[1:])) > 1]
+    return Table("Settings that differ", ["", *labels], differing, numeric=False, wide=True) if differing else None
+
+
+def overlaid_charts(runs: list[RunData], labels: list[str]) -> list[LineChart]:
+    """The curves of all runs, over steps, tokens and time."""
+    charts = [
+        _overlay(
+            runs,
+            labels,
+            "validation-loss",
+            "Validation loss on masked tokens (nats)",
+            "validation",
+            "mlm_loss",
+            wide=True,
+        ),
+        _overlay(runs, labels, "loss-by-tokens", "The same by tokens read", "validation", "mlm_loss", x="tokens"),
+        _overlay(runs, labels, "loss-by-time", "The same by hours of training", "validation", "mlm_loss", x="hours"),
+        _overlay(runs, labels, "training-loss", "Training loss on masked tokens (nats)", "train", "mlm_loss"),
+        _overlay(
+            runs,
+            labels,
+            "mlm-accuracy",
+            "Validation accuracy on masked tokens",
+            "validation",
+            "mlm_accuracy",
+            form="percent",
+        ),
+        _overlay(
+            runs,
+            labels,
+            "nsp-accuracy",
+            "Validation accuracy on next sentences",
+            "validation",
+            "nsp_accuracy",
+            form="percent",
+        ),
+        _overlay(runs, labels, "learning-rate", "Learning rate", "train", "lr", from_zero=True),
+        _overlay(runs, labels, "throughput", "Real tokens per second", "train", "tokens_per_second", from_zero=True),
+    ]
+    return [chart for chart in charts if chart]
+
+
+def _overlay(
+    runs: list[RunData],
+    labels: list[str],
+    name: str,
+    title: str,
+    kind: str,
+    key: str,
+    *,
+    x: str = "step",
+    form: Form = "number",
+    from_zero: bool = False,
+    wide: bool = False,
+) -> LineChart | None:
+    mark: Mark = "dots" if kind == "validation" else "line"
+    series = [
+        Series(label, points_of(_with_progress(run, kind), key, x), 1 + number % COLOURS, mark)
+        for number, (run, label) in enumerate(zip(runs, labels, strict=True))
+    ]
+    return line_chart(name, title, series, form=form, from_zero=from_zero, x_label=x, wide=wide)
+
+
+def _with_progress(run: RunData, kind: str) -> list[Record]:
+    """The records of ``kind`` with the ``tokens`` and ``hours`` of the training line of their step."""
+    lines = {record["step"]: record for record in run.curve("train")}
+    found = []
+    for record in run.curve(kind):
+        line = lines.get(record["step"], {})
+        hours = {"hours": line["seconds"] / 3600} if "seconds" in line else {}
+        found.append({"tokens": line.get("tokens")} | hours | record)
+    return found
+
+
+def _cells(scores: list[Score | None]) -> list[Cell]:
+    values = [score.value for score in scores if score]
+    if len(values) < 2:
+        return [Cell(score.text if score else EMPTY) for score in scores]
+    upwards = next(score.higher_is_better for score in scores if score)
+    best = max(values) if upwards else min(values)
+    return [Cell(s.text, is_best=s.value == best and len(set(values)) > 1) if s else Cell(EMPTY) for s in scores]
+
+
+def _flatten(values: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" != "name":
+            yield f"{prefix}{key}", value
+
+
+def _write(settings: Record, key: str) -> str:
+    if key not in settings:
+        return "not there"
+    value = settings[key]
+    return {True: "yes", False: "no", None: "none"}[value] if isinstance(value, bool) or value is None else str(value)
