@@ -36,6 +36,19 @@ def wait_for(found: Callable[[], _T | None], seconds: float, what: str) -> _T:
     raise AssertionError(f"no {what} within {seconds} s")
 
 
+def _answer(request: urllib.request.Request) -> list[Any] | None:
+    """What the server answers; None while it is busy with its database, which it wants to be asked again after."""
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            text = answer.read()
+    except urllib.error.HTTPError as error:
+        if error.code != 503:
+            raise
+        error.close()
+        return None
+    return [json.loads(text) if text else None]
+
+
 class PrefectServer:
     """Server and worker; both in sessions of their own, their output in files."""
 
@@ -86,12 +99,9 @@ class PrefectServer:
 
     def ask(self, path: str, data: Any = None, method: str | None = None) -> Any:
         body = None if data is None else json.dumps(data).encode()
-        request = urllib.request.Request(
-            f"{self.api}/{path}", body, {"content-type": "application/json"}, method=method
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
+        headers = {"content-type": "application/json"}
+        request = urllib.request.Request(f"{self.api}/{path}", body, headers, method=method)
+        return wait_for(lambda: _answer(request), 120, f"answer to {path}")[0]
 
     def start_run(self, deployment: str, **parameters: Any) -> str:
         found = self.ask(f"deployments/name/{deployment}")["id"]
