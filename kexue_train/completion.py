@@ -8,7 +8,7 @@ from pathlib import Path
 from kexue_train.artifacts import Manifest, check_files, digest_of, file_checksum, read_manifest, write_atomic
 from kexue_train.corpus.inputs import find_inputs
 from kexue_train.errors import KexueError
-from kexue_train.evaluate.evaluate_model import zero_shot_inputs
+from kexue_train.evaluate.evaluate_model import inputs_of
 from kexue_train.run_config import RunConfig
 from kexue_train.run_dir import RunDir
 from kexue_train.samples.given_vocabulary import find_vocabulary
@@ -46,7 +46,7 @@ def _fingerprint(config: RunConfig, folder: RunDir) -> dict[str, object]:
         "word_lists": [file_checksum(path) for path in _word_lists(config)],
         "inputs": [[str(source.path), source.bytes, source.modified_ns] for source in inputs],
         "initial_weights": _initial_weights(config),
-        "evaluation_inputs": [list(entry) for entry in zero_shot_inputs(config.evaluate)],
+        "evaluation_inputs": [list(entry) for entry in inputs_of(config.evaluate)],
         "artifacts": {name: manifest.content_digest for name, manifest in manifests.items()},
     }
 

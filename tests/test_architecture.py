@@ -19,7 +19,7 @@ from kexue_train import __version__
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Where the name of the import is not the name of the package.
-PACKAGE_OF_IMPORT = {"yaml": "pyyaml", "pydantic_core": "pydantic"}
+PACKAGE_OF_IMPORT = {"grpc": "grpcio", "yaml": "pyyaml", "pydantic_core": "pydantic"}
 HEAVY = {
     "torch",
     "ray",

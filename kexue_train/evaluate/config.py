@@ -29,6 +29,10 @@ class EvaluateConfig(Config):
     """Folder of the data of zero-shot tasks, such as FewCLUE's 'datasets'; without it there is no such evaluation."""
     tasks: tuple[str, ...] = ()
     """Which tasks: names of FewCLUE's, and YAML files of others; by default FewCLUE's nine."""
+    sts_data: Path | None = None
+    """Folder of sets of sentence pairs with human scores; without it sentence vectors are not scored."""
+    sts_sets: tuple[str, ...] = ()
+    """Which sets: folders of ``sts_data``; by default the known ones that are there."""
 
     @field_validator("masked_sentences")
     @classmethod

@@ -1,7 +1,7 @@
 """STAGE 6: score the exported model on the held-out rows and complete a few sentences.
 
 Writes ``mlm.json`` (scores and baselines) and ``predictions.json`` (sentences with the most probable words at [MASK]);
-``zero_shot.json`` too, if the configuration names the data of zero-shot tasks.
+``zero_shot.json`` and ``sts.json`` too, if the configuration names the data of zero-shot tasks and of sentence pairs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from kexue_train.artifacts import (
 )
 from kexue_train.evaluate.config import EvaluateConfig
 from kexue_train.evaluate.json_text import json_text, rounded
+from kexue_train.evaluate.sentence_vectors.sts_sets import choose_sets, set_files
 from kexue_train.evaluate.zero_shot.results import Method
 from kexue_train.evaluate.zero_shot.task import input_files, load_tasks
 from kexue_train.progress import SILENT, Progress
@@ -49,8 +50,8 @@ def evaluate_model(
         progress: Receives rows done.
 
     Raises:
-        EvaluationError: If the model cannot be scored; a zero-shot task that fails is a result.
-        ConfigError: If a zero-shot task is not known or wrong.
+        EvaluationError: If the model cannot be scored; a zero-shot task or a set of pairs that fails is a result.
+        ConfigError: If a zero-shot task or a set is not known or wrong.
         ArtifactError: If an input is not what it should be.
     """
     parents = {
@@ -58,13 +59,15 @@ def evaluate_model(
         "sample_shards": read_manifest(samples).content_digest,
     }
     tasks = load_tasks(config.tasks) if config.data else {}
+    sets = choose_sets(config.sts_sets, config.sts_data) if config.sts_data else {}
     settings = {**config.model_dump(mode="json"), "seed": seed}
-    recipe = Recipe(kind="evaluation", settings=settings, parents=parents, inputs=zero_shot_inputs(config))
+    recipe = Recipe(kind="evaluation", settings=settings, parents=parents, inputs=inputs_of(config))
     if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
         return manifest
     from kexue_train.evaluate.load_model import load_tokenizer  # noqa: PLC0415  # the same
     from kexue_train.evaluate.masked_lm import evaluate_masked_lm  # noqa: PLC0415  # torch: not when done before
     from kexue_train.evaluate.masked_sentences import complete_sentences  # noqa: PLC0415  # the same
+    from kexue_train.evaluate.sentence_vectors.evaluate_sts import evaluate_sts  # noqa: PLC0415  # the same
     from kexue_train.evaluate.zero_shot.evaluate_tasks import evaluate_zero_shot  # noqa: PLC0415  # the same
 
     partial = open_partial(out_dir, recipe)
@@ -77,6 +80,9 @@ def evaluate_model(
         methods: tuple[Method, ...] = ("nsp", "pet") if mlm["has_nsp_head"] else ("pet",)
         zero_shot = evaluate_zero_shot(model_dir, config.data, tasks, methods=methods, progress=progress)
         found["zero_shot.json"] = zero_shot.model_dump(mode="json")
+    if config.sts_data:
+        sts = evaluate_sts(model_dir, config.sts_data, sets, progress=progress)
+        found["sts.json"] = sts.model_dump(mode="json")
     for name, value in found.items():
         write_atomic(partial / name, json_text(value))
     numbers = {key: value for key, value in rounded(mlm).items() if not isinstance(value, list)}
@@ -87,7 +93,9 @@ def evaluate_model(
     return publish(partial, out_dir, manifest)
 
 
-def zero_shot_inputs(config: EvaluateConfig) -> list[tuple[str, int, int]]:
-    """(path, bytes, modification time in ns) of the files that the zero-shot tasks read; those missing are left out."""
+def inputs_of(config: EvaluateConfig) -> list[tuple[str, int, int]]:
+    """(path, bytes, modification time in ns) of the files that tasks and sets read; those missing are left out."""
     files = input_files(config.tasks, config.data) if config.data else []
+    if config.sts_data and config.sts_data.is_dir():
+        files += set_files(config.sts_sets, config.sts_data)
     return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]

@@ -27,10 +27,9 @@ from kexue_train.finetune.tasks.results import (
     EncoderResult,
     Failure,
     SeedRun,
-    Split,
-    Spread,
     TaskResult,
     TaskResults,
+    spreads,
 )
 from kexue_train.finetune.tasks.splits import Splits
 from kexue_train.finetune.tasks.task import Task
@@ -142,7 +141,7 @@ class _TaskRun:
         for kind in ("pretrained", "random") if self.settings.random_encoder else ("pretrained",):
             runs, failed = self._train_all(problem, splits, kind)
             failures += failed
-            encoders += [EncoderResult(encoder=kind, runs=runs, scores=_spreads(runs))] if runs else []
+            encoders += [EncoderResult(encoder=kind, runs=runs, scores=spreads(runs))] if runs else []
         return TaskResult(
             **about,
             metric=problem.metric,
@@ -191,13 +190,6 @@ class _TaskRun:
             dev_by_epoch=found.scores,
             scores={split: problem.score(model, split) for split in splits.scored},
         )
-
-
-def _spreads(runs: list[SeedRun]) -> dict[Split, dict[str, Spread]]:
-    return {
-        split: {metric: Spread.of([run.scores[split][metric] for run in runs]) for metric in scores}
-        for split, scores in runs[0].scores.items()
-    }
 
 
 def _baselines(problem: Problem) -> tuple[list[Baseline], list[Failure]]:

@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import pytest
@@ -54,6 +55,26 @@ def test_other_records_make_the_results_stale(tmp_path, exported, samples, with_
     evaluate_model(config, exported, samples, tmp_path / "evaluate", seed=0)
     records.write_text(records.read_text() + '{"sentence": "word9", "label": "a"}\n')
     with pytest.raises(StaleArtifactError, match=r"words\.json was added, removed or changed"):
+        evaluate_model(config, exported, samples, tmp_path / "evaluate", seed=0)
+
+
+def test_sets_of_sentence_pairs_are_part_of_the_results_and_their_files_of_what_they_are_made_from(
+    tmp_path, exported, samples
+):
+    pairs = tmp_path / "sets" / "own" / "test.jsonl.gz"
+    pairs.parent.mkdir(parents=True)
+
+    def write(count: int) -> None:
+        records = [{"text_a": f"word{i} word1", "text_b": f"word{i} word2", "score": i} for i in range(count)]
+        pairs.write_bytes(gzip.compress("".join(json.dumps(record) + "\n" for record in records).encode()))
+
+    write(6)
+    config = CONFIG.model_copy(update={"sts_data": tmp_path / "sets", "sts_sets": ("own",)})
+    evaluate_model(config, exported, samples, tmp_path / "evaluate", seed=0)
+    [own] = json.loads((tmp_path / "evaluate" / "sts.json").read_text())["sets"]
+    assert (own["name"], own["pairs"]) == ("own", 6)
+    write(7)
+    with pytest.raises(StaleArtifactError, match=r"test\.jsonl\.gz was added, removed or changed"):
         evaluate_model(config, exported, samples, tmp_path / "evaluate", seed=0)
 
 

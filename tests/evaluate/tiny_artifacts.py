@@ -112,6 +112,7 @@ def export_model(model: torch.nn.Module, folder: Path) -> Path:
     config = json.loads((folder / "config.json").read_text())
     config["auto_map"] = {
         "AutoConfig": "configuration_roformer_v2.RoFormerV2Config",
+        "AutoModel": "modeling_roformer_v2.RoFormerV2Model",
         "AutoModelForPreTraining": "modeling_roformer_v2.RoFormerV2ForPreTraining",
         "AutoModelForMaskedLM": "modeling_roformer_v2.RoFormerV2ForMaskedLM",
         "AutoModelForNextSentencePrediction": "modeling_roformer_v2.RoFormerV2ForNextSentencePrediction",

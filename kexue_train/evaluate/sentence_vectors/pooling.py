@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
+if TYPE_CHECKING:
+    import torch  # not loaded where only the names are needed
 
 Pooling = Literal["cls", "mean", "first-last"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)

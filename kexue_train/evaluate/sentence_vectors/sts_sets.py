@@ -92,6 +92,16 @@ def read_set(name: str, entry: StsSet, data: Path) -> Pairs:
     return Pairs.of([record for pattern in entry.files for record in _records(data / name, pattern)])
 
 
+def set_files(names: Sequence[str], data: Path) -> list[Path]:
+    """The files that the sets read."""
+    return [
+        path
+        for name, entry in choose_sets(names, data).items()
+        for pattern in entry.files
+        for path in sorted((data / name).glob(pattern))
+    ]
+
+
 def _records(folder: Path, pattern: str) -> list[Record]:
     paths = sorted(folder.glob(pattern))
     if not paths:

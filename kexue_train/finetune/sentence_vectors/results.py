@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -77,11 +76,3 @@ class VectorResults(_Frozen):
     fit: FitSettings
     """How each was trained."""
     sets: list[VectorSetResult]
-
-
-def spreads(runs: Sequence[SeedRun]) -> dict[Split, dict[str, Spread]]:
-    """Of every metric over the runs; empty without any."""
-    return {
-        split: {metric: Spread.of([run.scores[split][metric] for run in runs]) for metric in scores}
-        for split, scores in (runs[0].scores.items() if runs else ())
-    }

@@ -15,10 +15,10 @@ from kexue_train.evaluate.zero_shot.records import Record
 from kexue_train.finetune.loop import fit
 from kexue_train.finetune.sentence_vectors.bi_encoder import BiEncoder
 from kexue_train.finetune.sentence_vectors.likeness import LikenessProblem
-from kexue_train.finetune.sentence_vectors.results import Scores, VectorFailure, VectorSetResult, spreads
+from kexue_train.finetune.sentence_vectors.results import Scores, VectorFailure, VectorSetResult
 from kexue_train.finetune.sentence_vectors.retrieval import RetrievalProblem
 from kexue_train.finetune.sentence_vectors.vector_settings import VectorSettings
-from kexue_train.finetune.tasks.results import SeedRun
+from kexue_train.finetune.tasks.results import SeedRun, spreads
 from kexue_train.finetune.tasks.splits import Splits, read_splits
 from kexue_train.finetune.tasks.task import Task
 from kexue_train.progress import Progress

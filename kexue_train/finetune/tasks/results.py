@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -44,6 +45,14 @@ class SeedRun(_Frozen):
     """The ``metric`` on dev after every epoch."""
     scores: dict[Split, dict[str, float]]
     """Split -> metric -> value, 0 to 1."""
+
+
+def spreads(runs: Sequence[SeedRun]) -> dict[Split, dict[str, Spread]]:
+    """Of every metric over the runs; empty without any."""
+    return {
+        split: {metric: Spread.of([run.scores[split][metric] for run in runs]) for metric in scores}
+        for split, scores in (runs[0].scores.items() if runs else ())
+    }
 
 
 class EncoderResult(_Frozen):
