@@ -20,7 +20,7 @@ from kexue_train.batches.dataset import SampleDataset
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import build_hf_config
 from kexue_train.optim.build import build_optimizer
-from kexue_train.train import loop, worker
+from kexue_train.train import build_training, loop
 from kexue_train.train.checkpoint import FullTensors, checkpoint_name
 from kexue_train.train.engine import Engine, TorchEngine, build_engine
 from kexue_train.train.feed import expected_counts, heldout_batches
@@ -97,7 +97,10 @@ def train_in_blocks(config: JobConfig, samples: Path, out: Path, block: int, oth
     def one_batch(*arguments: Any) -> Any:
         return heldout_batches(*arguments)[:1]  # the validation that ends a training is not what is measured
 
-    with mock.patch.object(worker, "build_engine", build), mock.patch.object(loop, "heldout_batches", one_batch):
+    with (
+        mock.patch.object(build_training, "build_engine", build),
+        mock.patch.object(loop, "heldout_batches", one_batch),
+    ):
         train_here(config, samples, out)
     lines = read_metrics(TrainDir(out).metrics)
     measured.stall_seconds = [line["stall_seconds"] for line in lines if line["kind"] == "checkpoint"]

@@ -177,9 +177,11 @@ def test_a_flow_killed_with_its_worker_is_gone_on_with_by_another(prefect: Prefe
     overrides = ["train.steps=400", "train.checkpoint_every=2"]
     prefect.start_run("pretrain-pipeline/demo", **parameters_of(workplace, run.name, *overrides))
     driver = holder_of(run)
+    checkpoints = run / "pretrain" / "checkpoints"
+    wait_for(lambda: [*checkpoints.glob("step-*")] or None, LONG, "checkpoint")
     prefect.stop("worker", signal.SIGKILL)
     driver.kill()
-    kept = max(int(path.name[5:]) for path in (run / "pretrain" / "checkpoints").glob("step-*"))
+    kept = max(int(path.name[5:]) for path in checkpoints.glob("step-*"))
     prefect.start_worker()
     again = prefect.start_run("pretrain-pipeline/demo", **parameters_of(workplace, run.name, *overrides))
     assert prefect.end_of(again)["type"] == "COMPLETED"

@@ -243,15 +243,17 @@ def test_the_best_is_named_and_stays(samples, tmp_path):
     assert (tmp_path / "best").read_text() == "step-00000004\n"
 
 
-def test_one_that_is_being_read_is_not_removed(samples, tmp_path):
+def test_one_that_is_being_read_is_removed_only_afterwards(samples, tmp_path):
     folder = CheckpointFolder(tmp_path, Retention(1))
     old, new = (make_checkpoint(tmp_path, samples, step=step) for step in (2, 4))
     with folder.hold(old) as is_there:
         folder.admit(new)
         assert is_there
         assert old.exists()
-    folder.admit(new)
-    assert not old.exists()
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000004"]
+    with folder.hold(new):
+        pass
+    assert new.exists()
     with folder.hold(old) as is_there:
         assert not is_there
 

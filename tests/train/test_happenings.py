@@ -34,6 +34,17 @@ def test_checkpoints_are_told_once_and_those_from_before_are_not(tmp_path: Path)
         assert watch.read() == []
 
 
+def test_all_checkpoints_of_a_training_that_takes_the_place_of_another_are_told(tmp_path: Path) -> None:
+    paths = TrainDir(tmp_path)
+    (paths.checkpoints / "step-00000006").mkdir(parents=True)
+    write(paths, saved(6))
+    with TrainingWatch(paths) as watch:
+        paths.metrics.rename(tmp_path / "replaced.jsonl")
+        write(paths, {"kind": "start", "step": 0}, {"kind": "train", "step": 1, "loss": 1.0}, saved(2), saved(4))
+        assert [happening.step for happening in watch.read()] == [2, 4]
+        assert [row["step"] for row in watch.table()] == ["1"]
+
+
 def test_a_loss_that_is_no_number_is_told_and_one_that_jumps_is_not(tmp_path: Path) -> None:
     facts = [{"kind": "rollback", "step": 4} | Spike(7, loss, 1.0).facts for loss in (math.nan, 99.0)]
     assert [happening_of(record, TrainDir(tmp_path)) for record in facts] == [

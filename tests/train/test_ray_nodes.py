@@ -157,7 +157,7 @@ def test_a_training_that_waits_for_machines_says_so_and_can_be_stopped(samples, 
     out, config = tmp_path / "out", make_config(num_workers=8, micro_batch_size=1)
     with ThreadPoolExecutor(1) as thread:
         training = thread.submit(_train, config, samples, out, cluster.address)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while "waiting up to 10 min 00 s" not in caplog.text:
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -171,10 +171,16 @@ def test_a_training_that_waits_for_busy_machines_can_be_stopped(samples, tmp_pat
 
     out = tmp_path / "out"
     connect_ray(cluster.address, None)
-    busy = ray.remote(num_cpus=1)(time.sleep).options(name="busy")
-    nodes = len([node for node in ray.nodes() if node["Alive"]])
-    waiting = [busy.remote(300) for _ in range(nodes)]
-    ray.wait(waiting, timeout=3)
+
+    @ray.remote(num_cpus=1)
+    class Busy:
+        """Holds a CPU for as long as it lives."""
+
+        def is_there(self) -> bool:
+            return True
+
+    holders = [Busy.remote() for _ in range(int(ray.cluster_resources()["CPU"]))]
+    ray.get([holder.is_there.remote() for holder in holders])
     with ThreadPoolExecutor(1) as thread:
         training = thread.submit(_train, make_config(), samples, out, cluster.address)
         time.sleep(15)  # Ray Train is up, and waits

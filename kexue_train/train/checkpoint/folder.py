@@ -27,7 +27,8 @@ class CheckpointFolder:
         self.root = root
         self.rules = rules
         self._lock = threading.Lock()
-        self._held: str | None = None
+        self._held: Path | None = None
+        self._is_held_doomed = False
         self._discard(path for path in root.glob(".step-*") if path.is_dir())  # what a kill left half-done
 
     def latest_step(self) -> int | None:
@@ -58,25 +59,33 @@ class CheckpointFolder:
             write_atomic(self.root / "best", checkpoint_name(best) + "\n")
         kept = {checkpoint_name(step) for step in self.rules.kept(losses)}
         with self._lock:
-            doomed = [p for p in list_checkpoints(self.root) if p.name not in kept and p.name != self._held]
-            hidden = [p.rename(p.with_name(f".{p.name}.old")) for p in doomed]  # half-deleted it would look damaged
+            doomed = [path for path in list_checkpoints(self.root) if path.name not in kept]
+            self._is_held_doomed = self._held in doomed
+            hidden = [_hide(path) for path in doomed if path != self._held]
         self._discard(hidden)
 
     @contextmanager
     def hold(self, path: Path) -> Iterator[bool]:
-        """Keep a checkpoint from being removed while it is read; gives whether it is still there."""
+        """Keep a checkpoint while it is read, even if it is to be removed; gives whether it is still there."""
         with self._lock:
-            self._held = path.name
+            self._held, self._is_held_doomed = path, False
         try:
             yield path.is_dir()
         finally:
             with self._lock:
-                self._held = None
+                hidden = [_hide(path)] if self._is_held_doomed else []
+                self._held, self._is_held_doomed = None, False
+            self._discard(hidden)
 
     @staticmethod
     def _discard(paths: Iterable[Path]) -> None:
         for path in paths:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _hide(path: Path) -> Path:
+    """Rename a checkpoint that is to be deleted: half-deleted it would look damaged."""
+    return path.rename(path.with_name(f".{path.name}.old"))
 
 
 def loss_of(manifest: Manifest) -> float | None:

@@ -27,7 +27,10 @@ class Happening(NamedTuple):
 
 
 class TrainingWatch:
-    """What a training writes from now on; what it had written before is no news, nor what a restart writes again."""
+    """What a training writes from now on; what it had written before is no news, nor what a restart writes again.
+
+    A training that starts anew takes the place of the one before, and all of its steps are news.
+    """
 
     def __init__(self, paths: TrainDir) -> None:
         self._paths, self._tail = paths, MetricTail(paths.metrics)
@@ -38,8 +41,12 @@ class TrainingWatch:
 
     def read(self) -> list[Happening]:
         """What has happened since the last call."""
-        found = []
+        found: list[Happening] = []
         for record in self._tail.read():
+            if record["kind"] == "start" and self._first_step:
+                self._first_step, found = 0, []
+                self._seen.clear()
+                self._lines.clear()
             if record["step"] < self._first_step:
                 continue
             if record["kind"] == "train":
