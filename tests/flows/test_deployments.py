@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import threading
-import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -174,7 +173,7 @@ def test_a_cancelled_training_saves_ends_all_its_processes_and_goes_on(prefect: 
 
 def test_a_flow_killed_with_its_worker_is_gone_on_with_by_another(prefect: PrefectServer, workplace: Path) -> None:
     run = workplace / "killed"
-    overrides = ["train.steps=400", "train.checkpoint_every=2"]
+    overrides = ["train.steps=150", "train.checkpoint_every=2"]
     prefect.start_run("pretrain-pipeline/demo", **parameters_of(workplace, run.name, *overrides))
     driver = holder_of(run)
     checkpoints = run / "pretrain" / "checkpoints"
@@ -185,8 +184,8 @@ def test_a_flow_killed_with_its_worker_is_gone_on_with_by_another(prefect: Prefe
     prefect.start_worker()
     again = prefect.start_run("pretrain-pipeline/demo", **parameters_of(workplace, run.name, *overrides))
     assert prefect.end_of(again)["type"] == "COMPLETED"
-    assert steps_of(run) == list(range(1, 401))
-    assert kept < 400
+    assert steps_of(run) == list(range(1, 151))
+    assert kept < 150
 
 
 def test_a_second_run_on_a_folder_is_refused_and_the_webhook_hears_it(
@@ -213,15 +212,12 @@ def test_a_configuration_that_the_worker_does_not_see_is_named_with_the_machine(
 
 
 def test_an_unknown_parameter_is_refused_by_name(prefect: PrefectServer) -> None:
-    done = prefect.run(
-        "prefect", "deployment", "run", "pretrain-pipeline/demo", "--param", "config=tiny.yaml"
-    )  # fmt: skip
+    command = ["prefect", "deployment", "run", "pretrain-pipeline/demo", "--param", "config_path=tiny.yaml"]
+    done = prefect.run(*command, "--param", "stepz=1")
+    said = done.stdout + done.stderr
     assert done.returncode == 1
-    assert "config" in done.stdout + done.stderr
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        prefect.start_run("pretrain-pipeline/demo", config_path="tiny.yaml", stepz=1)
-    assert "stepz" in refused.value.read().decode()
-    refused.value.close()
+    assert "'stepz'" in said
+    assert "'overrides'" in said  # one of those that there are
 
 
 def test_a_schedule_fires_and_without_new_files_ends_at_once(
