@@ -309,8 +309,7 @@ def train(
     from kexue_train.train.pretrain import pretrain  # noqa: PLC0415
 
     chosen = [*(overrides or []), *([f"train.launcher={launcher}"] if launcher else [])]
-    chosen += [f"execution.ray_address={ray}"] if ray and ray != "local" else []
-    run_config = RunConfig.load(config, chosen)
+    run_config = RunConfig.load(config, [*chosen, *_on_ray(ray)])
     run = Run(run_config, RunDir(out))
     with RunDir(out).lock(), _progress("train") as progress:
         write_atomic(out / "config.yaml", run_config.to_yaml())
@@ -408,6 +407,7 @@ def pipeline(
     config: ConfigFile,
     run_dir: Annotated[Path | None, typer.Option(help="Run folder (default: runs/NAME).")] = None,
     overrides: Overrides = None,
+    ray: Ray = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Empty the run folder and start over.")] = False,
 ) -> None:
     """Run all stages, from corpus to report, without Prefect."""
@@ -418,7 +418,7 @@ def pipeline(
     from kexue_train.run_dir import RunDir  # noqa: PLC0415
     from kexue_train.terminal import make_board, print_ending  # noqa: PLC0415
 
-    run_config = RunConfig.load(config, overrides or [])
+    run_config = RunConfig.load(config, [*(overrides or []), *_on_ray(ray)])
     root, console = run_dir or Path("runs", run_config.name), Console()
     with RunDir(root).lock():
         run = open_run(run_config, root, fresh=fresh)
@@ -457,6 +457,11 @@ def _executor(workers: int | None, ray: str | None) -> Executor:
     if ray and workers:
         raise ConfigError("--workers and --ray are both given; local processes or a Ray cluster, not both")
     return RayExecutor(None if ray == "local" else ray) if ray else LocalExecutor(workers or available_cpus())
+
+
+def _on_ray(address: str | None) -> list[str]:
+    """The override that ``--ray`` stands for."""
+    return [f"execution.ray_address={address}"] if address and address != "local" else []
 
 
 def _progress(stage: str) -> Any:

@@ -182,9 +182,9 @@ def test_a_command_from_outside_uses_the_machines_of_the_cluster(
     ray, _ = cluster
     for name, value in ray.environment.items():
         monkeypatch.setenv(name, value)
-    outside = f"execution.ray_address=ray://{HEAD}:{ray.client}"
+    outside = ("--ray", f"ray://{HEAD}:{ray.client}")
     few = ("train.steps=6", "optimizer.schedule={2: 1.0, 6: 0.1}", "train.validate_every=6", "train.checkpoint_every=6")
-    pipeline_here(workplace, "outside", outside, *few)
+    pipeline_here(workplace, "outside", *outside, *few)
     assert [line["step"] for line in curve(workplace / "outside" / "pretrain", "train")] == [1, 2, 3, 4, 5, 6]
     assert (
         bytes_made(workplace / "outside")["shards/data-00000-of-00003.arrow"]

@@ -204,7 +204,7 @@ def test_ray_has_one_head_and_a_worker_on_every_other_node(batch: Batch) -> None
     (driver,) = ended.of("kexue")
     assert driver["node"] == "a1"
     assert driver["words"] == [
-        "pipeline", "--config", "c.yaml", "--run-dir", "run", f"execution.ray_address=10.0.0.1:{port}",
+        "pipeline", "--config", "c.yaml", "--run-dir", "run", "--ray", f"10.0.0.1:{port}",
         "train.num_workers=16",
     ]  # fmt: skip
 
