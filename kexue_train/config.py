@@ -24,6 +24,10 @@ _FLOAT = re.compile(
 )
 
 
+_OVERRIDDEN = 0
+"""In place of the line of a value that does not come from the file."""
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the float rule of YAML 1.2; a key must be text or a whole number, and given once."""
 
@@ -57,7 +61,7 @@ class Config(BaseModel):
 
     @classmethod
     def parse(cls, values: dict[str, Any], *, where: str, lines: dict[str, int] | None = None) -> Self:
-        """Validate ``values``; ``where`` (a file or command) and ``lines`` (dotted key -> line) go into messages.
+        """Validate ``values``; messages name ``where`` (a file or command) and ``lines`` (of ``read_with_overrides``).
 
         Raises:
             ConfigError: One paragraph that lists every problem with its key, value and what is allowed.
@@ -99,6 +103,18 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
             f"{path}: holds {type(values).__name__}, expected a mapping of sections such as 'shuffle:' and 'train:'"
         )
     return values, dict(_key_lines(node))
+
+
+def read_with_overrides(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, int]]:
+    """As ``read_yaml``, with ``section.key=value`` overrides applied; their keys have the line 0.
+
+    Raises:
+        ConfigError: As ``read_yaml`` and ``apply_overrides``.
+    """
+    values, lines = read_yaml(path)
+    keys = [override.partition("=")[0] for override in overrides]
+    kept = {name: line for name, line in lines.items() if not name.startswith(tuple(f"{key}." for key in keys))}
+    return apply_overrides(values, overrides), kept | dict.fromkeys(keys, _OVERRIDDEN)
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -146,7 +162,7 @@ def _explain(cls: type[BaseModel], problem: Any, where: str, lines: dict[str, in
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     line = next((lines[k] for n in range(len(location), 0, -1) if (k := ".".join(location[:n])) in lines), None)
-    place = f"{where}:{line}" if line else where
+    place = "override" if line == _OVERRIDDEN else f"{where}:{line}" if line else where
     if problem["type"] == "extra_forbidden":
         known = _known_keys(cls, location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)

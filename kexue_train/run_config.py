@@ -9,7 +9,7 @@ from typing import Self
 import yaml
 from pydantic import Field, model_validator
 
-from kexue_train.config import Config, apply_overrides, read_yaml
+from kexue_train.config import Config, read_with_overrides
 from kexue_train.corpus.config import CorpusConfig
 from kexue_train.evaluate.config import EvaluateConfig
 from kexue_train.executor.config import ExecutionConfig
@@ -53,8 +53,8 @@ class RunConfig(Config):
         Raises:
             ConfigError: If the file or any value is wrong; every problem is listed with its line and key.
         """
-        values, lines = read_yaml(path)
-        return cls.parse(apply_overrides(values, overrides), where=str(path), lines=lines)
+        values, lines = read_with_overrides(path, overrides)
+        return cls.parse(values, where=str(path), lines=lines)
 
     def to_yaml(self) -> str:
         """The resolved configuration, every default written out."""

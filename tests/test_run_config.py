@@ -135,6 +135,20 @@ def test_sections_at_the_edge_of_agreeing_are_taken(tmp_path: Path) -> None:
     assert load(tmp_path, yaml.safe_dump(SMALLEST | edge)).samples.seq_len == 512
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.steps=-1", r"(?m)^override: train\.steps=-1: "),
+        ("train={steps: -1}", r"(?m)^override: train\.steps=-1: "),
+        ("train.stepz=5", r"(?m)^override: unknown key 'train\.stepz', did you mean 'steps'\?"),
+        ("seed=1", r"run\.yaml:3: train\.steps=0: "),
+    ],
+)
+def test_a_wrong_override_is_not_looked_for_in_the_file(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, "name: a\ntrain:\n  steps: 0\n", override)
+
+
 def test_an_override_wins_over_the_file_and_is_checked_like_it(tmp_path: Path) -> None:
     text = yaml.safe_dump(SMALLEST)
     assert load(tmp_path, text, "train.steps=6000", "optimizer.schedule={6000: 1.0}").train.steps == 6000

@@ -73,7 +73,7 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
 def _nearest(path: Path) -> str:
     folder = path.parent
     names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
     if near:
         return f"; did you mean {folder / near[0]}?"
     return "; check the path" if folder.is_dir() else f"; the folder {folder} does not exist"

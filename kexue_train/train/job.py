@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from kexue_train.artifacts import Recipe, digest_of, write_atomic
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.open_samples import open_samples
-from kexue_train.config import Config, apply_overrides, read_yaml
+from kexue_train.config import Config, read_with_overrides
 from kexue_train.errors import ArtifactError, ConfigError, StaleArtifactError
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
@@ -40,8 +40,7 @@ class JobConfig(Config):
         Raises:
             ConfigError: If a value is wrong.
         """
-        values, lines = read_yaml(path)
-        values = apply_overrides(values, overrides)
+        values, lines = read_with_overrides(path, overrides)
         return cls.parse({key: values[key] for key in cls.model_fields if key in values}, where=str(path), lines=lines)
 
     def recipe(self, samples_digest: str) -> Recipe:
