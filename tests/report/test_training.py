@@ -1,6 +1,7 @@
 import pytest
 
 from kexue_train.report.run_data import load_run
+from kexue_train.report.tables import phase_table
 from kexue_train.report.training import phase_speeds, training_shares
 from tests.report.example_run import write_metrics
 
@@ -21,6 +22,14 @@ def test_each_phase_has_its_own_speed(young_run):
     assert first.mfu == pytest.approx((0.1 * 1 + 0.3 * 3) / 4)
     assert (first.tokens_per_second, first.memory_bytes, first.facts["seq_len"]) == (1000, 9, 128)
     assert (second.first_step, second.tokens, second.seconds, second.mfu) == (2, 1000, 2.0, 0.4)
+
+
+@pytest.mark.parametrize(("mfu", "notes"), [(0.9, 1), (2.5, 2)])
+def test_a_share_above_one_is_called_meaningless(young_run, mfu, notes):
+    write_metrics(young_run, [{"kind": "train", "step": 5, "tokens": 50, "seconds": 2.0, "mfu": mfu}])
+    table = phase_table(load_run(young_run))
+    assert len(table.notes) == notes
+    assert ("says nothing" in table.notes[-1]) == (mfu > 1)
 
 
 def test_metrics_of_an_older_version_make_one_phase(young_run):
