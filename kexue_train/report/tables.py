@@ -88,10 +88,11 @@ def phase_table(run: RunData) -> Table | None:
         for speed in speeds
     ]
     header = ["", "Row length", "Rows a step", "Tokens", "Time", "Tokens/s", "MFU", "MFU, data sheet", "Peak memory"]
-    notes = [
+    note = (
         "Tokens without padding; time of the steps alone. MFU: the share of what the devices were measured to do in "
         "large matrix products, and of what their maker promises."
-    ]
+    )
+    notes = [note]
     if any(speed.mfu and speed.mfu > 1 for speed in speeds):
         notes.append("Above 100% the share says nothing: the devices had other work too when they were measured.")
     return Table("Speed of each phase", header, rows, notes=notes, wide=True)
