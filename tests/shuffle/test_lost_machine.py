@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 
+import psutil
 import pytest
 
 from kexue_train.executor import RayExecutor
@@ -22,7 +24,13 @@ class RemoveAfter(Silent):
         if facts.get("phase") == "write" and done > total / 2 and not self.lost:
             found = list(self.folder.glob(f"*/{SECOND}"))
             self.lost = sum(1 for folder in found for _ in folder.iterdir())
+            raylet = psutil.Process(self.node.all_processes["raylet"][0].process.pid)
+            family = raylet.children(recursive=True)
             self.cluster.remove_node(self.node, allow_graceful=False)
+            for process in family:  # else they would go on for a moment, and miss the files
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(family)
             for folder in found:
                 shutil.rmtree(folder)
 
