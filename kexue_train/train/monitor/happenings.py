@@ -44,7 +44,7 @@ class TrainingWatch:
         found: list[Happening] = []
         for record in self._tail.read():
             if record["kind"] == "start" and self._first_step:
-                self._first_step, found = 0, []
+                self._first_step, found = 0, []  # those were of the training before
                 self._seen.clear()
                 self._lines.clear()
             if record["step"] < self._first_step:
