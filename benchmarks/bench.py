@@ -17,7 +17,7 @@ from benchmarks.make_corpus import Corpus, make_corpus
 from benchmarks.measure import measure
 from benchmarks.summary import Run
 from benchmarks.tools import Job, Tool, count_rows
-from kexue_train.runtime import format_size, parse_size, require_disk
+from kexue_train.foundation.runtime import format_size, parse_size, require_disk
 
 SWEEP_LIMITS = ("256MB", "512MB", "2GB")
 SOAK_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)

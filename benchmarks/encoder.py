@@ -31,7 +31,7 @@ from benchmarks.encoder_data import MicroBatch, made_up_rows, micro_batches, row
 from benchmarks.encoder_models import ENCODERS, OURS, SIZES, Encoder, Size, make
 from benchmarks.machine import describe_machine
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.errors import ConfigError, KexueError
+from kexue_train.foundation.errors import ConfigError, KexueError
 from kexue_train.model.config import ModelConfig
 from kexue_train.model.recompute import compile_layers, enable_recompute
 from kexue_train.train.monitor.flops import flop_rule, measured_rate

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.errors import ConfigError
+from kexue_train.foundation.errors import ConfigError
 
 _IGNORED = -100
 _MASKED_SHARE = 0.15

@@ -25,15 +25,15 @@ if not __package__:  # run as a script: the repository's root takes the place of
 
 from benchmarks.encoder import facts, report
 from benchmarks.encoder_cost import seconds
-from kexue_train.errors import KexueError
-from kexue_train.evaluate.load_model import LoadedHead, load_next_sentence_model
-from kexue_train.evaluate.sentence_vectors.moments import Moments
-from kexue_train.evaluate.sentence_vectors.whitening import Whitening
-from kexue_train.evaluate.zero_shot.answer_task import TaskData
-from kexue_train.evaluate.zero_shot.next_sentence import score_next_sentences
-from kexue_train.evaluate.zero_shot.questions import Questions, next_sentence_questions
-from kexue_train.evaluate.zero_shot.task import Task, load_tasks
-from kexue_train.runtime import format_size
+from kexue_train.downstream.evaluate.load_model import LoadedHead, load_next_sentence_model
+from kexue_train.downstream.evaluate.sentence_vectors.moments import Moments
+from kexue_train.downstream.evaluate.sentence_vectors.whitening import Whitening
+from kexue_train.downstream.evaluate.zero_shot.answer_task import TaskData
+from kexue_train.downstream.evaluate.zero_shot.next_sentence import score_next_sentences
+from kexue_train.downstream.evaluate.zero_shot.questions import Questions, next_sentence_questions
+from kexue_train.downstream.evaluate.zero_shot.task import Task, load_tasks
+from kexue_train.foundation.errors import KexueError
+from kexue_train.foundation.runtime import format_size
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 _PIECE = 8192

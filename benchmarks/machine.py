@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from kexue_train.runtime import available_cpus
+from kexue_train.foundation.runtime import available_cpus
 
 _DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 _PACKAGES = ("kexue_train", "numpy", "pyarrow", "duckdb", "ray", "datasets", "psutil")

@@ -19,7 +19,7 @@ from benchmarks import optimizer_quality as quality_
 from benchmarks import optimizer_step as step_
 from benchmarks.encoder import choose, facts, find_device, report
 from benchmarks.encoder_models import SIZES
-from kexue_train.errors import KexueError
+from kexue_train.foundation.errors import KexueError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 

@@ -21,7 +21,7 @@ from torch.func import functional_call
 from kexue_train.batches.collate import PUBLISHED_RATES, make_batch
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.loader import Plan, iter_batches
-from kexue_train.errors import ConfigError
+from kexue_train.foundation.errors import ConfigError
 from kexue_train.model import RoFormerV2Config, RoFormerV2ForPreTraining
 from kexue_train.optim.build import build_optimizer, set_learning_rate
 from kexue_train.optim.config import OptimizerConfig

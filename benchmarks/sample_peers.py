@@ -29,7 +29,7 @@ def tokenize_bare(shards: Path, tokenizer: Path, workers: int) -> dict[str, floa
     os.environ["RAYON_NUM_THREADS"] = str(workers)
     from tokenizers import Tokenizer  # noqa: PLC0415  # reads the variable
 
-    from kexue_train.arrow_shards import read_shard, shard_paths  # noqa: PLC0415
+    from kexue_train.foundation.arrow_shards import read_shard, shard_paths  # noqa: PLC0415
 
     encoder = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     seconds, tokens = 0.0, 0

@@ -26,7 +26,7 @@ if not __package__:  # run as a script: the repository's root takes the place of
 
 from benchmarks.machine import describe_machine
 from benchmarks.make_corpus import make_corpus
-from kexue_train.runtime import available_cpus, parse_size
+from kexue_train.foundation.runtime import available_cpus, parse_size
 
 _KEXUE = [sys.executable, "-m", "kexue_train"]
 _PEERS = [sys.executable, str(Path(__file__).with_name("sample_peers.py"))]

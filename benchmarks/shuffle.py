@@ -26,8 +26,8 @@ from benchmarks.bench import Bench, compare, soak, sweep_memory
 from benchmarks.machine import describe_machine, describe_versions
 from benchmarks.make_corpus import KINDS
 from benchmarks.tools import TOOLS
-from kexue_train.errors import ConfigError, KexueError
-from kexue_train.runtime import available_cpus, parse_size
+from kexue_train.foundation.errors import ConfigError, KexueError
+from kexue_train.foundation.runtime import available_cpus, parse_size
 
 
 def main(

@@ -28,7 +28,7 @@ if not __package__:  # run as a script: the repository's root takes the place of
 from benchmarks.make_corpus import make_corpus
 from kexue_train.corpus.inputs import Source
 from kexue_train.executor import LocalExecutor
-from kexue_train.runtime import format_seconds, format_size, parse_size
+from kexue_train.foundation.runtime import format_seconds, format_size, parse_size
 from kexue_train.shuffle import plan as planning
 from kexue_train.shuffle import shuffle_corpus as stage
 from kexue_train.shuffle.config import ShuffleConfig

@@ -27,7 +27,7 @@ from rich.table import Table
 from safetensors.torch import load_file
 
 from kexue_train.executor import LocalExecutor
-from kexue_train.runtime import format_seconds
+from kexue_train.foundation.runtime import format_seconds
 from kexue_train.samples.build_samples import build_samples
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.samples.tokenizer import train_tokenizer

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import Measured
-from kexue_train.runtime import format_size
+from kexue_train.foundation.runtime import format_size
 
 BASELINES = ("terashuf", "dd")
 

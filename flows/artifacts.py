@@ -23,10 +23,10 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.events import emit_event
 from prefect.exceptions import PrefectHTTPStatusError
 
-from kexue_train.pipeline import Run
+from kexue_train.cli.terminal import StageBoard
+from kexue_train.pipeline.run import Run
+from kexue_train.pipeline.stage_result import StageResult
 from kexue_train.report.summary import summarise
-from kexue_train.stage_result import StageResult
-from kexue_train.terminal import StageBoard
 from kexue_train.train.job import TrainDir
 from kexue_train.train.monitor.happenings import Happening, TrainingWatch
 
@@ -55,7 +55,7 @@ class ArtifactProgress:
         )
 
     def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
-        """See ``kexue_train.progress.Progress``."""
+        """See ``kexue_train.foundation.progress.Progress``."""
         self.show(done, total, unit, **facts)
         self.send_if_due()
 
@@ -66,7 +66,7 @@ class ArtifactProgress:
             self._percent = min(100.0, 100.0 * done / total)
 
     def note(self, message: str) -> None:
-        """See ``kexue_train.progress.Progress``."""
+        """See ``kexue_train.foundation.progress.Progress``."""
         self._board.note(message)
 
     def send_if_due(self) -> bool:
@@ -97,11 +97,11 @@ class TrainingArtifacts:
         self._metrics: Any = None
 
     def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
-        """See ``kexue_train.progress.Progress``; in the thread that trains."""
+        """See ``kexue_train.foundation.progress.Progress``; in the thread that trains."""
         self._progress.show(done, total, unit, **facts)
 
     def note(self, message: str) -> None:
-        """See ``kexue_train.progress.Progress``; in the thread that trains."""
+        """See ``kexue_train.foundation.progress.Progress``; in the thread that trains."""
         self._progress.note(message)
 
     def send(self) -> None:

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from flows.server import require_server
 from flows.workshop import load_config
-from kexue_train.errors import KexueError
-from kexue_train.run_config import RunConfig
+from kexue_train.foundation.errors import KexueError
+from kexue_train.pipeline.run_config import RunConfig
 
 _INTERRUPTED = 130
 

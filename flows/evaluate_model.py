@@ -12,7 +12,7 @@ from flows.artifacts import show_summary
 from flows.command import parser_of, run_flow
 from flows.tasks import evaluate, export, report
 from flows.workshop import open_workshop, run_name
-from kexue_train.pipeline import Run
+from kexue_train.pipeline.run import Run
 
 
 @flow(name="evaluate-model", flow_run_name=run_name, persist_result=False)

@@ -16,11 +16,11 @@ from flows.artifacts import show_summary
 from flows.command import parser_of, run_flow
 from flows.tasks import corpus, evaluate, export, report, samples, shuffle, tokenizer, train
 from flows.workshop import open_workshop, run_name
-from kexue_train.completion import is_complete
-from kexue_train.pipeline import STAGES, Run, show_complete
-from kexue_train.run_config import RunConfig
-from kexue_train.run_dir import RunDir
-from kexue_train.terminal import make_board, print_ending
+from kexue_train.cli.terminal import make_board, print_ending
+from kexue_train.foundation.run_dir import RunDir
+from kexue_train.pipeline.completion import is_complete
+from kexue_train.pipeline.run import STAGES, Run, show_complete
+from kexue_train.pipeline.run_config import RunConfig
 
 
 @flow(name="pretrain-pipeline", flow_run_name=run_name, persist_result=False)

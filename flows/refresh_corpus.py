@@ -12,7 +12,7 @@ from flows.artifacts import show_summary
 from flows.command import parser_of, run_flow
 from flows.tasks import evaluate, export, report, samples, shuffle, train
 from flows.workshop import open_workshop, run_name
-from kexue_train.refresh import next_generation, plan_training
+from kexue_train.pipeline.refresh import next_generation, plan_training
 
 
 @flow(name="refresh-corpus", flow_run_name=run_name, persist_result=False)

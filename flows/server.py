@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 from prefect.settings import PREFECT_API_KEY, PREFECT_API_URL
 
-from kexue_train.errors import ResourceError
+from kexue_train.foundation.errors import ResourceError
 
 _SECONDS_TO_ANSWER = 6.0
 

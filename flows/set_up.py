@@ -30,7 +30,7 @@ from prefect.workers.utilities import get_default_base_job_template_for_infrastr
 
 from flows.server import require_server
 from flows.tasks import TRAINING_TAG
-from kexue_train.errors import ConfigError, KexueError, ResourceError
+from kexue_train.foundation.errors import ConfigError, KexueError, ResourceError
 
 POOLS = ("process", "docker", "kubernetes")
 FLOWS = ("pretrain-pipeline", "shuffle-corpus", "build-samples", "pretrain", "evaluate-model", "refresh-corpus")

@@ -13,9 +13,9 @@ from prefect.tasks import Task
 
 from flows.artifacts import ArtifactProgress, TrainingArtifacts, emit, show_result, tell
 from flows.workshop import Workshop
-from kexue_train.errors import KexueError
-from kexue_train.pipeline import run_stage, train_beside
-from kexue_train.stage_result import StageResult
+from kexue_train.foundation.errors import KexueError
+from kexue_train.pipeline.run import run_stage, train_beside
+from kexue_train.pipeline.stage_result import StageResult
 from kexue_train.train.monitor.happenings import ended_nonfinite
 
 TRAINING_TAG = "kexue-train"

@@ -15,11 +15,11 @@ from prefect.states import Completed, State
 from rich.console import Console
 
 from flows.artifacts import show_link
-from kexue_train.errors import ConfigError, KexueError
-from kexue_train.pipeline import Run, open_run
-from kexue_train.run_config import RunConfig
-from kexue_train.run_dir import RunDir
-from kexue_train.terminal import PlainBoard, StageBoard, make_board
+from kexue_train.cli.terminal import PlainBoard, StageBoard, make_board
+from kexue_train.foundation.errors import ConfigError, KexueError
+from kexue_train.foundation.run_dir import RunDir
+from kexue_train.pipeline.run import Run, open_run
+from kexue_train.pipeline.run_config import RunConfig
 
 _LINKS = {"KEXUE_TENSORBOARD_URL": ("tensorboard", "TensorBoard"), "KEXUE_RAY_URL": ("ray", "Ray's dashboard")}
 

@@ -6,4 +6,9 @@ Each arrow is a stage: ``verb(config, input, out_dir, ...) -> Manifest``, idempo
 Start reading at ``flows/pretrain_pipeline.py``, then the files found by ``grep -rn "STAGE" kexue_train``.
 """
 
+import sys
+
+from kexue_train.moved import MovedModules
+
 __version__ = "0.1.0"
+sys.meta_path.insert(0, MovedModules())

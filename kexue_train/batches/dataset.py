@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kexue_train.arrow_shards import shard_paths
-from kexue_train.artifacts import Manifest, check_files, digest_of, read_manifest
 from kexue_train.batches.mixture import quotas, split
 from kexue_train.batches.order import rows_at, training_rows
 from kexue_train.batches.shard_reader import Chunk, ShardReader, join_lists
-from kexue_train.errors import ArtifactError, ConfigError
+from kexue_train.foundation.arrow_shards import shard_paths
+from kexue_train.foundation.artifacts import Manifest, check_files, digest_of, read_manifest
+from kexue_train.foundation.errors import ArtifactError, ConfigError
 from kexue_train.samples.schema import id_dtype
 
 _Rows = npt.NDArray[np.int64]

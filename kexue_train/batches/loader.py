@@ -19,8 +19,8 @@ import numpy as np
 
 from kexue_train.batches.collate import PUBLISHED_RATES, Batch, make_batch
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.errors import ResourceError
 from kexue_train.executor.worker_process import WorkerProcess
+from kexue_train.foundation.errors import ResourceError
 from kexue_train.samples.mlm import MaskingRates
 
 _AHEAD = 4  # micro-batches kept ready

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from kexue_train.counter_rng import Purpose, random_words
+from kexue_train.foundation.counter_rng import Purpose, random_words
 
 WINDOW = 10_000
 """Positions of a window; shares are exact to one in so many."""

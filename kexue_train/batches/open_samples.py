@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from kexue_train.artifacts import MANIFEST_NAME, read_manifest
 from kexue_train.batches.dataset import SampleDataset, require_agreement
-from kexue_train.config import read_yaml
-from kexue_train.errors import ArtifactError, ConfigError
+from kexue_train.foundation.artifacts import MANIFEST_NAME, read_manifest
+from kexue_train.foundation.config import read_yaml
+from kexue_train.foundation.errors import ArtifactError, ConfigError
 
 
 def open_samples(path: Path) -> dict[int, SampleDataset]:

@@ -19,9 +19,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from kexue_train.artifacts import Manifest
-from kexue_train.counter_rng import Purpose, permute, random_words
-from kexue_train.errors import ArtifactError
+from kexue_train.foundation.artifacts import Manifest
+from kexue_train.foundation.counter_rng import Purpose, permute, random_words
+from kexue_train.foundation.errors import ArtifactError
 
 BLOCK_ROWS = 1024
 GROUP_ROWS = 128 * BLOCK_ROWS

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kexue_train.arrow_shards import read_shard
-from kexue_train.errors import ArtifactError
+from kexue_train.foundation.arrow_shards import read_shard
+from kexue_train.foundation.errors import ArtifactError
 from kexue_train.samples.ragged import ranges
 from kexue_train.samples.schema import RAGGED_COLUMNS, column_values, sample_schema
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from kexue_train.corpus.fields import pick_extras, pick_text
 from kexue_train.corpus.options import ReadOptions
 from kexue_train.corpus.records import RecordBlock, Rejected, make_block, reject
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 _RECORD_BYTES = 100  # what a record weighs beside its text, so that a block of short ones stays small too
 

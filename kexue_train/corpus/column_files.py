@@ -13,7 +13,7 @@ from kexue_train.corpus.options import ReadOptions
 from kexue_train.corpus.records import RecordBlock
 from kexue_train.corpus.streams import STANDARD_INPUT, open_seekable, open_stream
 from kexue_train.corpus.unpacking import ByteStream
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 _FILE_MAGIC = b"ARROW1"
 _STEP_BYTES = 1 << 20

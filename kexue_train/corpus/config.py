@@ -6,9 +6,9 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from kexue_train.config import Config
-from kexue_train.errors import ConfigError
-from kexue_train.runtime import parse_size
+from kexue_train.foundation.config import Config
+from kexue_train.foundation.errors import ConfigError
+from kexue_train.foundation.runtime import parse_size
 
 
 class CorpusConfig(Config):

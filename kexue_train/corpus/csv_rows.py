@@ -22,7 +22,7 @@ from kexue_train.corpus.records import (
 )
 from kexue_train.corpus.streams import open_stream
 from kexue_train.corpus.unpacking import ByteStream
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # as a file opened with newline=""
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from kexue_train.corpus.options import ReadOptions
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from kexue_train.corpus.streams import open_stream
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 logger = logging.getLogger(__name__)
 

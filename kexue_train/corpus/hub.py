@@ -9,7 +9,7 @@ from typing import Any
 from kexue_train.corpus.builder import BlockBuilder, gather_blocks
 from kexue_train.corpus.options import ReadOptions
 from kexue_train.corpus.records import RecordBlock
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 HUB = "hf://"
 SHARD_BITS = 40

@@ -17,7 +17,7 @@ from kexue_train.corpus.options import Document
 from kexue_train.corpus.patterns import two_weights, weigh_paths
 from kexue_train.corpus.remote import is_uri, stat_remote
 from kexue_train.corpus.streams import STANDARD_INPUT as STANDARD_INPUT  # a Source's path may be it
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 logger = logging.getLogger(__name__)
 

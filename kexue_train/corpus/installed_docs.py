@@ -15,8 +15,11 @@ from typing import Any
 
 import xxhash
 
-from kexue_train.arrow_shards import format_checksum, sum_hashes, text_hashes
-from kexue_train.artifacts import (
+from kexue_train.corpus.config import CorpusConfig
+from kexue_train.corpus.docs_pages import find_pages, read_page
+from kexue_train.corpus.prose import MIN_DOCUMENT_CHARS, cut_page
+from kexue_train.foundation.arrow_shards import format_checksum, sum_hashes, text_hashes
+from kexue_train.foundation.artifacts import (
     Manifest,
     Recipe,
     RowsChecksum,
@@ -26,12 +29,9 @@ from kexue_train.artifacts import (
     open_partial,
     publish,
 )
-from kexue_train.corpus.config import CorpusConfig
-from kexue_train.corpus.docs_pages import find_pages, read_page
-from kexue_train.corpus.prose import MIN_DOCUMENT_CHARS, cut_page
-from kexue_train.errors import CorpusError
-from kexue_train.progress import SILENT, Progress
-from kexue_train.runtime import parse_size
+from kexue_train.foundation.errors import CorpusError
+from kexue_train.foundation.progress import SILENT, Progress
+from kexue_train.foundation.runtime import parse_size
 
 DOCUMENTS_NAME = "documents.jsonl"
 

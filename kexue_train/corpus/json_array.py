@@ -17,7 +17,7 @@ from kexue_train.corpus.options import ReadOptions
 from kexue_train.corpus.records import MAX_RECORD_BYTES, RAW_LIMIT_BYTES, RecordBlock, reject, too_long
 from kexue_train.corpus.streams import open_stream
 from kexue_train.corpus.unpacking import ByteStream
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 _BOM = b"\xef\xbb\xbf"
 _CHUNK_BYTES = 1 << 18

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kexue_train.corpus.formats import SUFFIXES
 from kexue_train.corpus.streams import unreadable
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 
 def expand_local(pattern: str, is_data: Callable[[str], bool]) -> list[Path]:

@@ -14,7 +14,7 @@ from kexue_train.corpus.hub import HUB
 from kexue_train.corpus.local_files import expand_local
 from kexue_train.corpus.remote import expand_remote, is_uri
 from kexue_train.corpus.streams import STANDARD_INPUT, unreadable
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 _LOCAL = "file://"
 _DESCRIPTIONS = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "manifest.json", "state.json"}

@@ -15,7 +15,7 @@ from kexue_train.corpus.options import ReadOptions
 from kexue_train.corpus.records import RecordBlock
 from kexue_train.corpus.remote import is_uri
 from kexue_train.corpus.streams import STANDARD_INPUT, open_stream
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 _DEFAULT = ReadOptions()
 _COPY_BYTES = 1 << 20

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 

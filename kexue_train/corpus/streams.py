@@ -11,8 +11,8 @@ from typing import IO, Any, cast
 
 from kexue_train.corpus.remote import is_uri, open_remote
 from kexue_train.corpus.unpacking import ByteStream, Unpacked
-from kexue_train.errors import CorpusError
-from kexue_train.runtime import format_size
+from kexue_train.foundation.errors import CorpusError
+from kexue_train.foundation.runtime import format_size
 
 STANDARD_INPUT = "-"
 """The path that stands for it."""

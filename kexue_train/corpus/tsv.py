@@ -13,7 +13,7 @@ from kexue_train.corpus.lines import LineBlock, iter_line_blocks
 from kexue_train.corpus.options import ReadOptions
 from kexue_train.corpus.records import RecordBlock, not_utf8, wrong_width
 from kexue_train.corpus.streams import open_stream
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 
 class TsvParser:

@@ -10,8 +10,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from kexue_train.errors import CorpusError
-from kexue_train.runtime import format_size
+from kexue_train.foundation.errors import CorpusError
+from kexue_train.foundation.runtime import format_size
 
 # The steps are fixed: what one step loses to damage is the same for any size that is asked for.
 _PACKED_BYTES = 16 * 2**10

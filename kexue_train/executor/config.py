@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from kexue_train.config import Config
+from kexue_train.foundation.config import Config
 
 
 class ExecutionConfig(Config):

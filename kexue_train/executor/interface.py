@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from kexue_train.errors import MachineLostError
+from kexue_train.foundation.errors import MachineLostError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

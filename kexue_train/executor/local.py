@@ -6,7 +6,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
-from kexue_train.errors import ResourceError
 from kexue_train.executor.interface import (
     ATTEMPTS,
     LOCAL_MACHINE,
@@ -17,6 +16,7 @@ from kexue_train.executor.interface import (
     require_alive,
 )
 from kexue_train.executor.worker_process import WorkerProcess, run_task, wait_for_answers
+from kexue_train.foundation.errors import ResourceError
 
 
 class LocalExecutor:

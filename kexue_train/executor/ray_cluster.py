@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kexue_train.errors import ResourceError
 from kexue_train.executor.interface import LOCAL_MACHINE
+from kexue_train.foundation.errors import ResourceError
 
 _SECONDS_TO_ANSWER = 6.0
 _OUTSIDE = "ray://"

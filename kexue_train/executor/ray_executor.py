@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic
 
-from kexue_train.errors import ResourceError
 from kexue_train.executor.config import ExecutionConfig
 from kexue_train.executor.interface import (
     ATTEMPTS,
@@ -25,6 +24,7 @@ from kexue_train.executor.interface import (
 from kexue_train.executor.ray_cluster import connect_ray
 from kexue_train.executor.ray_machines import MARK, Node, machines_with, wait_for_machines
 from kexue_train.executor.worker_process import run_task
+from kexue_train.foundation.errors import ResourceError
 
 _FETCH_CPUS = 0.05
 """So that some fetches run on a machine beside its tasks, and never more than a few per CPU."""

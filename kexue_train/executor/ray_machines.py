@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kexue_train.errors import ResourceError
-from kexue_train.runtime import format_seconds
+from kexue_train.foundation.errors import ResourceError
+from kexue_train.foundation.runtime import format_seconds
 
 logger = logging.getLogger(__name__)
 

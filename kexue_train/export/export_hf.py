@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForPreTraining
 from transformers.utils import logging as transformers_logging
 
-from kexue_train.artifacts import (
+from kexue_train.export.model_card import write_model_card
+from kexue_train.foundation.artifacts import (
     Manifest,
     Recipe,
     build_manifest,
@@ -21,11 +22,10 @@ from kexue_train.artifacts import (
     read_manifest,
     verify_artifact,
 )
-from kexue_train.errors import ArtifactError
-from kexue_train.export.model_card import write_model_card
+from kexue_train.foundation.errors import ArtifactError
+from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.model import RoFormerV2Config, RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import write_hf_folder
-from kexue_train.progress import SILENT, Progress
 from kexue_train.train.checkpoint import load_checkpoint
 
 TOLERANCE = 1e-5

@@ -18,7 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kexue_train.artifacts import (
+from kexue_train.export.model_card import write_import_card
+from kexue_train.export.tensorflow_checkpoint import TensorFlowCheckpoint
+from kexue_train.export.vocabulary import write_tokenizer_of
+from kexue_train.foundation.artifacts import (
     InputFile,
     Manifest,
     Recipe,
@@ -28,13 +31,10 @@ from kexue_train.artifacts import (
     open_partial,
     publish,
 )
-from kexue_train.errors import ArtifactError
-from kexue_train.export.model_card import write_import_card
-from kexue_train.export.tensorflow_checkpoint import TensorFlowCheckpoint
-from kexue_train.export.vocabulary import write_tokenizer_of
+from kexue_train.foundation.errors import ArtifactError
+from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.model import RoFormerV2Config, RoFormerV2ForMaskedLM, RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import write_hf_folder
-from kexue_train.progress import SILENT, Progress
 
 Shape = tuple[int, ...]
 _DECODER, _WORDS = "cls.predictions.decoder.weight", "roformer.embeddings.word_embeddings.weight"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kexue_train import __version__
-from kexue_train.artifacts import CARD_NAME, Manifest
+from kexue_train.foundation.artifacts import CARD_NAME, Manifest
 from kexue_train.model import RoFormerV2Config
 from kexue_train.optim.config import OptimizerConfig
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from kexue_train.artifacts import CARD_NAME, read_manifest, write_atomic
+from kexue_train.foundation.artifacts import CARD_NAME, read_manifest, write_atomic
 
 _BEGIN, _END = "<!-- results of kexue report: begin -->", "<!-- results of kexue report: end -->"
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from kexue_train.errors import ArtifactError
 from kexue_train.export.crc32c import crc32c, unmask
+from kexue_train.foundation.errors import ArtifactError
 
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER_BYTES = 48

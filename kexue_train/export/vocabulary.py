@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from kexue_train.errors import ArtifactError
+from kexue_train.foundation.errors import ArtifactError
 from kexue_train.model import RoFormerV2Config
 from kexue_train.samples.bert_tokenizer import write_tokenizer
 from kexue_train.samples.given_vocabulary import read_vocabulary

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from kexue_train.config import Config
+from kexue_train.foundation.config import Config
 
 Activation = Literal["relu", "gelu", "silu", "sigmoid", "tanh", "linear"]
 

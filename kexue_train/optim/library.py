@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from kexue_train.errors import ResourceError
+from kexue_train.foundation.errors import ResourceError
 from kexue_train.optim.param_groups import Role
 
 LibraryOptimizer = Literal["adamw", "lamb", "lion"]

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kexue_train.errors import TrainingError
+from kexue_train.foundation.errors import TrainingError
 from kexue_train.optim.rank_average import ranks
 
 OnNonfinite = Literal["shrink", "skip", "raise"]

@@ -1,7 +1,7 @@
 """Random bits as a hash of where they are used: the same numbers on a CPU, on a GPU and inside a kernel, no state.
 
 For stochastic rounding and dropout only: fast, and even enough that no bias shows, but nothing more is claimed.
-What decides the order of data, masks and initial weights draws from ``kexue_train.counter_rng`` (Philox) instead.
+The order of data, masks and initial weights come from ``foundation.counter_rng`` (Philox) instead.
 
 Two words made of (seed, stream) key a hash of the number of each pair of elements: two rounds of a 32-bit finaliser,
 one word before each. The first element of a pair takes the low half of the result, the second the high half.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, RootModel, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
-from kexue_train.config import Config
+from kexue_train.foundation.config import Config
 from kexue_train.optim.schedule import cosine_decay, piecewise_linear
 
 

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kexue_train.artifacts import write_atomic
-from kexue_train.errors import ConfigError, ResourceError
+from kexue_train.foundation.artifacts import write_atomic
+from kexue_train.foundation.errors import ConfigError, ResourceError
+from kexue_train.foundation.runtime import format_seconds
 from kexue_train.report import compare, plots, tables
 from kexue_train.report.anomalies import LOOKED_FOR, find_anomalies
 from kexue_train.report.axes import short_number
@@ -22,7 +23,6 @@ from kexue_train.report.results import evaluation_tables
 from kexue_train.report.run_data import RunData, load_run
 from kexue_train.report.summary import summarise_run, total_seconds
 from kexue_train.report.task_results import read_zero_shot
-from kexue_train.runtime import format_seconds
 
 
 @dataclass(frozen=True)

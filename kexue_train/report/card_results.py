@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from kexue_train.errors import ArtifactError
 from kexue_train.export.results_in_card import write_results
+from kexue_train.foundation.errors import ArtifactError
 from kexue_train.report.results import evaluation_tables, scores_of
 from kexue_train.report.run_data import RunData
 from kexue_train.report.score import Score

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from kexue_train.artifacts import check_files
-from kexue_train.errors import ArtifactError
+from kexue_train.foundation.artifacts import check_files
+from kexue_train.foundation.errors import ArtifactError
 from kexue_train.report.run_data import RunData
 
 _MOD = 1 << 128

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
+from kexue_train.foundation.runtime import format_seconds
 from kexue_train.report.axes import Form
 from kexue_train.report.charts import BarChart, LineChart, Point, Series, bar_chart, line_chart
 from kexue_train.report.run_data import Record, RunData
 from kexue_train.report.training import training_shares
-from kexue_train.runtime import format_seconds
 
 
 def learning_charts(run: RunData) -> list[LineChart]:

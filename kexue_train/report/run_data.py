@@ -15,9 +15,9 @@ import numpy as np
 import yaml
 
 from kexue_train import __version__
-from kexue_train.artifacts import MANIFEST_NAME, Manifest, read_manifest
-from kexue_train.errors import ArtifactError
-from kexue_train.run_dir import RunDir
+from kexue_train.foundation.artifacts import MANIFEST_NAME, Manifest, read_manifest
+from kexue_train.foundation.errors import ArtifactError
+from kexue_train.foundation.run_dir import RunDir
 
 Record = dict[str, Any]
 

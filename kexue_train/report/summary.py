@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kexue_train.foundation.runtime import format_seconds
 from kexue_train.report.run_data import RunData, load_run
-from kexue_train.runtime import format_seconds
 
 _MIN_GAIN_NATS = 0.05  # smaller differences to guessing are called none
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from kexue_train.artifacts import Manifest
+from kexue_train.foundation.artifacts import Manifest
+from kexue_train.foundation.runtime import format_seconds, format_size
 from kexue_train.report.run_data import STAGES, Record, RunData
 from kexue_train.report.training import phase_speeds
-from kexue_train.runtime import format_seconds, format_size
 
 EMPTY = "–"
 _MAX_INPUTS = 20

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from kexue_train.evaluate.zero_shot.results import ZeroShotResults
+from kexue_train.downstream.evaluate.zero_shot.results import ZeroShotResults
 from kexue_train.report.run_data import Record, RunData
 from kexue_train.report.score import Score
 from kexue_train.report.tables import EMPTY, Table
@@ -62,7 +62,7 @@ def read_zero_shot(run: RunData) -> ZeroShotResults | None:
 
 
 def _zero_shot(record: Record) -> Results:
-    from kexue_train.evaluate.zero_shot.table import header_of, remarks_on, rows_of  # noqa: PLC0415  # as below
+    from kexue_train.downstream.evaluate.zero_shot.table import header_of, remarks_on, rows_of  # noqa: PLC0415  # as below
 
     results = ZeroShotResults.model_validate(record)
     others = dict.fromkeys(name for task in results.tasks for name in task.published)
@@ -82,8 +82,8 @@ def _zero_shot(record: Record) -> Results:
 
 
 def _similarity(record: Record) -> Results:
-    from kexue_train.evaluate.sentence_vectors.results import StsResults  # noqa: PLC0415  # loads torch: if needed
-    from kexue_train.evaluate.sentence_vectors.table import header_of, remarks_on, rows_of  # noqa: PLC0415  # the same
+    from kexue_train.downstream.evaluate.sentence_vectors.results import StsResults  # noqa: PLC0415  # loads torch: if needed
+    from kexue_train.downstream.evaluate.sentence_vectors.table import header_of, remarks_on, rows_of  # noqa: PLC0415  # the same
 
     results = StsResults.model_validate(record)
     notes = ["Spearman correlation of cosines with people's scores, times 100.", *remarks_on(results)]
@@ -96,8 +96,8 @@ def _similarity(record: Record) -> Results:
 
 
 def _trained_vectors(record: Record) -> Results:
-    from kexue_train.finetune.sentence_vectors.results import VectorResults  # noqa: PLC0415  # loads torch: if needed
-    from kexue_train.finetune.sentence_vectors.table import HEADER, remarks_on, rows_of  # noqa: PLC0415  # the same
+    from kexue_train.downstream.finetune.sentence_vectors.results import VectorResults  # noqa: PLC0415  # loads torch: if needed
+    from kexue_train.downstream.finetune.sentence_vectors.table import HEADER, remarks_on, rows_of  # noqa: PLC0415  # the same
 
     results = VectorResults.model_validate(record)
     notes = [
@@ -113,8 +113,8 @@ def _trained_vectors(record: Record) -> Results:
 
 
 def _fine_tuned(record: Record) -> Results:
-    from kexue_train.finetune.tasks.results import TaskResults  # noqa: PLC0415  # few runs have it
-    from kexue_train.finetune.tasks.table import HEADER, remarks_on, rows_of  # noqa: PLC0415  # the same
+    from kexue_train.downstream.finetune.tasks.results import TaskResults  # noqa: PLC0415  # few runs have it
+    from kexue_train.downstream.finetune.tasks.table import HEADER, remarks_on, rows_of  # noqa: PLC0415  # the same
 
     results = TaskResults.model_validate(record)
     notes = [f"In percent; the encoders over {results.seeds} seeds, mean ± standard deviation.", *remarks_on(results)]

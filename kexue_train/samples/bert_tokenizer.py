@@ -12,8 +12,8 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from kexue_train.artifacts import write_atomic
-from kexue_train.errors import ArtifactError
+from kexue_train.foundation.artifacts import write_atomic
+from kexue_train.foundation.errors import ArtifactError
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 PREFIX = "##"

@@ -15,8 +15,9 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from kexue_train.arrow_shards import format_checksum, read_shard, shard_paths, write_dataset_files
-from kexue_train.artifacts import (
+from kexue_train.executor import Executor
+from kexue_train.foundation.arrow_shards import format_checksum, read_shard, shard_paths, write_dataset_files
+from kexue_train.foundation.artifacts import (
     MANIFEST_NAME,
     Manifest,
     Recipe,
@@ -28,10 +29,9 @@ from kexue_train.artifacts import (
     publish,
     read_manifest,
 )
-from kexue_train.errors import ArtifactError, CorpusError
-from kexue_train.executor import Executor
-from kexue_train.progress import SILENT, Progress
-from kexue_train.runtime import require_disk
+from kexue_train.foundation.errors import ArtifactError, CorpusError
+from kexue_train.foundation.progress import SILENT, Progress
+from kexue_train.foundation.runtime import require_disk
 from kexue_train.samples.config import SampleConfig
 from kexue_train.samples.mix_rows import GatheredRows, GatherRowsTask, gather_rows
 from kexue_train.samples.row_counts import RowCounts

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from kexue_train.artifacts import write_atomic
-from kexue_train.errors import ArtifactError
+from kexue_train.foundation.artifacts import write_atomic
+from kexue_train.foundation.errors import ArtifactError
 
 
 class Entry(NamedTuple):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, normalizers
 
-from kexue_train.errors import ArtifactError, ConfigError
+from kexue_train.foundation.errors import ArtifactError, ConfigError
 from kexue_train.samples.bert_tokenizer import assemble, read_tokenizer, require_special_tokens
 
 _NAMES = ("tokenizer.json", "vocab.txt")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kexue_train.counter_rng import Purpose, philox, random_words
+from kexue_train.foundation.counter_rng import Purpose, philox, random_words
 from kexue_train.samples.ragged import ranges
 
 IGNORE_INDEX = -100

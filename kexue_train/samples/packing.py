@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from kexue_train.counter_rng import Purpose, random_words
+from kexue_train.foundation.counter_rng import Purpose, random_words
 
 
 def pack(lengths: npt.NDArray[np.int64], seq_len: int) -> tuple[npt.NDArray[np.int64], int]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from kexue_train.arrow_shards import ShardWriter, format_checksum, shard_name
-from kexue_train.artifacts import write_atomic
-from kexue_train.counter_rng import Purpose, generator
+from kexue_train.foundation.arrow_shards import ShardWriter, format_checksum, shard_name
+from kexue_train.foundation.artifacts import write_atomic
+from kexue_train.foundation.counter_rng import Purpose, generator
 from kexue_train.samples.config import SampleConfig
 from kexue_train.samples.encode import Documents, Encoder, concatenate
 from kexue_train.samples.mix_rows import SpilledShard, spill_rows

@@ -9,8 +9,8 @@ from typing import Any
 
 import rjieba
 
-from kexue_train.artifacts import aside_name, file_checksum
-from kexue_train.errors import ConfigError
+from kexue_train.foundation.artifacts import aside_name, file_checksum
+from kexue_train.foundation.errors import ConfigError
 from kexue_train.samples.config import SampleConfig
 from kexue_train.samples.dictionary import read_dictionary, write_dictionary
 from kexue_train.samples.phrases import find_phrases

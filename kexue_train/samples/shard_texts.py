@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from kexue_train.arrow_shards import column_bytes, format_checksum, read_shard, sum_hashes, text_hashes
-from kexue_train.errors import ArtifactError
+from kexue_train.foundation.arrow_shards import column_bytes, format_checksum, read_shard, sum_hashes, text_hashes
+from kexue_train.foundation.errors import ArtifactError
 
 _BATCH_CHARS = 1_000_000
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from kexue_train.arrow_shards import read_shard, shard_paths
-from kexue_train.errors import ArtifactError
+from kexue_train.foundation.arrow_shards import read_shard, shard_paths
+from kexue_train.foundation.errors import ArtifactError
 
 
 def iter_text_blocks(shards: Path, num_bytes: int, *, skip_bytes: int = 0, block_bytes: int = 1 << 20) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from kexue_train.artifacts import (
+from kexue_train.foundation.artifacts import (
     Manifest,
     Recipe,
     build_manifest,
@@ -22,9 +22,9 @@ from kexue_train.artifacts import (
     publish,
     read_manifest,
 )
-from kexue_train.errors import ConfigError, CorpusError
-from kexue_train.progress import SILENT, Progress
-from kexue_train.runtime import parse_size
+from kexue_train.foundation.errors import ConfigError, CorpusError
+from kexue_train.foundation.progress import SILENT, Progress
+from kexue_train.foundation.runtime import parse_size
 from kexue_train.samples.bert_tokenizer import SPECIAL_TOKENS, read_tokenizer, write_tokenizer
 from kexue_train.samples.config import TokenizerConfig
 from kexue_train.samples.coverage import Coverage, measure_coverage

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from kexue_train.errors import ConfigError
-from kexue_train.progress import Progress
-from kexue_train.runtime import format_size
+from kexue_train.foundation.errors import ConfigError
+from kexue_train.foundation.progress import Progress
+from kexue_train.foundation.runtime import format_size
 from kexue_train.samples.alphabet import count_characters
 from kexue_train.samples.bert_tokenizer import PREFIX, SPECIAL_TOKENS, assemble
 from kexue_train.samples.text_blocks import iter_text_blocks

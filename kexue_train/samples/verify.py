@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kexue_train.arrow_shards import format_checksum, read_shard, shard_paths
-from kexue_train.artifacts import MANIFEST_NAME, Manifest, verify_artifact
-from kexue_train.errors import ArtifactError
-from kexue_train.progress import SILENT, Progress
+from kexue_train.foundation.arrow_shards import format_checksum, read_shard, shard_paths
+from kexue_train.foundation.artifacts import MANIFEST_NAME, Manifest, verify_artifact
+from kexue_train.foundation.errors import ArtifactError
+from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.samples.row_counts import RowCounts
 from kexue_train.samples.schema import (
     COUNTS_NAME,

@@ -7,10 +7,10 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from kexue_train.config import Config
 from kexue_train.corpus.config import FilterConfig
-from kexue_train.errors import ConfigError
-from kexue_train.runtime import parse_size
+from kexue_train.foundation.config import Config
+from kexue_train.foundation.errors import ConfigError
+from kexue_train.foundation.runtime import parse_size
 
 
 class ShuffleConfig(Config):

@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from kexue_train.artifacts import write_atomic
-from kexue_train.runtime import give_back_freed_memory, keep_freed_memory
+from kexue_train.foundation.artifacts import write_atomic
+from kexue_train.foundation.runtime import give_back_freed_memory, keep_freed_memory
 from kexue_train.shuffle.bucket import Ordered, Pieces, iter_ordered
 from kexue_train.shuffle.keys import bucket_bounds, hash_rows, sum_words
 from kexue_train.shuffle.mixing import OrderSums

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from kexue_train.counter_rng import Purpose, random_words
+from kexue_train.foundation.counter_rng import Purpose, random_words
 from kexue_train.shuffle.rows import cut_evenly, lengths_of
 
 Words = npt.NDArray[np.uint64]

@@ -16,8 +16,8 @@ from kexue_train.corpus.filters import REASONS
 from kexue_train.corpus.inputs import Source
 from kexue_train.corpus.readers import describe_place
 from kexue_train.corpus.records import RecordBlock, Rejected
-from kexue_train.errors import CorpusError
-from kexue_train.write_behind import new_file
+from kexue_train.foundation.errors import CorpusError
+from kexue_train.foundation.write_behind import new_file
 
 REJECTED, DROPPED = "rejected", "dropped"
 """The folders of the finished artifact; each holds a ``records.jsonl``."""

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic_core import from_json, to_json
 
-from kexue_train.arrow_shards import ShardWriter, read_shard
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.arrow_shards import ShardWriter, read_shard
+from kexue_train.foundation.errors import CorpusError
+from kexue_train.foundation.write_behind import WriteBehindFile, new_file
 from kexue_train.shuffle.batches import BatchCutter, Columns, from_record_batch, text_schema, to_record_batch
 from kexue_train.shuffle.rows import as_binary, data_of, offsets_of
-from kexue_train.write_behind import WriteBehindFile, new_file
 
 OutputFormat = Literal["arrow", "parquet", "jsonl", "lines"]
 

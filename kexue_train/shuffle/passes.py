@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kexue_train.artifacts import write_atomic
 from kexue_train.corpus.inputs import STANDARD_INPUT, Source
 from kexue_train.corpus.options import ReadOptions
-from kexue_train.errors import MachineLostError
 from kexue_train.executor import Executor, Fetch, LocalExecutor
-from kexue_train.progress import Progress
+from kexue_train.foundation.artifacts import write_atomic
+from kexue_train.foundation.errors import MachineLostError
+from kexue_train.foundation.progress import Progress
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.gather import GatherResult, GatherTask, gather, shard_marker_path
 from kexue_train.shuffle.plan import MemoryBudget, ShufflePlan, plan_shuffle

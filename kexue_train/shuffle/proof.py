@@ -8,9 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kexue_train.arrow_shards import format_checksum
-from kexue_train.artifacts import FileEntry, InputFile, Manifest, Recipe, RowsChecksum, build_manifest, file_checksum
-from kexue_train.errors import ArtifactError
+from kexue_train.foundation.arrow_shards import format_checksum
+from kexue_train.foundation.artifacts import (
+    FileEntry,
+    InputFile,
+    Manifest,
+    Recipe,
+    RowsChecksum,
+    build_manifest,
+    file_checksum,
+)
+from kexue_train.foundation.errors import ArtifactError
 from kexue_train.shuffle.gather import GatherResult
 from kexue_train.shuffle.left_out import DROPPED, REJECTED
 from kexue_train.shuffle.mixing import count_groups, rank_correlation, source_mixing

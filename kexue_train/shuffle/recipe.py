@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from kexue_train.artifacts import MANIFEST_NAME, Manifest, Recipe, read_manifest
 from kexue_train.corpus.inputs import STANDARD_INPUT, Source
+from kexue_train.foundation.artifacts import MANIFEST_NAME, Manifest, Recipe, read_manifest
 from kexue_train.shuffle.config import ShuffleConfig
 
 _SETTINGS = {"format", "document", "text_key", "keep", "filters", "keep_dropped", "on_bad_record", "dedup", "output"}

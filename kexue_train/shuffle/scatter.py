@@ -17,9 +17,9 @@ from kexue_train.corpus.inputs import Source
 from kexue_train.corpus.options import ReadOptions
 from kexue_train.corpus.readers import read_records
 from kexue_train.corpus.records import RecordBlock, Rejected
-from kexue_train.errors import CorpusError
 from kexue_train.executor import current_machine
-from kexue_train.runtime import boot_id, keep_freed_memory
+from kexue_train.foundation.errors import CorpusError
+from kexue_train.foundation.runtime import boot_id, keep_freed_memory
 from kexue_train.shuffle.keys import bucket_of, content_keys, hash_rows, position_keys, sum_words
 from kexue_train.shuffle.left_out import LeftOut
 from kexue_train.shuffle.order_rows import repeats

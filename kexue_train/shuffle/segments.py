@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kexue_train.artifacts import write_atomic
 from kexue_train.executor.interface import machine_lost
-from kexue_train.runtime import boot_id
+from kexue_train.foundation.artifacts import write_atomic
+from kexue_train.foundation.runtime import boot_id
 from kexue_train.shuffle.rows import Rows
 from kexue_train.shuffle.spill import SpillIndex, SpillReader, SpillTable, iter_raw
 

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from kexue_train.arrow_shards import write_dataset_files
-from kexue_train.artifacts import (
+from kexue_train.corpus.inputs import Source, check_unchanged, find_inputs
+from kexue_train.executor import Executor
+from kexue_train.foundation.arrow_shards import write_dataset_files
+from kexue_train.foundation.artifacts import (
     MANIFEST_NAME,
     Manifest,
     Recipe,
@@ -19,11 +21,9 @@ from kexue_train.artifacts import (
     publish,
     write_atomic,
 )
-from kexue_train.corpus.inputs import Source, check_unchanged, find_inputs
-from kexue_train.errors import CorpusError, MachineLostError, ResourceError
-from kexue_train.executor import Executor
-from kexue_train.progress import SILENT, Progress
-from kexue_train.runtime import available_memory_bytes, format_size, parse_size, require_disk
+from kexue_train.foundation.errors import CorpusError, MachineLostError, ResourceError
+from kexue_train.foundation.progress import SILENT, Progress
+from kexue_train.foundation.runtime import available_memory_bytes, format_size, parse_size, require_disk
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.left_out import DROPPED, REJECTED, join_left_out
 from kexue_train.shuffle.outputs import file_name

@@ -17,11 +17,11 @@ from typing import IO
 
 import xxhash
 
-from kexue_train.artifacts import FileEntry, Manifest, Recipe, fsync_folder, open_partial, write_atomic
 from kexue_train.corpus.inputs import Source, find_inputs
-from kexue_train.errors import ArtifactError, ConfigError, MachineLostError
 from kexue_train.executor import Executor
-from kexue_train.progress import SILENT, Progress
+from kexue_train.foundation.artifacts import FileEntry, Manifest, Recipe, fsync_folder, open_partial, write_atomic
+from kexue_train.foundation.errors import ArtifactError, ConfigError, MachineLostError
+from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.gather import GatherResult, shard_marker_path
 from kexue_train.shuffle.left_out import DROPPED, REJECTED, join_left_out

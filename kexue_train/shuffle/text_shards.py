@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kexue_train.arrow_shards import format_checksum, read_shard, shard_paths
-from kexue_train.artifacts import Manifest, verify_artifact
-from kexue_train.errors import ArtifactError
-from kexue_train.progress import SILENT, Progress
+from kexue_train.foundation.arrow_shards import format_checksum, read_shard, shard_paths
+from kexue_train.foundation.artifacts import Manifest, verify_artifact
+from kexue_train.foundation.errors import ArtifactError
+from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.shuffle.batches import text_schema
 from kexue_train.shuffle.keys import hash_rows, sum_words
 from kexue_train.shuffle.outputs import iter_shard

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kexue_train.counter_rng import Purpose, permute
+from kexue_train.foundation.counter_rng import Purpose, permute
 
 
 @dataclass(frozen=True, slots=True)

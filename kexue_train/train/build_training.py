@@ -8,17 +8,17 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
-from kexue_train.artifacts import Recipe
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.counter_rng import Purpose, random_words
-from kexue_train.errors import ArtifactError
+from kexue_train.foundation.artifacts import Recipe
+from kexue_train.foundation.counter_rng import Purpose, random_words
+from kexue_train.foundation.errors import ArtifactError
+from kexue_train.foundation.progress import Progress, Silent
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import build_hf_config
 from kexue_train.model.recompute import compile_layers, enable_recompute
 from kexue_train.optim.accumulation import HiddenAccumulation
 from kexue_train.optim.build import build_optimizer
 from kexue_train.optim.windows import WindowedOptimizer
-from kexue_train.progress import Progress, Silent
 from kexue_train.train.checkpoint import (
     CheckpointFolder,
     CheckpointWriter,

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from kexue_train.config import Config
 from kexue_train.corpus.remote import is_uri
+from kexue_train.foundation.config import Config
 from kexue_train.optim.config import OptimizerConfig
 
 # These change how a result is reached or watched, not the result (beyond floating-point order): an edit resumes.

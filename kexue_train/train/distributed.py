@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from kexue_train.errors import ConfigError, KexueError, ResourceError
+from kexue_train.foundation.errors import ConfigError, KexueError, ResourceError
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
 """How long a rank waits for the others at the start."""

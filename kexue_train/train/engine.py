@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from kexue_train.errors import ResourceError
+from kexue_train.foundation.errors import ResourceError
 from kexue_train.optim.partitioned import FlatSteps, PartitionedAccumulation
 from kexue_train.optim.windows import WindowedOptimizer
 from kexue_train.train.checkpoint import FullTensors

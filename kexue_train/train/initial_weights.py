@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from kexue_train.artifacts import digest_of, file_checksum
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.errors import ArtifactError, ConfigError
+from kexue_train.foundation.artifacts import digest_of, file_checksum
+from kexue_train.foundation.errors import ArtifactError, ConfigError
 from kexue_train.model.config import ModelConfig
 
 if TYPE_CHECKING:

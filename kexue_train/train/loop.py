@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kexue_train.artifacts import Recipe
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.counter_rng import Purpose, random_words
-from kexue_train.errors import TrainingError
+from kexue_train.foundation.artifacts import Recipe
+from kexue_train.foundation.counter_rng import Purpose, random_words
+from kexue_train.foundation.errors import TrainingError
 from kexue_train.model.modeling_roformer_v2 import set_residual_scale
 from kexue_train.optim.build import set_learning_rate
 from kexue_train.optim.embedding_monitor import embedding_sizes

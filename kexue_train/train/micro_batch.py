@@ -19,10 +19,10 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from kexue_train.artifacts import write_atomic
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.errors import ResourceError
-from kexue_train.runtime import available_memory_bytes, format_size, give_back_freed_memory
+from kexue_train.foundation.artifacts import write_atomic
+from kexue_train.foundation.errors import ResourceError
+from kexue_train.foundation.runtime import available_memory_bytes, format_size, give_back_freed_memory
 from kexue_train.train.distributed import same_on_all_ranks
 from kexue_train.train.faults.out_of_memory import is_out_of_memory
 from kexue_train.train.feed import first_batch

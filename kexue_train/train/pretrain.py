@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from kexue_train.artifacts import MANIFEST_NAME, Manifest, check_files, read_manifest
-from kexue_train.errors import ArtifactError, StaleArtifactError, TrainingError
-from kexue_train.progress import SILENT, Progress
+from kexue_train.foundation.artifacts import MANIFEST_NAME, Manifest, check_files, read_manifest
+from kexue_train.foundation.errors import ArtifactError, StaleArtifactError, TrainingError
+from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.faults.stop import signals_held
 from kexue_train.train.job import JobConfig, TrainDir, prepare

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kexue_train.errors import ConfigError, KexueError, ResourceError
 from kexue_train.executor import cluster_address, connect_ray, joined_from_outside
 from kexue_train.executor.config import ExecutionConfig
 from kexue_train.executor.ray_machines import MARK, Node, machines_with, wait_for_machines
-from kexue_train.runtime import available_cpus
+from kexue_train.foundation.errors import ConfigError, KexueError, ResourceError
+from kexue_train.foundation.runtime import available_cpus
 from kexue_train.train.distributed import choose_backend, collective_timeout, use_interface_towards
 from kexue_train.train.faults.stop import Ending
 from kexue_train.train.faults.supervise import MachineDrained, WorkersLost, run_with_restarts

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kexue_train.errors import ResourceError
+from kexue_train.foundation.errors import ResourceError
 from kexue_train.train.faults.supervise import WorkersLost, raise_told, run_with_restarts
 from kexue_train.train.faults.watchdog import HUNG
 from kexue_train.train.job import JobConfig, TrainDir

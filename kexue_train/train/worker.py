@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from kexue_train.artifacts import MANIFEST_NAME, build_manifest, describe_files, write_atomic
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.errors import KexueError, TrainingError
-from kexue_train.runtime import available_cpus, configure_logging, keep_freed_memory, rank
+from kexue_train.foundation.artifacts import MANIFEST_NAME, build_manifest, describe_files, write_atomic
+from kexue_train.foundation.errors import KexueError, TrainingError
+from kexue_train.foundation.runtime import available_cpus, configure_logging, keep_freed_memory, rank
 from kexue_train.train.build_training import build_training, open_checkpoints
 from kexue_train.train.checkpoint import CheckpointWriter, checkpoint_name
 from kexue_train.train.config import TrainConfig

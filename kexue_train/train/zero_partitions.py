@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from kexue_train.errors import ConfigError
+from kexue_train.foundation.errors import ConfigError
 from kexue_train.optim.segments import Segment
 
 _REASONS = {

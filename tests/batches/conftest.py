@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kexue_train.arrow_shards import ShardWriter, shard_name
-from kexue_train.artifacts import Recipe, build_manifest, describe_files, open_partial, publish
+from kexue_train.foundation.arrow_shards import ShardWriter, shard_name
+from kexue_train.foundation.artifacts import Recipe, build_manifest, describe_files, open_partial, publish
 from kexue_train.samples.encode import Documents
 from kexue_train.samples.nsp import make_sequences
 from kexue_train.samples.packing import pack

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kexue_train.arrow_shards import read_shard, shard_paths
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.errors import ArtifactError
+from kexue_train.foundation.arrow_shards import read_shard, shard_paths
+from kexue_train.foundation.errors import ArtifactError
 
 
 def rows_by_hand(folder: Path) -> list[dict[str, Any]]:

@@ -19,12 +19,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kexue_train.artifacts import read_manifest
 from kexue_train.batches import rows_of_step
 from kexue_train.batches.collate import Batch, make_batch
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.loader import Plan, iter_batches, read_ahead
 from kexue_train.batches.order import epochs_of_step
+from kexue_train.foundation.artifacts import read_manifest
 from tests.batches.dense import assert_same, dense, join
 
 GLOBAL = 24
@@ -141,7 +141,7 @@ def test_closing_ends_the_processes(dataset: SampleDataset) -> None:
 
 @pytest.mark.slow
 def test_an_error_in_a_process_is_raised_here(tmp_path: Path, write_samples: Callable[..., Path]) -> None:
-    from kexue_train.errors import ArtifactError
+    from kexue_train.foundation.errors import ArtifactError
 
     folder = write_samples(tmp_path / "samples")
     dataset = SampleDataset(folder)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kexue_train.artifacts import read_manifest
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.mixture import WINDOW, quotas, split
-from kexue_train.errors import ArtifactError, ConfigError
+from kexue_train.foundation.artifacts import read_manifest
+from kexue_train.foundation.errors import ArtifactError, ConfigError
 
 WEIGHTS = st.lists(st.floats(0.1, 100), min_size=1, max_size=6)
 

@@ -10,7 +10,7 @@ import pytest
 
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.open_samples import open_samples
-from kexue_train.errors import ArtifactError, ConfigError
+from kexue_train.foundation.errors import ArtifactError, ConfigError
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def parse(command: str, program: Any) -> None:
 def kexue() -> Any:
     import typer
 
-    from kexue_train.cli import app
+    from kexue_train.cli.app import app
 
     return typer.main.get_command(app)
 
@@ -133,7 +133,7 @@ def test_every_file_that_a_command_names_is_there(page: str) -> None:
 
 
 def test_the_settings_that_the_documents_name_exist() -> None:
-    from kexue_train.run_config import RunConfig
+    from kexue_train.pipeline.run_config import RunConfig
 
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.test_pipeline import CONFIG, write_inputs
+from tests.pipeline.test_pipeline import CONFIG, write_inputs
 from tests.train.tiny_training import curve, free_port
 
 pytest.importorskip("ray")

@@ -11,7 +11,7 @@ from kexue_train.corpus.inputs import find_inputs
 from kexue_train.corpus.options import ReadOptions
 from kexue_train.corpus.readers import read_records
 from kexue_train.corpus.records import RecordBlock
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 
 @dataclass

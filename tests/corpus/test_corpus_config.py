@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kexue_train.corpus.config import CorpusConfig
-from kexue_train.errors import ConfigError
+from kexue_train.foundation.errors import ConfigError
 
 
 @pytest.mark.parametrize(

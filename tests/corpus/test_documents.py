@@ -13,7 +13,7 @@ from kexue_train.corpus.documents import read_blocks
 from kexue_train.corpus.inputs import find_inputs
 from kexue_train.corpus.options import ReadOptions
 from kexue_train.corpus.readers import describe_place
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 LINES = st.lists(st.sampled_from(["a", "b c", "", " ", "\r", "中\r", "  d"]), max_size=20)
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kexue_train.corpus.fields import encode_extras
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 RECORDS = [
     {"title": "T", "body": "B", "n": 5, "o": {"a": 1}},

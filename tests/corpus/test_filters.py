@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from kexue_train.corpus import filters
 from kexue_train.corpus.config import FilterConfig
 from kexue_train.corpus.filters import REASONS, drop_reasons
-from kexue_train.errors import ConfigError
+from kexue_train.foundation.errors import ConfigError
 
 SENSIBLE = FilterConfig(
     min_chars=50, min_letter_share=0.5, max_unbroken_share=0.2, max_repeated_line_share=0.2, max_repetition=0.3

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 HOSTILE = Path(__file__).parents[3] / "shared" / "data" / "hostile"
 pytestmark = pytest.mark.skipif(not HOSTILE.is_dir(), reason="the kit of hostile files is not on this machine")

@@ -6,7 +6,7 @@ import pytest
 
 from kexue_train.corpus.inputs import find_inputs
 from kexue_train.corpus.readers import describe_place
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 from tests.corpus.written_formats import to_jsonl
 
 SHARDS = [[{"text": f"shard {i} row {j}", "source": "s"} for j in range(3)] for i in range(3)]

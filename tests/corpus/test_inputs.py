@@ -10,7 +10,7 @@ import pytest
 
 from kexue_train.corpus.formats import split_suffixes
 from kexue_train.corpus.inputs import check_unchanged, find_inputs
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 LINE = b'{"text": "A river."}\n'
 

@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from kexue_train.artifacts import verify_artifact
 from kexue_train.corpus import docs_pages
 from kexue_train.corpus.config import CorpusConfig
 from kexue_train.corpus.docs_pages import find_pages
 from kexue_train.corpus.installed_docs import DOCUMENTS_NAME, build_docs_corpus, write_docs_corpus
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.artifacts import verify_artifact
+from kexue_train.foundation.errors import CorpusError
 
 CONFIG = CorpusConfig(source="installed_docs", max_size="1MB")
 

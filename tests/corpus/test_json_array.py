@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kexue_train.corpus import json_array
 from kexue_train.corpus.json_array import iter_elements
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.sampled_from('ab"\\[]{},: 中\n'), max_size=6),

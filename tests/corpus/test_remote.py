@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from kexue_train.corpus.inputs import find_inputs
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 from tests.corpus.written_formats import PACKERS, WRITERS
 
 ROWS = [{"text": f"text {i}", "source": "s"} for i in range(9)]

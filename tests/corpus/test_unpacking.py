@@ -11,7 +11,7 @@ from kexue_train.corpus import streams
 from kexue_train.corpus.records import MAX_RECORD_BYTES
 from kexue_train.corpus.streams import open_seekable
 from kexue_train.corpus.unpacking import Unpacked
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 from tests.corpus.written_formats import PACKERS, WRITERS
 
 NAMES = {"gz": "gzip", "bz2": "bz2", "xz": "xz", "zst": "zstd", "lz4": "lz4"}

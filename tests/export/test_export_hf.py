@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from kexue_train.artifacts import verify_artifact
-from kexue_train.errors import ArtifactError, StaleArtifactError
 from kexue_train.export import export_hf as module
 from kexue_train.export.export_hf import compare_logits, export_hf
+from kexue_train.foundation.artifacts import verify_artifact
+from kexue_train.foundation.errors import ArtifactError, StaleArtifactError
 from tests.train.tiny_training import make_checkpoint, make_model
 
 

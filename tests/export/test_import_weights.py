@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer, BertTokenizer
 
-from kexue_train.artifacts import verify_artifact
-from kexue_train.errors import ArtifactError, StaleArtifactError
-from kexue_train.evaluate.load_model import load_model
+from kexue_train.downstream.evaluate.load_model import load_model
 from kexue_train.export.import_weights import import_weights
+from kexue_train.foundation.artifacts import verify_artifact
+from kexue_train.foundation.errors import ArtifactError, StaleArtifactError
 from kexue_train.model import RoFormerV2ForMaskedLM, RoFormerV2ForPreTraining
 from tests.reference.tensorflow_writer import write_checkpoint
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.errors import ArtifactError
 from kexue_train.export.crc32c import crc32c, unmask
 from kexue_train.export.tensorflow_checkpoint import TensorFlowCheckpoint
+from kexue_train.foundation.errors import ArtifactError
 from tests.reference import tensorflow_writer as writer
 
 

@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 
-from kexue_train.artifacts import FileEntry, Manifest, RowsChecksum
-from kexue_train.errors import ArtifactError, ConfigError, CorpusError, ResourceError, StaleArtifactError, TrainingError
-from kexue_train.pipeline import STAGES
-from kexue_train.stage_result import StageResult
+from kexue_train.foundation.artifacts import FileEntry, Manifest, RowsChecksum
+from kexue_train.foundation.errors import (
+    ArtifactError,
+    ConfigError,
+    CorpusError,
+    ResourceError,
+    StaleArtifactError,
+    TrainingError,
+)
+from kexue_train.pipeline.run import STAGES
+from kexue_train.pipeline.stage_result import StageResult
 
 pytest.importorskip("prefect")
 

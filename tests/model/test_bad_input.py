@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import BertConfig
 
-from kexue_train.errors import ConfigError
+from kexue_train.foundation.errors import ConfigError
 from kexue_train.model import (
     RoFormerV2Config,
     RoFormerV2ForMaskedLM,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
-from kexue_train.errors import ConfigError
+from kexue_train.foundation.errors import ConfigError
 from kexue_train.model import RoFormerV2Config, RoFormerV2ForMaskedLM, RoFormerV2ForPreTraining
 from kexue_train.model.config import ModelConfig
 from kexue_train.model.hf_folder import build_hf_config, write_hf_folder

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from kexue_train.errors import TrainingError
+from kexue_train.foundation.errors import TrainingError
 from kexue_train.optim import build_param_groups
 from kexue_train.optim.accumulation import HiddenAccumulation
 from kexue_train.optim.gradient_dropout import keep_mask

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from kexue_train.errors import ResourceError
+from kexue_train.foundation.errors import ResourceError
 from kexue_train.optim import build_param_groups
 from kexue_train.optim.library import build_library_optimizer
 

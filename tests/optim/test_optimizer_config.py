@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kexue_train.errors import ConfigError
+from kexue_train.foundation.errors import ConfigError
 from kexue_train.optim.config import OptimizerConfig
 from kexue_train.optim.schedule_config import Knots
 

@@ -8,8 +8,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.config import Config
-from kexue_train.errors import ConfigError
+from kexue_train.foundation.config import Config
+from kexue_train.foundation.errors import ConfigError
 from kexue_train.optim.schedule_config import Knots, Schedule, WarmupCosine, WarmupStableDecay
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kexue_train.artifacts import (
+from kexue_train.downstream.evaluate.zero_shot.results import Failure, TaskResult, ZeroShotResults
+from kexue_train.downstream.evaluate.zero_shot.results import Score as OneScore
+from kexue_train.foundation.artifacts import (
     MANIFEST_NAME,
     Manifest,
     Recipe,
@@ -17,8 +19,6 @@ from kexue_train.artifacts import (
     describe_files,
     write_atomic,
 )
-from kexue_train.evaluate.zero_shot.results import Failure, TaskResult, ZeroShotResults
-from kexue_train.evaluate.zero_shot.results import Score as OneScore
 
 CONFIG = """\
 name: demo

@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from kexue_train.errors import ArtifactError, ConfigError
+from kexue_train.foundation.errors import ArtifactError, ConfigError
 from kexue_train.report.build_report import build_comparison, build_report
 
 SECTIONS = ["learning", "evaluation", "predictions", "speed", "data", "checks", "anomalies", "configuration"]

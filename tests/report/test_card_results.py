@@ -3,7 +3,7 @@ import json
 import pytest
 import yaml
 
-from kexue_train.artifacts import read_manifest, verify_artifact
+from kexue_train.foundation.artifacts import read_manifest, verify_artifact
 from kexue_train.report.build_report import build_report
 
 CARD = """\

@@ -1,9 +1,9 @@
 import json
 
-from kexue_train.evaluate.sentence_vectors.results import StsFailure, StsResults, StsScore, StsSetResult
-from kexue_train.finetune.fit_settings import FitSettings
-from kexue_train.finetune.sentence_vectors.results import VectorResults, VectorSetResult
-from kexue_train.finetune.tasks.results import Baseline, EncoderResult, Spread, TaskResult, TaskResults
+from kexue_train.downstream.evaluate.sentence_vectors.results import StsFailure, StsResults, StsScore, StsSetResult
+from kexue_train.downstream.finetune.fit_settings import FitSettings
+from kexue_train.downstream.finetune.sentence_vectors.results import VectorResults, VectorSetResult
+from kexue_train.downstream.finetune.tasks.results import Baseline, EncoderResult, Spread, TaskResult, TaskResults
 from kexue_train.report.anomalies import find_anomalies
 from kexue_train.report.results import evaluation_tables, scores_of
 from kexue_train.report.run_data import load_run

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from kexue_train.errors import ArtifactError
+from kexue_train.foundation.errors import ArtifactError
 from kexue_train.report.run_data import load_run, read_lines
 from tests.report.example_run import metric_lines, write_metrics
 

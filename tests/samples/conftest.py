@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer
 
-from kexue_train.arrow_shards import ShardWriter, format_checksum, shard_name, sum_hashes, text_hashes
-from kexue_train.artifacts import (
+from kexue_train.foundation.arrow_shards import ShardWriter, format_checksum, shard_name, sum_hashes, text_hashes
+from kexue_train.foundation.artifacts import (
     Recipe,
     RowsChecksum,
     build_manifest,

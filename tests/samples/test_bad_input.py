@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from kexue_train.arrow_shards import read_shard, shard_paths
-from kexue_train.errors import ArtifactError, ConfigError, CorpusError
 from kexue_train.executor import LocalExecutor
-from kexue_train.run_config import RunConfig
+from kexue_train.foundation.arrow_shards import read_shard, shard_paths
+from kexue_train.foundation.errors import ArtifactError, ConfigError, CorpusError
+from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.samples.build_samples import build_samples
 from kexue_train.samples.config import SampleConfig
 from kexue_train.samples.tokenizer import load_tokenizer

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kexue_train.arrow_shards import read_shard, shard_paths
-from kexue_train.artifacts import Manifest, read_manifest
-from kexue_train.errors import ArtifactError, StaleArtifactError
 from kexue_train.executor import LocalExecutor
+from kexue_train.foundation.arrow_shards import read_shard, shard_paths
+from kexue_train.foundation.artifacts import Manifest, read_manifest
+from kexue_train.foundation.errors import ArtifactError, StaleArtifactError
 from kexue_train.samples import mix_rows
 from kexue_train.samples.build_samples import build_samples
 from kexue_train.samples.config import SampleConfig, TokenizerConfig

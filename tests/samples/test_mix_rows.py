@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kexue_train.arrow_shards import read_shard, shard_name
-from kexue_train.errors import ArtifactError
+from kexue_train.foundation.arrow_shards import read_shard, shard_name
+from kexue_train.foundation.errors import ArtifactError
 from kexue_train.samples import mix_rows
 from kexue_train.samples.mix_rows import GatherRowsTask, SpilledShard, gather_rows, spill_rows
 from kexue_train.samples.schema import sample_schema

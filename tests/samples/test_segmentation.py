@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import rjieba
 
-from kexue_train.artifacts import read_manifest
-from kexue_train.errors import ArtifactError, ConfigError
 from kexue_train.executor import LocalExecutor
+from kexue_train.foundation.artifacts import read_manifest
+from kexue_train.foundation.errors import ArtifactError, ConfigError
 from kexue_train.samples.build_samples import build_samples
 from kexue_train.samples.config import SampleConfig
 from kexue_train.samples.dictionary import Entry, read_dictionary, write_dictionary

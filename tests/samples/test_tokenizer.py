@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.normalizers import BertNormalizer
 
-from kexue_train.arrow_shards import shard_paths
-from kexue_train.artifacts import check_files, read_manifest, verify_artifact
-from kexue_train.errors import ArtifactError, ConfigError, CorpusError, StaleArtifactError
+from kexue_train.foundation.arrow_shards import shard_paths
+from kexue_train.foundation.artifacts import check_files, read_manifest, verify_artifact
+from kexue_train.foundation.errors import ArtifactError, ConfigError, CorpusError, StaleArtifactError
 from kexue_train.samples.bert_tokenizer import assemble
 from kexue_train.samples.bert_words import BertWords
 from kexue_train.samples.config import TokenizerConfig

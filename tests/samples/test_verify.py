@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kexue_train.arrow_shards import read_shard, shard_paths
-from kexue_train.artifacts import file_checksum, read_manifest
-from kexue_train.errors import ArtifactError
 from kexue_train.executor import LocalExecutor
+from kexue_train.foundation.arrow_shards import read_shard, shard_paths
+from kexue_train.foundation.artifacts import file_checksum, read_manifest
+from kexue_train.foundation.errors import ArtifactError
 from kexue_train.samples.build_samples import build_samples
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.samples.tokenizer import train_tokenizer

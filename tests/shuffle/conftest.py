@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kexue_train.artifacts import Manifest
 from kexue_train.executor import Executor, LocalExecutor
+from kexue_train.foundation.artifacts import Manifest
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.shuffle_corpus import shuffle_corpus
 

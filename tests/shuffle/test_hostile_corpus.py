@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kexue_train.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError
 from kexue_train.shuffle.text_shards import verify_text_shards
 
 SLOW = {"bomb_1gib.jsonl.gz", "one_line_50mb.jsonl.gz"}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from kexue_train.arrow_shards import sum_hashes, text_hashes
+from kexue_train.foundation.arrow_shards import sum_hashes, text_hashes
 from kexue_train.shuffle.keys import content_keys, hash_rows, position_keys, sum_words
 
 

@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from kexue_train.executor import RayExecutor
-from kexue_train.progress import Silent
-from tests.test_executor_ray_nodes import SECOND, cluster, second  # noqa: F401  # fixtures
+from kexue_train.foundation.progress import Silent
+from tests.executor.test_executor_ray_nodes import SECOND, cluster, second  # noqa: F401  # fixtures
 
 
 class RemoveAfter(Silent):

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kexue_train.arrow_shards import format_checksum, sum_hashes, text_hashes
-from kexue_train.artifacts import MANIFEST_NAME, partial_dir
-from kexue_train.errors import ArtifactError, CorpusError, ResourceError, StaleArtifactError
+from kexue_train.foundation.arrow_shards import format_checksum, sum_hashes, text_hashes
+from kexue_train.foundation.artifacts import MANIFEST_NAME, partial_dir
+from kexue_train.foundation.errors import ArtifactError, CorpusError, ResourceError, StaleArtifactError
 from kexue_train.shuffle import passes
 from kexue_train.shuffle import shuffle_corpus as stage
 from kexue_train.shuffle.plan import MemoryBudget

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kexue_train.artifacts import file_checksum, partial_dir
-from kexue_train.errors import ArtifactError, ConfigError, CorpusError
 from kexue_train.executor import LocalExecutor
+from kexue_train.foundation.artifacts import file_checksum, partial_dir
+from kexue_train.foundation.errors import ArtifactError, ConfigError, CorpusError
 from kexue_train.shuffle import passes, single_file
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.outputs import SUFFIXES

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kexue_train.errors import ArtifactError
+from kexue_train.foundation.errors import ArtifactError
 from kexue_train.shuffle import spill
 from kexue_train.shuffle.rows import Rows
 from kexue_train.shuffle.spill import SpillReader, SpillWriter, iter_raw

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from kexue_train.artifacts import MANIFEST_NAME, describe_files, read_manifest
-from kexue_train.errors import ArtifactError
+from kexue_train.foundation.artifacts import MANIFEST_NAME, describe_files, read_manifest
+from kexue_train.foundation.errors import ArtifactError
 from kexue_train.shuffle.batches import text_schema
 from kexue_train.shuffle.text_shards import iter_texts, text_features, verify_text_shards
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kexue_train.arrow_shards import read_shard, shard_paths
-from kexue_train.errors import ConfigError, CorpusError
 from kexue_train.executor import LocalExecutor
+from kexue_train.foundation.arrow_shards import read_shard, shard_paths
+from kexue_train.foundation.errors import ConfigError, CorpusError
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.text_shards import iter_texts, verify_text_shards
 
@@ -166,7 +166,7 @@ def test_a_full_file_system_is_told_and_the_work_goes_on_once_there_is_room(tmp_
         script = (
             "import kexue_train.shuffle.shuffle_corpus as stage, sys\n"
             "stage.require_disk = lambda *_: None\n"  # it would refuse before the start
-            "from kexue_train.cli import main\n"
+            "from kexue_train.cli.app import main\n"
             "if __name__ == '__main__': main()\n"
         )
         (tmp_path / "run.py").write_text(script)

@@ -9,9 +9,9 @@ import subprocess
 import pytest
 import torch
 
-from kexue_train.artifacts import partial_dir, read_manifest
-from kexue_train.errors import ArtifactError
-from kexue_train.progress import SILENT, Silent
+from kexue_train.foundation.artifacts import partial_dir, read_manifest
+from kexue_train.foundation.errors import ArtifactError
+from kexue_train.foundation.progress import SILENT, Silent
 from kexue_train.train.checkpoint import (
     CheckpointFolder,
     FullTensors,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kexue_train.artifacts import verify_artifact
-from kexue_train.errors import TrainingError
+from kexue_train.foundation.artifacts import verify_artifact
+from kexue_train.foundation.errors import TrainingError
 from kexue_train.train import loop
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.faults.stop import Ending

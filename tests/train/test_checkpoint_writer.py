@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kexue_train.artifacts import read_manifest
-from kexue_train.errors import TrainingError
+from kexue_train.foundation.artifacts import read_manifest
+from kexue_train.foundation.errors import TrainingError
 from kexue_train.train.checkpoint import (
     CheckpointFolder,
     CheckpointWriter,

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kexue_train.errors import ResourceError, TrainingError
+from kexue_train.foundation.errors import ResourceError, TrainingError
 from kexue_train.train import distributed, torchrun_launch
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.faults.stop import Ending
@@ -129,7 +129,8 @@ def _start_driver(config: JobConfig, samples: Path, out: Path, tmp_path: Path, l
     others = {"name": "tiny", "corpus": {"inputs": ["unused"]}, "samples": {"seq_len": 32}}
     file.write_text(json.dumps(config.model_dump(mode="json") | others), encoding="utf-8")
     slow = (
-        "import sys, time; from kexue_train.train import loop, torchrun_launch; from kexue_train import cli\n"
+        "import sys, time; from kexue_train.train import loop, torchrun_launch\n"
+        "from kexue_train.cli import app as cli\n"
         f"torchrun_launch._WORKER = ({_FAULTY!r},); one_step = loop._one_step\n"
         "def slow(training, *more):\n"
         "    result = one_step(training, *more); time.sleep(0.5 * (training.state.step >= 3)); return result\n"

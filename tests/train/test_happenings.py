@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from kexue_train.errors import TrainingError
+from kexue_train.foundation.errors import TrainingError
 from kexue_train.train.faults.spikes import Spike
 from kexue_train.train.job import TrainDir
 from kexue_train.train.monitor.happenings import Happening, TrainingWatch, ended_nonfinite, happening_of, metrics_table

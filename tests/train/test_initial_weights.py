@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kexue_train.artifacts import read_manifest
-from kexue_train.errors import ArtifactError, ConfigError, StaleArtifactError
+from kexue_train.foundation.artifacts import read_manifest
+from kexue_train.foundation.errors import ArtifactError, ConfigError, StaleArtifactError
 from kexue_train.train import loop
 from kexue_train.train.initial_weights import check_initial_weights, load_initial_weights
 from kexue_train.train.job import TrainDir, prepare, read_samples

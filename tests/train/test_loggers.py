@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kexue_train.errors import ResourceError
+from kexue_train.foundation.errors import ResourceError
 from kexue_train.train.job import TrainDir
 from kexue_train.train.monitor import loggers
 from kexue_train.train.monitor.loggers import require_loggers

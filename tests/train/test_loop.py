@@ -8,9 +8,9 @@ import signal
 
 import pytest
 
-from kexue_train.artifacts import read_manifest, verify_artifact
 from kexue_train.batches.order import training_rows
-from kexue_train.errors import StaleArtifactError
+from kexue_train.foundation.artifacts import read_manifest, verify_artifact
+from kexue_train.foundation.errors import StaleArtifactError
 from kexue_train.train import loop
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.faults.stop import Ending

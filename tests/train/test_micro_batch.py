@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.errors import ResourceError
+from kexue_train.foundation.errors import ResourceError
 from kexue_train.train import micro_batch
 from kexue_train.train.engine import TorchEngine
 from kexue_train.train.faults.out_of_memory import is_out_of_memory

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import pytest
 from pyarrow import fs
 
-from kexue_train.errors import ArtifactError, ConfigError, ResourceError, StaleArtifactError
-from kexue_train.progress import SILENT
+from kexue_train.foundation.errors import ArtifactError, ConfigError, ResourceError, StaleArtifactError
+from kexue_train.foundation.progress import SILENT
 from kexue_train.train.checkpoint import (
     CheckpointFolder,
     Events,

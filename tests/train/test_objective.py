@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from kexue_train.artifacts import read_manifest
 from kexue_train.batches.collate import make_batch, without_unused_slots
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.loader import Plan, iter_batches
+from kexue_train.foundation.artifacts import read_manifest
 from kexue_train.samples.mlm import MaskingRates
 from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
 from kexue_train.train.tensors import to_tensors

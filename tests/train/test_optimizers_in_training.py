@@ -67,7 +67,7 @@ def test_bf16_states_take_half_the_room(samples, tmp_path):
 
 
 def test_steps_with_a_gradient_that_is_not_finite_are_written_down_and_end_training(samples, tmp_path, monkeypatch):
-    from kexue_train.errors import TrainingError
+    from kexue_train.foundation.errors import TrainingError
     from kexue_train.optim.whole_tensors import fold
 
     def spoiled(*arguments: Any, number: int, **rest: Any) -> Any:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kexue_train.batches import rows_of_step
 from kexue_train.batches.order import epochs_of_step
-from kexue_train.errors import ConfigError
+from kexue_train.foundation.errors import ConfigError
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.phases import Phase, phase_after, plan_phases
 from tests.train.tiny_training import make_config

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kexue_train.artifacts import read_manifest
 from kexue_train.batches import rows_of_step
 from kexue_train.batches.collate import make_batch
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.order import epochs_of_step, training_rows
-from kexue_train.errors import ArtifactError, ConfigError, StaleArtifactError
 from kexue_train.executor import LocalExecutor
+from kexue_train.foundation.artifacts import read_manifest
+from kexue_train.foundation.errors import ArtifactError, ConfigError, StaleArtifactError
 from kexue_train.samples.build_samples import build_samples
 from kexue_train.samples.config import SampleConfig
 from kexue_train.train import loop

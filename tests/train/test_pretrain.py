@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from kexue_train.errors import ResourceError, StaleArtifactError, TrainingError
+from kexue_train.foundation.errors import ResourceError, StaleArtifactError, TrainingError
 from kexue_train.train.job import TrainDir
 from kexue_train.train.monitor.metrics import read_metrics
 from kexue_train.train.pretrain import pretrain

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from kexue_train.errors import ConfigError
+from kexue_train.foundation.errors import ConfigError
 from tests.train.tiny_training import curve, final_tensors, make_config, same_bits, train_here
 
 

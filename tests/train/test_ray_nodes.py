@@ -11,10 +11,10 @@ from typing import Any, Self
 
 import pytest
 
-from kexue_train.errors import ConfigError, ResourceError, TrainingError
 from kexue_train.executor import connect_ray
 from kexue_train.executor.config import ExecutionConfig
 from kexue_train.executor.ray_machines import MARK
+from kexue_train.foundation.errors import ConfigError, ResourceError, TrainingError
 from kexue_train.train import ray_launch
 from kexue_train.train.checkpoint import list_checkpoints, step_of
 from kexue_train.train.faults.supervise import WorkersLost

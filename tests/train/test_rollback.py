@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from kexue_train.batches.loader import Plan
-from kexue_train.errors import TrainingError
+from kexue_train.foundation.errors import TrainingError
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.engine import DeepSpeedEngine, TorchEngine
 from kexue_train.train.faults.spikes import LeftOut

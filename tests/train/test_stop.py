@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from kexue_train.errors import TrainingError
-from kexue_train.progress import SILENT
+from kexue_train.foundation.errors import TrainingError
+from kexue_train.foundation.progress import SILENT
 from kexue_train.train.faults import stop as module
 from kexue_train.train.faults.stop import StopRequest, signals_held
 

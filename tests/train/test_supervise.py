@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kexue_train import errors
-from kexue_train.errors import ConfigError, StaleArtifactError, TrainingError
+from kexue_train.foundation import errors
+from kexue_train.foundation.errors import ConfigError, StaleArtifactError, TrainingError
 from kexue_train.train.faults.supervise import MachineDrained, WorkersLost, raise_told, run_with_restarts, tell_launcher
 from kexue_train.train.job import TrainDir
 from kexue_train.train.ray_launch import workers_now

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kexue_train.errors import ArtifactError, ConfigError
+from kexue_train.foundation.errors import ArtifactError, ConfigError
 from kexue_train.train.config import MaskingConfig, TrainConfig
 from kexue_train.train.distributed import choose_device
 from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kexue_train.errors import ConfigError
+from kexue_train.foundation.errors import ConfigError
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.engine import make_deepspeed_config
 from kexue_train.train.phases import plan_phases

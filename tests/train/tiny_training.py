@@ -14,8 +14,9 @@ import pyarrow as pa
 import torch
 from safetensors.torch import load_file
 
-from kexue_train.arrow_shards import ShardWriter, format_checksum, shard_name, sum_hashes, text_hashes
-from kexue_train.artifacts import (
+from kexue_train.executor import LocalExecutor
+from kexue_train.foundation.arrow_shards import ShardWriter, format_checksum, shard_name, sum_hashes, text_hashes
+from kexue_train.foundation.artifacts import (
     Recipe,
     RowsChecksum,
     build_manifest,
@@ -24,7 +25,6 @@ from kexue_train.artifacts import (
     publish,
     read_manifest,
 )
-from kexue_train.executor import LocalExecutor
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.config import ModelConfig
 from kexue_train.model.hf_folder import build_hf_config

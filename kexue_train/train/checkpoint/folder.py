@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kexue_train.artifacts import Manifest, read_manifest, write_atomic
-from kexue_train.errors import ArtifactError
+from kexue_train.foundation.artifacts import Manifest, read_manifest, write_atomic
+from kexue_train.foundation.errors import ArtifactError
 from kexue_train.train.checkpoint.format import VALIDATION_LOSS, checkpoint_name, is_checkpoint_name, step_of
 from kexue_train.train.checkpoint.retention import Retention, best_step
 

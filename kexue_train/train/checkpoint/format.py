@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kexue_train.artifacts import (
+from kexue_train.foundation.artifacts import (
     Manifest,
     Recipe,
     build_manifest,
@@ -30,7 +30,7 @@ from kexue_train.artifacts import (
     publish,
     write_atomic,
 )
-from kexue_train.errors import ArtifactError, ResourceError
+from kexue_train.foundation.errors import ArtifactError, ResourceError
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import untied_weights, write_hf_folder
 from kexue_train.optim.windows import WindowedOptimizer

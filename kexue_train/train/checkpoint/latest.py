@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from kexue_train.artifacts import Recipe, partial_dir, publish, verify_artifact, write_atomic
-from kexue_train.errors import ArtifactError, KexueError, ResourceError, StaleArtifactError
-from kexue_train.progress import Progress
+from kexue_train.foundation.artifacts import Recipe, partial_dir, publish, verify_artifact, write_atomic
+from kexue_train.foundation.errors import ArtifactError, KexueError, ResourceError, StaleArtifactError
+from kexue_train.foundation.progress import Progress
 from kexue_train.train.checkpoint.folder import list_checkpoints
 from kexue_train.train.checkpoint.format import change_of_training, step_of, sync_files
 from kexue_train.train.checkpoint.storage import Storage

@@ -7,8 +7,8 @@ import threading
 import time
 from pathlib import Path
 
-from kexue_train.artifacts import Manifest, Recipe
-from kexue_train.errors import ArtifactError, ResourceError
+from kexue_train.foundation.artifacts import Manifest, Recipe
+from kexue_train.foundation.errors import ArtifactError, ResourceError
 from kexue_train.train.checkpoint.events import Events
 from kexue_train.train.checkpoint.folder import CheckpointFolder, loss_of
 from kexue_train.train.checkpoint.format import change_of_training, checkpoint_name, step_of

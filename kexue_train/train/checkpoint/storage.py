@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
-from kexue_train.artifacts import MANIFEST_NAME, Manifest
-from kexue_train.errors import ArtifactError, ConfigError
+from kexue_train.foundation.artifacts import MANIFEST_NAME, Manifest
+from kexue_train.foundation.errors import ArtifactError, ConfigError
 from kexue_train.train.checkpoint.format import is_checkpoint_name
 
 

@@ -12,8 +12,8 @@ from typing import Self
 
 from torch import Tensor
 
-from kexue_train.artifacts import Recipe
-from kexue_train.errors import ResourceError, TrainingError
+from kexue_train.foundation.artifacts import Recipe
+from kexue_train.foundation.errors import ResourceError, TrainingError
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.train.checkpoint.events import Event, Events
 from kexue_train.train.checkpoint.folder import CheckpointFolder

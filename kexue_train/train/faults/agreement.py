@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 import kexue_train
-from kexue_train.artifacts import digest_of
-from kexue_train.errors import ConfigError, KexueError
+from kexue_train.foundation.artifacts import digest_of
+from kexue_train.foundation.errors import ConfigError, KexueError
 from kexue_train.train.job import JobConfig
 
 _T = TypeVar("_T")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kexue_train.errors import ResourceError
+from kexue_train.foundation.errors import ResourceError
 
 logger = logging.getLogger(__name__)
 

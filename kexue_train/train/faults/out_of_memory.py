@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from kexue_train.errors import ResourceError
+from kexue_train.foundation.errors import ResourceError
 from kexue_train.train.loop import Training
 
 # What has no class of its own: the allocator of the CPU, and libraries of CUDA that found no room for their work space.

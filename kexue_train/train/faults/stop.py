@@ -17,8 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from kexue_train.errors import TrainingError
-from kexue_train.progress import Progress
+from kexue_train.foundation.errors import TrainingError
+from kexue_train.foundation.progress import Progress
 
 logger = logging.getLogger(__name__)
 

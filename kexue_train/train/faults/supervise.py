@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from kexue_train import errors
-from kexue_train.artifacts import write_atomic
-from kexue_train.errors import KexueError, TrainingError
+from kexue_train.foundation import errors
+from kexue_train.foundation.artifacts import write_atomic
+from kexue_train.foundation.errors import KexueError, TrainingError
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.job import TrainDir
 

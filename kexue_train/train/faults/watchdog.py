@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self, TextIO
 
-from kexue_train.artifacts import write_atomic
+from kexue_train.foundation.artifacts import write_atomic
 
 logger = logging.getLogger(__name__)
 

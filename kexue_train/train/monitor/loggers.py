@@ -15,8 +15,8 @@ from pathlib import Path
 from queue import Full, Queue, SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
-from kexue_train.artifacts import write_atomic
-from kexue_train.errors import ResourceError
+from kexue_train.foundation.artifacts import write_atomic
+from kexue_train.foundation.errors import ResourceError
 from kexue_train.train.job import TrainDir
 
 logger = logging.getLogger(__name__)

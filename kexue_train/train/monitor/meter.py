@@ -10,7 +10,7 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from kexue_train.runtime import available_memory_bytes, total_memory_bytes
+from kexue_train.foundation.runtime import available_memory_bytes, total_memory_bytes
 from kexue_train.train.distributed import max_over_ranks, sum_over_ranks
 from kexue_train.train.objective import LossTerms
 from kexue_train.train.tensors import Tensors, synchronize

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from kexue_train.artifacts import write_atomic
+from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.train.job import TrainDir
 from kexue_train.train.monitor.loggers import BackgroundLogger, Start
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kexue_train.progress import Progress
+from kexue_train.foundation.progress import Progress
 from kexue_train.train.monitor.metrics import MetricTail
 
 _POLL_SECONDS = 0.5

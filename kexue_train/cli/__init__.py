@@ -1,0 +1,1 @@
+"""The ``kexue`` command and what it shows in a terminal."""

@@ -1,0 +1,267 @@
+"""What a person sees while a run works: a live list of stages in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from kexue_train.foundation.runtime import format_seconds, format_size
+from kexue_train.report.summary import summarise
+
+_PLAIN_INTERVAL_SECONDS = 10.0
+_NAMES = {
+    "tokens_per_second": "tokens/s",
+    "mlm_accuracy": "MLM acc",
+    "nsp_accuracy": "NSP acc",
+    "mfu": "MFU",
+    "memory_bytes": "memory",
+}
+_SHARES = ("mlm_accuracy", "nsp_accuracy", "mfu")
+
+
+class StageBoard(Protocol):
+    """Shows the stages of a run."""
+
+    def start(self, stage: str) -> None:
+        """A stage begins."""
+        ...
+
+    def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
+        """Progress of the stage that runs; see ``Progress``."""
+        ...
+
+    def note(self, message: str) -> None:
+        """A line that stays."""
+        ...
+
+    def finish(self, stage: str, summary: str, seconds: float, *, made: bool) -> None:
+        """A stage is complete."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def make_board(stages: Sequence[str], console: Console) -> StageBoard:
+    """A live board in a terminal, plain lines when the output goes to a file or pipe."""
+    return LiveBoard(stages, console) if console.is_terminal else PlainBoard(console)
+
+
+class _Meter:
+    """Rate and time left of the running stage."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.first: float | None = None
+        self.done, self.total, self.unit = 0.0, None, ""  # type: float, float | None, str
+        self.facts: dict[str, float | str] = {}
+        self.seconds_left: float | str | None = None
+
+    def update(self, done: float, total: float | None, unit: str, facts: dict[str, float | str]) -> None:
+        if self.first is None or unit != self.unit:
+            self.first, self.started = done, time.monotonic()
+        self.done, self.total, self.unit, self.facts = done, total, unit, facts
+        self.seconds_left = facts.pop("eta_seconds", None)  # of a stage that knows better
+
+    def describe(self) -> str:
+        """Such as ``412/600 steps  ETA 1 min 12 s  loss 4.81``."""
+        return "  ".join(filter(None, (self.describe_progress(), self.describe_facts())))
+
+    def describe_progress(self) -> str:
+        """Such as ``412/600 steps  ETA 1 min 12 s``."""
+        parts = []
+        if self.unit == "bytes":
+            parts.append(format_size(self.done) + (f"/{format_size(self.total)}" if self.total else ""))
+        elif self.unit:
+            parts.append(f"{self.done:,.0f}" + (f"/{self.total:,.0f}" if self.total else "") + f" {self.unit}")
+        rate = (self.done - (self.first or 0.0)) / max(time.monotonic() - self.started, 1e-3)
+        if self.unit == "bytes" and rate > 0:
+            parts.append(f"{format_size(rate)}/s")
+        left = self.seconds_left
+        if left is None and self.total and rate > 0:
+            left = (self.total - self.done) / rate
+        if left:
+            parts.append(f"ETA {format_seconds(float(left))}")
+        return "  ".join(parts)
+
+    def describe_facts(self) -> str:
+        """Such as ``loss 4.81  MLM acc 23.4%``."""
+        return "  ".join(f"{_NAMES.get(name, name)} {_format(name, value)}" for name, value in self.facts.items())
+
+
+class PlainBoard:
+    """One line when a stage starts and ends, and every ten seconds in between."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._meter, self._stage, self._said = _Meter(), "", 0.0
+
+    def start(self, stage: str) -> None:
+        """See ``StageBoard``."""
+        self._meter, self._stage, self._said = _Meter(), stage, self._clock()
+        self._say(f"{stage}: started")
+
+    def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
+        """See ``StageBoard``."""
+        self._meter.update(done, total, unit, facts)
+        if self._clock() - self._said >= _PLAIN_INTERVAL_SECONDS:
+            self._said = self._clock()
+            self._say(f"{self._stage}: {self._meter.describe()}")
+
+    def note(self, message: str) -> None:
+        """See ``StageBoard``."""
+        self._say(f"{self._stage}: {message}")
+
+    def finish(self, stage: str, summary: str, seconds: float, *, made: bool) -> None:
+        """See ``StageBoard``."""
+        self._say(f"{stage}: {_ending(summary, seconds, made)}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to put away."""
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveBoard:
+    """A table with one row per stage; the running one has a bar."""
+
+    def __init__(self, stages: Sequence[str], console: Console) -> None:
+        self._rows: dict[str, Text | None] = dict.fromkeys(stages)
+        self._meter, self._stage = _Meter(), ""
+        self._spinner = Spinner("dots")
+        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8, redirect_stdout=False)
+
+    def start(self, stage: str) -> None:
+        """See ``StageBoard``."""
+        self._stage, self._meter = stage, _Meter()
+
+    def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
+        """See ``StageBoard``."""
+        self._meter.update(done, total, unit, facts)
+
+    def note(self, message: str) -> None:
+        """See ``StageBoard``."""
+        self._live.console.print(Text(f"{self._stage}: {message}", style="dim"))
+
+    def finish(self, stage: str, summary: str, seconds: float, *, made: bool) -> None:
+        """See ``StageBoard``."""
+        self._rows[stage] = Text(_ending(summary, seconds, made), style="" if made else "dim")
+        self._stage = ""
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def _render(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        table.add_column(width=2)
+        table.add_column(min_width=10)
+        table.add_column(overflow="fold")
+        for stage, ending in self._rows.items():
+            if ending is not None:
+                table.add_row(Text("✓", style="green"), stage, ending)
+            elif stage == self._stage:
+                table.add_row(self._spinner, Text(stage, style="bold"), self._running())
+            else:
+                table.add_row("", Text(stage, style="dim"), "")
+        return table
+
+    def _running(self) -> Table:
+        row = Table.grid(padding=(0, 2))
+        bar = ProgressBar(
+            total=self._meter.total or 1, completed=self._meter.done if self._meter.total else 0, width=24
+        )
+        row.add_row(bar, Text(self._meter.describe_progress()))
+        table = Table.grid()
+        table.add_row(row)
+        if facts := self._meter.describe_facts():
+            table.add_row(Text(facts))
+        return table
+
+
+def _ending(summary: str, seconds: float, made: bool) -> str:
+    return f"{summary}  ({format_seconds(seconds)})" if made else f"{summary}  (complete before)"
+
+
+def _format(name: str, value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    if name in _SHARES:
+        return f"{value:.1%}"
+    if name == "memory_bytes":
+        return format_size(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+class SingleStage:
+    """The board of one command: a ``Progress`` that is also a context manager."""
+
+    def __init__(self, stage: str, console: Console) -> None:
+        self._board = make_board([stage], console)
+        self._stage = stage
+
+    def __enter__(self) -> StageBoard:
+        self._board.__enter__()
+        self._board.start(self._stage)
+        return self._board
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._board.__exit__(kind, error, trace)
+
+
+def print_ending(run_dir: Path, console: Console) -> None:
+    """Say what a run made, where, how good it is, and what to try next."""
+    summary = summarise(run_dir)
+    console.print()
+    for line in (
+        f"{summary.name}: {summary.state} in {format_seconds(summary.seconds)}. {summary.model}",
+        summary.quality,
+        f"report  {run_dir / 'report' / 'index.html'}",
+        f"model   {run_dir / 'hf'}",
+        "",
+        "Try it:",
+        "  from transformers import AutoModel, AutoTokenizer",
+        f"  tokenizer = AutoTokenizer.from_pretrained({str(run_dir / 'hf')!r})",
+        f"  model = AutoModel.from_pretrained({str(run_dir / 'hf')!r}, trust_remote_code=True)",
+        '  print(model(**tokenizer("Raw text in, an encoder out.", return_tensors="pt")).last_hidden_state.shape)',
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> None:
+    """A table whose first column holds words and the others numbers, and remarks below."""
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for number, title in enumerate(header):
+        table.add_column(title, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    console.print(table)
+    for remark in remarks:
+        console.print(remark, markup=False, soft_wrap=True)

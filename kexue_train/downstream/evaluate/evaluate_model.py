@@ -1,0 +1,101 @@
+"""STAGE 6: score the exported model on the held-out rows and complete a few sentences.
+
+Writes ``mlm.json`` (scores and baselines) and ``predictions.json`` (sentences with the most probable words at [MASK]);
+``zero_shot.json`` and ``sts.json`` too, if the configuration names the data of zero-shot tasks and of sentence pairs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kexue_train.downstream.evaluate.config import EvaluateConfig
+from kexue_train.downstream.evaluate.json_text import json_text, rounded
+from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import choose_sets, set_files
+from kexue_train.downstream.evaluate.zero_shot.results import Method
+from kexue_train.downstream.evaluate.zero_shot.task import input_files, load_tasks
+from kexue_train.foundation.artifacts import (
+    InputFile,
+    Manifest,
+    Recipe,
+    build_manifest,
+    describe_files,
+    find_complete,
+    open_partial,
+    publish,
+    read_manifest,
+    write_atomic,
+)
+from kexue_train.foundation.progress import SILENT, Progress
+
+
+def evaluate_model(
+    config: EvaluateConfig,
+    model_dir: Path,
+    samples: Path,
+    out_dir: Path,
+    *,
+    seed: int,
+    replace: bool = False,
+    progress: Progress = SILENT,
+) -> Manifest:
+    """Write the results into ``out_dir``; returns at once if they are there.
+
+    Args:
+        config: How to score.
+        model_dir: Exported model.
+        samples: Sample shards; their held-out rows are scored.
+        out_dir: Receives the results.
+        seed: The run's seed, which fixes the masks.
+        replace: Make stale results anew.
+        progress: Receives rows done.
+
+    Raises:
+        EvaluationError: If the model cannot be scored; a zero-shot task or a set of pairs that fails is a result.
+        ConfigError: If a zero-shot task or a set is not known or wrong.
+        ArtifactError: If an input is not what it should be.
+    """
+    parents = {
+        "hf_model": read_manifest(model_dir).content_digest,
+        "sample_shards": read_manifest(samples).content_digest,
+    }
+    tasks = load_tasks(config.tasks) if config.data else {}
+    sets = choose_sets(config.sts_sets, config.sts_data) if config.sts_data else {}
+    settings = {**config.model_dump(mode="json"), "seed": seed}
+    recipe = Recipe(kind="evaluation", settings=settings, parents=parents, inputs=inputs_of(config))
+    if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
+        return manifest
+    from kexue_train.downstream.evaluate.load_model import load_tokenizer  # noqa: PLC0415  # the same
+    from kexue_train.downstream.evaluate.masked_lm import evaluate_masked_lm  # noqa: PLC0415  # torch: not when done before
+    from kexue_train.downstream.evaluate.masked_sentences import complete_sentences  # noqa: PLC0415  # the same
+    from kexue_train.downstream.evaluate.sentence_vectors.evaluate_sts import evaluate_sts  # noqa: PLC0415  # the same
+    from kexue_train.downstream.evaluate.zero_shot.evaluate_tasks import evaluate_zero_shot  # noqa: PLC0415  # the same
+
+    partial = open_partial(out_dir, recipe)
+    mlm = evaluate_masked_lm(model_dir, samples, seed=seed, batch_size=config.batch_size, progress=progress)
+    frequent = load_tokenizer(model_dir).convert_ids_to_tokens(mlm["baselines"]["most_frequent_token"])
+    mlm["baselines"]["most_frequent_token_text"] = str(frequent)
+    predictions = complete_sentences(model_dir, config.masked_sentences, config.num_predictions)
+    found = {"mlm.json": mlm, "predictions.json": predictions}
+    if config.data:
+        methods: tuple[Method, ...] = ("nsp", "pet") if mlm["has_nsp_head"] else ("pet",)
+        zero_shot = evaluate_zero_shot(model_dir, config.data, tasks, methods=methods, progress=progress)
+        found["zero_shot.json"] = zero_shot.model_dump(mode="json")
+    if config.sts_data:
+        sts = evaluate_sts(model_dir, config.sts_data, sets, progress=progress)
+        found["sts.json"] = sts.model_dump(mode="json")
+    for name, value in found.items():
+        write_atomic(partial / name, json_text(value))
+    numbers = {key: value for key, value in rounded(mlm).items() if not isinstance(value, list)}
+    inputs = [InputFile(uri=uri, bytes=size, modified_ns=time) for uri, size, time in recipe.inputs]
+    manifest = build_manifest(
+        recipe, describe_files(partial), seed=seed, rows=mlm["rows"], inputs=inputs, statistics=numbers
+    )
+    return publish(partial, out_dir, manifest)
+
+
+def inputs_of(config: EvaluateConfig) -> list[tuple[str, int, int]]:
+    """(path, bytes, modification time in ns) of the files that tasks and sets read; those missing are left out."""
+    files = input_files(config.tasks, config.data) if config.data else []
+    if config.sts_data and config.sts_data.is_dir():
+        files += set_files(config.sts_sets, config.sts_data)
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]

@@ -1,0 +1,242 @@
+"""Load an exported model the way a user does, and say clearly what it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from kexue_train.foundation.errors import EvaluationError, ResourceError
+
+_MODEL_TYPE = "roformer_v2"
+# Whatever is wrong inside a folder (code, JSON, weights), transformers reports it by one of these.
+_LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    ImportError,
+    AttributeError,
+    TypeError,
+    SafetensorError,
+)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A ``RoFormerV2ForPreTraining`` in evaluation mode, in fp32, on the best device here."""
+
+    model: Any
+    device: torch.device
+    has_nsp_head: bool
+    """False if the folder holds no weights for the NSP head."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the word table."""
+        return int(self.model.config.vocab_size)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, the tied word table counted once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+@dataclass(frozen=True)
+class LoadedHead:
+    """Any model of transformers with one head, in evaluation mode, in fp32, on the best device here; its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+    folder: Path
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def longest_input(self) -> int | None:
+        """Tokens of the longest input it was made for; None if it does not say."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+
+def load_model(model_dir: Path) -> LoadedModel:
+    """Load ``model_dir`` with its own modelling code; nothing is downloaded.
+
+    Raises:
+        EvaluationError: If the folder holds no model, another kind of model, or one with missing weights.
+        ResourceError: If transformers is not installed.
+    """
+    model, missing = load_pretrained(model_dir, "AutoModelForPreTraining", "a model with MLM and NSP heads")
+    if model.config.model_type != _MODEL_TYPE:
+        raise EvaluationError(
+            f"{model_dir}: a model of type {model.config.model_type!r}, "
+            f"but only {_MODEL_TYPE!r} can score packed sample rows; give a folder written by 'kexue export'"
+        )
+    without_nsp = {name for name in missing if name.startswith("cls.next_sentence.")}
+    require_weights(model_dir, missing - without_nsp)
+    return LoadedModel(model, model.device, has_nsp_head=not without_nsp)
+
+
+def load_next_sentence_model(model_dir: Path) -> LoadedHead:
+    """Any model that ``AutoModelForNextSentencePrediction`` opens, with its tokenizer; nothing is downloaded.
+
+    Raises:
+        EvaluationError: If the folder holds no model or tokenizer, the model has no NSP head, or weights are missing.
+        ResourceError: If transformers is not installed.
+    """
+    instead = "score its masked words instead: --method pet, or 'kexue evaluate mlm'"
+    try:
+        model, missing = load_pretrained(model_dir, "AutoModelForNextSentencePrediction", "a model with an NSP head")
+    except EvaluationError as error:
+        raise EvaluationError(f"{error}; if it was trained without next sentences, {instead}") from None
+    body = f"{model.base_model_prefix}."
+    head = {name for name in missing if not name.startswith(body) or ".pooler." in name}
+    require_weights(model_dir, missing - head)
+    if head:
+        raise EvaluationError(f"{model_dir}: has no weights for an NSP head ({min(head)!r} is missing); {instead}")
+    return _with_tokenizer(model_dir, model, ("cls_token", "sep_token"))
+
+
+def load_masked_lm(model_dir: Path) -> LoadedHead:
+    """Any model that ``AutoModelForMaskedLM`` opens, with its tokenizer; nothing is downloaded.
+
+    Raises:
+        EvaluationError: If the folder holds no model or tokenizer, the model has no MLM head, or weights are missing.
+        ResourceError: If transformers is not installed.
+    """
+    model, missing = load_pretrained(model_dir, "AutoModelForMaskedLM", "a model with an MLM head")
+    require_weights(model_dir, missing)
+    return _with_tokenizer(model_dir, model, ("cls_token", "sep_token", "mask_token"))
+
+
+def load_encoder(model_dir: Path) -> LoadedHead:
+    """Any model that ``AutoModel`` opens, without head, with its tokenizer; nothing is downloaded.
+
+    Raises:
+        EvaluationError: If the folder holds no model or tokenizer, or weights are missing.
+        ResourceError: If transformers is not installed.
+    """
+    model, missing = load_pretrained(model_dir, "AutoModel", "an encoder")
+    require_weights(model_dir, {name for name in missing if not name.startswith("pooler.")})
+    return _with_tokenizer(model_dir, model, ("cls_token", "sep_token"))
+
+
+def load_pretrained(model_dir: Path, auto_class: str, kind: str, **settings: Any) -> tuple[Any, set[str]]:
+    """What ``auto_class`` of transformers opens, in evaluation mode, in fp32, on the best device here.
+
+    ``settings`` replace those of its configuration.
+
+    Returns:
+        The model, and the names of the weights that the folder lacks.
+
+    Raises:
+        EvaluationError: If the folder holds no model, or none of this ``kind`` (words for the message).
+        ResourceError: If transformers is not installed.
+    """
+    if not (model_dir / "config.json").is_file():
+        raise EvaluationError(
+            f"{model_dir}: no config.json, so no Hugging Face model; "
+            "give the folder 'hf' of a run or a checkpoint 'step-...'"
+        )
+    transformers = import_transformers()
+    try:
+        with _quiet(transformers):
+            model, info = getattr(transformers, auto_class).from_pretrained(
+                model_dir, trust_remote_code=True, local_files_only=True, output_loading_info=True, **settings
+            )
+    except _LOAD_ERRORS as error:
+        raise EvaluationError(
+            f"{model_dir}: cannot be loaded as {kind} ({_first_line(error)}); "
+            "give a folder written by 'kexue export', or export the checkpoint again"
+        ) from None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return model.float().to(device).eval(), {str(name) for name in info["missing_keys"]}
+
+
+def require_weights(model_dir: Path, missing: set[str]) -> None:
+    """Check that no weight is ``missing``.
+
+    Raises:
+        EvaluationError: If one is.
+    """
+    if missing:
+        raise EvaluationError(
+            f"{model_dir}: {len(missing)} weights are missing, first {min(missing)!r}; "
+            "the model would be scored with random numbers in their place, so export the checkpoint again"
+        )
+
+
+def _with_tokenizer(model_dir: Path, model: Any, special: tuple[str, ...]) -> LoadedHead:
+    tokenizer = load_tokenizer(model_dir, special)
+    if len(tokenizer) > model.config.vocab_size:
+        raise EvaluationError(
+            f"{model_dir}: the tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}; "
+            "give the model's own tokenizer"
+        )
+    return LoadedHead(model, tokenizer, model_dir)
+
+
+def load_tokenizer(model_dir: Path, special: tuple[str, ...] = ("mask_token",)) -> Any:
+    """The tokenizer in an exported folder.
+
+    Raises:
+        EvaluationError: If there is none, or it lacks one of the ``special`` tokens.
+        ResourceError: If transformers is not installed.
+    """
+    transformers = import_transformers()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model_dir, trust_remote_code=True, local_files_only=True)
+    except _LOAD_ERRORS as error:
+        raise EvaluationError(
+            f"{model_dir}: holds no tokenizer that can be loaded ({_first_line(error)}); export the checkpoint again"
+        ) from None
+    for name in special:
+        if getattr(tokenizer, name) is None:
+            raise EvaluationError(
+                f"{model_dir}: the tokenizer has no {name}, which this evaluation needs; "
+                "name it in tokenizer_config.json or special_tokens_map.json"
+            )
+    return tokenizer
+
+
+def import_transformers() -> Any:
+    """The transformers package.
+
+    Raises:
+        ResourceError: If it is not installed.
+    """
+    try:
+        import transformers  # noqa: PLC0415  # a door: evaluation's only use of transformers, and seconds to import
+    except ImportError:
+        raise ResourceError(
+            "transformers is not installed, which loading an exported model needs; "
+            "install it with pip install 'kexue_train[train]'"
+        ) from None
+    return transformers
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Transformers writes a bar, and tables of weights that a head has no use for, through the stage's own display."""
+    logging = transformers.utils.logging
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

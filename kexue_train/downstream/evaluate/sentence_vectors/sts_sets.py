@@ -1,0 +1,121 @@
+"""Sets of sentence pairs with a score of likeness: which there are, and their records."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from kexue_train.downstream.evaluate.zero_shot.records import Record, read_records
+from kexue_train.foundation.config import Config, read_yaml
+from kexue_train.foundation.errors import ConfigError, EvaluationError
+
+
+class StsSet(Config):
+    """One set in the catalogue."""
+
+    language: str = ""
+    """Of the sentences; empty if it is not said."""
+    files: tuple[str, ...] = Field(default=("test.jsonl.gz",), min_length=1)
+    """What is scored, in the set's folder; a name may hold ``*``."""
+    published: dict[str, float] = Field(default_factory=dict)
+    """Spearman correlations from elsewhere, of other models, times 100."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of a set, every different sentence once."""
+
+    sentences: list[str]
+    places: npt.NDArray[np.int64]
+    """(n, 2): where the two sentences of a pair are in ``sentences``."""
+    scores: npt.NDArray[np.float64]
+    """(n,): the more, the more alike."""
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> Pairs:
+        """From records with ``text_a``, ``text_b`` and a number ``score`` or ``label``.
+
+        Raises:
+            EvaluationError: If a record lacks one of them.
+        """
+        place_of: dict[str, int] = {}
+        places = [
+            [place_of.setdefault(record.text(key), len(place_of)) for key in ("text_a", "text_b")] for record in records
+        ]
+        return cls(list(place_of), np.array(places, np.int64), np.array([_number(record) for record in records]))
+
+
+def catalogue() -> dict[str, StsSet]:
+    """Name -> set, in the order of ``sts_sets.yaml``."""
+    with as_file(files(__package__) / "sts_sets.yaml") as path:
+        values, _ = read_yaml(path)
+        return {name: StsSet.parse(entry, where=f"{path}: {name}") for name, entry in values.items()}
+
+
+def choose_sets(names: Sequence[str], data: Path) -> dict[str, StsSet]:
+    """The sets by these names: of the catalogue, or folders of ``data`` with a test file; by default those there.
+
+    Raises:
+        EvaluationError: If ``data`` is no folder or holds none of the sets.
+        ConfigError: If a name is neither known nor a folder.
+    """
+    if not data.is_dir():
+        raise EvaluationError(f"{data}: no such folder; give the one that holds the sets, each a folder of its own")
+    known = catalogue()
+    if not names:
+        found = {name: entry for name, entry in known.items() if (data / name).is_dir()}
+        if not found:
+            raise EvaluationError(f"{data}: holds none of the sets {', '.join(known)}; name others by --set")
+        return found
+    for name in names:
+        if name not in known and not (data / name).is_dir():
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}, and folders of {data}"
+            raise ConfigError(f"--set {name!r} is not known{hint}")
+    return {name: known.get(name, StsSet()) for name in names}
+
+
+def read_set(name: str, entry: StsSet, data: Path) -> Pairs:
+    """What is scored of a set.
+
+    Raises:
+        EvaluationError: If a file is missing, empty or wrong.
+    """
+    return Pairs.of([record for pattern in entry.files for record in _records(data / name, pattern)])
+
+
+def set_files(names: Sequence[str], data: Path) -> list[Path]:
+    """The files that the sets read."""
+    return [
+        path
+        for name, entry in choose_sets(names, data).items()
+        for pattern in entry.files
+        for path in sorted((data / name).glob(pattern))
+    ]
+
+
+def _records(folder: Path, pattern: str) -> list[Record]:
+    paths = sorted(folder.glob(pattern))
+    if not paths:
+        raise EvaluationError(f"{folder / pattern}: no such file; give the folder that holds {folder.name!r}")
+    return [record for path in paths for record in read_records(path)]
+
+
+def _number(record: Record) -> float:
+    key = "score" if "score" in record.values else "label"
+    value = record.value(key)
+    try:
+        number = float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise EvaluationError(f"{record.where}: {key!r} is {value!r}; expected a number")
+    return number

@@ -1,0 +1,157 @@
+"""JSON Lines -> records, and templates filled with their values."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kexue_train.foundation.errors import EvaluationError
+
+_FIELD = re.compile(r"\{([^{}]*)\}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a data file."""
+
+    values: dict[str, Any]
+    where: str
+    """File and line, for messages."""
+
+    def value(self, key: str) -> Any:
+        """The value of ``key``, dots going into mappings.
+
+        Raises:
+            EvaluationError: If there is none.
+        """
+        value: Any = self.values
+        for part in key.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise EvaluationError(
+                    f"{self.where}: no value '{key}'; the record has {', '.join(self.values) or 'none at all'}"
+                )
+            value = value[part]
+        return value
+
+    def text(self, key: str) -> str:
+        """The same as text; a list of texts is joined by commas.
+
+        Raises:
+            EvaluationError: If there is none, or it is no text.
+        """
+        return self._as_text(self.value(key), key)
+
+    def texts(self, key: str) -> list[str]:
+        """The texts in the list ``key``.
+
+        Raises:
+            EvaluationError: If it is no list of texts with at least one.
+        """
+        value = self.value(key)
+        if not isinstance(value, list) or not value:
+            raise EvaluationError(f"{self.where}: '{key}' is {_shown(value)}; expected a list of candidates")
+        return [self._as_text(entry, key) for entry in value]
+
+    def _as_text(self, value: Any, key: str) -> str:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, bool | int | float):
+            return json.dumps(value)
+        if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+            return ",".join(value)
+        raise EvaluationError(f"{self.where}: '{key}' is {_shown(value)}; expected text, a number, or a list of texts")
+
+
+class Text(NamedTuple):
+    """A filled template in three pieces; where it is too long, ``middle`` loses its end.
+
+    With a blank between ``before`` and ``after`` (then ``middle`` is empty) these lose their outer ends instead.
+    """
+
+    before: str
+    middle: str
+    after: str
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a JSON Lines file, which may be gzipped (.gz); blank lines are passed over.
+
+    Raises:
+        EvaluationError: If the file is missing, a line is no JSON object, or there is no record.
+    """
+    try:
+        content = path.read_bytes()
+        lines = (gzip.decompress(content) if path.suffix == ".gz" else content).split(b"\n")
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or f"damaged gzip data: {error}"
+        raise EvaluationError(
+            f"{path}: cannot be read ({reason}); give the folder that the data's paths start from"
+        ) from None
+    records = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            records.append(Record(_parse(line, f"{path}:{number}"), f"{path}:{number}"))
+    if not records:
+        raise EvaluationError(f"{path}: holds no record; expected one JSON object per line")
+    return records
+
+
+def _parse(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise EvaluationError(f"{where}: no JSON ({error}); expected one JSON object per line") from None
+    if not isinstance(value, dict):
+        raise EvaluationError(f"{where}: holds {_shown(value)}; expected one JSON object per line")
+    return value
+
+
+def fields(template: str) -> set[str]:
+    """The keys in ``template``."""
+    return set(_FIELD.findall(template))
+
+
+def fill(template: str, record: Record, label: str | None = None) -> str:
+    """``template`` with the values of ``record``, and ``label`` for ``{label}``.
+
+    Raises:
+        EvaluationError: If the record lacks a value.
+    """
+    return "".join(_values(template, record, label))
+
+
+def fill_text(template: str, record: Record, blank: str | None = None) -> Text:
+    """``template`` with the values of ``record``, in pieces: around ``blank``, or around the longest value.
+
+    Raises:
+        EvaluationError: If the record lacks a value, or the text does not hold ``blank`` once.
+    """
+    values = _values(template, record)
+    if blank is None:
+        longest = max(range(1, len(values), 2), key=lambda i: len(values[i]), default=0)
+        return Text("".join(values[:longest]), values[longest], "".join(values[longest + 1 :]))
+    text = "".join(values)
+    if text.count(blank) != 1:
+        raise EvaluationError(
+            f"{record.where}: the text has the blank {blank!r} {text.count(blank)} times; expected once"
+        )
+    before, _, after = text.partition(blank)
+    return Text(before, "", after)
+
+
+def _values(template: str, record: Record, label: str | None = None) -> list[str]:
+    """Literal text and values in turn."""
+    pieces = _FIELD.split(template)
+    for i in range(1, len(pieces), 2):
+        pieces[i] = label if label is not None and pieces[i] == "label" else record.text(pieces[i])
+    return pieces
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:40] + "…"

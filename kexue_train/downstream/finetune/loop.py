@@ -1,0 +1,120 @@
+"""The loop of all fine-tuning: records in seeded order, AdaFactor, a schedule, and the weights of the best epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from kexue_train.downstream.finetune.adafactor import AdaFactor
+from kexue_train.downstream.finetune.fit_settings import FitSettings
+from kexue_train.foundation.counter_rng import Purpose, generator
+from kexue_train.foundation.errors import TrainingError
+from kexue_train.optim.gradient_dropout import drop_gradient_
+from kexue_train.optim.schedule import piecewise_linear
+
+Places = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How training went; the weights of ``best_epoch`` are in the model."""
+
+    losses: list[float]
+    """Mean loss of every epoch."""
+    scores: list[float]
+    """What ``score`` said after every epoch; empty without it."""
+    best_epoch: int
+    """Counted from 1; the first of equals, and the last epoch without ``score``."""
+
+
+def fit(
+    model: nn.Module,
+    num_records: int,
+    loss_of: Callable[[Places], Tensor],
+    settings: FitSettings,
+    *,
+    seed: int,
+    score: Callable[[], float] | None = None,
+    on_step: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Fit:
+    """Train ``model`` in place and leave it in evaluation mode.
+
+    Args:
+        model: All its parameters that require gradients move.
+        num_records: How many there are to learn from.
+        loss_of: Mean loss, a scalar tensor, of the records at some places of ``range(num_records)``.
+        settings: How long, how fast, with which extras.
+        seed: Fixes the order of records, dropout and gradient dropout, ``0 <= seed < 2**32``.
+        score: Called after every epoch, the model in evaluation mode; more is better, and the weights of the best
+            epoch are kept.
+        on_step: Receives steps done and in all.
+
+    Raises:
+        TrainingError: If the loss is not finite.
+        ValueError: If there is no record.
+    """
+    if num_records < 1:
+        raise ValueError(f"fit needs records to learn from, got {num_records=}")
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = AdaFactor(parameters, lr=settings.lr)
+    steps_per_epoch = math.ceil(num_records / settings.batch_size)
+    total = steps_per_epoch * settings.epochs
+    losses: list[float] = []
+    scores: list[float] = []
+    best: dict[str, Tensor] = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for epoch in range(settings.epochs):
+            model.train()
+            order = generator(seed, Purpose.FINE_TUNING, epoch).permutation(num_records)
+            found = []
+            for number, batch in enumerate(np.array_split(order, steps_per_epoch), epoch * steps_per_epoch + 1):
+                optimizer.param_groups[0]["lr"] = settings.lr * _multiplier(settings, number, total)
+                found.append(_backward(loss_of, batch, settings, number))
+                _drop_gradients(parameters, settings.gradient_keep, seed, number)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                on_step(number, total)
+            losses.append(float(np.mean(found)))
+            model.eval()
+            if score is not None:
+                scores.append(score())
+                if scores[-1] > max(scores[:-1], default=-math.inf):
+                    best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    if best:
+        model.load_state_dict(best)
+    return Fit(losses, scores, scores.index(max(scores)) + 1 if scores else settings.epochs)
+
+
+def _backward(loss_of: Callable[[Places], Tensor], batch: Places, settings: FitSettings, step: int) -> float:
+    """Gradients of the mean loss of ``batch``; flooding acts on each piece of it."""
+    mean = 0.0
+    for piece in np.array_split(batch, min(settings.accumulation_steps, len(batch))):
+        loss, share = loss_of(piece), len(piece) / len(batch)
+        if settings.flood_level:
+            loss = (loss - settings.flood_level).abs() + settings.flood_level
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(f"fine-tuning step {step}: the loss is {value}; lower the learning rate {settings.lr}")
+        (share * loss).backward()  # type: ignore[no-untyped-call]  # torch does not type it
+        mean += share * value
+    return mean
+
+
+def _drop_gradients(parameters: list[nn.Parameter], keep: float, seed: int, step: int) -> None:
+    if keep < 1:
+        for number, parameter in enumerate(parameters):
+            if parameter.grad is not None:
+                drop_gradient_(parameter.grad, keep=keep, seed=seed, step=step, tensor=number)
+
+
+def _multiplier(settings: FitSettings, step: int, total: int) -> float:
+    """Of the learning rate at ``step`` in 1...total: up to 1 in the warm-up, then down; never zero."""
+    warmup = max(1, round(settings.warmup * total))
+    return piecewise_linear({warmup: 1.0, total + 1: 0.0}, step)

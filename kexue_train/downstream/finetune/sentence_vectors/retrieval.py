@@ -1,0 +1,110 @@
+"""Sentences of many classes: trained to be near their class, used to find a known sentence of the same class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F  # noqa: N812  # the name everybody reads
+from torch import Tensor
+
+from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import Sentences, Vectors
+from kexue_train.downstream.evaluate.zero_shot.records import Record
+from kexue_train.downstream.finetune.bag_of_words import BUCKETS, Rows, Vectorizer
+from kexue_train.downstream.finetune.loop import Places
+from kexue_train.downstream.finetune.sentence_vectors.bi_encoder import BiEncoder, Head
+from kexue_train.downstream.finetune.sentence_vectors.losses import am_softmax_loss
+from kexue_train.downstream.finetune.tasks.splits import Splits
+from kexue_train.foundation.errors import EvaluationError
+
+Labels = npt.NDArray[np.int64]
+_QUERIES_AT_ONCE = 256
+
+
+class RetrievalProblem:
+    """A labelled set as a model reads it.
+
+    Every sentence of dev or test is a query among the training sentences: ``accuracy`` is the share whose nearest is of
+    the right class, ``mrr`` the mean of 1/rank of the nearest of the right class.
+    """
+
+    metric = "accuracy"
+    head: Head = "classes"
+
+    def __init__(self, splits: Splits, tokenizer: Any, max_length: int) -> None:
+        names = sorted({record.text("label") for record in splits.all_train})
+        number = {name: place for place, name in enumerate(names)}
+        records = {"train": splits.train} | splits.scored
+        self.texts = {split: [record.text("text") for record in found] for split, found in records.items()}
+        self.labels = {split: _numbers(found, number) for split, found in records.items()}
+        self.sentences = {split: Sentences.read(tokenizer, texts, max_length) for split, texts in self.texts.items()}
+        self.num_examples, self.num_labels = len(splits.train), len(names)
+
+    def loss(self, model: BiEncoder, places: Places) -> Tensor:
+        """Of a batch of training sentences."""
+        ids = self.sentences["train"].ids
+        cosines = model.class_cosines(model.vectors([ids[i] for i in places]))
+        return am_softmax_loss(cosines, model.on_device(self.labels["train"][places]))
+
+    def score(self, model: BiEncoder, split: str) -> dict[str, float]:
+        """Of the queries of a split, by cosine."""
+        queries, known = (_unit(model.encode(self.sentences[name])) for name in (split, "train"))
+        return self._scores(split, (piece @ known.T for piece in torch.split(queries, _QUERIES_AT_ONCE)))
+
+    def words(self, split: str) -> dict[str, float]:
+        """The same of tf-idf vectors of character n-grams."""
+        vectorizer = Vectorizer.fit([(text,) for text in self.texts["train"]])
+        known = _sparse(vectorizer.rows([(text,) for text in self.texts["train"]]))
+        texts = self.texts[split]
+        queries = (texts[i : i + _QUERIES_AT_ONCE] for i in range(0, len(texts), _QUERIES_AT_ONCE))
+        pieces = (_sparse(vectorizer.rows([(text,) for text in piece])).to_dense() for piece in queries)
+        return self._scores(split, (torch.sparse.mm(known, piece.T).T for piece in pieces))
+
+    def _scores(self, split: str, cosines: Iterable[Tensor]) -> dict[str, float]:
+        labels, known = (torch.from_numpy(self.labels[name]) for name in (split, "train"))
+        ranks, done = [], 0
+        for piece in cosines:
+            ranks.append(first_ranks(piece, labels[done : done + len(piece)], known))
+            done += len(piece)
+        rank = torch.cat(ranks).double()
+        return {"accuracy": float((rank == 1).double().mean()), "mrr": float((1 / rank).mean())}
+
+
+def first_ranks(cosines: Tensor, labels: Tensor, known: Tensor) -> Tensor:
+    """The rank of the nearest sentence of the right class, counted from 1: (Q,).
+
+    A sentence of another class that is as near comes before it, so equal vectors earn nothing; a class that has no
+    sentence comes after all.
+
+    Args:
+        cosines: (Q, T) of queries and known sentences.
+        labels: (Q,) of the queries.
+        known: (T,) of the known sentences.
+    """
+    is_right = labels[:, None] == known
+    best = cosines.masked_fill(~is_right, -torch.inf).amax(dim=1, keepdim=True)
+    return 1 + ((cosines >= best) & ~is_right).sum(dim=1)
+
+
+def _unit(vectors: Vectors) -> Tensor:
+    return F.normalize(torch.from_numpy(vectors))
+
+
+def _sparse(rows: Rows) -> Tensor:
+    """(n, columns), sparse."""
+    ends = torch.cat([rows.starts[1:], torch.tensor([len(rows.buckets)])])
+    row = torch.repeat_interleave(torch.arange(len(ends)), ends - rows.starts)
+    indices = torch.stack([row, rows.buckets])
+    return torch.sparse_coo_tensor(indices, rows.weights, (len(ends), BUCKETS), check_invariants=True).coalesce()
+
+
+def _numbers(records: Sequence[Record], number: dict[str, int]) -> Labels:
+    for record in records:
+        if record.text("label") not in number:
+            raise EvaluationError(
+                f"{record.where}: the label {record.text('label')!r} is in no training record, so it cannot be learnt"
+            )
+    return np.array([number[record.text("label")] for record in records], np.int64)

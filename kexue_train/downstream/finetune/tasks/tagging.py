@@ -1,0 +1,205 @@
+"""Entities in a text, by a tag per token."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F  # noqa: N812  # the name everybody reads
+from torch import Tensor
+
+from kexue_train.downstream.evaluate.sequences import Ids, padded
+from kexue_train.downstream.evaluate.zero_shot.records import Record
+from kexue_train.downstream.finetune.loop import Places
+from kexue_train.downstream.finetune.tasks.entities import OUTSIDE, Entity, entities_of, entity_scores, tag_names
+from kexue_train.downstream.finetune.tasks.inputs import Reader, Segments, Spelled
+from kexue_train.downstream.finetune.tasks.problem import Problem, Scores
+from kexue_train.downstream.finetune.tasks.splits import Splits
+from kexue_train.downstream.finetune.tasks.task import TaggingTask
+from kexue_train.foundation.errors import EvaluationError
+
+_NO_TAG = -100
+
+
+class Marked(NamedTuple):
+    """A text and its entities, in characters."""
+
+    text: str
+    entities: list[Entity]
+
+
+class Piece(NamedTuple):
+    """So much of a text as the model takes; the pieces of a text do not overlap."""
+
+    sequence: Segments
+    tags: Ids
+    """(length of the sequence,) numbers of the right tags, -100 at special tokens."""
+    text: int
+    """Place of the text in its split."""
+    spans: npt.NDArray[np.int64]
+    """(tokens, 2) characters of every token."""
+
+
+@dataclass(frozen=True)
+class Tagging(Problem):
+    """See ``Problem``."""
+
+    auto_class: ClassVar[str] = "AutoModelForTokenClassification"
+    metric: ClassVar[str] = "f1"
+
+    names: list[str]
+    """The tags: O, then B and I of every type."""
+    texts: dict[str, list[Marked]]
+    pieces: dict[str, list[Piece]]
+
+    @classmethod
+    def make(cls, task: TaggingTask, splits: Splits, reader: Reader) -> Tagging:
+        """Read the records.
+
+        Raises:
+            EvaluationError: If a record lacks a value, spans or tags are damaged, a type is not known, or there is no
+                entity to learn from.
+        """
+        reader.require_places()
+        types = sorted({entity.type for record in splits.all_train for entity in read_marked(task, record).entities})
+        if not types:
+            raise EvaluationError(f"{task.train}: holds no entity, so there is nothing to learn; check the keys")
+        names = tag_names(types)
+        texts = {}
+        for split, records in ({"train": splits.train} | splits.scored).items():
+            texts[split] = [read_marked(task, record) for record in records]
+            for record, marked in zip(records, texts[split], strict=True):
+                _require_known(record, marked, types)
+        return cls(
+            reader, names, texts, {split: list(_pieces(entries, names, reader)) for split, entries in texts.items()}
+        )
+
+    @property
+    def num_labels(self) -> int:
+        """See ``Problem``, like the following."""
+        return len(self.names)
+
+    @property
+    def label_names(self) -> list[str]:  # noqa: D102
+        return self.names
+
+    @property
+    def num_examples(self) -> int:  # noqa: D102
+        return len(self.pieces["train"])
+
+    def loss(self, model: Any, places: Places) -> Tensor:  # noqa: D102
+        pieces = [self.pieces["train"][place] for place in places]
+        inputs = self.reader.batch([piece.sequence for piece in pieces], model.device)
+        tags = torch.from_numpy(padded([piece.tags for piece in pieces], _NO_TAG)).to(model.device)
+        logits = model(**inputs).logits.float()
+        total = F.cross_entropy(logits.flatten(0, 1), tags.flatten(), ignore_index=_NO_TAG, reduction="sum")
+        return total / (tags != _NO_TAG).sum().clamp(min=1)
+
+    def score(self, model: Any, split: str) -> Scores:  # noqa: D102
+        return entity_scores(self.find(model, split), [marked.entities for marked in self.texts[split]])
+
+    @torch.inference_mode()
+    def find(self, model: Any, split: str) -> list[list[Entity]]:
+        """The entities of every text, in characters."""
+        pieces = self.pieces[split]
+        tags: list[list[str]] = [[] for _ in pieces]
+        for places, inputs in self.reader.in_batches([piece.sequence for piece in pieces], model.device):
+            best = model(**inputs).logits.argmax(-1).cpu().numpy()
+            for place, row in zip(places, best, strict=True):
+                tags[place] = [self.names[number] for number in row[1 : 1 + len(pieces[place].spans)]]
+        tags_of: dict[int, list[str]] = defaultdict(list)
+        spans_of: dict[int, list[list[int]]] = defaultdict(list)
+        for piece, found in zip(pieces, tags, strict=True):
+            tags_of[piece.text] += found
+            spans_of[piece.text] += piece.spans.tolist()
+        return [
+            [_in_characters(entity, spans_of[text]) for entity in entities_of(tags_of[text])]
+            for text in range(len(self.texts[split]))
+        ]
+
+
+def read_marked(task: TaggingTask, record: Record) -> Marked:
+    """The text of a record and its entities.
+
+    Raises:
+        EvaluationError: If a value is missing, or the spans or tags are damaged.
+    """
+    if task.tokens is None:
+        text = record.text(str(task.text))
+        entities = sorted(set(_read_spans(record, task.entities)))
+        for entity in entities:
+            if not 0 <= entity.start < entity.end <= len(text):
+                raise EvaluationError(
+                    f"{record.where}: the {entity.type} at {entity.start}:{entity.end} is not inside of the text of "
+                    f"{len(text)} characters; correct the span"
+                )
+        return Marked(text, entities)
+    tokens, tags = record.texts(task.tokens), record.texts(task.tags)
+    if len(tokens) != len(tags):
+        raise EvaluationError(f"{record.where}: {len(tokens)} tokens, but {len(tags)} tags; every token needs one")
+    try:
+        in_tokens = entities_of(tags)
+    except ValueError as error:
+        raise EvaluationError(f"{record.where}: {error}") from None
+    step = len(task.joined_by)
+    starts = list(itertools.accumulate((len(token) + step for token in tokens), initial=0))
+    entities = [Entity(starts[start], starts[end] - step, kind) for start, end, kind in in_tokens]
+    return Marked(task.joined_by.join(tokens), entities)
+
+
+def _read_spans(record: Record, key: str) -> Iterator[Entity]:
+    value = record.value(key)
+    try:
+        if isinstance(value, list):
+            yield from (Entity(int(span["start"]), int(span["end"]), str(span["type"])) for span in value)
+        else:
+            for kind, mentions in value.items():
+                for spans in mentions.values():
+                    yield from (Entity(int(start), int(end) + 1, str(kind)) for start, end in spans)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise EvaluationError(
+            f"{record.where}: '{key}' holds no spans; expected a list of {{start, end, type}}, or "
+            "{type: {mention: [[start, end], ...]}}"
+        ) from None
+
+
+def _require_known(record: Record, marked: Marked, types: Sequence[str]) -> None:
+    for entity in marked.entities:
+        if entity.type not in types:
+            raise EvaluationError(
+                f"{record.where}: the type {entity.type!r} is not known; the training set has {', '.join(types)}"
+            )
+
+
+def _pieces(texts: Sequence[Marked], names: Sequence[str], reader: Reader) -> Iterator[Piece]:
+    number_of = {name: number for number, name in enumerate(names)}
+    room = reader.max_length - 2
+    for number, (marked, spelled) in enumerate(zip(texts, reader.spell([t.text for t in texts]), strict=True)):
+        tags = np.array([number_of[tag] for tag in _tags(marked, spelled)], np.int64)
+        reader.num_cut += len(tags) > room
+        for start in range(0, len(tags), room):
+            part = slice(start, start + room)
+            with_special = np.concatenate(([_NO_TAG], tags[part], [_NO_TAG]))
+            yield Piece(reader.join(spelled.ids[part]), with_special, number, spelled.spans[part])
+
+
+def _tags(marked: Marked, spelled: Spelled) -> list[str]:
+    """A BIO tag per token; a token belongs to the first entity that it touches."""
+    tags = [OUTSIDE] * len(spelled.ids)
+    starts, ends = spelled.spans[:, 0], spelled.spans[:, 1]
+    for entity in marked.entities:
+        touched = np.flatnonzero((starts < entity.end) & (ends > entity.start))
+        free = [place for place in touched if tags[place] == OUTSIDE]
+        for number, place in enumerate(free):
+            tags[place] = f"{'I' if number else 'B'}-{entity.type}"
+    return tags
+
+
+def _in_characters(entity: Entity, spans: Sequence[Sequence[int]]) -> Entity:
+    return Entity(spans[entity.start][0], spans[entity.end - 1][1], entity.type)

@@ -1,0 +1,134 @@
+"""Arrow IPC stream files and the folder form around them that ``datasets.load_from_disk`` opens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from kexue_train.foundation.artifacts import digest_of, write_atomic
+from kexue_train.foundation.errors import ArtifactError
+from kexue_train.foundation.write_behind import new_file
+
+_MOD = 1 << 128
+
+
+def shard_name(index: int, total: int) -> str:
+    """``data-00003-of-00016.arrow``."""
+    return f"data-{index:05d}-of-{total:05d}.arrow"
+
+
+class ShardWriter:
+    """Writes one Arrow IPC stream aside and renames it when closed without error; a torn shard never gets the name.
+
+    Attributes:
+        rows: Rows written so far.
+        file: The file; knows its size and checksum, also once it is closed.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, *, durable: bool = True) -> None:
+        self.rows = 0
+        self._schema = schema
+        self._stack = ExitStack()
+        self._opening = new_file(path, durable=durable)
+
+    def write(self, batch: pa.RecordBatch | pa.Table) -> None:
+        """Append rows; the schema must be the shard's."""
+        self._writer.write(batch)
+        self.rows += batch.num_rows
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.file = stack.enter_context(self._opening)
+            self._writer = stack.enter_context(pa.ipc.new_stream(self.file, self._schema))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+
+def read_shard(path: Path) -> pa.Table:
+    """One shard as a table over the memory-mapped file (nothing is copied).
+
+    Raises:
+        ArtifactError: If the file is missing or no whole Arrow IPC stream.
+    """
+    try:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
+            return reader.read_all()
+    except (OSError, pa.ArrowException) as error:
+        first = str(error).partition("\n")[0]
+        raise ArtifactError(f"{path}: cannot be read as an Arrow IPC stream ({first}); run its stage again") from None
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The folder's ``data-*.arrow`` files in order.
+
+    Raises:
+        ArtifactError: If there is none.
+    """
+    paths = sorted(folder.glob("data-*-of-*.arrow"))
+    if not paths:
+        raise ArtifactError(
+            f"{folder}: holds no data-*-of-*.arrow shard; give a folder made by 'kexue shuffle' or 'kexue samples'"
+        )
+    return paths
+
+
+def write_dataset_files(folder: Path, features: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Write what ``datasets.load_from_disk(folder)`` needs to open the shards ``names``.
+
+    Args:
+        folder: Where the shards lie.
+        features: ``datasets.Features.to_dict()`` of their columns.
+        names: The shards in order.
+    """
+    info = {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": name} for name in names],
+        "_fingerprint": digest_of(list(names))[-16:],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    write_atomic(folder / "dataset_info.json", json.dumps(info, indent=2))
+    write_atomic(folder / "state.json", json.dumps(state, indent=2))
+
+
+def text_hashes(texts: Iterable[bytes | memoryview]) -> list[int]:
+    """The xxh3_128 hash of each text's UTF-8 bytes."""
+    return [xxhash.xxh3_128_intdigest(text) for text in texts]
+
+
+def column_bytes(column: pa.Array) -> list[memoryview]:
+    """The UTF-8 bytes of each value of a string or binary array without nulls, as views into its buffer (no copy)."""
+    offset_type = (
+        np.int64 if pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type) else np.int32
+    )
+    _, offsets_buffer, data = column.buffers()
+    offsets = np.frombuffer(offsets_buffer, offset_type)[column.offset : column.offset + len(column) + 1].tolist()
+    view = memoryview(data) if data is not None else memoryview(b"")
+    return [view[start:end] for start, end in pairwise(offsets)]
+
+
+def sum_hashes(hashes: Iterable[int]) -> int:
+    """Sum modulo 2¹²⁸: equal for equal multisets, whatever the order."""
+    return sum(hashes) % _MOD
+
+
+def format_checksum(value: int) -> str:
+    """32 hexadecimal digits."""
+    return f"{value % _MOD:032x}"

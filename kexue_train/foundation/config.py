@@ -1,0 +1,193 @@
+"""What every section of a run configuration has in common: frozen, strict, typed, with errors that name the key.
+
+Values come from one YAML file and from ``section.key=value`` overrides. Nothing is converted silently: ``"5"`` is not
+an integer, an unknown key is refused with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kexue_train.foundation.errors import ConfigError
+
+# PyYAML follows YAML 1.1, where 3e-4 is a string; YAML 1.2 (and every reader) says it is a number.
+_FLOAT = re.compile(
+    r"^[-+]?(\d[\d_]*(\.\d*)?|\.\d+)[eE][-+]?\d+$|^[-+]?\d[\d_]*\.\d*$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+)
+
+
+_OVERRIDDEN = 0
+"""In place of the line of a value that does not come from the file."""
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the float rule of YAML 1.2; a key must be text or a whole number, and given once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str | int] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if type(key) not in (str, int):  # a bool, which YAML 1.1 makes of "on", is an int too
+                _refuse_key(key_node, f"key {key!r} is not text; quote it")
+            if key in seen:
+                _refuse_key(key_node, f"key {key!r} is given twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _refuse_key(node: yaml.Node, problem: str) -> NoReturn:
+    raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+class Config(BaseModel):
+    """Base of every configuration section: immutable, strict types, unknown keys refused."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], *, where: str, lines: dict[str, int] | None = None) -> Self:
+        """Validate ``values``; messages name ``where`` (a file or command) and ``lines`` (of ``read_with_overrides``).
+
+        Raises:
+            ConfigError: One paragraph that lists every problem with its key, value and what is allowed.
+        """
+        try:
+            return cls.model_validate_json(json.dumps(values, default=str))
+        except ValidationError as error:
+            problems = [_explain(cls, problem, where, lines or {}) for problem in error.errors()]
+            raise ConfigError("\n".join(problems)) from None
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Read one YAML mapping and the line (1-based) of each of its dotted keys.
+
+    Raises:
+        ConfigError: If the file is missing, unreadable, not YAML, or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1, cutoff=0.4)
+        hint = f", did you mean {path.parent / near[0]}?" if near else "; give the path of a run's YAML file"
+        raise ConfigError(f"{path}: no such configuration file{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read as a UTF-8 text file ({error}); check its permissions and encoding"
+        ) from None
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        values = yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}:{mark.line + 1}, column {mark.column + 1}" if mark else str(path)
+        raise ConfigError(f"{place}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path}: holds {type(values).__name__}, expected a mapping of sections such as 'shuffle:' and 'train:'"
+        )
+    return values, dict(_key_lines(node))
+
+
+def read_with_overrides(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, int]]:
+    """As ``read_yaml``, with ``section.key=value`` overrides applied; their keys have the line 0.
+
+    Raises:
+        ConfigError: As ``read_yaml`` and ``apply_overrides``.
+    """
+    values, lines = read_yaml(path)
+    keys = [override.partition("=")[0] for override in overrides]
+    kept = {name: line for name, line in lines.items() if not name.startswith(tuple(f"{key}." for key in keys))}
+    return apply_overrides(values, overrides), kept | dict.fromkeys(keys, _OVERRIDDEN)
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return ``values`` with each ``section.key=value`` set; a value is read as YAML, so ``3e-4`` and ``[1, 2]`` work.
+
+    Raises:
+        ConfigError: If an override has no ``=`` or goes through a key that is not a section.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(
+                f"override {override!r} is not of the form section.key=value, for example train.steps=2000"
+            )
+        try:
+            value = yaml.load(text, Loader=_Loader)  # a SafeLoader
+        except yaml.YAMLError:
+            raise ConfigError(f"override {override!r}: {text!r} is not valid YAML; quote it if it is text") from None
+        target = result
+        *parents, last = key.split(".")
+        for part in parents:
+            if target.get(part) is None:
+                target[part] = {}
+            target = target[part]
+            if not isinstance(target, dict):
+                raise ConfigError(f"override {override!r}: '{part}' is a value, not a section with keys of its own")
+        target[last] = value
+    return result
+
+
+def _key_lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            name = f"{prefix}{key.value}"
+            yield name, key.start_mark.line + 1
+            yield from _key_lines(value, f"{name}.")
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield f"{prefix}{index}", item.start_mark.line + 1
+            yield from _key_lines(item, f"{prefix}{index}.")
+
+
+def _explain(cls: type[BaseModel], problem: Any, where: str, lines: dict[str, int]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    line = next((lines[k] for n in range(len(location), 0, -1) if (k := ".".join(location[:n])) in lines), None)
+    place = "override" if line == _OVERRIDDEN else f"{where}:{line}" if line else where
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(cls, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        allowed = f"allowed here: {', '.join(known)}" if known else "remove it"
+        hint = f"did you mean '{near[0]}'?" if near else allowed
+        return f"{place}: unknown key '{key}', {hint}"
+    if problem["type"] == "missing":
+        return f"{place}: '{key}' is missing and has no default; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    if not key:
+        return f"{place}: {message}"
+    if isinstance(problem["input"], dict):  # a whole section: naming it is enough
+        return f"{place}: {key}: {message}"
+    given = json.dumps(problem["input"], ensure_ascii=False, default=str)
+    return f"{place}: {key}={given}: {message}"
+
+
+def _known_keys(cls: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        if part.isdigit():  # a place in a list
+            continue
+        field = cls.model_fields.get(part)
+        candidates = [field.annotation, *get_args(field.annotation)] if field else []
+        inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if inner is None:
+            return []
+        cls = inner
+    return list(cls.model_fields)

@@ -1,0 +1,162 @@
+"""What this process may use and how it speaks: CPUs, memory, disk, sizes in words, logging."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import psutil
+
+from kexue_train.foundation.errors import ConfigError, ResourceError
+
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*$")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size in words: ``"2GB"`` is 2·10⁹, ``"2GiB"`` is 2·2³⁰, ``"512"`` is 512.
+
+    Raises:
+        ConfigError: If the number or the unit cannot be read, or the size is zero.
+    """
+    match = _SIZE.match(text)
+    unit = match[2].upper() if match else None
+    if match is None or unit not in _UNITS:
+        raise ConfigError(f"size {text!r} cannot be read; write a number and a unit such as 512MB, 2GB or 2GiB")
+    size = int(float(match[1]) * _UNITS[unit])
+    if size <= 0:
+        raise ConfigError(f"size {text!r} is zero; write a positive size such as 512MB")
+    return size
+
+
+def format_size(num_bytes: float) -> str:
+    """A size in decimal units with three significant digits, such as ``12.3 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(num_bytes) < 999.5:  # 999.5 and more would print as 1e+03
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} TB" if abs(num_bytes) < 999.5 else f"{num_bytes:,.0f} TB"
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration such as ``4.2 s``, ``3 min 05 s`` or ``2 h 10 min``."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def available_cpus() -> int:
+    """CPUs this process may use: scheduler affinity and the cgroup quota respected; at least 1."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for folder in _cgroups():
+        quota = _read(folder / "cpu.max").split()
+        if quota and quota[0] != "max":
+            cpus = min(cpus, int(quota[0]) // int(quota[1]))
+    return max(1, cpus)
+
+
+def available_memory_bytes() -> int:
+    """Memory this process may still take: what the machine has free, or what its cgroups leave, whichever is less."""
+    free = int(psutil.virtual_memory().available)
+    for folder in _cgroups():
+        limit, used = _read(folder / "memory.max"), _read(folder / "memory.current")
+        if limit.isdigit() and used.isdigit():
+            # A cgroup's use counts cached file pages, which the kernel gives back before it refuses memory.
+            cached = re.findall(r"^(?:in)?active_file (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
+            free = min(free, max(0, int(limit) - int(used) + sum(map(int, cached))))
+    return free
+
+
+def total_memory_bytes() -> int:
+    """Memory this process could have alone: the machine's, or what its cgroups allow, whichever is less."""
+    limits = [_read(folder / "memory.max") for folder in _cgroups()]
+    return min(int(psutil.virtual_memory().total), *(int(limit) for limit in limits if limit.isdigit()), 2**62)
+
+
+def keep_freed_memory() -> None:
+    """Let this process use freed memory again instead of giving it back to the system at once.
+
+    By default every block of some MB is fresh memory, which the system fills with zeros page by page: a third of the
+    time of a shuffle, and a quarter of that of training on a CPU. Arrow has an allocator of its own; the same for it is
+    an environment variable (``cli.main``).
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):  # glibc
+        for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            library.mallopt(option, 2**30)
+
+
+def give_back_freed_memory() -> None:
+    """Give what this process keeps back to the system, before work of another kind."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):  # glibc
+        library.malloc_trim(0)
+
+
+def boot_id() -> str:
+    """A name for the time since this machine started, new at every start; empty where the system tells none."""
+    return _read(Path("/proc/sys/kernel/random/boot_id"))
+
+
+def require_disk(folder: Path, num_bytes: int, purpose: str) -> None:
+    """Refuse to start what cannot end for lack of disk.
+
+    Raises:
+        ResourceError: If the file system of ``folder`` has less than ``num_bytes`` free.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < num_bytes:
+        raise ResourceError(
+            f"{folder}: {purpose} needs about {format_size(num_bytes)} of disk and {format_size(free)} are free; "
+            f"free {format_size(num_bytes - free)} there, or write to another file system, "
+            "then run the same command again"
+        )
+
+
+def configure_logging(level: int = logging.WARNING, file: Path | None = None) -> None:
+    """Set up logging once, in an entry point or worker: to ``file`` if given, else to standard error."""
+    handler: logging.Handler = (
+        logging.FileHandler(file, encoding="utf-8") if file else logging.StreamHandler(sys.stderr)
+    )
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s rank {rank()} %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def rank() -> int:
+    """This process's rank among the training workers; 0 outside training."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _cgroups(root: Path = Path("/sys/fs/cgroup")) -> list[Path]:
+    """This process's cgroup (version 2) and those above it, each with its limits. A container sees its own as root."""
+    own = next((line[3:] for line in _read(Path("/proc/self/cgroup")).splitlines() if line.startswith("0::")), "/")
+    path = root / own.lstrip("/")
+    return [path, *(folder for folder in path.parents if folder.is_relative_to(root))]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,117 @@
+"""A file written from front to back: hashed on the way, and written to disk behind the writer instead of all at once.
+
+Left alone, Linux collects written pages until a share of the memory is dirty and then makes the writer wait for the
+disk. Asking for every few MB to be written out at once keeps disk and processor busy together (measured: 121 -> 160 to
+205 MB/s for a shuffle on one disk).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import xxhash
+
+from kexue_train.foundation.artifacts import aside_name
+
+_WINDOW_BYTES = 8 * 2**20
+_SYNC_FILE_RANGE_WRITE = 2
+_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
+
+
+class WriteBehindFile:
+    """A new file under ``path``; a writable file object as far as pyarrow and the standard library ask for one.
+
+    Attributes:
+        bytes: Bytes written so far.
+        closed: Whether it was closed.
+    """
+
+    def __init__(self, path: Path, *, is_written_behind: bool = True) -> None:
+        """Open ``path``; with ``is_written_behind`` false the file may stay in the page cache as long as it can."""
+        self.bytes = 0
+        self._is_written_behind = is_written_behind
+        self._file = path.open("wb", buffering=0)
+        self._hash = xxhash.xxh3_128()
+        self._flushed = 0
+
+    @property
+    def checksum(self) -> str:
+        """``xxh3_128:`` and the hash of all bytes written, as ``artifacts.file_checksum`` gives it."""
+        return f"xxh3_128:{self._hash.hexdigest()}"
+
+    @property
+    def closed(self) -> bool:
+        """As of any file object."""
+        return self._file.closed
+
+    def write(self, data: Any) -> int:
+        """Append bytes, a memoryview or an Arrow buffer; returns how many bytes."""
+        view = memoryview(data).cast("B") if not isinstance(data, bytes) else memoryview(data)
+        self._hash.update(view)
+        left = view
+        while left.nbytes:  # an unbuffered write may be short
+            left = left[self._file.write(left) :]
+        self.bytes += view.nbytes
+        if self._is_written_behind and self.bytes - self._flushed >= _WINDOW_BYTES:
+            self._write_out(self._flushed, self.bytes)
+            self._flushed = self.bytes
+        return view.nbytes
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self.bytes
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def sync(self) -> None:
+        """Return once everything is on disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file; twice is as once."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write_out(self, start: int, end: int) -> None:
+        if call := _linux_call("sync_file_range"):  # starts the writing and returns; a hint, so failing is no failure
+            call(self._file.fileno(), ctypes.c_int64(start), ctypes.c_int64(end - start), _SYNC_FILE_RANGE_WRITE)
+
+
+@contextmanager
+def new_file(path: Path, *, durable: bool = True) -> Iterator[WriteBehindFile]:
+    """A file that gets the name ``path`` when it is whole (and, if ``durable``, on disk); after an error it is gone."""
+    aside = aside_name(path)
+    try:
+        with WriteBehindFile(aside) as file:
+            yield file
+            if durable:
+                file.sync()
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def free_range(descriptor: int, start: int, size: int) -> None:
+    """Give the disk blocks of ``[start, start + size)`` back, where the system can; the file then reads as zeros."""
+    if call := _linux_call("fallocate"):
+        mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
+        call(descriptor, mode, ctypes.c_int64(start), ctypes.c_int64(size))
+
+
+def _linux_call(name: str) -> Any:
+    """A function of the C library that Python's ``os`` does not have; None on other systems."""
+    return getattr(ctypes.CDLL(None), name, None)

@@ -1,0 +1,55 @@
+"""Modules that have moved: the names of before lead to the new ones for one release, with a warning."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+_FOUNDATION = (
+    "errors", "config", "runtime", "progress", "counter_rng", "background", "artifacts", "run_dir", "write_behind",
+    "arrow_shards",
+)  # fmt: skip
+MOVED = {f"kexue_train.{name}": f"kexue_train.foundation.{name}" for name in _FOUNDATION} | {
+    "kexue_train.cli_evaluate": "kexue_train.cli.evaluate",
+    "kexue_train.cli_finetune": "kexue_train.cli.finetune",
+    "kexue_train.terminal": "kexue_train.cli.terminal",
+    "kexue_train.doctor": "kexue_train.cli.doctor",
+    "kexue_train.stage_result": "kexue_train.pipeline.stage_result",
+    "kexue_train.completion": "kexue_train.pipeline.completion",
+    "kexue_train.refresh": "kexue_train.pipeline.refresh",
+    "kexue_train.run_config": "kexue_train.pipeline.run_config",
+    "kexue_train.plan": "kexue_train.pipeline.plan",
+    "kexue_train.evaluate": "kexue_train.downstream.evaluate",
+    "kexue_train.finetune": "kexue_train.downstream.finetune",
+}
+"""Old name of a module or package -> new name."""
+
+
+class MovedModules(MetaPathFinder, Loader):
+    """Imports a module, or one below it, by the name it had before."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,  # noqa: ARG002  # the protocol's
+        target: ModuleType | None = None,  # noqa: ARG002  # the same
+    ) -> ModuleSpec | None:
+        """A spec if ``fullname`` is an old name, else None."""
+        return ModuleSpec(fullname, self) if fullname.startswith("kexue_train.") and new_name(fullname) else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Put the module of the new name in the place of ``module``."""
+        old, new = module.__name__, new_name(module.__name__)
+        warnings.warn(f"{old} has moved to {new}; the old name goes with the next release", DeprecationWarning, 2)
+        sys.modules[old] = importlib.import_module(str(new))
+
+
+def new_name(name: str) -> str | None:
+    """The new name of the module ``name``, None if it has not moved."""
+    found = next((old for old in MOVED if name == old or name.startswith(f"{old}.")), None)
+    return MOVED[found] + name.removeprefix(found) if found else None

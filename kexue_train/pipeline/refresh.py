@@ -1,0 +1,241 @@
+"""New documents for a trained model: they are shuffled and sampled by themselves, and training goes on with them.
+
+Each time new files are found they become a *generation*, a run folder of its own in ``RUN/generations``: text shards
+and samples of the new files alone, made with the run's tokenizer and seed, and a training that starts with the last
+weights of the generation before. The run itself is the first one. Nothing that was there is made again.
+"""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kexue_train.batches.dataset import SampleDataset
+from kexue_train.batches.mixture import WINDOW
+from kexue_train.corpus.inputs import Source, find_inputs
+from kexue_train.corpus.remote import is_uri
+from kexue_train.foundation.artifacts import MANIFEST_NAME, Recipe, read_manifest, write_atomic
+from kexue_train.foundation.config import apply_overrides
+from kexue_train.foundation.errors import ArtifactError, ConfigError
+from kexue_train.foundation.progress import SILENT, Progress
+from kexue_train.foundation.run_dir import RunDir
+from kexue_train.pipeline.run import Run, last_checkpoint
+from kexue_train.pipeline.run_config import RunConfig
+from kexue_train.shuffle.recipe import make_recipe
+from kexue_train.train.initial_weights import digest_of_weights
+from kexue_train.train.job import TrainDir
+
+_SMALLEST_WEIGHT = 2 / WINDOW
+"""Of a folder in a mixture, which gives each at least one position of a window."""
+_WARMUP_SHARE, _FINAL_MULTIPLIER = 0.05, 0.1
+
+
+class Generation(Run):
+    """A run that trains on, with new documents and old ones.
+
+    Args:
+        config: Its configuration.
+        folder: Its folder.
+        before: The run and its earlier generations, first to last.
+    """
+
+    def __init__(self, config: RunConfig, folder: RunDir, before: Sequence[RunDir]) -> None:
+        super().__init__(config, folder)
+        self.before = tuple(before)
+
+    @property
+    def samples(self) -> Path:
+        """The list of new and old sample folders with their shares."""
+        return self.folder.samples_of_all_lengths
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """What there is beside what was read."""
+
+    new: list[Source]
+    changed: list[Source]
+    """Read once, and changed since; their old text cannot be taken out of a model, so they are left alone."""
+
+
+def find_arrivals(config: RunConfig, inputs: Sequence[str], before: Sequence[RunDir]) -> Arrivals:
+    """Compare the files that ``inputs`` name with those in the manifests of the shards of ``before``.
+
+    A glob or folder without any file is fine; a file that is not there is not.
+
+    Raises:
+        ConfigError: If ``inputs`` names nothing, or the configuration weighs inputs, of which new files are none.
+        CorpusError: If a file cannot be read or has no known format.
+    """
+    if not inputs:
+        raise ConfigError("no inputs to look for new files in; name files, folders or globs")
+    if config.shuffle.weights:
+        raise ConfigError("shuffle.weights are of inputs by name, and new files have none there; leave them out")
+    shuffle, patterns = config.shuffle, [pattern for pattern in inputs if _names_something(pattern)]
+    sources = find_inputs(patterns, format=shuffle.format, document=shuffle.document) if patterns else []
+    known = {
+        entry.uri: (entry.bytes, entry.modified_ns)
+        for folder in before
+        for entry in read_manifest(folder.shards).inputs
+    }
+    states = {source.path: (source.bytes, source.modified_ns) for source in sources}
+    return Arrivals(
+        new=[source for source in sources if source.path not in known],
+        changed=[source for source in sources if known.get(source.path, states[source.path]) != states[source.path]],
+    )
+
+
+def next_generation(
+    config: RunConfig,
+    root: Path,
+    *,
+    inputs: Sequence[str] = (),
+    progress: Progress = SILENT,
+) -> Generation | None:
+    """The generation to work on: one that was interrupted, or a new one for the files that have arrived; else None.
+
+    Hold the run folder's lock around it. Its stages ``shuffle`` and ``samples`` come next, then ``plan_training``.
+
+    Args:
+        config: The run's configuration.
+        root: The run's folder.
+        inputs: Where new files arrive; by default ``corpus.inputs``.
+        progress: Receives what was found.
+
+    Raises:
+        ArtifactError: If the run has no finished training.
+        ConfigError: See ``find_arrivals``.
+        CorpusError: See ``find_arrivals``.
+    """
+    done, unfinished = _generations(RunDir(root), progress)
+    if unfinished is not None:
+        documents: Sequence[str] = RunConfig.load(unfinished.config).corpus.inputs
+        progress.note(f"goes on with generation {unfinished.root.name}, {len(documents)} new files")
+        return _open(config, unfinished, done, documents)
+    arrivals = find_arrivals(config, inputs or config.corpus.inputs, done)
+    if arrivals.changed:
+        progress.note(
+            f"{len(arrivals.changed)} files were changed since they were read, such as {arrivals.changed[0].path}; "
+            "they are left alone: put additions into new files, or train anew on all"
+        )
+    if not arrivals.new:
+        return None
+    folder = RunDir(RunDir(root).generations / str(len(done) + 1))
+    progress.note(f"generation {folder.root.name}: {len(arrivals.new)} new files")
+    return _open(config, folder, done, [source.path for source in arrivals.new])
+
+
+def plan_training(generation: Generation, *, replay: float = 0.5, overrides: Sequence[str] = ()) -> Generation:
+    """Write which samples the generation trains on and for how long; its own samples must be there.
+
+    A step reads ``1 - replay`` new rows and ``replay`` old ones, the old ones in proportion to their folders, and
+    there are as many steps as it takes to read every new row once. The learning rate warms up again over the first
+    twentieth and falls to a tenth.
+
+    Args:
+        generation: The generation.
+        replay: Share of old rows, in [0, 1); without them a model forgets what it read.
+        overrides: ``section.key=value`` texts; those of ``train`` and ``optimizer`` win.
+
+    Raises:
+        ConfigError: If ``replay`` is out of range or an override is wrong.
+    """
+    if not 0 <= replay < 1:
+        raise ConfigError(f"replay={replay} is no share of old rows; give a number from 0 up to, but not, 1")
+    new_rows = SampleDataset(generation.folder.samples).num_training_rows
+    old = {folder.samples: SampleDataset(folder.samples).num_training_rows for folder in generation.before}
+    weights = {generation.folder.samples: 1.0 - replay}
+    if replay:
+        weights |= {folder: max(_SMALLEST_WEIGHT, replay * rows / sum(old.values())) for folder, rows in old.items()}
+    lines = [f"{os.path.relpath(folder, generation.folder.root)}: {weight!r}" for folder, weight in weights.items()]
+    write_atomic(generation.samples, "\n".join(lines) + "\n")
+    batch = generation.config.train.global_batch_size
+    steps = max(1, math.ceil(new_rows / (1 - replay) / batch))
+    values = generation.config.model_dump(mode="json")
+    values["train"]["steps"] = steps
+    values["optimizer"]["schedule"] = {max(1, round(_WARMUP_SHARE * steps)): 1.0} | (
+        {steps: _FINAL_MULTIPLIER} if steps > 1 else {}
+    )
+    chosen = [override for override in overrides if override.startswith(("train.", "optimizer."))]
+    config = RunConfig.parse(apply_overrides(values, chosen), where=str(generation.folder.config))
+    generation.folder.claim(config.name, config.to_yaml())
+    return Generation(config, generation.folder, generation.before)
+
+
+def _inputs(config: RunConfig, sources: Sequence[Source]) -> list[tuple[str, int, int]]:
+    """(URI, bytes, time of change) of sources, as a manifest names them."""
+    return make_recipe(config.shuffle, sources, num_shards=1, seed=config.seed).inputs
+
+
+def _names_something(pattern: str) -> bool:
+    if is_uri(pattern) or pattern.startswith("@"):
+        return True
+    if glob.has_magic(pattern):
+        return bool(glob.glob(pattern, recursive=True))  # noqa: PTH207  # patterns may be absolute
+    path = Path(pattern)
+    return not path.is_dir() or any(not part.name.startswith(".") for part in path.iterdir())
+
+
+def _generations(run: RunDir, progress: Progress) -> tuple[list[RunDir], RunDir | None]:
+    """The run and its finished generations, and one that was begun after them."""
+    if not (run.pretrain / MANIFEST_NAME).exists():
+        raise ArtifactError(f"{run.root}: has no finished training to go on from; finish the run first")
+    last_checkpoint(run.pretrain)
+    _move_aside_of_another(run, progress)
+    done = [run]
+    while (folder := RunDir(run.generations / str(len(done) + 1))).config.exists():
+        if not (folder.report / "index.html").exists():
+            return done, folder
+        done.append(folder)
+    return done, None
+
+
+def _move_aside_of_another(run: RunDir, progress: Progress) -> None:
+    """Generations of a training that was made anew since go on from weights that are no more."""
+    first = RunDir(run.generations / "2")
+    recipe = TrainDir(first.pretrain).recipe
+    if not recipe.exists():
+        return
+    parents = Recipe.model_validate_json(recipe.read_text(encoding="utf-8")).parents
+    if parents.get("init_from") == digest_of_weights(last_checkpoint(run.pretrain)):
+        return
+    number = 1
+    while (aside := run.generations.with_name(f"{run.generations.name}.replaced-{number}")).exists():
+        number += 1
+    run.generations.rename(aside)
+    progress.note(f"the run was trained anew since its generations went on from it; they are kept in {aside}")
+
+
+def _open(config: RunConfig, folder: RunDir, before: Sequence[RunDir], documents: Sequence[str]) -> Generation:
+    values = config.model_dump(mode="json")
+    phase = config.train.phase_settings[-1]
+    values["corpus"] |= {"source": "files", "inputs": list(documents)}
+    values["train"] |= {
+        "phases": [],
+        "steps": config.train.steps,
+        "global_batch_size": phase.global_batch_size,
+        "micro_batch_size": phase.micro_batch_size,
+        "init_from": str(last_checkpoint(before[-1].pretrain)),
+        "residual_ramp_steps": 0,
+    }
+    parsed = RunConfig.parse(values, where=str(folder.config))
+    folder.root.mkdir(parents=True, exist_ok=True)
+    folder.claim(parsed.name, parsed.to_yaml())
+    _copy_tokenizer(before[0].tokenizer, folder.tokenizer)
+    return Generation(parsed, folder, before)
+
+
+def _copy_tokenizer(tokenizer: Path, copy: Path) -> None:
+    """The same vocabulary: rows of all generations can be mixed, and the weights go on fitting."""
+    if (copy / MANIFEST_NAME).exists() and read_manifest(copy) == read_manifest(tokenizer):
+        return
+    aside = copy.with_name(f".{copy.name}.copy")
+    for stale in (aside, copy):
+        shutil.rmtree(stale, ignore_errors=True)
+    shutil.copytree(tokenizer, aside)
+    aside.rename(copy)

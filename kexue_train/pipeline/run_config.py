@@ -1,0 +1,97 @@
+"""One YAML file = one run: a section per stage, checked as a whole before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from kexue_train.corpus.config import CorpusConfig
+from kexue_train.downstream.evaluate.config import EvaluateConfig
+from kexue_train.executor.config import ExecutionConfig
+from kexue_train.foundation.config import Config, read_with_overrides
+from kexue_train.model.config import ModelConfig
+from kexue_train.optim.config import OptimizerConfig
+from kexue_train.samples.config import SampleConfig, TokenizerConfig
+from kexue_train.shuffle.config import ShuffleConfig
+from kexue_train.train.config import TrainConfig, check_optimizer_fits
+
+
+class RunConfig(Config):
+    """A whole run, from corpus to report."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run; a run folder belongs to one name."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Every random choice derives from it."""
+    corpus: CorpusConfig
+    """Where the text comes from."""
+    shuffle: ShuffleConfig = ShuffleConfig()
+    """Global shuffle into text shards."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """WordPiece vocabulary."""
+    samples: SampleConfig = SampleConfig()
+    """Packed MLM + NSP rows."""
+    model: ModelConfig = ModelConfig()
+    """Size of the encoder."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Tiger and its schedule."""
+    train: TrainConfig
+    """Length, batches and devices of training."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Scores of the exported model."""
+    execution: ExecutionConfig = ExecutionConfig()
+    """Where the work runs."""
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a YAML file and ``section.key=value`` overrides.
+
+        Raises:
+            ConfigError: If the file or any value is wrong; every problem is listed with its line and key.
+        """
+        values, lines = read_with_overrides(path, overrides)
+        return cls.parse(values, where=str(path), lines=lines)
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        if self.samples.seq_len > self.model.max_position_embeddings:
+            raise ValueError(
+                f"samples.seq_len={self.samples.seq_len} is longer than model.max_position_embeddings="
+                f"{self.model.max_position_embeddings}; lower the one or raise the other"
+            )
+        check_optimizer_fits(self.optimizer, self.train)
+        lengths = self.train.seq_lens
+        if lengths and self.samples.seq_len not in lengths:
+            raise ValueError(
+                f"samples.seq_len={self.samples.seq_len} is none of the lengths that train.phases name "
+                f"({', '.join(map(str, lengths))}); set it to the one that the exported model is scored on"
+            )
+        if lengths and lengths[-1] > self.model.max_position_embeddings:
+            raise ValueError(
+                f"train.phases has seq_len={lengths[-1]}, longer than model.max_position_embeddings="
+                f"{self.model.max_position_embeddings}; lower the one or raise the other"
+            )
+        warmup = self.optimizer.schedule.warmup
+        if warmup > self.train.steps:
+            raise ValueError(
+                f"optimizer.schedule reaches its first knot at step {warmup}, but train.steps={self.train.steps}, so "
+                "the learning rate would only ever rise; shorten the warm-up or train longer"
+            )
+        if self.corpus.source == "files" and not self.corpus.inputs:
+            raise ValueError(
+                "corpus.inputs is empty; name files, folders or globs, or set corpus.source: installed_docs"
+            )
+        if self.shuffle.output != "arrow":
+            raise ValueError(
+                f"shuffle.output={self.shuffle.output}, but the later stages read arrow; for another format, use "
+                "'kexue shuffle --to' on its own"
+            )
+        return self

@@ -1,0 +1,211 @@
+"""The plan of a run against what runs really took, against the library's own arithmetic, and against common sense."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from kexue_train.pipeline.plan import Machine, RunPlan, plan_run
+from kexue_train.pipeline.plan.plan_run import rows_of, text_source
+from kexue_train.pipeline.plan.table import plan_values, print_plan
+from kexue_train.pipeline.plan.training import activation_bytes, count_parameters, rule_of, state_bytes
+from kexue_train.pipeline.run import STAGES
+from kexue_train.pipeline.run_config import RunConfig
+
+ROOT = Path(__file__).resolve().parents[3]
+GB = 10**9
+# benchmarks/RESULTS.md, "demo run" of 2026-11-24: 2 cores, nothing beside it.
+DEMO_SECONDS = {"corpus": 38.9, "tokenizer": 6.8, "train": 618.7}
+DEMO_SECONDS_IN_ALL = 676.4
+DEMO_BYTES = {"corpus": 15_994_641, "shuffle": 15_500_557, "samples": 10_724_992, "export": 12_053_272}
+DEMO_ROWS, DEMO_PARAMETERS, DEMO_CHECKPOINT_BYTES = 35_914, 2_937_600, 23_812_465
+DEMO_WORKER_BYTES = 1_392_832_512
+
+
+def config(name: str, *overrides: str) -> RunConfig:
+    return RunConfig.load(ROOT / "configs" / f"{name}.yaml", overrides)
+
+
+def plan(run: RunConfig, text_bytes: int = GB, *, cpus: int = 2, memory: int = 16 * GB, **more: Any) -> RunPlan:
+    return plan_run(run, [text_source(text_bytes)], Machine(cpus, memory), **more)
+
+
+def stage(planned: RunPlan, name: str) -> Any:
+    return next(found for found in planned.stages if found.stage == name)
+
+
+def test_the_stages_are_those_of_a_run() -> None:
+    assert [found.stage for found in plan(config("demo")).stages] == list(STAGES)
+
+
+def test_the_demo_takes_what_it_took() -> None:
+    planned = plan(config("demo"))
+    seconds = {found.stage: found.seconds for found in planned.stages}
+    assert {name: seconds[name] for name in DEMO_SECONDS} == pytest.approx(DEMO_SECONDS, rel=0.1)
+    assert planned.seconds == pytest.approx(DEMO_SECONDS_IN_ALL, rel=0.1)
+    sizes = {found.stage: found.disk_bytes for found in planned.stages}
+    assert {name: sizes[name] for name in DEMO_BYTES} == pytest.approx(DEMO_BYTES, rel=0.02)
+    assert rows_of(planned.text_bytes, 128) == pytest.approx(DEMO_ROWS, rel=0.02)
+
+
+def test_the_demos_training_takes_the_memory_and_disk_it_took() -> None:
+    demo = config("demo")
+    training = stage(plan(demo), "train")
+    assert training.scratch_bytes == pytest.approx(DEMO_CHECKPOINT_BYTES, rel=0.01)
+    assert training.disk_bytes == 3 * training.scratch_bytes  # two kept and the best
+    assert training.memory_bytes / demo.train.num_workers == pytest.approx(DEMO_WORKER_BYTES, rel=0.05)
+    assert training.device_bytes is None
+
+
+def test_the_measured_stages_are_told_in_the_results() -> None:
+    text = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    written = re.sub(r"\s+", " ", text)
+    assert all(f"{name} {seconds} s" in written for name, seconds in DEMO_SECONDS.items())
+
+
+@pytest.mark.parametrize("name", ["demo", "small", "base", "large"])
+def test_weights_are_counted_as_the_model_has_them(name: str) -> None:
+    import torch
+
+    from kexue_train.model import RoFormerV2ForPreTraining
+    from kexue_train.model.hf_folder import build_hf_config
+
+    run = config(name)
+    with torch.device("meta"):
+        model = RoFormerV2ForPreTraining(build_hf_config(run.model, run.tokenizer.vocab_size))
+    counted = count_parameters(rule_of(run), run.model.hidden_size)
+    assert counted == sum(weight.numel() for weight in model.parameters())
+    assert name != "demo" or counted == DEMO_PARAMETERS
+
+
+# benchmarks/RESULTS.md, recomputation: layers, what, peak above what was there, at one row of 512 and width 768.
+@pytest.mark.parametrize(
+    ("layers", "recompute", "peak"),
+    [(6, "none", 323e6), (6, "selective", 167e6), (6, "full", 104e6),
+     (24, "none", 1046e6), (24, "selective", 422e6), (24, "full", 132e6)],
+)  # fmt: skip
+def test_activations_take_what_they_took(layers: int, recompute: str, peak: float) -> None:
+    run = config(
+        "base", f"model.num_hidden_layers={layers}", f"train.recompute={recompute}", "train.micro_batch_size=1"
+    )
+    assert activation_bytes(run) == pytest.approx(peak, rel=0.17)
+
+
+def test_recomputing_some_layers_lies_between() -> None:
+    def of(value: str) -> float:
+        return activation_bytes(config("base", f"train.recompute={value}"))
+
+    assert of("full") < of("{every: 2}") < of("{every: 4}") < of("none")
+    assert of("{every: 1}") == pytest.approx(of("full"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], 8),
+        (["optimizer.accumulate=gradient"], 12),
+        (["optimizer.states=bf16"], 4),
+        (["optimizer.name=adamw"], 12),
+        (["train.zero_stage=1"], 4 + 8 / 4),
+        (["train.zero_stage=3"], 12 / 4),
+    ],
+)
+def test_bytes_per_weight_are_those_of_the_documentation(overrides: list[str], expected: float) -> None:
+    assert state_bytes(config("base", *overrides)) == expected
+
+
+def test_a_gpus_time_is_not_made_up() -> None:
+    run = config("base")
+    unknown = plan(run)
+    assert stage(unknown, "train").seconds is None
+    assert unknown.seconds is None
+    assert "--tokens-per-second" in stage(unknown, "train").basis
+    known = plan(run, tokens_per_second=200_000.0)
+    assert stage(known, "train").seconds == pytest.approx(1_000_000 * 512 * 512 / 200_000)
+    assert known.seconds is not None
+    assert known.seconds > stage(known, "train").seconds
+
+
+def test_phases_count_their_own_rows() -> None:
+    planned = plan(config("base-128-512"), tokens_per_second=1.0)
+    assert stage(planned, "train").seconds == 900_000 * 2048 * 128 + 100_000 * 512 * 512
+    alone = plan(config("base"), tokens_per_second=1.0)
+    assert stage(planned, "samples").tasks == 2 * stage(alone, "samples").tasks
+    assert stage(planned, "samples").disk_bytes > 1.9 * stage(alone, "samples").disk_bytes
+
+
+def test_the_peak_of_the_disk_counts_what_lies_there_then() -> None:
+    planned = plan(config("base"), 100 * GB)
+    shuffle = stage(planned, "shuffle")
+    assert planned.peak_disk_bytes >= planned.disk_bytes
+    assert planned.peak_disk_bytes >= shuffle.disk_bytes + shuffle.scratch_bytes
+    assert 1.6 * 100 * GB <= shuffle.disk_bytes + shuffle.scratch_bytes <= 2.1 * 100 * GB
+
+
+@given(st.integers(10**6, 10**13), st.integers(1, 256), st.integers(2 * GB, 2000 * GB))
+def test_more_text_never_takes_less_and_more_cpus_never_more_time(text: int, cpus: int, memory: int) -> None:
+    run = config("base")
+
+    def of(text_bytes: int, cpus: int) -> RunPlan:
+        return plan(run, text_bytes, cpus=cpus, memory=memory, tokens_per_second=1e5)
+
+    less, more, faster = of(text, cpus), of(2 * text, cpus), of(text, cpus + 1)
+    assert more.disk_bytes >= less.disk_bytes
+    seconds = [planned.seconds or 0.0 for planned in (faster, less, more)]
+    assert 0 < seconds[0] <= seconds[1] * 1.000001 <= seconds[2] * 1.000002
+
+
+def test_the_plan_is_a_function_of_its_arguments() -> None:
+    assert plan(config("base"), 10 * GB) == plan(config("base"), 10 * GB)
+
+
+def test_table_and_values_tell_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    planned = plan(config("demo"))
+    print_plan(planned, Console(width=200))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1 : 1 + len(STAGES)]] == list(STAGES)
+    values = json.loads(json.dumps(plan_values(planned)))
+    assert [entry["stage"] for entry in values["stages"]] == list(STAGES)
+    assert values["seconds"] == pytest.approx(sum(entry["seconds"] for entry in values["stages"]))
+    assert all(entry["basis"] for entry in values["stages"])
+
+
+@pytest.fixture
+def kexue(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    from kexue_train.cli import app as cli
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["kexue", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return int(end.value.code or 0), *capfd.readouterr()
+
+    return run
+
+
+def test_the_command_reads_the_sizes_of_the_inputs(tmp_path: Path, kexue: Any) -> None:
+    (tmp_path / "corpus.txt").write_text("a document\n" * 10_000)
+    code, out, _ = kexue(
+        "plan", "--config", str(ROOT / "configs/base.yaml"), f"corpus.inputs=[{tmp_path / 'corpus.txt'}]", "--json"
+    )
+    assert (code, json.loads(out)["text_bytes"]) == (0, 110_000)
+
+
+def test_the_command_plans_for_text_that_is_not_there(tmp_path: Path, kexue: Any) -> None:
+    base = str(ROOT / "configs/base.yaml")
+    code, out, _ = kexue("plan", "--config", base, "--text-size", "1TB", "--json")
+    assert (code, json.loads(out)["text_bytes"]) == (0, 10**12)
+    code, _, err = kexue("plan", "--config", str(ROOT / "configs/demo.yaml"), "--text-size", "1TB")
+    assert code == 2
+    assert "corpus.max_size" in err
+    code, _, err = kexue("plan", "--config", base, f"corpus.inputs=[{tmp_path / 'missing'}]")
+    assert code == 2
+    assert "missing" in err
