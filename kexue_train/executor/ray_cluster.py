@@ -15,6 +15,7 @@ from typing import Any
 
 from kexue_train.executor.interface import LOCAL_MACHINE
 from kexue_train.foundation.errors import ResourceError
+from kexue_train.foundation.runtime import enable_package_loggers
 
 _SECONDS_TO_ANSWER = 6.0
 _OUTSIDE = "ray://"
@@ -63,6 +64,7 @@ def connect_ray(address: str | None, num_cpus: int | None) -> None:
     Raises:
         ResourceError: If Ray is not installed, or the cluster cannot be reached or is of another version.
     """
+    enable_package_loggers()  # what follows may wait for machines, and has to say so
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_task_oom_retries", "1")  # Ray's default is to retry a task that never fits without end
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

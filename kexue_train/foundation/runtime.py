@@ -136,11 +136,25 @@ def require_disk(folder: Path, num_bytes: int, purpose: str) -> None:
 
 def configure_logging(level: int = logging.WARNING, file: Path | None = None) -> None:
     """Set up logging once, in an entry point or worker: to ``file`` if given, else to standard error."""
+    enable_package_loggers()
     handler: logging.Handler = (
         logging.FileHandler(file, encoding="utf-8") if file else logging.StreamHandler(sys.stderr)
     )
     handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s rank {rank()} %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def enable_package_loggers() -> None:
+    """Switch this package's loggers on again after a logging configuration of the program has switched them off.
+
+    ``logging.config`` disables every logger that exists and is not named in the configuration, unless it says
+    ``disable_existing_loggers: False``. Whoever calls it after importing this package would never learn that a stage
+    waits for machines, say. Levels, handlers and ``propagate`` stay as they are: these silence a logger on purpose.
+    """
+    package = __name__.partition(".")[0]
+    for name, logger in list(logging.Logger.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] == package:
+            logger.disabled = False
 
 
 def rank() -> int:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,8 +55,7 @@ def test_of_several_keys_a_value_of_another_type_rejects_the_record(tmp_path, re
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
-def test_columns_of_tables_are_joined_and_kept(tmp_path, read, caplog, monkeypatch, name):
-    monkeypatch.setattr(logging.getLogger("kexue_train.corpus.fields"), "disabled", False)  # by whoever set logging up
+def test_columns_of_tables_are_joined_and_kept(tmp_path, read, caplog, name):
     comma = "," if name == "a.csv" else "\t"
     (tmp_path / name).write_text(f"a{comma}b{comma}c\n1{comma}2{comma}中\n".replace(",", comma))
     result = read(tmp_path / name, text_keys=("a", "none", "b"), keep=("c", "lost"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import logging.config
 from collections import namedtuple
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from kexue_train.foundation.runtime import (
     available_cpus,
     available_memory_bytes,
     configure_logging,
+    enable_package_loggers,
     format_seconds,
     format_size,
     parse_size,
@@ -157,3 +160,37 @@ def test_log_lines_carry_the_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         root.handlers = before
         root.setLevel(level)
     assert (tmp_path / "log.txt").read_text().rstrip().endswith("INFO rank 3 kexue_train.test: done")
+
+
+@pytest.fixture
+def silenced() -> Iterator[logging.Logger]:
+    """A logger of the package, disabled by a logging configuration of the program that does not name it."""
+    root, loggers = logging.getLogger(), logging.Logger.manager.loggerDict
+    enabled = [logger for logger in loggers.values() if isinstance(logger, logging.Logger) and not logger.disabled]
+    before, level = root.handlers[:], root.level
+    logger = logging.getLogger("kexue_train.test")
+    logging.config.dictConfig({"version": 1})
+    root.handlers[:] = before
+    root.setLevel(level)
+    assert logger.disabled
+    yield logger
+    for each in enabled:
+        each.disabled = False
+
+
+def test_a_logging_configuration_of_the_program_does_not_silence_the_package(silenced: logging.Logger) -> None:
+    other, similar = logging.getLogger("another_package"), logging.getLogger("kexue_training")
+    other.disabled = similar.disabled = True
+    enable_package_loggers()
+    assert not silenced.disabled
+    assert (other.disabled, similar.disabled) == (True, True)
+    other.disabled = similar.disabled = False
+
+
+def test_what_is_silenced_on_purpose_stays_silent(silenced: logging.Logger) -> None:
+    silenced.setLevel(logging.ERROR)
+    try:
+        enable_package_loggers()
+        assert not silenced.isEnabledFor(logging.WARNING)
+    finally:
+        silenced.setLevel(logging.NOTSET)

@@ -62,12 +62,7 @@ def _wait_until(condition, what: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _messages_are_heard(monkeypatch, caplog):
-    """Whatever other tests of this process have done to loggers."""
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.startswith("kexue_train") and isinstance(logger, logging.Logger):
-            monkeypatch.setattr(logger, "disabled", False)
-            monkeypatch.setattr(logger, "propagate", True)
+def _messages_are_heard(caplog):
     caplog.set_level(logging.INFO)
 
 
