@@ -47,7 +47,7 @@ def read(pieces, limit, scratch, **options):
     return keys, texts, [text for part in ordered for text in part.duplicates.texts.to_pylist()]
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(0, 2**64 - 1), st.binary(max_size=30)), min_size=1, max_size=60, unique=True),
     st.integers(1, 20),

@@ -31,7 +31,7 @@ def read_texts(folder):
     return [json.loads(line)["text"] for path in sorted(folder.iterdir()) for line in path.read_bytes().splitlines()]
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(st.lists(TEXT, min_size=1, max_size=20), st.integers(1, 4), st.integers(0, 2**32 - 1))
 def test_every_document_comes_out_as_often_as_it_went_in(tmp_path_factory, make_corpus, shuffle, texts, shards, seed):
     folder = tmp_path_factory.mktemp("any")
