@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.batches.slots import fill, pair_capacity, prediction_capacity, used_slots
+from kexue_train.batches.slots import fill_slots, pair_capacity, prediction_capacity, used_slots
 from kexue_train.samples.mlm import MaskingRates, mask_rows
 
 _Ids = npt.NDArray[np.int64]
@@ -68,8 +68,8 @@ def make_batch(
     pair_slots = in_row * dataset.seq_len + first_slots[in_row, in_list]
     batch, size = len(lengths), sequence_ids.size
     predictions = prediction_capacity(batch, dataset.seq_len, rates.total, dataset.pieces_per_word)
-    prediction_slots, prediction_labels = fill(masked.slots, masked.labels, predictions, size)
-    pair_slots, pair_labels = fill(
+    prediction_slots, prediction_labels = fill_slots(masked.slots, masked.labels, predictions, size)
+    pair_slots, pair_labels = fill_slots(
         pair_slots, pair_labels[in_row, in_list], pair_capacity(batch, dataset.seq_len), size
     )
     return {

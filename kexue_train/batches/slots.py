@@ -46,7 +46,7 @@ def round_up(number: int, most: int) -> int:
     return min(max(1, math.ceil(number / STEP)) * STEP, most)
 
 
-def fill(slots: _Ids, labels: _Ids, capacity: int, most: int) -> tuple[_Ids, _Ids]:
+def fill_slots(slots: _Ids, labels: _Ids, capacity: int, most: int) -> tuple[_Ids, _Ids]:
     """``slots`` and ``labels`` (n,) in arrays of ``capacity`` or, if n is more, of n rounded up; the rest is unused."""
     size = capacity if len(slots) <= capacity else round_up(len(slots), most)
     filled_slots, filled_labels = np.zeros(size, np.int64), np.full(size, IGNORE_INDEX, np.int64)
@@ -55,6 +55,6 @@ def fill(slots: _Ids, labels: _Ids, capacity: int, most: int) -> tuple[_Ids, _Id
 
 
 def used_slots(slots: _Ids, labels: _Ids) -> tuple[_Ids, _Ids]:
-    """What ``fill`` was given."""
+    """What ``fill_slots`` was given."""
     used = labels != IGNORE_INDEX
     return slots[used], labels[used]

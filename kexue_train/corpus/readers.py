@@ -46,7 +46,7 @@ def read_records(
     yield from _read(source, options, start, end)
 
 
-def describe_place(source: Source, position: int) -> str:
+def describe_position(source: Source, position: int) -> str:
     """Where in an input the record at ``position`` is, in words; reads a plain line file up to there."""
     path = "standard input" if source.path == STANDARD_INPUT else source.path
     match source.format:

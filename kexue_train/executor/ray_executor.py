@@ -22,7 +22,7 @@ from kexue_train.executor.interface import (
     require_alive,
 )
 from kexue_train.executor.ray_cluster import connect_ray
-from kexue_train.executor.ray_machines import MARK, Node, machines_with, wait_for_machines
+from kexue_train.executor.ray_machines import CUSTOM_RESOURCE_AMOUNT, Node, machines_with, wait_for_machines
 from kexue_train.executor.worker_process import run_task
 from kexue_train.foundation.errors import ResourceError
 
@@ -38,7 +38,7 @@ class RayExecutor:
     Args:
         address: Address of a running cluster, or None for a local one.
         num_cpus: CPUs of the local cluster.
-        mark: Custom resource of the machines to take; where none has it, all are taken.
+        custom_resource: Name of Ray's custom resource that labels the machines to use; where none has it, all are.
         timeout: Seconds to wait for a machine, if there is none.
     """
 
@@ -47,11 +47,11 @@ class RayExecutor:
         address: str | None = None,
         num_cpus: int | None = None,
         *,
-        mark: str | None = _USUAL.data_resource,
+        custom_resource: str | None = _USUAL.data_resource,
         timeout: float = _USUAL.cluster_timeout,
     ) -> None:
         self._address, self._num_cpus = address, num_cpus
-        self._mark, self._timeout = mark, timeout
+        self._custom_resource, self._timeout = custom_resource, timeout
 
     @cached_property
     def num_workers(self) -> int:
@@ -64,7 +64,7 @@ class RayExecutor:
         return max(1, int(max((node.cpus for node in self._nodes()), default=1)))
 
     def machines(self) -> list[str]:
-        """IP addresses of the nodes that are alive, have CPUs, and the mark if any has it."""
+        """IP addresses of the nodes that are alive, have CPUs and, where any has it, the custom resource."""
         return sorted({node.machine for node in self._nodes()})
 
     def map_unordered(
@@ -84,32 +84,32 @@ class RayExecutor:
         """
         check_at_once(at_once)
         nodes = self._nodes()
-        mark = self._mark if nodes[0].is_marked else None
+        custom_resource = self._custom_resource if nodes[0].has_custom_resource else None
         share = share_of_machine(nodes, at_once, task_memory_bytes)
         slots = max(1, sum(share.fits(node) for node in nodes))
         limit = slots + len(nodes) if fetch else 2 * slots
-        flight = _Flight[Item, Result](function, fetch, share, mark)
+        in_flight = _InFlight[Item, Result](function, fetch, share, custom_resource)
         todo = deque(range(len(items)))
         try:
-            while todo or flight.tasks:
-                while todo and len(flight.tasks) < limit:
+            while todo or in_flight.tasks:
+                while todo and len(in_flight.tasks) < limit:
                     index = todo.popleft()
-                    flight.send(index, items[index])
-                for index, result in flight.land():
-                    if isinstance(result, _SendAgain):
+                    in_flight.submit(index, items[index])
+                for index, result in in_flight.next_done():
+                    if isinstance(result, _Retry):
                         todo.append(index)
                     else:
                         yield index, result
         finally:
-            flight.stop()
+            in_flight.stop()
 
     def _nodes(self) -> list[Node]:
         connect_ray(self._address, self._num_cpus)
         wait_for_machines(self._lack, [{"CPU": 1}], seconds=self._timeout)
-        return machines_with("CPU", self._mark)
+        return machines_with("CPU", self._custom_resource)
 
     def _lack(self) -> str | None:
-        return None if machines_with("CPU", self._mark) else "the data stages need a machine with CPUs"
+        return None if machines_with("CPU", self._custom_resource) else "the data stages need a machine with CPUs"
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def share_of_machine(nodes: Sequence[Node], at_once: int | None, task_memory_byt
     return Share(cpus=share, memory_bytes=int(min(task_memory_bytes or 0, memory)))
 
 
-class _SendAgain:
+class _Retry:
     """In place of a result: what was fetched got lost, though its machine is alive."""
 
 
@@ -150,7 +150,7 @@ class _Task:
     fetched: Sequence[Any]
 
 
-class _Flight(Generic[Item, Result]):
+class _InFlight(Generic[Item, Result]):
     """The tasks of one map that Ray has, by their references."""
 
     def __init__(
@@ -158,16 +158,16 @@ class _Flight(Generic[Item, Result]):
         function: Callable[..., Result],
         fetch: Callable[[Item], Sequence[Fetch]] | None,
         share: Share,
-        mark: str | None,
+        custom_resource: str | None,
     ) -> None:
         import ray  # noqa: PLC0415  # a door
 
         self.tasks: dict[Any, _Task] = {}
-        self._function, self._fetch, self._mark = function, fetch, mark
+        self._function, self._fetch, self._custom_resource = function, fetch, custom_resource
         options = {
             "num_cpus": share.cpus,
             "memory": share.memory_bytes or None,
-            "resources": {mark: MARK} if mark else None,
+            "resources": {custom_resource: CUSTOM_RESOURCE_AMOUNT} if custom_resource else None,
             "max_retries": ATTEMPTS - 1,
         }
         self._task = ray.remote(**options)(_run_in)
@@ -175,13 +175,13 @@ class _Flight(Generic[Item, Result]):
         self._folder = Path.cwd()
         self._losses = Counter[int]()
 
-    def send(self, index: int, item: Item) -> None:
+    def submit(self, index: int, item: Item) -> None:
         """Hand a task to Ray, and what it fetches before it."""
         if self._fetch is None:
             self.tasks[self._task.remote(self._folder, run_task, self._function, item, None)] = _Task(index, [], [])
             return
         wanted = self._fetch(item)
-        nodes = {node.machine: node.node_id for node in machines_with("CPU", self._mark)}
+        nodes = {node.machine: node.node_id for node in machines_with("CPU", self._custom_resource)}
         require_alive(wanted, nodes)
         if len(nodes) == 1:  # nothing to move: the task reads what it needs
             pinned = self._task.options(scheduling_strategy=_on(*nodes.values()))
@@ -197,7 +197,7 @@ class _Flight(Generic[Item, Result]):
         reference = self._task.remote(self._folder, _run_with_fetched, self._function, item, *fetched)
         self.tasks[reference] = _Task(index, wanted, fetched)
 
-    def land(self) -> Iterator[tuple[int, Result | _SendAgain]]:
+    def next_done(self) -> Iterator[tuple[int, Result | _Retry]]:
         """Wait for a task to end; yield index and result of those that have."""
         import ray  # noqa: PLC0415  # a door
 
@@ -221,12 +221,12 @@ class _Flight(Generic[Item, Result]):
         if not isinstance(problem, (*lost, *killed)):
             raise problem from None
         if gone := {fetch.machine for fetch in task.wanted} - {
-            node.machine for node in machines_with("CPU", self._mark)
+            node.machine for node in machines_with("CPU", self._custom_resource)
         }:
             raise machine_lost(gone) from None
         self._losses[task.index] += 1
         if isinstance(problem, lost) and task.wanted and self._losses[task.index] < ATTEMPTS:
-            return _SendAgain()
+            return _Retry()
         raise ResourceError(
             f"a Ray worker was lost {ATTEMPTS} times, most likely for lack of memory ({str(problem).splitlines()[0]}); "
             "use a smaller --memory or a larger node, then run the same command again: finished work is kept"

@@ -13,8 +13,8 @@ from kexue_train.foundation.runtime import format_seconds
 
 logger = logging.getLogger(__name__)
 
-MARK = 0.0001
-"""What a task takes of a custom resource that marks machines: the least that Ray can count."""
+CUSTOM_RESOURCE_AMOUNT = 0.0001
+"""What a task takes of the custom resource that labels machines: the least that Ray can count."""
 _POLL_SECONDS = 1.0
 _NAMED = 4
 
@@ -28,14 +28,14 @@ class Node:
     cpus: float
     memory_bytes: float
     gpus: float = 0.0
-    is_marked: bool = False
+    has_custom_resource: bool = False
     """Whether it has the custom resource that was asked for."""
 
 
-def machines_with(resource: Literal["CPU", "GPU"], mark: str | None) -> list[Node]:
-    """The nodes that have some of ``resource``; of them, where any has the custom resource ``mark``, only such."""
-    nodes = [node for node in _alive(mark) if (node.gpus if resource == "GPU" else node.cpus) > 0]
-    return [node for node in nodes if node.is_marked] or nodes
+def machines_with(resource: Literal["CPU", "GPU"], custom_resource: str | None) -> list[Node]:
+    """Return the nodes that have some of ``resource``; where any has ``custom_resource``, only those that have both."""
+    nodes = [node for node in _alive(custom_resource) if (node.gpus if resource == "GPU" else node.cpus) > 0]
+    return [node for node in nodes if node.has_custom_resource] or nodes
 
 
 def wait_for_machines(
@@ -82,7 +82,7 @@ def _ask_autoscaler(bundles: list[dict[str, float]]) -> None:
     sdk.request_resources(bundles=bundles)
 
 
-def _alive(mark: str | None) -> list[Node]:
+def _alive(custom_resource: str | None) -> list[Node]:
     import ray  # noqa: PLC0415  # a door
 
     return [
@@ -92,7 +92,7 @@ def _alive(mark: str | None) -> list[Node]:
             cpus=node["Resources"].get("CPU", 0.0),
             memory_bytes=node["Resources"].get("memory", 0.0),
             gpus=node["Resources"].get("GPU", 0.0),
-            is_marked=bool(mark) and node["Resources"].get(mark, 0.0) > 0,
+            has_custom_resource=bool(custom_resource) and node["Resources"].get(custom_resource, 0.0) > 0,
         )
         for node in ray.nodes()
         if node["Alive"]

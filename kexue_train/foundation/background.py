@@ -11,11 +11,11 @@ _T = TypeVar("_T")
 _POLL_SECONDS = 0.2
 
 
-def run_beside(
+def run_in_thread(
     work: Callable[[], _T],
     *,
-    meanwhile: Callable[[], None],
-    ask_to_stop: Callable[[], object],
+    on_poll: Callable[[], None],
+    request_stop: Callable[[], object],
     stop_seconds: float,
 ) -> _T:
     """Run ``work`` in a thread and return its result, or raise what it raises.
@@ -26,12 +26,12 @@ def run_beside(
 
     Args:
         work: What to do.
-        meanwhile: Called in this thread, several times a second and once more after the end.
-        ask_to_stop: Called again and again, once a signal has raised something here, until ``work`` has ended.
+        on_poll: Called in this thread, several times a second and once more after the end.
+        request_stop: Called again and again, once a signal has raised something here, until ``work`` has ended.
         stop_seconds: How long it has for that; then it is left behind, to end with the process.
 
     Raises:
-        BaseException: What ``work`` raised; or what a signal's handler, or ``meanwhile``, raised here.
+        BaseException: What ``work`` raised; or what a signal's handler, or ``on_poll``, raised here.
     """
     outcome: list[_T] = []
     errors: list[BaseException] = []
@@ -49,18 +49,18 @@ def run_beside(
     threading.Thread(target=run, name="work", daemon=True).start()
     try:
         while not ended.wait(_POLL_SECONDS):
-            meanwhile()
-        meanwhile()
+            on_poll()
+        on_poll()
     except BaseException:
-        _end(ended, ask_to_stop, stop_seconds)
+        _end(ended, request_stop, stop_seconds)
         raise
     if errors:
         raise errors[0]
     return outcome[0]
 
 
-def _end(ended: threading.Event, ask_to_stop: Callable[[], object], seconds: float) -> None:
+def _end(ended: threading.Event, request_stop: Callable[[], object], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not ended.is_set() and time.monotonic() < deadline:
-        ask_to_stop()  # again, since what is just starting may forget a wish from before
+        request_stop()  # again, since what is just starting may forget a wish from before
         ended.wait(_POLL_SECONDS)

@@ -11,7 +11,7 @@ from typing import Protocol
 from kexue_train.executor import Executor, LocalExecutor, RayExecutor, connect_ray
 from kexue_train.executor.config import ExecutionConfig
 from kexue_train.foundation.artifacts import MANIFEST_NAME, read_manifest, write_atomic
-from kexue_train.foundation.background import run_beside
+from kexue_train.foundation.background import run_in_thread
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.foundation.progress import Progress
 from kexue_train.foundation.run_dir import RunDir
@@ -46,7 +46,7 @@ class Run:
         return RayExecutor(
             execution.ray_address,
             max(workers, self.config.train.num_workers),
-            mark=execution.data_resource,
+            custom_resource=execution.data_resource,
             timeout=execution.cluster_timeout,
         )
 
@@ -234,14 +234,14 @@ def train_beside(run: Run, progress: Progress, *, meanwhile: Callable[[], None])
         connect_ray(run.config.execution.ray_address, max(available_cpus(), run.config.train.num_workers))
     stop = TrainDir(run.folder.pretrain).stop
 
-    def ask_to_stop() -> None:
+    def request_stop() -> None:
         if stop.parent.is_dir():
             stop.touch()
 
-    return run_beside(
+    return run_in_thread(
         lambda: run_stage("train", run, progress),
-        meanwhile=meanwhile,
-        ask_to_stop=ask_to_stop,
+        on_poll=meanwhile,
+        request_stop=request_stop,
         stop_seconds=run.config.train.stop_timeout,
     )
 

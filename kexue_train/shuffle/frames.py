@@ -38,7 +38,7 @@ class DamagedFrameError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class RowSlice:
     """The rows ``[low, high)`` of ``rows``."""
 
     rows: Rows
@@ -77,7 +77,7 @@ class Piece:
         )
 
 
-def encode_frame(pieces: Sequence[Piece], *, compress: bool) -> bytes:
+def encode_frame(pieces: Sequence[RowSlice], *, compress: bool) -> bytes:
     """The frame that holds the rows of ``pieces``, one after the other."""
     joined = [b"".join(parts) for parts in zip(*(piece.columns() for piece in pieces), strict=True)]
     packed = [_compress(column) if compress and i in _COMPRESSED else column for i, column in enumerate(joined)]

@@ -17,7 +17,7 @@ from kexue_train.shuffle.keys import bucket_bounds, hash_rows, sum_words
 from kexue_train.shuffle.mixing import OrderSums
 from kexue_train.shuffle.outputs import OutputFormat, ShardOutput, file_name, open_shard
 from kexue_train.shuffle.rows import Rows, values_bytes
-from kexue_train.shuffle.segments import Segment, SpillFile, group_by_bucket, read_spill_list, spilled_buckets
+from kexue_train.shuffle.segments import SpillFile, SpillSegment, group_by_bucket, read_spill_list, spilled_buckets
 from kexue_train.shuffle.weights import Draw
 
 _MOD = 1 << 128
@@ -83,7 +83,7 @@ def shard_marker_path(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:06d}.json"
 
 
-def gather(task: GatherTask, fetched: Sequence[Sequence[Segment]] | None = None) -> GatherResult:
+def gather(task: GatherTask, fetched: Sequence[Sequence[SpillSegment]] | None = None) -> GatherResult:
     """Write the shard of ``task``; ``fetched`` holds its buckets if their spill files cannot be opened here."""
     keep_freed_memory()
     give_back_freed_memory()
@@ -114,7 +114,7 @@ def gather(task: GatherTask, fetched: Sequence[Sequence[Segment]] | None = None)
 
 
 def _pieces(
-    files: Sequence[SpillFile], fetched: Sequence[Sequence[Segment]] | None, buckets: range
+    files: Sequence[SpillFile], fetched: Sequence[Sequence[SpillSegment]] | None, buckets: range
 ) -> Iterator[tuple[int, Pieces]]:
     if fetched is None:
         yield from spilled_buckets(files, buckets)

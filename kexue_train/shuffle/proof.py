@@ -20,9 +20,9 @@ from kexue_train.foundation.artifacts import (
 )
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.shuffle.gather import GatherResult
-from kexue_train.shuffle.left_out import DROPPED, REJECTED
 from kexue_train.shuffle.mixing import count_groups, rank_correlation, source_mixing
 from kexue_train.shuffle.outputs import OutputFormat, file_name
+from kexue_train.shuffle.rejected_records import DROPPED, REJECTED
 from kexue_train.shuffle.scatter_result import FileCounts, ScatterResult
 
 
@@ -75,11 +75,11 @@ def make_manifest(
         rows=sum(result.rows for result in account.gathered),
         rows_checksum=proof,
         inputs=describe_inputs(recipe, account),
-        statistics=describe(account, len(recipe.inputs)),
+        statistics=shuffle_statistics(account, len(recipe.inputs)),
     )
 
 
-def describe_files(account: Account, output: OutputFormat, folder: Path) -> dict[str, FileEntry]:
+def describe_shuffle_files(account: Account, output: OutputFormat, folder: Path) -> dict[str, FileEntry]:
     """The shards in ``folder``, and what else lies there."""
     num_shards = len(account.gathered)
     files = {
@@ -123,7 +123,7 @@ def describe_inputs(recipe: Recipe, account: Account) -> list[InputFile]:
     ]
 
 
-def describe(account: Account, num_files: int) -> dict[str, Any]:
+def shuffle_statistics(account: Account, num_files: int) -> dict[str, Any]:
     """Figures for the summary and the report."""
     documents, text_bytes = (sum(getattr(r, name) for r in account.gathered) for name in ("rows", "text_bytes"))
     rejected: Counter[str] = Counter()

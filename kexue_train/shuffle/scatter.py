@@ -21,9 +21,9 @@ from kexue_train.executor import current_machine
 from kexue_train.foundation.errors import CorpusError
 from kexue_train.foundation.runtime import boot_id, keep_freed_memory
 from kexue_train.shuffle.keys import bucket_of, content_keys, hash_rows, position_keys, sum_words
-from kexue_train.shuffle.left_out import LeftOut
 from kexue_train.shuffle.order_rows import repeats
 from kexue_train.shuffle.plan import InputRange
+from kexue_train.shuffle.rejected_records import RejectedRecords
 from kexue_train.shuffle.rows import Rows, as_binary, lengths_of
 from kexue_train.shuffle.scatter_result import FileCounts, ScatterResult, spill_path
 from kexue_train.shuffle.spill import SpillWriter
@@ -70,13 +70,13 @@ def scatter(task: ScatterTask) -> ScatterResult:
     result = ScatterResult(machine=current_machine(), boot=boot_id(), spill=name)
     path = spill_path(task.folder, task.spill_folder, result)
     path.parent.mkdir(parents=True, exist_ok=True)
-    left_out = LeftOut(Path(task.folder), name)
+    records = RejectedRecords(Path(task.folder), name)
     writer = SpillWriter(path, task.num_buckets, task.buffer_bytes, fits_memory=task.fits_memory)
     try:
         for entry, source, sampling in task.ranges:
             counts = result.files.setdefault(entry.file_index, FileCounts(shard_rows=[0] * task.num_shards))
             for block in _read(task, source, entry):
-                block = _accept(task, source, block, counts, left_out)
+                block = _accept(task, source, block, counts, records)
                 if len(block.positions):
                     _add(task, entry.file_index, sampling, block, counts, result, writer)
         result.index = writer.finish()
@@ -105,15 +105,15 @@ def _read(task: ScatterTask, source: Source, entry: InputRange) -> Iterator[Reco
 
 
 def _accept(
-    task: ScatterTask, source: Source, block: RecordBlock, counts: FileCounts, left_out: LeftOut
+    task: ScatterTask, source: Source, block: RecordBlock, counts: FileCounts, records: RejectedRecords
 ) -> RecordBlock:
     """Count and keep aside what is refused or filtered; returns the block without it."""
     counts.blank += block.blank
     if block.rejected:
         if task.fail_on_bad_record:
-            raise left_out.refuse(block.rejected[0], source)
+            raise records.refuse(block.rejected[0], source)
         counts.rejected.update(entry.reason for entry in block.rejected)
-        left_out.keep_rejected(block.rejected, source)
+        records.keep_rejected(block.rejected, source)
     if not (task.filters.is_active and len(block.positions)):
         return block
     reasons = drop_reasons(block.texts, task.filters)
@@ -121,7 +121,7 @@ def _accept(
         return block
     counts.dropped.update(REASONS[reason - 1] for reason in reasons[reasons > 0].tolist())
     if task.keep_dropped:
-        left_out.keep_dropped(block, reasons, source)
+        records.keep_dropped(block, reasons, source)
     keep = pa.array(reasons == 0)
     extras = None if block.extras is None else block.extras.filter(keep)
     return RecordBlock(block.positions[reasons == 0], block.texts.filter(keep), extras=extras)

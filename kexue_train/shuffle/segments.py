@@ -103,7 +103,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class SpillSegment:
     """A bucket of one spill file, as bytes."""
 
     origin: int
@@ -113,7 +113,7 @@ class Segment:
     raw: bytes
 
 
-def read_segments(request: Request) -> list[Segment]:
+def read_segments(request: Request) -> list[SpillSegment]:
     """What ``request`` asks for; runs on its machine.
 
     Raises:
@@ -130,7 +130,7 @@ def read_segments(request: Request) -> list[Segment]:
             for bucket in range(request.first, request.stop):
                 rows, num_bytes = table.sizes(bucket)
                 if rows:
-                    segments.append(Segment(origin, bucket, rows, num_bytes, reader.raw(bucket, table)))
+                    segments.append(SpillSegment(origin, bucket, rows, num_bytes, reader.raw(bucket, table)))
     return segments
 
 
@@ -151,7 +151,7 @@ class FetchedBucket:
     """The ``Pieces`` of a bucket that was fetched."""
 
     files: Sequence[SpillFile]
-    segments: Sequence[Segment]
+    segments: Sequence[SpillSegment]
 
     def sizes(self) -> tuple[int, int]:
         """See ``Pieces``."""
@@ -164,9 +164,9 @@ class FetchedBucket:
                 yield _with_origin(rows, segment.origin)
 
 
-def group_by_bucket(files: Sequence[SpillFile], fetched: Sequence[Sequence[Segment]]) -> dict[int, FetchedBucket]:
+def group_by_bucket(files: Sequence[SpillFile], fetched: Sequence[Sequence[SpillSegment]]) -> dict[int, FetchedBucket]:
     """The fetched buckets, each in input order."""
-    found: dict[int, list[Segment]] = defaultdict(list)
+    found: dict[int, list[SpillSegment]] = defaultdict(list)
     for segment in sorted((segment for part in fetched for segment in part), key=lambda segment: segment.origin):
         found[segment.bucket].append(segment)
     return {bucket: FetchedBucket(files, segments) for bucket, segments in found.items()}

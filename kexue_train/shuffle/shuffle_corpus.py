@@ -25,12 +25,12 @@ from kexue_train.foundation.errors import CorpusError, MachineLostError, Resourc
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.foundation.runtime import available_memory_bytes, format_size, parse_size, require_disk
 from kexue_train.shuffle.config import ShuffleConfig
-from kexue_train.shuffle.left_out import DROPPED, REJECTED, join_left_out
 from kexue_train.shuffle.outputs import file_name
 from kexue_train.shuffle.passes import Passes, load_plan
 from kexue_train.shuffle.plan import count_shards, estimate_disk_bytes, estimate_text_bytes, split_memory
-from kexue_train.shuffle.proof import Account, describe_files, make_manifest
+from kexue_train.shuffle.proof import Account, describe_shuffle_files, make_manifest
 from kexue_train.shuffle.recipe import make_recipe
+from kexue_train.shuffle.rejected_records import DROPPED, REJECTED, join_records
 from kexue_train.shuffle.scatter_result import ScatterResult
 from kexue_train.shuffle.text_shards import text_features
 
@@ -74,13 +74,13 @@ def shuffle_corpus(
         return manifest
     with explain_full_disk(out_dir):
         partial = open_partial(out_dir, recipe, progress)
-        passes = prepare(config, sources, num_shards, seed, recipe, partial / _SCRATCH, executor, progress)
+        passes = plan_passes(config, sources, num_shards, seed, recipe, partial / _SCRATCH, executor, progress)
         scattered = first_pass(passes)
         scattered = _gather_folder(passes, scattered, partial)
         return _finish(passes, recipe, scattered, partial, out_dir)
 
 
-def prepare(
+def plan_passes(
     config: ShuffleConfig,
     sources: Sequence[Source],
     num_shards: int,
@@ -152,12 +152,12 @@ def _finish(passes: Passes, recipe: Recipe, scattered: list[ScatterResult], part
     for torn in partial.glob(".*.tmp"):  # of a gather task that died with its machine
         torn.unlink(missing_ok=True)
     for kind in (REJECTED, DROPPED):
-        join_left_out(passes.scratch, [result.spill for result in scattered], partial / kind, kind)
+        join_records(passes.scratch, [result.spill for result in scattered], partial / kind, kind)
     output = passes.config.output
     if output == "arrow":
         names = [file_name(output, shard, passes.plan.num_shards) for shard in range(passes.plan.num_shards)]
         write_dataset_files(partial, text_features(passes.config.keep), names)
-    files = describe_files(account, output, partial)
+    files = describe_shuffle_files(account, output, partial)
     manifest = make_manifest(recipe, account, files, seed=passes.seed, proof=proof)
     write_atomic(partial / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
     shutil.rmtree(passes.scratch)

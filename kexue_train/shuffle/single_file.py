@@ -24,13 +24,13 @@ from kexue_train.foundation.errors import ArtifactError, ConfigError, MachineLos
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.gather import GatherResult, shard_marker_path
-from kexue_train.shuffle.left_out import DROPPED, REJECTED, join_left_out
 from kexue_train.shuffle.outputs import SUFFIXES, OutputFormat, file_name
 from kexue_train.shuffle.passes import Passes
 from kexue_train.shuffle.plan import count_shards
 from kexue_train.shuffle.proof import Account, make_manifest
 from kexue_train.shuffle.recipe import make_recipe
-from kexue_train.shuffle.shuffle_corpus import explain_full_disk, first_pass, prepare
+from kexue_train.shuffle.rejected_records import DROPPED, REJECTED, join_records
+from kexue_train.shuffle.shuffle_corpus import explain_full_disk, first_pass, plan_passes
 
 STANDARD_OUTPUT = "-"
 
@@ -79,7 +79,7 @@ def shuffle_to_file(
     raw = _is_raw(config, sources)
     with _open_output(config, out, recipe, progress) as (file, folder), explain_full_disk(Path(out)):
         scratch = folder / "spill"
-        passes = prepare(config, sources, num_shards, seed, recipe, scratch, executor, progress, raw=raw)
+        passes = plan_passes(config, sources, num_shards, seed, recipe, scratch, executor, progress, raw=raw)
         output = _Output(file)
         account = _append_shards(passes, output, is_resumable=out != STANDARD_OUTPUT)
         proof = account.prove()
@@ -206,7 +206,7 @@ def _keep(passes: Passes, output: _Output, appended: Sequence[GatherResult], syn
 
 def _publish(account: Account, scratch: Path, folder: Path, out: Path) -> None:
     for kind in (REJECTED, DROPPED):
-        join_left_out(scratch, [result.spill for result in account.scattered], folder / kind, kind)
+        join_records(scratch, [result.spill for result in account.scattered], folder / kind, kind)
         kept = folder / kind / "records.jsonl"
         if kept.exists():
             kept.replace(out.with_name(f"{out.name}.{kind}.jsonl"))

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.foundation.write_behind import WriteBehindFile, free_range
-from kexue_train.shuffle.frames import HEADER, DamagedFrameError, Piece, body_bytes, decode_frame, encode_frame
+from kexue_train.shuffle.frames import HEADER, DamagedFrameError, RowSlice, body_bytes, decode_frame, encode_frame
 from kexue_train.shuffle.rows import Rows, cut_evenly, data_of, held_bytes, lengths_of, offsets_of
 
 _FRAME_BYTES = 4 * 2**20
@@ -124,25 +124,25 @@ class _GroupedBlock:
         self._lengths = lengths_of(rows.texts).astype("<u4")
         self._data = data_of(rows.texts)
 
-    def pieces(self, bucket: int) -> Iterator[Piece]:
+    def pieces(self, bucket: int) -> Iterator[RowSlice]:
         """The rows of a bucket, as pieces that fit into a frame each."""
         low, high = self._edges[bucket], self._edges[bucket + 1]
         if low == high:
             return
         start, end = self._text_edges[bucket], self._text_edges[bucket + 1]
         if end - start <= _FRAME_BYTES:
-            yield Piece(self._rows, low, high, self._lengths[low:high], self._data[start:end])
+            yield RowSlice(self._rows, low, high, self._lengths[low:high], self._data[start:end])
             return
         for first, last in cut_evenly(self._lengths[low:high].astype(np.int64), _FRAME_BYTES):
             lengths = self._lengths[low + first : low + last]
             end = start + int(lengths.sum(dtype=np.int64))
-            yield Piece(self._rows, low + first, low + last, lengths, self._data[start:end])
+            yield RowSlice(self._rows, low + first, low + last, lengths, self._data[start:end])
             start = end
 
 
-def _cut_frames(pieces: list[Piece]) -> Iterator[list[Piece]]:
+def _cut_frames(pieces: list[RowSlice]) -> Iterator[list[RowSlice]]:
     """The pieces of a bucket in groups for one frame each."""
-    frame: list[Piece] = []
+    frame: list[RowSlice] = []
     held = 0
     for piece in pieces:
         frame.append(piece)

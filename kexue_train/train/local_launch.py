@@ -16,12 +16,12 @@ from kexue_train.train.worker import run_worker
 
 def train_here(config: JobConfig, samples: Path, out_dir: Path) -> None:
     """Be the one worker; returns when training has ended."""
-    with process_kept_as_it_is():
+    with preserve_process_state():
         run_worker(config, samples, out_dir, alone=True)
 
 
 @contextmanager
-def process_kept_as_it_is() -> Iterator[None]:
+def preserve_process_state() -> Iterator[None]:
     """Put back what a worker, which usually has a process to itself, changes in it."""
     root, environment, threads = logging.getLogger(), dict(os.environ), torch.get_num_threads()
     handlers, level = root.handlers[:], root.level

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from kexue_train.executor import cluster_address, connect_ray, joined_from_outside
 from kexue_train.executor.config import ExecutionConfig
-from kexue_train.executor.ray_machines import MARK, Node, machines_with, wait_for_machines
+from kexue_train.executor.ray_machines import CUSTOM_RESOURCE_AMOUNT, Node, machines_with, wait_for_machines
 from kexue_train.foundation.errors import ConfigError, KexueError, ResourceError
 from kexue_train.foundation.runtime import available_cpus
 from kexue_train.train.distributed import choose_backend, collective_timeout, use_interface_towards
@@ -153,12 +153,12 @@ class _Pool:
     """The machines that training workers are started on, each worker on one CPU or GPU."""
 
     resource: Literal["CPU", "GPU"]
-    mark: str | None
+    custom_resource: str | None
 
     def nodes(self) -> list[Node]:
         """Those that are there to stay."""
         leaving = _draining_nodes()
-        return [node for node in machines_with(self.resource, self.mark) if node.node_id not in leaving]
+        return [node for node in machines_with(self.resource, self.custom_resource) if node.node_id not in leaving]
 
     def room(self) -> int:
         """How many workers they have room for."""
@@ -166,11 +166,18 @@ class _Pool:
 
     def share(self) -> dict[str, float]:
         """What a worker takes, in Ray's resources."""
-        return {self.resource: 1, **({self.mark: MARK} if self.mark and self.where() else {})}
+        return {
+            self.resource: 1,
+            **({self.custom_resource: CUSTOM_RESOURCE_AMOUNT} if self.custom_resource and self.where() else {}),
+        }
 
     def where(self) -> str:
         """The restriction to marked machines in words, if there is one."""
-        return f" on machines with the resource {self.mark!r}" if any(n.is_marked for n in self.nodes()) else ""
+        return (
+            f" on machines with the resource {self.custom_resource!r}"
+            if any(n.has_custom_resource for n in self.nodes())
+            else ""
+        )
 
 
 def _fewest(config: JobConfig) -> int:

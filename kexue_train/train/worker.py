@@ -32,7 +32,7 @@ from kexue_train.train.faults.agreement import open_together
 from kexue_train.train.faults.lock import held_alone
 from kexue_train.train.faults.out_of_memory import out_of_memory_explained
 from kexue_train.train.faults.spikes import LeftOut, Spike, left_out_between
-from kexue_train.train.faults.stop import Ending, StopRequest, never
+from kexue_train.train.faults.stop import Ending, StopRequest, no_machine_is_draining
 from kexue_train.train.faults.supervise import tell_launcher
 from kexue_train.train.faults.watchdog import Watchdog
 from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples, samples_digest
@@ -55,7 +55,7 @@ def run_worker(
     *,
     alone: bool = False,
     listen: bool = False,
-    is_draining: Callable[[], bool] = never,
+    is_draining: Callable[[], bool] = no_machine_is_draining,
 ) -> Ending:
     """Train on this process's device as one rank of the group that the environment describes.
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.batches.slots import fill, pair_capacity, prediction_capacity, used_slots
+from kexue_train.batches.slots import fill_slots, pair_capacity, prediction_capacity, used_slots
 
 
 def test_the_rule_by_hand() -> None:
@@ -37,7 +37,7 @@ def test_six_deviations_are_six_of_what_whole_words_do(word: int) -> None:
 @given(st.lists(st.integers(0, 255), max_size=200, unique=True), st.sampled_from([64, 128]))
 def test_nothing_is_dropped_and_the_rest_weighs_nothing(slots: list[int], capacity: int) -> None:
     given_slots, labels = np.array(slots, np.int64), np.arange(len(slots))
-    filled, filled_labels = fill(given_slots, labels, capacity, 256)
+    filled, filled_labels = fill_slots(given_slots, labels, capacity, 256)
     assert len(filled) == max(capacity, -(-len(slots) // 64) * 64)
     assert filled[: len(slots)].tolist() == slots
     assert (filled[len(slots) :] == 0).all()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kexue_train.corpus.documents import read_blocks
 from kexue_train.corpus.inputs import find_inputs
 from kexue_train.corpus.options import ReadOptions
-from kexue_train.corpus.readers import describe_place
+from kexue_train.corpus.readers import describe_position
 from kexue_train.foundation.errors import CorpusError
 
 LINES = st.lists(st.sampled_from(["a", "b c", "", " ", "\r", "中\r", "  d"]), max_size=20)
@@ -98,4 +98,4 @@ def test_a_place_is_told_in_words(tmp_path, name, position, place):
     (tmp_path / "a.jsonl.gz").write_bytes(b"\x1f\x8b")
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     (source,) = find_inputs([str(tmp_path / name)])
-    assert re.fullmatch(f".*{place}", describe_place(source, position))
+    assert re.fullmatch(f".*{place}", describe_position(source, position))

@@ -5,7 +5,7 @@ import gzip
 import pytest
 
 from kexue_train.corpus.inputs import find_inputs
-from kexue_train.corpus.readers import describe_place
+from kexue_train.corpus.readers import describe_position
 from kexue_train.foundation.errors import CorpusError
 from tests.corpus.written_formats import to_jsonl
 
@@ -31,7 +31,7 @@ def test_shards_are_read_in_any_cut_with_kept_values(dataset, read, ranges):
 def test_a_data_set_is_cut_at_its_shards(dataset):
     (source,) = find_inputs([f"hf://{dataset}:default:train"])
     assert (source.format, source.units, source.bytes) == ("hub", 3, 0)
-    assert describe_place(source, 2 << 40 | 7) == f"hf://{dataset}:default:train: row 7 of shard 2"
+    assert describe_position(source, 2 << 40 | 7) == f"hf://{dataset}:default:train: row 7 of shard 2"
 
 
 def test_records_without_text_are_rejected(dataset, read):

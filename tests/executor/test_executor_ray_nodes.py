@@ -254,7 +254,7 @@ def test_where_machines_are_marked_tasks_and_fetches_keep_to_them(executor: RayE
     assert {place for _, (place, _) in places} == {SECOND}
     results = dict(executor.map_unordered(join, ["a", "b"], fetch=lambda item: [Fetch(SECOND, machine_of, item)]))
     assert results == {0: f"a: a@{SECOND}", 1: f"b: b@{SECOND}"}
-    assert RayExecutor(cluster.address, mark=None).machines() == [FIRST, SECOND]
+    assert RayExecutor(cluster.address, custom_resource=None).machines() == [FIRST, SECOND]
 
 
 @pytest.mark.slow

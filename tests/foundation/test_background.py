@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kexue_train.foundation.background import run_beside
+from kexue_train.foundation.background import run_in_thread
 
 
 class Stop(BaseException):
@@ -37,18 +37,18 @@ def nothing() -> None:
 
 
 def test_the_result_comes_back_from_another_thread() -> None:
-    made = run_beside(threading.current_thread, meanwhile=nothing, ask_to_stop=nothing, stop_seconds=1)
+    made = run_in_thread(threading.current_thread, on_poll=nothing, request_stop=nothing, stop_seconds=1)
     assert made is not threading.main_thread()
 
 
 def test_what_the_work_raises_is_raised_here() -> None:
     with pytest.raises(ZeroDivisionError):
-        run_beside(lambda: 1 // 0, meanwhile=nothing, ask_to_stop=nothing, stop_seconds=1)
+        run_in_thread(lambda: 1 // 0, on_poll=nothing, request_stop=nothing, stop_seconds=1)
 
 
 def test_the_waiting_thread_looks_once_more_after_the_end() -> None:
     done, looks = threading.Event(), []
-    run_beside(done.set, meanwhile=lambda: looks.append(done.is_set()), ask_to_stop=nothing, stop_seconds=1)
+    run_in_thread(done.set, on_poll=lambda: looks.append(done.is_set()), request_stop=nothing, stop_seconds=1)
     assert looks[-1]
 
 
@@ -62,7 +62,7 @@ def test_after_a_signal_the_work_is_asked_to_stop_until_it_has() -> None:
         ended.set()
 
     with pytest.raises(Stop):
-        run_beside(work, meanwhile=nothing, ask_to_stop=lambda: wishes.append(1), stop_seconds=60)
+        run_in_thread(work, on_poll=nothing, request_stop=lambda: wishes.append(1), stop_seconds=60)
     assert ended.is_set()
 
 
@@ -70,6 +70,6 @@ def test_after_a_signal_the_work_is_asked_to_stop_until_it_has() -> None:
 def test_work_that_does_not_stop_is_left_behind() -> None:
     free = threading.Event()
     with pytest.raises(Stop):
-        run_beside(free.wait, meanwhile=nothing, ask_to_stop=nothing, stop_seconds=0.1)
+        run_in_thread(free.wait, on_poll=nothing, request_stop=nothing, stop_seconds=0.1)
     assert not free.is_set()
     free.set()

@@ -13,7 +13,7 @@ import pytest
 
 from kexue_train.executor import connect_ray
 from kexue_train.executor.config import ExecutionConfig
-from kexue_train.executor.ray_machines import MARK
+from kexue_train.executor.ray_machines import CUSTOM_RESOURCE_AMOUNT
 from kexue_train.foundation.errors import ConfigError, ResourceError, TrainingError
 from kexue_train.train import ray_launch
 from kexue_train.train.checkpoint import list_checkpoints, step_of
@@ -23,7 +23,10 @@ from kexue_train.train.monitor.metrics import read_metrics
 from kexue_train.train.pretrain import pretrain
 from tests.train.tiny_training import curve, make_config, train_here
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings are not ours to heed
+pytestmark = [
+    pytest.custom_resource.slow,
+    pytest.custom_resource.filterwarnings("ignore"),
+]  # Ray's own warnings are not ours to heed
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 FIRST, SECOND, THIRD = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 STEPS = 800
@@ -196,12 +199,12 @@ def test_training_keeps_to_marked_machines(cluster):
     everywhere = pool.room()
     node = cluster.add_node(node_ip_address="127.0.0.6", num_cpus=3, resources={"train": 1})
     assert [node.machine for node in pool.nodes()] == ["127.0.0.6"]
-    assert (pool.room(), pool.share()) == (3, {"CPU": 1, "train": MARK})
+    assert (pool.room(), pool.share()) == (3, {"CPU": 1, "train": CUSTOM_RESOURCE_AMOUNT})
     assert ray_launch._Pool("CPU", None).room() == everywhere + 3
     cluster.remove_node(node, allow_graceful=False)
 
 
-@pytest.mark.parametrize(("fewest", "kind"), [(True, ResourceError), (False, WorkersLost)])
+@pytest.custom_resource.parametrize(("fewest", "kind"), [(True, ResourceError), (False, WorkersLost)])
 def test_a_start_without_room_is_tried_again_with_fewer_workers_if_there_may_be_fewer(cluster, fewest, kind):
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 

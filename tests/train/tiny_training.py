@@ -36,7 +36,7 @@ from kexue_train.train.checkpoint import CheckpointFolder, Retention, TrainerSta
 from kexue_train.train.engine import TorchEngine
 from kexue_train.train.faults.stop import Ending
 from kexue_train.train.job import JobConfig, TrainDir
-from kexue_train.train.local_launch import process_kept_as_it_is
+from kexue_train.train.local_launch import preserve_process_state
 from kexue_train.train.monitor.metrics import read_metrics
 from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
 from kexue_train.train.worker import run_worker
@@ -98,7 +98,7 @@ def make_config(
 
 def train_here(config: JobConfig, samples: Path, out: Path) -> Ending:
     """Be the one worker, in this process, which is then as it was before."""
-    with process_kept_as_it_is():
+    with preserve_process_state():
         return run_worker(config, samples, out, alone=True, listen=True)
 
 

@@ -37,7 +37,7 @@ class Ending(Enum):
     """Earlier, since a machine is about to be taken away; with a checkpoint."""
 
 
-def never() -> bool:
+def no_machine_is_draining() -> bool:
     """No machine is about to be taken away."""
     return False
 
@@ -50,7 +50,7 @@ class StopRequest:
         is_draining: Whether the machine is about to be taken away; asked about once a second.
     """
 
-    def __init__(self, file: Path, is_draining: Callable[[], bool] = never) -> None:
+    def __init__(self, file: Path, is_draining: Callable[[], bool] = no_machine_is_draining) -> None:
         self._file, self._is_draining = file, is_draining
         self._asked = self._drained = False
         self._polled = -_POLL_SECONDS

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from kexue_train.corpus.filters import REASONS
 from kexue_train.corpus.inputs import Source
-from kexue_train.corpus.readers import describe_place
+from kexue_train.corpus.readers import describe_position
 from kexue_train.corpus.records import RecordBlock, Rejected
 from kexue_train.foundation.errors import CorpusError
 from kexue_train.foundation.write_behind import new_file
@@ -23,11 +23,11 @@ REJECTED, DROPPED = "rejected", "dropped"
 """The folders of the finished artifact; each holds a ``records.jsonl``."""
 
 
-class LeftOut:
+class RejectedRecords:
     """The files of one attempt at a task, whose spill file is called ``spill``."""
 
     def __init__(self, folder: Path, spill: str) -> None:
-        self._paths = {kind: left_out_path(folder, spill, kind) for kind in (REJECTED, DROPPED)}
+        self._paths = {kind: records_path(folder, spill, kind) for kind in (REJECTED, DROPPED)}
 
     def keep_rejected(self, entries: Sequence[Rejected], source: Source) -> None:
         """Keep refused records, each as it stands in its file."""
@@ -50,7 +50,7 @@ class LeftOut:
     def refuse(entry: Rejected, source: Source) -> CorpusError:
         """The error that ends a shuffle at a bad record."""
         return CorpusError(
-            f"{describe_place(source, entry.position)}: {entry.reason} ({entry.detail}); correct it, or leave such "
+            f"{describe_position(source, entry.position)}: {entry.reason} ({entry.detail}); correct it, or leave such "
             "records out, counted and kept in rejected/, with --on-bad-record skip (shuffle.on_bad_record: skip)"
         )
 
@@ -59,7 +59,7 @@ class LeftOut:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
-def left_out_path(folder: Path, spill: str, kind: str) -> Path:
+def records_path(folder: Path, spill: str, kind: str) -> Path:
     """What the attempt that wrote ``spill`` left out of one kind."""
     return folder / f"{spill}.{kind}.jsonl"
 
@@ -72,9 +72,9 @@ def _describe(entry: Rejected, source: Source) -> dict[str, Any]:
         return values | {"raw_base64": base64.b64encode(entry.raw).decode("ascii")}
 
 
-def join_left_out(scratch: Path, spills: Iterable[str], folder: Path, kind: str) -> None:
+def join_records(scratch: Path, spills: Iterable[str], folder: Path, kind: str) -> None:
     """Join what all tasks left out of one kind to ``folder/records.jsonl``, by input and position; nothing: no file."""
-    found = [path for spill in spills if (path := left_out_path(scratch, spill, kind)).exists()]
+    found = [path for spill in spills if (path := records_path(scratch, spill, kind)).exists()]
     if not found:
         return
     folder.mkdir(exist_ok=True)
