@@ -25,7 +25,7 @@ from kexue_train.train.checkpoint import FullTensors, checkpoint_name
 from kexue_train.train.engine import Engine, TorchEngine, build_engine
 from kexue_train.train.feed import expected_counts, heldout_batches
 from kexue_train.train.job import JobConfig, TrainDir
-from kexue_train.train.local_launch import train_here
+from kexue_train.train.launch import train_here
 from kexue_train.train.monitor.metrics import read_metrics
 from kexue_train.train.objective import LossTerms, PretrainingObjective
 

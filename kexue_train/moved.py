@@ -24,6 +24,8 @@ MOVED = {f"kexue_train.{name}": f"kexue_train.foundation.{name}" for name in _FO
     "kexue_train.refresh": "kexue_train.pipeline.refresh",
     "kexue_train.run_config": "kexue_train.pipeline.run_config",
     "kexue_train.plan": "kexue_train.pipeline.plan",
+    "kexue_train.train.local_launch": "kexue_train.train.launch",
+    "kexue_train.train.slurm": "kexue_train.train.distributed",
     "kexue_train.evaluate": "kexue_train.downstream.evaluate",
     "kexue_train.finetune": "kexue_train.downstream.finetune",
 }

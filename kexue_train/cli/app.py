@@ -304,8 +304,8 @@ def train(
     from kexue_train.foundation.artifacts import write_atomic  # noqa: PLC0415
     from kexue_train.foundation.run_dir import RunDir  # noqa: PLC0415
     from kexue_train.pipeline.run import Run  # noqa: PLC0415
-    from kexue_train.pipeline.run import launcher as make_launcher  # noqa: PLC0415
     from kexue_train.pipeline.run_config import RunConfig  # noqa: PLC0415
+    from kexue_train.train.launch import launcher_of  # noqa: PLC0415
     from kexue_train.train.pretrain import pretrain  # noqa: PLC0415
 
     chosen = [*(overrides or []), *([f"train.launcher={launcher}"] if launcher else [])]
@@ -313,7 +313,7 @@ def train(
     run = Run(run_config, RunDir(out))
     with RunDir(out).lock(), _progress("train") as progress:
         write_atomic(out / "config.yaml", run_config.to_yaml())
-        launch = make_launcher(run.job, out / "config.yaml", samples, out, run_config.execution, port)
+        launch = launcher_of(run.job, out / "config.yaml", samples, out, run_config.execution, port)
         manifest = pretrain(run.job, samples, out, launch=launch, progress=progress)
     _report(out, manifest, as_json)
 

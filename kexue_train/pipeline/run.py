@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Protocol
 
 from kexue_train.executor import Executor, LocalExecutor, RayExecutor, connect_ray
-from kexue_train.executor.config import ExecutionConfig
 from kexue_train.foundation.artifacts import MANIFEST_NAME, read_manifest, write_atomic
 from kexue_train.foundation.background import run_in_thread
 from kexue_train.foundation.errors import ArtifactError
@@ -124,10 +123,11 @@ def samples(run: Run, progress: Progress) -> Path:
 
 def train(run: Run, progress: Progress) -> Path:
     """Pretrain the encoder."""
+    from kexue_train.train.launch import launcher_of  # noqa: PLC0415  # the same
     from kexue_train.train.pretrain import pretrain  # noqa: PLC0415  # a stage loads what it needs
 
     folder = run.folder
-    launch = launcher(run.job, folder.config, run.samples, folder.pretrain, run.config.execution)
+    launch = launcher_of(run.job, folder.config, run.samples, folder.pretrain, run.config.execution)
     pretrain(run.job, run.samples, folder.pretrain, launch=launch, replace=True, progress=progress)
     return folder.pretrain
 
@@ -244,33 +244,6 @@ def train_beside(run: Run, progress: Progress, *, meanwhile: Callable[[], None])
         request_stop=request_stop,
         stop_seconds=run.config.train.stop_timeout,
     )
-
-
-def launcher(
-    job: JobConfig,
-    config_file: Path,
-    samples_dir: Path,
-    out_dir: Path,
-    execution: ExecutionConfig,
-    port: int | None = None,
-) -> Callable[[], None]:
-    """What starts the training workers, by ``train.launcher``."""
-
-    def launch() -> None:
-        if job.train.launcher == "ray":
-            from kexue_train.train.ray_launch import train_on_ray  # noqa: PLC0415  # needs Ray
-
-            train_on_ray(job, samples_dir, out_dir, execution=execution)
-        elif job.train.launcher == "local":
-            from kexue_train.train.local_launch import train_here  # noqa: PLC0415  # needs torch
-
-            train_here(job, samples_dir, out_dir)
-        else:
-            from kexue_train.train.torchrun_launch import train_with_torchrun  # noqa: PLC0415  # needs torch
-
-            train_with_torchrun(job, config_file, samples_dir, out_dir, port=port)
-
-    return launch
 
 
 def last_checkpoint(pretrain_dir: Path) -> Path:

@@ -19,6 +19,8 @@ _NOT_RESULT = frozenset(
      "stop_timeout", "on_spike", "max_rollbacks"}
 )  # fmt: skip
 
+LauncherName = Literal["ray", "torchrun", "local"]
+"""What starts the workers; ``launch.py`` has the function of each."""
 MicroBatchSize = Annotated[int, Field(gt=0)] | Literal["auto"]
 
 
@@ -115,7 +117,7 @@ class TrainConfig(Config):
     min_workers: int | None = Field(default=None, gt=0)
     """The fewest workers to go on with when machines of a Ray cluster are lost; by default num_workers, for which a
     restart waits. The global batch stays the same."""
-    launcher: Literal["ray", "torchrun", "local"] = "ray"
+    launcher: LauncherName = "ray"
     """Who starts the workers, and again when they are lost: Ray Train, here or on a cluster, or torchrun, on this
     machine and without Ray; or nobody: "local" trains one worker in this very process."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"

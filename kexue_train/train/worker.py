@@ -27,7 +27,13 @@ from kexue_train.foundation.runtime import available_cpus, configure_logging, ke
 from kexue_train.train.build_training import build_training, open_checkpoints
 from kexue_train.train.checkpoint import CheckpointWriter, checkpoint_name
 from kexue_train.train.config import TrainConfig
-from kexue_train.train.distributed import choose_backend, choose_device, join_process_group, on_first_rank
+from kexue_train.train.distributed import (
+    choose_backend,
+    choose_device,
+    join_process_group,
+    on_first_rank,
+    slurm_environment,
+)
 from kexue_train.train.faults.agreement import open_together
 from kexue_train.train.faults.lock import held_alone
 from kexue_train.train.faults.out_of_memory import out_of_memory_explained
@@ -39,7 +45,6 @@ from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples, sa
 from kexue_train.train.loop import Training, describe, enter_phase, report_saved, train_loop
 from kexue_train.train.monitor.loggers import require_loggers
 from kexue_train.train.monitor.metrics import MetricLogger
-from kexue_train.train.slurm import slurm_environment
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from kexue_train.train.slurm import slurm_environment
+from kexue_train.train.distributed import slurm_environment
 from tests.train.tiny_training import free_port, make_config, write_samples
 
 FOLDER = Path(__file__).resolve().parents[2] / "cluster" / "slurm"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kexue_train.train.slurm import first_node, slurm_environment
+from kexue_train.train.distributed import first_node, slurm_environment
 
 _STEP = {
     "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "2", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "32",

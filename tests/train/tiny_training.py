@@ -36,7 +36,7 @@ from kexue_train.train.checkpoint import CheckpointFolder, Retention, TrainerSta
 from kexue_train.train.engine import TorchEngine
 from kexue_train.train.faults.stop import Ending
 from kexue_train.train.job import JobConfig, TrainDir
-from kexue_train.train.local_launch import preserve_process_state
+from kexue_train.train.launch import preserve_process_state
 from kexue_train.train.monitor.metrics import read_metrics
 from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
 from kexue_train.train.worker import run_worker
