@@ -28,6 +28,12 @@ MOVED = {f"kexue_train.{name}": f"kexue_train.foundation.{name}" for name in _FO
     "kexue_train.train.slurm": "kexue_train.train.distributed",
     "kexue_train.evaluate": "kexue_train.downstream.evaluate",
     "kexue_train.finetune": "kexue_train.downstream.finetune",
+    "kexue_train.batches.slots": "kexue_train.batches.collate",
+    "kexue_train.corpus.fields": "kexue_train.corpus.builder",
+    "kexue_train.corpus.options": "kexue_train.corpus.records",
+    "kexue_train.samples.coverage": "kexue_train.samples.tokenizer",
+    "kexue_train.samples.dictionary": "kexue_train.samples.segmentation",
+    "kexue_train.samples.given_vocabulary": "kexue_train.samples.bert_tokenizer",
 }
 """Old name of a module or package -> new name."""
 

@@ -9,10 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kexue_train.corpus.columns import BATCH_ROWS, find_columns, read_batch
-from kexue_train.corpus.options import ReadOptions
-from kexue_train.corpus.records import RecordBlock
-from kexue_train.corpus.streams import STANDARD_INPUT, open_seekable, open_stream
-from kexue_train.corpus.unpacking import ByteStream
+from kexue_train.corpus.records import ReadOptions, RecordBlock
+from kexue_train.corpus.streams import STANDARD_INPUT, ByteStream, open_seekable, open_stream
 from kexue_train.foundation.errors import CorpusError
 
 _FILE_MAGIC = b"ARROW1"

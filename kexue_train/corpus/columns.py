@@ -12,9 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kexue_train.corpus.fields import Missing, check_columns, encode_extras, no_key_of
-from kexue_train.corpus.options import ReadOptions
-from kexue_train.corpus.records import MAX_RECORD_BYTES, RecordBlock, Rejected, make_block, reject, too_long
+from kexue_train.corpus.builder import Missing, check_columns, encode_extras, no_key_of
+from kexue_train.corpus.records import (
+    MAX_RECORD_BYTES,
+    ReadOptions,
+    RecordBlock,
+    Rejected,
+    make_block,
+    reject,
+    too_long,
+)
 from kexue_train.foundation.errors import CorpusError
 
 BATCH_ROWS = 4096

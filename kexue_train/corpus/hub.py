@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from kexue_train.corpus.builder import BlockBuilder, gather_blocks
-from kexue_train.corpus.options import ReadOptions
-from kexue_train.corpus.records import RecordBlock
+from kexue_train.corpus.records import ReadOptions, RecordBlock
 from kexue_train.foundation.errors import CorpusError
 
 HUB = "hf://"

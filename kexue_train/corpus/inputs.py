@@ -12,9 +12,8 @@ from typing import Literal, NamedTuple
 from kexue_train.corpus.column_files import count_batches, count_row_groups
 from kexue_train.corpus.formats import Format, check_magic, is_json_lines, resolve_format, split_suffixes
 from kexue_train.corpus.hub import HUB, count_hub_shards
-from kexue_train.corpus.local_files import stat_local
-from kexue_train.corpus.options import Document
-from kexue_train.corpus.patterns import two_weights, weigh_paths
+from kexue_train.corpus.patterns import stat_local, two_weights, weigh_paths
+from kexue_train.corpus.records import Document
 from kexue_train.corpus.remote import is_uri, stat_remote
 from kexue_train.corpus.streams import STANDARD_INPUT as STANDARD_INPUT  # a Source's path may be it
 from kexue_train.foundation.errors import CorpusError

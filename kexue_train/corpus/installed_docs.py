@@ -16,8 +16,7 @@ from typing import Any
 import xxhash
 
 from kexue_train.corpus.config import CorpusConfig
-from kexue_train.corpus.docs_pages import find_pages, read_page
-from kexue_train.corpus.prose import MIN_DOCUMENT_CHARS, cut_page
+from kexue_train.corpus.docs_pages import MIN_DOCUMENT_CHARS, cut_page, find_pages, read_page
 from kexue_train.foundation.arrow_shards import format_checksum, sum_hashes, text_hashes
 from kexue_train.foundation.artifacts import (
     Manifest,

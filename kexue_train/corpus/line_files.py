@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kexue_train.corpus.builder import reject_only
-from kexue_train.corpus.json_lines import parse_lines
+from kexue_train.corpus.delimited import TsvParser
+from kexue_train.corpus.json_records import parse_lines
 from kexue_train.corpus.lines import LineBlock, iter_line_blocks
-from kexue_train.corpus.options import ReadOptions
-from kexue_train.corpus.records import RecordBlock, too_long
+from kexue_train.corpus.records import ReadOptions, RecordBlock, too_long
 from kexue_train.corpus.streams import open_stream
-from kexue_train.corpus.text_lines import parse_raw, parse_text
-from kexue_train.corpus.tsv import TsvParser
+from kexue_train.corpus.text import parse_raw, parse_text
 
 _Parser = Callable[[LineBlock, npt.NDArray[np.uint64]], RecordBlock]
 

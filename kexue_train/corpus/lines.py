@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kexue_train.corpus.records import MAX_RECORD_BYTES, RAW_LIMIT_BYTES
-from kexue_train.corpus.unpacking import ByteStream
+from kexue_train.corpus.streams import ByteStream
 
 BOM = b"\xef\xbb\xbf"
 """The byte order mark some editors put at the start of a file."""

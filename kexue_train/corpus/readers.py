@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kexue_train.corpus.column_files import read_arrow, read_parquet
-from kexue_train.corpus.csv_rows import read_csv
-from kexue_train.corpus.documents import read_blocks, read_file
+from kexue_train.corpus.delimited import read_csv
 from kexue_train.corpus.hub import SHARD_BITS, read_hub
 from kexue_train.corpus.inputs import Source
-from kexue_train.corpus.json_array import read_json_array
+from kexue_train.corpus.json_records import read_json_array
 from kexue_train.corpus.line_files import read_line_file
-from kexue_train.corpus.options import ReadOptions
-from kexue_train.corpus.records import RecordBlock
+from kexue_train.corpus.records import ReadOptions, RecordBlock
 from kexue_train.corpus.remote import is_uri
 from kexue_train.corpus.streams import STANDARD_INPUT, open_stream
+from kexue_train.corpus.text import read_blocks, read_file
 from kexue_train.foundation.errors import CorpusError
 
 _DEFAULT = ReadOptions()

@@ -1,19 +1,38 @@
-"""What a reader yields: blocks of accepted texts with their positions, and the records it had to refuse."""
+"""What is read from an input and what a reader yields: accepted texts with their positions, and rejected records."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+Document = Literal["line", "block", "file"]
+"""What one document of a text file is: a line; the lines between two blank ones; the whole file."""
 MAX_RECORD_BYTES = 64 * 2**20
 """A longer record is rejected: it bounds the memory of a reader, whatever the file holds."""
 RAW_LIMIT_BYTES = 64 * 2**10
 """How much of a rejected record is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What is taken from a record, and what a record is. Small, since it travels to workers."""
+
+    text_keys: tuple[str, ...] = ("text",)
+    """Keys or columns of the text, joined by newlines. Dots go into objects, unless a key has that very name."""
+    keep: tuple[str, ...] = ()
+    """Keys or columns whose values go along in ``RecordBlock.extras``."""
+    document: Document = "line"
+    """Text files only."""
+    raw: bool = False
+    """Text files only: every line is a record, whatever its bytes, as if a file were a list of byte strings."""
+    block_bytes: int = 16 * 2**20
+    """About how much is read at a time; changes the size of the blocks and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)

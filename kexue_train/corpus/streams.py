@@ -1,24 +1,175 @@
-"""Opens inputs wherever they lie, plain and compressed; what cannot be read becomes an error that names the file."""
+"""Opens inputs wherever they lie, plain or compressed; what cannot be read becomes an error that names the file.
+
+How far a damaged compressed stream can be read depends on the stream alone, not on who reads it in which steps.
+"""
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import sys
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Protocol, cast
+
+import pyarrow as pa
 
 from kexue_train.corpus.remote import is_uri, open_remote
-from kexue_train.corpus.unpacking import ByteStream, Unpacked
 from kexue_train.foundation.errors import CorpusError
 from kexue_train.foundation.runtime import format_size
 
+# The steps are fixed: what one step loses to damage is the same for any size that is asked for.
+_PACKED_BYTES = 16 * 2**10
+_ARROW_PACKED_BYTES = 4 * 2**10
+_UNPACKED_BYTES = 64 * 2**10
+_ARROW_BYTES = 8 * 2**10
 STANDARD_INPUT = "-"
 """The path that stands for it."""
 MAX_UNPACKED_BYTES = 16 * 2**30
 """How much of one file is unpacked to disk, where a format cannot be read from front to back."""
 _COPY_BYTES = 1 << 20
+
+
+class ByteStream(Protocol):
+    """The part of a binary file that the readers need."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes; none at the end."""
+        ...
+
+
+class Unpacked:
+    """The contents of a compressed stream, all its members or frames one after the other."""
+
+    def __init__(self, path: str, raw: ByteStream, compression: str) -> None:
+        self._path, self._compression = path, compression
+        self._packed = _Packed(raw, _PACKED_BYTES if compression in _UNPACKERS else _ARROW_PACKED_BYTES)
+        self._pieces = _pieces(self._packed, compression)
+        self._rest = b""
+        self._num_bytes = 0
+        self._damage: CorpusError | None = None
+
+    def read(self, size: int) -> bytes:
+        """``size`` bytes, fewer before the end and before damage.
+
+        Raises:
+            CorpusError: Once all that lies before the damage has been read.
+        """
+        parts, missing = [], size
+        while missing and (self._rest or self._unpack_next()):
+            parts.append(self._rest[:missing])
+            self._rest = self._rest[missing:]
+            missing -= len(parts[-1])
+        if not parts and self._damage:
+            raise self._damage
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _unpack_next(self) -> bytes:
+        try:
+            self._rest = next(self._pieces, b"")
+        except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            self._damage = CorpusError(
+                f"{self._path}: the {self._compression} data is cut off or damaged near byte {self._packed.num_bytes}, "
+                f"after {format_size(self._num_bytes)} unpacked ({error}); fetch or make the file again, or leave it "
+                "out"
+            )
+        self._num_bytes += len(self._rest)
+        return self._rest
+
+
+class _Packed:
+    """The compressed bytes, counted, in steps that do not depend on how they come in: a pipe gives less than asked."""
+
+    closed = False  # what Arrow asks a file for, as for ``close``
+
+    def __init__(self, raw: ByteStream, step: int) -> None:
+        self._raw, self._step = raw, step
+        self.num_bytes = 0
+
+    def read(self, size: int = _PACKED_BYTES) -> bytes:
+        size = min(size, self._step)  # Arrow asks for more, and would lose more to damage
+        data = self._raw.read(size)
+        while data and len(data) < size and (more := self._raw.read(size - len(data))):
+            data += more
+        self.num_bytes += len(data)
+        return data
+
+    def close(self) -> None:
+        """Leave the closing to whoever opened the file."""
+
+
+class _Unpacker(Protocol):
+    """One member, as in ``bz2.BZ2Decompressor``."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _Gzip:
+    """Gives zlib the manners of ``bz2.BZ2Decompressor``."""
+
+    def __init__(self) -> None:
+        self._object = zlib.decompressobj(wbits=31)  # a gzip header and trailer, both checked
+
+    @property
+    def eof(self) -> bool:
+        return self._object.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._object.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._object.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._object.decompress(self._object.unconsumed_tail + data, max_length)
+
+
+_UNPACKERS: dict[str, Callable[[], _Unpacker]] = {
+    "gzip": _Gzip,
+    "bz2": bz2.BZ2Decompressor,
+    "xz": lzma.LZMADecompressor,
+}
+
+
+def _pieces(packed: _Packed, compression: str) -> Iterator[bytes]:
+    """The unpacked bytes in pieces that are not empty."""
+    if compression in _UNPACKERS:
+        yield from _unpack_members(packed, _UNPACKERS[compression])
+        return
+    stream = pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), compression)
+    while piece := stream.read(_ARROW_BYTES):
+        yield piece
+
+
+def _unpack_members(packed: _Packed, new_unpacker: Callable[[], _Unpacker]) -> Iterator[bytes]:
+    data = packed.read()
+    while data:
+        unpacker = new_unpacker()
+        while not unpacker.eof:
+            piece = unpacker.decompress(data, _UNPACKED_BYTES)
+            data = b""
+            if piece:
+                yield piece
+            elif not unpacker.eof and unpacker.needs_input:
+                data = packed.read()
+                if not data:
+                    raise EOFError("its end is missing")
+        data = unpacker.unused_data.lstrip(b"\0")  # zeros may follow, as tapes and block devices leave them
+        while not data and (more := packed.read()):
+            data = more.lstrip(b"\0")
 
 
 @contextmanager

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.model import RoFormerV2Config
-from kexue_train.samples.bert_tokenizer import write_tokenizer
-from kexue_train.samples.given_vocabulary import read_vocabulary
+from kexue_train.samples.bert_tokenizer import read_vocabulary, write_tokenizer
 
 _REMEDY = "give the model's own file"
 

@@ -18,7 +18,7 @@ from kexue_train.foundation.artifacts import (
 from kexue_train.foundation.errors import KexueError
 from kexue_train.foundation.run_dir import RunDir
 from kexue_train.pipeline.run_config import RunConfig
-from kexue_train.samples.given_vocabulary import find_vocabulary
+from kexue_train.samples.bert_tokenizer import find_vocabulary
 
 _NAME = ".complete.json"
 

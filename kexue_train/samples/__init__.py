@@ -2,10 +2,10 @@
 
 text shards --tokenizer.py--> tokenizer folder --build_samples.py--> sample shards
 
-Within a sample task: sentences.py cuts, encode.py tokenizes (bert_words.py) and marks words (words.py), nsp.py makes
-sequences, packing.py fits them into rows, rows.py lays them out in the form of schema.py, row_counts.py counts what
-is in them. mix_rows.py sends the rows of all shards through each other, if so wished; verify.py checks the result.
-mlm.py masks rows when they are read.
+Within a sample task: sentences.py cuts, words.py and encode.py tokenize and mark words, nsp.py makes sequences,
+rows.py packs them into rows and lays those out in the form of schema.py, row_counts.py counts what is in them.
+mix_rows.py mixes the rows of all shards, if so configured; verify.py checks the result. mlm.py masks rows when they
+are read.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -13,10 +13,9 @@ import numpy.typing as npt
 import rjieba
 from tokenizers import Tokenizer
 
-from kexue_train.samples.bert_words import BertWords
 from kexue_train.samples.schema import id_dtype
 from kexue_train.samples.sentences import split_sentences
-from kexue_train.samples.words import Segment, continuations
+from kexue_train.samples.words import BertWords, Segment, continuations
 
 _MAYBE_CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]")
 # What is worked on at once, so that memory beside the result does not grow with a document.

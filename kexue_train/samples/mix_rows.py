@@ -20,7 +20,7 @@ import pyarrow as pa
 from kexue_train.foundation.arrow_shards import ShardWriter, format_checksum, read_shard, shard_name
 from kexue_train.foundation.artifacts import aside_name, write_atomic
 from kexue_train.foundation.counter_rng import Purpose, random_words
-from kexue_train.samples.row_bytes import rows_from_bytes, rows_to_bytes
+from kexue_train.samples.schema import rows_from_bytes, rows_to_bytes
 from kexue_train.shuffle.bucket import iter_ordered
 from kexue_train.shuffle.keys import bucket_bounds, bucket_of, hash_rows, sum_words
 from kexue_train.shuffle.rows import Rows

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kexue_train.foundation.counter_rng import Purpose, philox, random_words
-from kexue_train.samples.ragged import ranges
+from kexue_train.samples.schema import ranges
 
 IGNORE_INDEX = -100
 _EPOCH_SHIFT = np.uint64(40)  # a stream is (epoch, row): 2^24 epochs of 2^40 rows

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kexue_train.samples.encode import Documents
-from kexue_train.samples.ragged import ranges
+from kexue_train.samples.schema import ranges
 
 IS_NEXT, IS_RANDOM, NO_PAIR = 0, 1, -100
 _LOOK_AHEAD = 16  # documents among which one is sought that is long enough for B

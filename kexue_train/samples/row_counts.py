@@ -11,8 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kexue_train.samples.nsp import IS_NEXT, IS_RANDOM, NO_PAIR
-from kexue_train.samples.row_bytes import rows_to_bytes
-from kexue_train.samples.schema import RAGGED_COLUMNS, column_values
+from kexue_train.samples.schema import RAGGED_COLUMNS, column_values, rows_to_bytes
 from kexue_train.shuffle.keys import hash_rows, sum_words
 
 _LONG_WORD = 8  # words of so many pieces and more are counted together in the histogram

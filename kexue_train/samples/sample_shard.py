@@ -18,9 +18,8 @@ from kexue_train.samples.config import SampleConfig
 from kexue_train.samples.encode import Documents, Encoder, concatenate
 from kexue_train.samples.mix_rows import SpilledShard, spill_rows
 from kexue_train.samples.nsp import Sequences, make_sequences
-from kexue_train.samples.packing import pack, permute_rows
 from kexue_train.samples.row_counts import RowCounts
-from kexue_train.samples.rows import row_batches
+from kexue_train.samples.rows import pack, permute_rows, row_batches
 from kexue_train.samples.schema import sample_schema
 from kexue_train.samples.segmentation import segmenter
 from kexue_train.samples.shard_texts import iter_text_batches, text_column, texts_checksum

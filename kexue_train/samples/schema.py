@@ -16,7 +16,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from kexue_train.shuffle.rows import data_of, lengths_of, make_binary, offsets_of
 
 COUNTS_NAME = "token_counts.npy"
 """Beside the shards: occurrences of each id in the training rows."""
@@ -24,6 +28,13 @@ TOKENIZER_NAME = "tokenizer"
 """The tokenizer travels with the samples, since training writes it into every checkpoint."""
 PAD_ID = 0
 RAGGED_COLUMNS = ("sequence_lengths", "segment_a_lengths", "next_sentence_labels")
+_FIXED_COLUMNS = ("input_ids", "word_starts")
+
+
+def ranges(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The concatenation of ``arange(start, start + length)``: shape (sum of lengths,), int64."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()), dtype=np.int64)
 
 
 def id_dtype(vocab_size: int) -> type[np.unsignedinteger[Any]]:
@@ -52,3 +63,44 @@ def column_values(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         borders = column.offsets.to_numpy().astype(np.int64)
         borders -= borders[0]
     return column.flatten().to_numpy(zero_copy_only=True), borders
+
+
+def rows_to_bytes(batch: pa.RecordBatch) -> pa.LargeBinaryArray:
+    """Encode each row as bytes: what its hash is taken of, and how it travels when rows of all shards are mixed.
+
+    The bytes are ids, word starts (both of fixed size), then, for the k sequences of the row, k lengths, k lengths of
+    A, k labels; all as in the columns of the batch, little-endian.
+    """
+    parts = []
+    for name in (*_FIXED_COLUMNS, *RAGGED_COLUMNS):
+        values, borders = column_values(batch.column(name))
+        parts.append(make_binary(np.diff(borders) * values.itemsize, np.ascontiguousarray(values).view(np.uint8)))
+    return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.large_binary()))
+
+
+def rows_from_bytes(rows: pa.LargeBinaryArray, schema: pa.Schema) -> pa.RecordBatch:
+    """Decode the rows that ``rows_to_bytes`` encoded."""
+    columns, offset = {}, 0
+    data = np.frombuffer(data_of(rows), np.uint8)
+    starts, sizes = offsets_of(rows)[: len(rows)], lengths_of(rows)
+
+    def cut(widths: npt.NDArray[np.int64], kind: pa.DataType) -> pa.Array:
+        """The next so many bytes of each row, as values."""
+        nonlocal starts
+        values = data[ranges(starts, widths)]
+        starts = starts + widths
+        return pa.array(values.view(kind.to_pandas_dtype()))
+
+    for name in _FIXED_COLUMNS:
+        kind = schema.field(name).type
+        width = kind.list_size * kind.value_type.bit_width // 8
+        columns[name] = pa.FixedSizeListArray.from_arrays(
+            cut(np.full(len(rows), width), kind.value_type), kind.list_size
+        )
+        offset += width
+    ragged = {name: schema.field(name).type.value_type for name in RAGGED_COLUMNS}
+    counts = (sizes - offset) // sum(kind.bit_width // 8 for kind in ragged.values())
+    borders = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    for name, kind in ragged.items():
+        columns[name] = pa.ListArray.from_arrays(borders, cut(counts * (kind.bit_width // 8), kind))
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)

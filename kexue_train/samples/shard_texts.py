@@ -1,4 +1,4 @@
-"""The texts of one text shard."""
+"""The texts of text shards: all of one shard, or the first of all shards, which are a uniform sample of the corpus."""
 
 from __future__ import annotations
 
@@ -7,11 +7,65 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from kexue_train.foundation.arrow_shards import column_bytes, format_checksum, read_shard, sum_hashes, text_hashes
+from kexue_train.foundation.arrow_shards import (
+    column_bytes,
+    format_checksum,
+    read_shard,
+    shard_paths,
+    sum_hashes,
+    text_hashes,
+)
 from kexue_train.foundation.errors import ArtifactError
 
 _BATCH_CHARS = 1_000_000
+
+
+def iter_text_blocks(shards: Path, num_bytes: int, *, skip_bytes: int = 0, block_bytes: int = 1 << 20) -> Iterator[str]:
+    """Documents of ``shards`` in order, joined by newlines to blocks, from the first that begins after ``skip_bytes``.
+
+    Stops after ``num_bytes`` of text; a document is never cut.
+
+    Raises:
+        ArtifactError: If a shard cannot be read or has no column ``text``.
+    """
+    seen = 0
+    block: list[str] = []
+    block_size = 0
+    for path in shard_paths(shards):
+        for value in _texts(path):
+            size = value.as_buffer().size
+            is_skipped = seen < skip_bytes
+            seen += size
+            if is_skipped:
+                continue
+            block.append(value.as_py())
+            block_size += size
+            if block_size >= block_bytes or seen >= skip_bytes + num_bytes:
+                yield "\n".join(block)
+                block, block_size = [], 0
+            if seen >= skip_bytes + num_bytes:
+                return
+    if block:
+        yield "\n".join(block)
+
+
+def text_bytes(shards: Path, limit: int) -> int:
+    """UTF-8 bytes of text in ``shards``, counted until they exceed ``limit``."""
+    total = 0
+    for path in shard_paths(shards):
+        total += pc.sum(pc.binary_length(_texts(path))).as_py() or 0
+        if total > limit:
+            break
+    return total
+
+
+def _texts(path: Path) -> Any:
+    table = read_shard(path)
+    if "text" not in table.column_names:
+        raise ArtifactError(f"{path}: has columns {table.column_names}, no 'text'; give a folder of text shards")
+    return table.column("text")
 
 
 def text_column(path: Path) -> pa.ChunkedArray:

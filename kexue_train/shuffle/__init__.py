@@ -8,5 +8,5 @@ inputs, the seed and the number of shards alone: not on memory, workers, machine
 killed and done again.
 
 Read ``shuffle_corpus`` (the stage), ``passes`` (its tasks), ``scatter`` and ``gather`` (what a task does); below them
-``rows``, ``frames`` and ``spill`` (what lies between the passes), ``bucket`` and ``order_rows`` (the order).
+``rows``, ``frames`` and ``spill`` (what lies between the passes), ``bucket`` (the order).
 """

@@ -1,4 +1,7 @@
-"""Reads the rows of a bucket from all spill files, and puts them in order in bounded memory."""
+"""Reads the rows of a bucket from all spill files, and puts them in order in bounded memory.
+
+The order is by key; equal keys by the hash of the row, so that its position in the input does not matter.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,67 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from kexue_train.shuffle.order_rows import Order, order_rows
-from kexue_train.shuffle.row_buffer import RowBuffer
-from kexue_train.shuffle.rows import Rows, cut_evenly, held_bytes, lengths_of
+from kexue_train.shuffle.keys import Words, hash_rows
+from kexue_train.shuffle.rows import RowBuffer, Rows, cut_evenly, held_bytes, lengths_of
 from kexue_train.shuffle.spill import SpillIndex, SpillReader, SpillWriter
 
+Order = npt.NDArray[np.int64]
+
+_HASH_BYTES = 4 * 2**20
 _PIECE_BYTES = 12 * 2**20  # three record batches of the output, so that few of them are pieced together
 _MAX_PARTS = 256
 _TOLERANCE = 1.25
 """Cutting a bucket costs more than this much memory: one of lines of 80 bytes is planned a little too large."""
+
+
+def order_rows(rows: Rows, *, drop_duplicates: bool) -> tuple[Order, Order]:
+    """The rows in the order of the output, and those left out.
+
+    Args:
+        rows: Of one bucket, in input order; with ``drop_duplicates`` equal texts have equal keys.
+        drop_duplicates: Leave out rows whose text stood before in the input.
+    """
+    order = np.argsort(rows.keys)
+    tied = _in_runs(rows.keys[order])
+    if not tied.any():  # equal keys are rare (two among n rows with probability n²/2⁶⁵), but for copies of a text
+        return order, order[:0]
+    order = np.argsort(rows.keys, kind="stable")
+    among = order[tied]
+    is_copy = np.zeros(len(order), bool)
+    if drop_duplicates:
+        is_copy[tied] = repeats(_hash(rows, among, with_extras=False))
+    hashes = _hash(rows, among, with_extras=True)
+    by_hash = np.lexsort((hashes[1], hashes[0], rows.keys[among]))
+    order[tied], is_copy[tied] = among[by_hash], is_copy[tied][by_hash]
+    return order[~is_copy], order[is_copy]
+
+
+def repeats(hashes: Words) -> npt.NDArray[np.bool_]:
+    """Which of n hashes occurred before, shape (n,)."""
+    by_hash = np.lexsort((hashes[1], hashes[0]))  # stable
+    high, low = hashes[0][by_hash], hashes[1][by_hash]
+    result = np.zeros(len(by_hash), bool)
+    result[by_hash[1:]] = (high[1:] == high[:-1]) & (low[1:] == low[:-1])
+    return result
+
+
+def _in_runs(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Which of the sorted keys have an equal neighbour."""
+    result = np.zeros(len(keys), bool)
+    same = keys[1:] == keys[:-1]
+    result[1:] = same
+    result[:-1] |= same
+    return result
+
+
+def _hash(rows: Rows, among: Order, *, with_extras: bool) -> Words:
+    hashes = np.zeros((2, len(among)), np.uint64)
+    for start, stop in cut_evenly(lengths_of(rows.texts)[among], _HASH_BYTES):  # a few MB are copied at a time
+        taken = rows.take(among[start:stop])
+        hashes[:, start:stop] = hash_rows(taken.texts, taken.extras if with_extras else None)
+    return hashes
 
 
 class Pieces(Protocol):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kexue_train.corpus.inputs import STANDARD_INPUT, Source
-from kexue_train.corpus.options import ReadOptions
+from kexue_train.corpus.records import ReadOptions
 from kexue_train.executor import Executor, Fetch, LocalExecutor
 from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.errors import MachineLostError

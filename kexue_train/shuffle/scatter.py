@@ -14,14 +14,13 @@ import pyarrow as pa
 from kexue_train.corpus.config import FilterConfig
 from kexue_train.corpus.filters import REASONS, drop_reasons
 from kexue_train.corpus.inputs import Source
-from kexue_train.corpus.options import ReadOptions
 from kexue_train.corpus.readers import read_records
-from kexue_train.corpus.records import RecordBlock, Rejected
+from kexue_train.corpus.records import ReadOptions, RecordBlock, Rejected
 from kexue_train.executor import current_machine
 from kexue_train.foundation.errors import CorpusError
 from kexue_train.foundation.runtime import boot_id, keep_freed_memory
+from kexue_train.shuffle.bucket import repeats
 from kexue_train.shuffle.keys import bucket_of, content_keys, hash_rows, position_keys, sum_words
-from kexue_train.shuffle.order_rows import repeats
 from kexue_train.shuffle.plan import InputRange
 from kexue_train.shuffle.rejected_records import RejectedRecords
 from kexue_train.shuffle.rows import Rows, as_binary, lengths_of

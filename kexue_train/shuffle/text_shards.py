@@ -10,9 +10,8 @@ from kexue_train.foundation.arrow_shards import format_checksum, read_shard, sha
 from kexue_train.foundation.artifacts import Manifest, verify_artifact
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.foundation.progress import SILENT, Progress
-from kexue_train.shuffle.batches import text_schema
 from kexue_train.shuffle.keys import hash_rows, sum_words
-from kexue_train.shuffle.outputs import iter_shard
+from kexue_train.shuffle.outputs import iter_shard, text_schema
 
 
 def text_features(keep: Sequence[str]) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from kexue_train.foundation.arrow_shards import ShardWriter, shard_name
 from kexue_train.foundation.artifacts import Recipe, build_manifest, describe_files, open_partial, publish
 from kexue_train.samples.encode import Documents
 from kexue_train.samples.nsp import make_sequences
-from kexue_train.samples.packing import pack
-from kexue_train.samples.rows import row_batches
+from kexue_train.samples.rows import pack, row_batches
 from kexue_train.samples.schema import sample_schema
 
 SPECIALS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.batches.slots import fill_slots, pair_capacity, prediction_capacity, used_slots
+from kexue_train.batches.collate import fill_slots, pair_capacity, prediction_capacity, used_slots
 
 
 def test_the_rule_by_hand() -> None:

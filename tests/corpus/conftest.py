@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from kexue_train.corpus.inputs import find_inputs
-from kexue_train.corpus.options import ReadOptions
 from kexue_train.corpus.readers import read_records
-from kexue_train.corpus.records import RecordBlock
+from kexue_train.corpus.records import ReadOptions, RecordBlock
 from kexue_train.foundation.errors import CorpusError
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.corpus.documents import read_blocks
 from kexue_train.corpus.inputs import find_inputs
-from kexue_train.corpus.options import ReadOptions
 from kexue_train.corpus.readers import describe_position
+from kexue_train.corpus.records import ReadOptions
+from kexue_train.corpus.text import read_blocks
 from kexue_train.foundation.errors import CorpusError
 
 LINES = st.lists(st.sampled_from(["a", "b c", "", " ", "\r", "中\r", "  d"]), max_size=20)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kexue_train.corpus.fields import encode_extras
+from kexue_train.corpus.builder import encode_extras
 from kexue_train.foundation.errors import CorpusError
 
 RECORDS = [

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.corpus import json_array
-from kexue_train.corpus.json_array import iter_elements
+from kexue_train.corpus import json_records
+from kexue_train.corpus.json_records import iter_elements
 from kexue_train.foundation.errors import CorpusError
 
 VALUES = st.recursive(
@@ -79,7 +79,7 @@ def test_an_empty_array_or_file_holds_no_record(tmp_path, read, data):
 
 
 def test_a_file_longer_than_a_step_is_read_through(tmp_path, read, monkeypatch):
-    monkeypatch.setattr(json_array, "_CHUNK_BYTES", 64)
+    monkeypatch.setattr(json_records, "_CHUNK_BYTES", 64)
     texts = [f'text "{i}" \\ [,]' for i in range(500)]
     (tmp_path / "a.json").write_text(json.dumps([{"text": text} for text in texts]))
     assert read(tmp_path / "a.json", block_bytes=50).texts == texts

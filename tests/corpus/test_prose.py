@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kexue_train.corpus.prose import MAX_DOCUMENT_CHARS, cut_page, is_prose, module_prose, page_prose
+from kexue_train.corpus.docs_pages import MAX_DOCUMENT_CHARS, cut_page, is_prose, module_prose, page_prose
 
 SENTENCE = "The river rose during the night, and by the morning the bridge was under the water."
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kexue_train.corpus.inputs import find_inputs
-from kexue_train.corpus.options import ReadOptions
 from kexue_train.corpus.readers import count_lines, read_records
+from kexue_train.corpus.records import ReadOptions
 from kexue_train.foundation.errors import CorpusError
 
 TEXTS = ["The river rose.", "Zwei\nZeilen", "中文，文档。", "tab\tand \u2028 and \u0000"]

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.corpus.csv_rows import read_csv
-from kexue_train.corpus.options import ReadOptions
-from kexue_train.corpus.records import Rejected
+from kexue_train.corpus.delimited import read_csv
+from kexue_train.corpus.records import ReadOptions, Rejected
 from kexue_train.foundation.errors import CorpusError
 
 FIELDS = st.text(st.sampled_from('ab",\n\r中\0'), max_size=6)

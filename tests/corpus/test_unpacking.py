@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from kexue_train.corpus import streams
 from kexue_train.corpus.records import MAX_RECORD_BYTES
-from kexue_train.corpus.streams import open_seekable
-from kexue_train.corpus.unpacking import Unpacked
+from kexue_train.corpus.streams import Unpacked, open_seekable
 from kexue_train.foundation.errors import CorpusError
 from tests.corpus.written_formats import PACKERS, WRITERS
 

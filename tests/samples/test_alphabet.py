@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import normalizers, pre_tokenizers
 
-from kexue_train.samples.alphabet import count_characters
+from kexue_train.samples.train_wordpiece import count_characters
 
 TEXT = st.text(alphabet=st.sampled_from([*"abcB1,.-$ \n好图é"]), max_size=60)
 

@@ -6,9 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, normalizers
 
-from kexue_train.samples import bert_words
-from kexue_train.samples.bert_words import BertWords
-from kexue_train.samples.words import chinese_characters
+from kexue_train.samples import words as words_module
+from kexue_train.samples.words import BertWords, chinese_characters
 
 ODD = "aZé\u0301\u00df\u0130中豈𠀀\u9fff，.#'$ \t\n\x00\x1c\x85\u200b\u2028\u3000\ufffd\u2260\u037e각ｆ（😀א"
 TEXT = st.one_of(st.text(max_size=40), st.text(alphabet=ODD, max_size=40))
@@ -64,7 +63,7 @@ def test_forgetting_words_changes_nothing(
     tokenizer: Tokenizer, texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forgetful, whole = BertWords(tokenizer), BertWords(tokenizer)
-    monkeypatch.setattr(bert_words, "_MAX_KNOWN_WORDS", 3)
+    monkeypatch.setattr(words_module, "_MAX_KNOWN_WORDS", 3)
     for text in texts:
         found, wanted = forgetful.pieces(forgetful.split(text)), whole.pieces(whole.split(text))
         assert [array.tolist() for array in found] == [array.tolist() for array in wanted]

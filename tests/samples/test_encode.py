@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from kexue_train.samples import encode
 from kexue_train.samples.encode import Documents, Encoder, concatenate
-from kexue_train.samples.ragged import ranges
+from kexue_train.samples.schema import ranges
 from kexue_train.samples.sentences import split_sentences
 
 PIECES = st.sampled_from(

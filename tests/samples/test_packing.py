@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.samples.packing import pack, permute_rows
+from kexue_train.samples.rows import pack, permute_rows
 
 LENGTHS = st.lists(st.integers(1, 32), max_size=80)
 

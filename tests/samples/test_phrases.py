@@ -11,9 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kexue_train.samples.config import SampleConfig
-from kexue_train.samples.dictionary import write_dictionary
 from kexue_train.samples.phrases import count_neighbours, find_phrases
-from kexue_train.samples.segmentation import segmenter
+from kexue_train.samples.segmentation import segmenter, write_dictionary
 
 TEXTS = st.lists(st.text(alphabet="甲乙丙丁豈𠀀a，", max_size=30), max_size=6)
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.samples.row_bytes import rows_from_bytes, rows_to_bytes
-from kexue_train.samples.schema import sample_schema
+from kexue_train.samples.schema import rows_from_bytes, rows_to_bytes, sample_schema
 
 SEQ_LEN = 11  # no multiple of eight
 

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kexue_train.samples.nsp import make_sequences
-from kexue_train.samples.packing import pack
-from kexue_train.samples.row_bytes import rows_to_bytes
 from kexue_train.samples.row_counts import RowCounts
-from kexue_train.samples.rows import row_batches
+from kexue_train.samples.rows import pack, row_batches
+from kexue_train.samples.schema import rows_to_bytes
 from tests.samples.random_documents import random_documents
 
 SPECIALS = {"pad": 0, "unk": 7, "cls": 2, "sep": 3, "mask": 4}

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from kexue_train.samples import rows as rows_module
 from kexue_train.samples.encode import Documents
 from kexue_train.samples.nsp import make_sequences
-from kexue_train.samples.packing import pack
-from kexue_train.samples.rows import row_batches
+from kexue_train.samples.rows import pack, row_batches
 from kexue_train.samples.verify import find_broken_row
 from tests.samples.random_documents import random_documents
 

@@ -10,8 +10,14 @@ from kexue_train.foundation.artifacts import read_manifest
 from kexue_train.foundation.errors import ArtifactError, ConfigError
 from kexue_train.samples.build_samples import build_samples
 from kexue_train.samples.config import SampleConfig
-from kexue_train.samples.dictionary import Entry, read_dictionary, write_dictionary
-from kexue_train.samples.segmentation import prepare_words, segmenter, word_settings
+from kexue_train.samples.segmentation import (
+    Entry,
+    prepare_words,
+    read_dictionary,
+    segmenter,
+    word_settings,
+    write_dictionary,
+)
 
 TEXT = "他们在蓝鲸落地生根"
 

@@ -17,11 +17,10 @@ from kexue_train.foundation.arrow_shards import shard_paths
 from kexue_train.foundation.artifacts import check_files, read_manifest, verify_artifact
 from kexue_train.foundation.errors import ArtifactError, ConfigError, CorpusError, StaleArtifactError
 from kexue_train.samples.bert_tokenizer import assemble
-from kexue_train.samples.bert_words import BertWords
 from kexue_train.samples.config import TokenizerConfig
-from kexue_train.samples.coverage import measure_coverage
-from kexue_train.samples.text_blocks import iter_text_blocks
-from kexue_train.samples.tokenizer import load_tokenizer, train_tokenizer
+from kexue_train.samples.shard_texts import iter_text_blocks
+from kexue_train.samples.tokenizer import load_tokenizer, measure_coverage, train_tokenizer
+from kexue_train.samples.words import BertWords
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "manifest.json")
 

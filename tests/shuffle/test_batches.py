@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.shuffle.batches import BatchCutter, from_record_batch, text_schema, to_record_batch
+from kexue_train.shuffle.outputs import BatchCutter, from_record_batch, text_schema, to_record_batch
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 

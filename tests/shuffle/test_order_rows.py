@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.shuffle.order_rows import order_rows, repeats
+from kexue_train.shuffle.bucket import order_rows, repeats
 from kexue_train.shuffle.rows import Rows
 
 TEXTS = st.lists(st.sampled_from([b"a", b"b", b"c", b"d"]), min_size=1, max_size=12)

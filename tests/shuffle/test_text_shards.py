@@ -6,7 +6,7 @@ import pytest
 
 from kexue_train.foundation.artifacts import MANIFEST_NAME, describe_files, read_manifest
 from kexue_train.foundation.errors import ArtifactError
-from kexue_train.shuffle.batches import text_schema
+from kexue_train.shuffle.outputs import text_schema
 from kexue_train.shuffle.text_shards import iter_texts, text_features, verify_text_shards
 
 

@@ -17,9 +17,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 
-from kexue_train.batches.collate import Batch, make_batch
+from kexue_train.batches.collate import Batch, make_batch, used_slots
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.batches.slots import used_slots
 from kexue_train.downstream.evaluate.baselines import (
     Counts,
     TokenSums,

@@ -1,8 +1,8 @@
-"""Cuts a file that holds one JSON array into its elements, in bounded memory.
+"""Reads JSON records: the lines of JSON Lines, or the elements of one JSON array, in bounded memory.
 
-Only strings, brackets and commas are followed here; the JSON of an element is parsed as a line of JSON Lines would be,
-so that the same records are accepted and one that is wrong costs that one alone. (ijson 3.6 was tried: it turns a lone
-surrogate into a question mark without a word, and gives up the file at the first wrong element.)
+Of an array only strings, brackets and commas are followed here; the JSON of an element is parsed as a line of JSON
+Lines would be, so the same records are accepted, and a wrong element costs that element alone. (ijson 3.6 was tried:
+it silently turns a lone surrogate into a question mark, and gives up the file at the first wrong element.)
 """
 
 from __future__ import annotations
@@ -11,12 +11,23 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+from pydantic_core import from_json
+
 from kexue_train.corpus.builder import BlockBuilder, gather_blocks
-from kexue_train.corpus.json_lines import add_json
-from kexue_train.corpus.options import ReadOptions
-from kexue_train.corpus.records import MAX_RECORD_BYTES, RAW_LIMIT_BYTES, RecordBlock, reject, too_long
-from kexue_train.corpus.streams import open_stream
-from kexue_train.corpus.unpacking import ByteStream
+from kexue_train.corpus.lines import LineBlock
+from kexue_train.corpus.records import (
+    MAX_RECORD_BYTES,
+    RAW_LIMIT_BYTES,
+    ReadOptions,
+    RecordBlock,
+    Rejected,
+    not_utf8,
+    reject,
+    too_long,
+)
+from kexue_train.corpus.streams import ByteStream, open_stream
 from kexue_train.foundation.errors import CorpusError
 
 _BOM = b"\xef\xbb\xbf"
@@ -24,6 +35,37 @@ _CHUNK_BYTES = 1 << 18
 _IN_ARRAY = re.compile(rb'["\[\]{},]')
 _IN_ELEMENT = re.compile(rb'["\[\]{}]')
 _IN_STRING = re.compile(rb'["\\]')
+
+
+def parse_lines(block: LineBlock, positions: npt.NDArray[np.uint64], options: ReadOptions) -> RecordBlock:
+    """The records of a block of JSON Lines; ``positions`` has shape (n,) for n lines."""
+    builder = BlockBuilder(options)
+    for position, line in zip(positions.tolist(), block.data.split(b"\n"), strict=False):  # nothing after the last end
+        add_json(builder, position, line)
+    return builder.build()
+
+
+def add_json(builder: BlockBuilder, position: int, data: bytes) -> None:
+    """Give ``builder`` the record whose JSON text is ``data``; blank ones are counted."""
+    try:
+        record = from_json(data, cache_strings="keys")
+    except ValueError as error:
+        line = data.strip()
+        if not line:
+            builder.add_blank()
+        elif line != data:  # Python strips more than JSON allows around a value
+            add_json(builder, position, line)
+        else:
+            builder.reject(not_utf8(position, line) or _bad_json(position, line, error))
+    else:
+        builder.add(position, record, data)
+
+
+def _bad_json(position: int, line: bytes, error: ValueError) -> Rejected:
+    detail = str(error).replace(" at line 1 column ", " at column ")
+    if b"\r" in line:
+        detail += "; its lines seem to end in carriage returns alone: convert them to newlines"
+    return reject(position, "not valid JSON", detail, line)
 
 
 class Element(NamedTuple):
