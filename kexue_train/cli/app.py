@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -12,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kexue_train.cli.data import data_app
+from kexue_train.cli.errors import run_command
 from kexue_train.cli.evaluate import evaluate_app
 from kexue_train.cli.finetune import finetune_app
-from kexue_train.foundation.errors import ConfigError, KexueError
+from kexue_train.foundation.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kexue_train.executor import Executor
     from kexue_train.foundation.artifacts import Manifest
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(data_app)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(finetune_app, name="finetune")
 
@@ -42,49 +43,12 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Local worker processes
 Ray = Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="Run the tasks on this Ray cluster instead.")]
 
 
-_INTERRUPTED = 130  # what typer makes of Ctrl-C
-
-
 def main() -> None:
     """Run the command; errors become one paragraph and an exit code."""
     os.environ.setdefault("MIMALLOC_PURGE_DELAY", "1000")  # for Arrow, before it is loaded; see keep_freed_memory
-    debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    try:
-        app(arguments, prog_name="kexue")
-    except KexueError as error:
-        _fail(str(error), error.exit_code, debug)
-    except SystemExit as ending:
-        if ending.code == _INTERRUPTED:
-            typer.echo("stopped; what is finished is kept: the same command goes on from there", err=True)
-        raise
-    except OSError as error:
-        _fail(*_explain_os_error(error), debug)
-    except Exception as error:  # noqa: BLE001  # the border to the person at the terminal
-        name = f"{type(error).__name__}: {error}"
-        _fail(f"internal error, {name}. Run again with --debug for the traceback, and please report it.", 1, debug)
-
-
-def _fail(message: str, code: int, debug: bool) -> None:
-    if debug:
-        raise  # noqa: PLE0704  # called from the except blocks of main only
-    typer.echo(f"error: {message}", err=True)
-    sys.exit(code)
-
-
-def _explain_os_error(error: OSError) -> tuple[str, int]:
-    where = f"{error.filename}: " if error.filename else ""
-    again = "free some space, then run the same command again: finished work is kept"
-    advice = {
-        errno.ENOSPC: f"the disk is full; {again}",
-        errno.EDQUOT: f"the disk quota is used up; {again}",
-        errno.EACCES: "permission denied; check the owner and mode of the path, or choose another",
-        errno.EROFS: "the file system is read-only; choose another folder",
-        errno.ENOENT: "no such file or folder; check the path",
-        errno.EMFILE: "too many open files; raise the limit with ulimit -n",
-    }
-    known = advice.get(error.errno or 0)
-    return (f"{where}{known}", 2) if known else (f"{where}{error.strerror or error}", 1)
+    debug = len(arguments) < len(sys.argv) - 1
+    sys.exit(run_command(lambda: app(arguments, prog_name="kexue", standalone_mode=False), debug=debug))
 
 
 @app.command()
@@ -100,186 +64,6 @@ def doctor(
     else:
         _print_checks(checks)
     raise typer.Exit(int(any(check.status == "failure" for check in checks)))
-
-
-@app.command("corpus-from-docs")
-def corpus_from_docs(
-    out: Annotated[Path, typer.Option("--out", "-o", help="JSON Lines file to write.")],
-    max_size: Annotated[str, typer.Option(help="About how much text to take.")] = "16MB",
-) -> None:
-    """Make a real corpus from the documentation and docstrings installed on this machine."""
-    from kexue_train.corpus.installed_docs import write_docs_corpus  # noqa: PLC0415
-    from kexue_train.foundation.runtime import parse_size  # noqa: PLC0415
-
-    with _progress("corpus-from-docs") as progress:
-        statistics = write_docs_corpus(out, max_bytes=parse_size(max_size), progress=progress)
-    typer.echo(f"{out}: {json.dumps(statistics, ensure_ascii=False)}")
-
-
-@app.command()
-def shuffle(
-    out: Annotated[
-        str,
-        typer.Option(
-            "--out", "-o", help="Folder to write, or a file (.txt, .jsonl, .parquet, .arrow), or - for standard output."
-        ),
-    ],
-    inputs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Files, folders, globs, @lists of them, URIs, hf://NAME, or - (standard input): txt, jsonl, json, "
-            "csv, tsv, parquet, arrow, each also .gz, .zst, .bz2, .xz, .lz4."
-        ),
-    ] = None,
-    memory: Annotated[
-        str | None, typer.Option(help="Memory of all processes together, such as 2GB (default: half of what is free).")
-    ] = None,
-    shards: Annotated[int | None, typer.Option(min=1, help="Number of output files.")] = None,
-    shard_size: Annotated[str, typer.Option(help="Or: about how much text an output file holds.")] = "256MB",
-    seed: Seed = 0,
-    input_format: Annotated[
-        str, typer.Option("--format", help="auto, text, jsonl, json, csv, tsv, parquet or arrow.")
-    ] = "auto",
-    document: Annotated[str, typer.Option(help="In text files a document is a line, block or file.")] = "line",
-    text_key: Annotated[
-        list[str] | None, typer.Option(help="Key or column of the text, such as a.b; several are joined. [text]")
-    ] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="Another key or column to keep; may be repeated.")] = None,
-    weight: Annotated[
-        list[str] | None, typer.Option(metavar="INPUT=W", help="Take documents of INPUT W times, such as wiki.jsonl=2.")
-    ] = None,
-    on_bad_record: Annotated[str, typer.Option(help="fail, or skip: count it and keep it aside.")] = "fail",
-    dedup: Annotated[str, typer.Option(help="none, or exact: keep one of equal documents.")] = "none",
-    min_chars: Annotated[int | None, typer.Option(help="Drop shorter documents.")] = None,
-    max_chars: Annotated[int | None, typer.Option(help="Drop longer documents.")] = None,
-    filters: Annotated[
-        list[str] | None, typer.Option("--filter", metavar="RULE=SHARE", help="Other rules, see docs/shuffle.md.")
-    ] = None,
-    keep_dropped: Annotated[bool, typer.Option("--keep-dropped", help="Keep what the filters drop.")] = False,
-    to: Annotated[str | None, typer.Option(help="arrow, parquet, jsonl or lines (default: by --out).")] = None,
-    spill: Annotated[
-        str | None, typer.Option(help="Folder for intermediate files, on each machine's own disk.")
-    ] = None,
-    workers: Workers = None,
-    ray: Ray = None,
-    as_json: AsJson = False,
-) -> None:
-    """Put documents on disk in exactly uniform random order, in bounded memory."""
-    from kexue_train.shuffle.config import ShuffleConfig  # noqa: PLC0415
-    from kexue_train.shuffle.shuffle_corpus import shuffle_corpus  # noqa: PLC0415
-    from kexue_train.shuffle.single_file import STANDARD_OUTPUT, output_of, shuffle_to_file  # noqa: PLC0415
-
-    rules = {"min_chars": min_chars, "max_chars": max_chars, **_pairs(filters, "--filter")}
-    values = {
-        "shards": shards,
-        "shard_size": shard_size,
-        "memory": memory,
-        "spill": spill,
-        "format": input_format,
-        "document": document,
-        "text_key": text_key or "text",
-        "keep": keep or [],
-        "weights": _pairs(weight, "--weight"),
-        "filters": {name: value for name, value in rules.items() if value is not None},
-        "keep_dropped": keep_dropped,
-        "on_bad_record": on_bad_record,
-        "dedup": dedup,
-        "output": to or output_of(out) or ("lines" if out == STANDARD_OUTPUT else "arrow"),
-    }
-    config = ShuffleConfig.parse(values, where="kexue shuffle")
-    sources = inputs or _piped_input()
-    executor = _executor(workers, ray)
-    is_file = out == STANDARD_OUTPUT or output_of(out) is not None
-    with _progress("shuffle") as progress:
-        if is_file:
-            manifest = shuffle_to_file(config, sources, out, seed=seed, executor=executor, progress=progress)
-        else:
-            manifest = shuffle_corpus(config, sources, Path(out), seed=seed, executor=executor, progress=progress)
-    if out != STANDARD_OUTPUT:
-        _report(Path(out), manifest, as_json)
-
-
-@app.command()
-def verify(folder: Annotated[Path, typer.Argument(help="Folder that a stage wrote.")], as_json: AsJson = False) -> None:
-    """Read a stage's folder again and compare every checksum."""
-    from kexue_train.foundation.artifacts import read_manifest, verify_artifact  # noqa: PLC0415
-    from kexue_train.samples.verify import verify_sample_shards  # noqa: PLC0415
-    from kexue_train.shuffle.text_shards import verify_text_shards  # noqa: PLC0415
-
-    checks = {"text_shards": verify_text_shards, "sample_shards": verify_sample_shards}
-    check = checks.get(read_manifest(folder).kind, verify_artifact)
-    with _progress("verify") as progress:
-        manifest = check(folder, progress)
-    _report(folder, manifest, as_json, verb="whole")
-
-
-@app.command()
-def tokenizer(
-    shards: Annotated[Path, typer.Argument(help="Folder of text shards.")],
-    out: Out,
-    source: Annotated[
-        Path | None, typer.Option("--from", help="Take this vocab.txt, tokenizer.json, or folder with one.")
-    ] = None,
-    vocab_size: Annotated[int, typer.Option(help="Pieces, the five special tokens included.")] = 8192,
-    lowercase: Annotated[bool, typer.Option(help="Lower-case the text and strip accents.")] = True,
-    max_bytes: Annotated[str, typer.Option(help="Train on at most so much text, such as 200MB.")] = "1GB",
-    max_unknown_rate: Annotated[float, typer.Option(help="Refuse if more of the tokens are unknown.")] = 0.05,
-    as_json: AsJson = False,
-) -> None:
-    """Train a WordPiece vocabulary on text shards, or take an existing one."""
-    from kexue_train.samples.config import TokenizerConfig  # noqa: PLC0415
-    from kexue_train.samples.tokenizer import train_tokenizer  # noqa: PLC0415
-
-    values = {
-        "source": source,
-        "vocab_size": vocab_size,
-        "lowercase": lowercase,
-        "max_size": max_bytes,
-        "max_unknown_rate": max_unknown_rate,
-    }
-    config = TokenizerConfig.parse(values, where="kexue tokenizer")
-    with _progress("tokenizer") as progress:
-        manifest = train_tokenizer(config, shards, out, progress=progress)
-    _report(out, manifest, as_json)
-    if not as_json:
-        facts = manifest.statistics
-        rates = f"{facts['bytes_per_token']:.2f} bytes per token, {facts['unknown_rate']:.2%} unknown"
-        typer.echo(f"{facts['vocab_size']:,} pieces; {rates}")
-
-
-@app.command()
-def samples(
-    shards: Annotated[Path, typer.Argument(help="Folder of text shards.")],
-    tokenizer: Annotated[Path, typer.Option(help="Folder of the tokenizer.")],
-    out: Out,
-    seq_len: Annotated[int, typer.Option(help="Token slots of a row.")] = 512,
-    nsp: Annotated[bool, typer.Option(help="Make sentence pairs.")] = True,
-    whole_word: Annotated[bool, typer.Option(help="Mask whole words.")] = True,
-    words: Annotated[str, typer.Option(help="Chinese words: jieba, or pmi: phrases found in the corpus.")] = "jieba",
-    dictionary: Annotated[Path | None, typer.Option(help="More words for jieba, one per line.")] = None,
-    shuffle: Annotated[str, typer.Option(help="Mix the rows of each shard (shard), or of all (global).")] = "shard",
-    seed: Seed = 0,
-    workers: Workers = None,
-    ray: Ray = None,
-    as_json: AsJson = False,
-) -> None:
-    """Turn text shards into packed rows for MLM and NSP."""
-    from kexue_train.samples.build_samples import build_samples  # noqa: PLC0415
-    from kexue_train.samples.config import SampleConfig  # noqa: PLC0415
-
-    values = {
-        "seq_len": seq_len,
-        "nsp": nsp,
-        "whole_word": whole_word,
-        "words": words,
-        "dictionary": dictionary,
-        "shuffle": shuffle,
-    }
-    config = SampleConfig.parse(values, where="kexue samples")
-    executor = _executor(workers, ray)
-    with _progress("samples") as progress:
-        manifest = build_samples(config, shards, tokenizer, out, seed=seed, executor=executor, progress=progress)
-    _report(out, manifest, as_json)
 
 
 @app.command()
@@ -428,35 +212,6 @@ def pipeline(
                 result = run_stage(stage, run, board)
                 board.finish(stage, result.summary, result.seconds, made=result.made)
     print_ending(root, console)
-
-
-def _pairs(options: list[str] | None, name: str) -> dict[str, float]:
-    """``KEY=NUMBER`` options as a mapping."""
-    values = {}
-    for option in options or []:
-        key, equals, number = option.rpartition("=")
-        try:
-            values[key] = float(number)
-        except ValueError:
-            equals = ""
-        if not equals or not key:
-            raise ConfigError(f"{name} {option!r} is not of the form KEY=NUMBER, such as {name} wiki.jsonl=2")
-    return values
-
-
-def _piped_input() -> list[str]:
-    if sys.stdin is None or sys.stdin.isatty():
-        raise ConfigError("no inputs; name files, folders or globs, or pipe lines of text in")
-    return ["-"]
-
-
-def _executor(workers: int | None, ray: str | None) -> Executor:
-    from kexue_train.executor import LocalExecutor, RayExecutor  # noqa: PLC0415
-    from kexue_train.foundation.runtime import available_cpus  # noqa: PLC0415
-
-    if ray and workers:
-        raise ConfigError("--workers and --ray are both given; local processes or a Ray cluster, not both")
-    return RayExecutor(None if ray == "local" else ray) if ray else LocalExecutor(workers or available_cpus())
 
 
 def _on_ray(address: str | None) -> list[str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self, get_args
 
@@ -52,6 +53,15 @@ def _refuse_key(node: yaml.Node, problem: str) -> NoReturn:
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
+@dataclass(frozen=True)
+class OptionName:
+    """What a field is called on the command line where that is not ``--the-field``; stands in its ``Annotated``."""
+
+    flag: str = ""
+    old_flag: str = ""
+    """A former name, accepted and not shown."""
+
+
 class Config(BaseModel):
     """Base of every configuration section: immutable, strict types, unknown keys refused."""
 
@@ -60,8 +70,21 @@ class Config(BaseModel):
     )
 
     @classmethod
-    def parse(cls, values: dict[str, Any], *, where: str, lines: dict[str, int] | None = None) -> Self:
-        """Validate ``values``; messages name ``where`` (a file or command) and ``lines`` (of ``read_with_overrides``).
+    def parse(
+        cls,
+        values: dict[str, Any],
+        *,
+        where: str,
+        lines: Mapping[str, int] | None = None,
+        flags: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Validate ``values``.
+
+        Args:
+            values: Keys and values, as JSON would hold them.
+            where: The file or command, for messages.
+            lines: Of the file, by dotted key, from ``read_with_overrides``.
+            flags: Options of the command by dotted key, which messages name in place of the key.
 
         Raises:
             ConfigError: One paragraph that lists every problem with its key, value and what is allowed.
@@ -69,7 +92,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate_json(json.dumps(values, default=str))
         except ValidationError as error:
-            problems = [_explain(cls, problem, where, lines or {}) for problem in error.errors()]
+            problems = [_explain(cls, problem, where, lines or {}, flags or {}) for problem in error.errors()]
             raise ConfigError("\n".join(problems)) from None
 
 
@@ -158,7 +181,7 @@ def _key_lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, 
             yield from _key_lines(item, f"{prefix}{index}.")
 
 
-def _explain(cls: type[BaseModel], problem: Any, where: str, lines: dict[str, int]) -> str:
+def _explain(cls: type[BaseModel], problem: Any, where: str, lines: Mapping[str, int], flags: Mapping[str, str]) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     line = next((lines[k] for n in range(len(location), 0, -1) if (k := ".".join(location[:n])) in lines), None)
@@ -177,7 +200,10 @@ def _explain(cls: type[BaseModel], problem: Any, where: str, lines: dict[str, in
     if isinstance(problem["input"], dict):  # a whole section: naming it is enough
         return f"{place}: {key}: {message}"
     given = json.dumps(problem["input"], ensure_ascii=False, default=str)
-    return f"{place}: {key}={given}: {message}"
+    choices = re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
+    near = difflib.get_close_matches(str(problem["input"]), choices, n=1, cutoff=0.5)
+    hint = f", did you mean '{near[0]}'?" if near else ""
+    return f"{place}: {flags.get(key, key)}={given}: {message}{hint}"
 
 
 def _known_keys(cls: type[BaseModel], path: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import difflib
 import logging
 import os
 import re
@@ -39,7 +40,9 @@ def parse_size(text: str) -> int:
     match = _SIZE.match(text)
     unit = match[2].upper() if match else None
     if match is None or unit not in _UNITS:
-        raise ConfigError(f"size {text!r} cannot be read; write a number and a unit such as 512MB, 2GB or 2GiB")
+        near = difflib.get_close_matches(unit or "", [name for name in _UNITS if len(name) > 1], n=4, cutoff=0.5)
+        hint = f", did you mean {' or '.join(f'{match[1]}{name}' for name in sorted(near))}?" if match and near else ""
+        raise ConfigError(f"size {text!r} cannot be read{hint}; write a number and a unit such as 512MB, 2GB or 2GiB")
     size = int(float(match[1]) * _UNITS[unit])
     if size <= 0:
         raise ConfigError(f"size {text!r} is zero; write a positive size such as 512MB")

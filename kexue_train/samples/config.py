@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from kexue_train.foundation.config import Config
+from kexue_train.foundation.config import Config, OptionName
 from kexue_train.foundation.errors import ConfigError
 from kexue_train.foundation.runtime import parse_size
 
@@ -15,7 +15,7 @@ from kexue_train.foundation.runtime import parse_size
 class TokenizerConfig(Config):
     """The WordPiece vocabulary: how it is trained, or which existing one is taken."""
 
-    source: Path | None = None
+    source: Annotated[Path | None, OptionName("--from")] = None
     """A vocab.txt, a tokenizer.json, or a folder that holds one: taken as it is. Without it, one is trained."""
     vocab_size: int = Field(default=8192, ge=64, le=1_000_000)
     """Pieces in a trained vocabulary, the five special tokens included."""
@@ -23,7 +23,7 @@ class TokenizerConfig(Config):
     """Lower-case the text and strip accents; a tokenizer.json says itself whether it does."""
     min_frequency: int = Field(default=2, ge=1)
     """A piece must occur at least this often in the training text."""
-    max_size: str = "1GB"
+    max_size: Annotated[str, OptionName(old_flag="--max-bytes")] = "1GB"
     """Train on at most this much text: the first rows of the shards, a uniform sample of the corpus."""
     max_unknown_rate: float = Field(default=0.05, ge=0.0, le=1.0)
     """Refuse a vocabulary that makes more than this share of the tokens of a sample of the corpus [UNK]."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from kexue_train.corpus.config import FilterConfig
-from kexue_train.foundation.config import Config
+from kexue_train.foundation.config import Config, OptionName
 from kexue_train.foundation.errors import ConfigError
 from kexue_train.foundation.runtime import parse_size
 
@@ -17,13 +17,13 @@ class ShuffleConfig(Config):
     """The section ``shuffle``."""
 
     shards: int | None = Field(default=None, gt=0, lt=100_000)
-    """Number of output files; null: as many as ``shard_size`` asks for."""
+    """Number of output files; by default as many as ``shard_size`` asks for."""
     shard_size: str = "256MB"
-    """About how much text one output file holds, such as 256MB; used when ``shards`` is null."""
+    """About how much text one output file holds, such as 256MB; used when ``shards`` is not set."""
     memory: str | None = None
-    """How much memory all processes of a machine together may use, such as 2GB; null: half of what is free."""
+    """Memory of all processes of a machine together, such as 2GB; by default half of what is free."""
     spill: str | None = None
-    """Folder on every machine's own disk for the intermediate files; null: beside the output."""
+    """Folder for intermediate files, on each machine's own disk; by default beside the output."""
     format: Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] = "auto"
     """Format of the inputs; auto goes by the suffix."""
     document: Literal["line", "block", "file"] = "line"
@@ -32,9 +32,9 @@ class ShuffleConfig(Config):
     """Key or column of the text; dots go into objects, such as ``article.body``. Several are joined by newlines."""
     keep: tuple[str, ...] = ()
     """Other keys or columns to keep, as columns of text."""
-    weights: dict[str, float] = Field(default_factory=dict)
-    """Input, as written under ``corpus.inputs`` -> how often its documents are taken: 2 is twice, 0.5 every other."""
-    filters: FilterConfig = FilterConfig()
+    weights: Annotated[dict[str, float], OptionName("--weight")] = Field(default_factory=dict)
+    """Input, written as among the inputs -> how often its documents are taken: 2 is twice, 0.5 every other one."""
+    filters: Annotated[FilterConfig, OptionName(old_flag="--filter")] = FilterConfig()
     """Which documents are left out by length and quality."""
     keep_dropped: bool = False
     """Keep what a filter leaves out, in ``dropped/``."""
@@ -42,8 +42,8 @@ class ShuffleConfig(Config):
     """A record that cannot be used ends the shuffle (fail), or is counted and kept aside in ``rejected/`` (skip)."""
     dedup: Literal["none", "exact"] = "none"
     """``exact`` keeps the first of the documents whose texts are equal byte for byte."""
-    output: Literal["arrow", "parquet", "jsonl", "lines"] = "arrow"
-    """Format of the shards; the later stages read arrow."""
+    output: Annotated[Literal["arrow", "parquet", "jsonl", "lines"], OptionName("--to")] = "arrow"
+    """Format of the output; the later stages read arrow. A file to write implies it by its suffix."""
 
     @property
     def text_keys(self) -> tuple[str, ...]:

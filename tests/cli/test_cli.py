@@ -292,9 +292,25 @@ def test_debug_shows_the_traceback(arguments: list[str], tmp_path: Path) -> None
     assert "kexue_train.foundation.errors.ArtifactError: x: no manifest.json" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["shuf"], ["shuffle"], ["shuffle", "x", "-o", "y", "--shards", "0"]])
-def test_a_wrong_command_line_is_refused_with_its_usage(arguments: list[str], kexue: Kexue) -> None:
-    ended = kexue(*arguments)
-    assert ended.code == 2
-    assert ended.err.startswith("Usage: kexue")
-    assert "Error: " in ended.err
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("shuf", ["No such command 'shuf'", "'shuffle'?"]),
+        ("shuffle", ["Missing option '--out'"]),
+        ("shuffle x -o y --on-bad-recrod skip", ["No such option: --on-bad-recrod", "--on-bad-record)"]),
+        ("shuffle x -o y --dedup exat", ['--dedup="exat"', "'none' or 'exact'", "did you mean 'exact'?"]),
+        ("shuffle x -o y --shards -1", ["--shards=-1", "greater than 0"]),
+        ("shuffle x -o y --shards 0", ["--shards=0", "greater than 0"]),
+        ("shuffle x -o y --shards many", ['--shards="many"', "integer"]),
+        ("shuffle x -o y --memory 5XB", ["--memory", "'5XB'", "5GB", "512MB"]),
+        ("shuffle x -o y --to arow", ["--to", "'arrow'?"]),
+        ("shuffle x -o y --filter max_repetitoin=0.3", ["max_repetitoin", "'max_repetition'?"]),
+        ("shuffle x -o y --weight wiki", ["--weight 'wiki'", "KEY=NUMBER"]),
+        ("tokenizer x -o y --max-bytes 5XB", ["--max-size", "'5XB'"]),
+    ],
+)
+def test_a_wrong_command_line_is_refused_and_the_nearest_right_one_named(
+    command: str, words: list[str], refused: Kexue
+) -> None:
+    message = refused(*command.split())
+    assert [word for word in words if word not in message] == [], message

@@ -1,0 +1,144 @@
+"""How a command is declared, and what several of them share: arguments, progress, results."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from kexue_train.cli.options import ConfigOptions
+from kexue_train.foundation.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kexue_train.executor import Executor
+    from kexue_train.foundation.artifacts import Manifest
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; left alone if it holds other work.")]
+OutFile = Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")]
+ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="YAML file of a run, such as configs/demo.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="section.key=value", help="Values that replace the file's.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Every random choice derives from it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else there.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Local worker processes (default: the CPUs).")]
+Ray = Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="Run the tasks on this Ray cluster instead.")]
+
+
+def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Function], Function]:
+    """Register a function as the command ``name``; its parameters are the arguments and options.
+
+    Args:
+        app: Where the command belongs.
+        name: As it is typed.
+        example: A command line that works, for the help text.
+    """
+
+    def register(function: Function) -> Function:
+        kind = type("Command", (LazyCommand,), {"function": staticmethod(function)})
+        epilog = f"\b\nExample:\n  {example}"
+        app.command(name, cls=kind, help=inspect.getdoc(function), epilog=epilog)(lambda: None)
+        return function
+
+    return register
+
+
+class LazyCommand(TyperCommand):
+    """A command whose parameters are made when they are asked for, so that a list of commands is quick."""
+
+    function: ClassVar[Callable[..., Any]]
+    _is_made = False
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters."""
+        if not self._is_made:
+            made: Any = as_typer_command(self.function)
+            self.params, self.callback, self._is_made = made.params, made.callback, True
+        return super().get_params(ctx)
+
+
+class QuickGroup(TyperGroup):
+    """A group of commands that does not load pydantic, as typer does to convert a flag that is None."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters, with False for the flags that are not given."""
+        params = super().get_params(ctx)
+        for param in params:
+            if getattr(param, "is_flag", False) and param.default is None:
+                param.default = False
+        return params
+
+
+def as_typer_command(function: Callable[..., Any]) -> Any:
+    """Return ``function`` as typer's command; a parameter marked with ``options_of`` becomes several options."""
+    parameters = inspect.signature(function).parameters
+    marked = {name: entry.default for name, entry in parameters.items() if isinstance(entry.default, ConfigOptions)}
+    typed = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+    for name, entry in parameters.items():
+        typed += marked[name].parameters() if name in marked else [entry.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+
+    def run(**arguments: Any) -> Any:
+        context = arguments.pop("context")
+        given = {name: options.take(arguments, context.command_path) for name, options in marked.items()}
+        return function(**arguments, **given)
+
+    run.__signature__ = inspect.Signature(typed)  # type: ignore[attr-defined]  # inspect looks there first
+    run.__annotations__ = {}
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(run)
+    return typer.main.get_command(app)
+
+
+def show_progress(stage: str) -> Any:
+    """Return the board of a single stage, on standard error."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from kexue_train.cli.terminal import SingleStage  # noqa: PLC0415
+
+    return SingleStage(stage, Console(stderr=True))
+
+
+def make_executor(workers: int | None, ray: str | None) -> Executor:
+    """Return where the tasks run: local processes, or the Ray cluster that ``--ray`` names.
+
+    Raises:
+        ConfigError: If both are given.
+    """
+    from kexue_train.executor import LocalExecutor, RayExecutor  # noqa: PLC0415
+    from kexue_train.foundation.runtime import available_cpus  # noqa: PLC0415
+
+    if ray and workers:
+        raise ConfigError("--workers and --ray are both given; local processes or a Ray cluster, not both")
+    return RayExecutor(None if ray == "local" else ray) if ray else LocalExecutor(workers or available_cpus())
+
+
+def ray_override(address: str | None) -> list[str]:
+    """Return the override of a run's configuration that ``--ray`` stands for."""
+    return [f"execution.ray_address={address}"] if address and address != "local" else []
+
+
+def print_json(value: Any) -> None:
+    """Print a result for a program."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_manifest(folder: Path, manifest: Manifest, as_json: bool, verb: str = "made") -> None:
+    """Say in one line, or as JSON, what lies in ``folder``."""
+    from kexue_train.foundation.runtime import format_size  # noqa: PLC0415
+
+    if as_json:
+        typer.echo(manifest.model_dump_json(indent=2))
+        return
+    rows = f"{manifest.rows:,} rows, " if manifest.rows else ""
+    left_out = {"blank": manifest.statistics.get("blank", 0), "duplicate": manifest.statistics.get("duplicates", 0)}
+    left_out |= manifest.statistics.get("rejected", {})
+    counted = "".join(f", {count:,} {reason}" for reason, count in left_out.items() if count)
+    size = format_size(manifest.bytes)
+    typer.echo(f"{folder}: {manifest.kind} {verb}, {rows}{len(manifest.files)} files, {size}{counted}")

@@ -1,0 +1,151 @@
+"""Commands from raw text to training samples."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kexue_train.cli.commands import (
+    AsJson,
+    Out,
+    Ray,
+    Seed,
+    Workers,
+    command,
+    make_executor,
+    print_json,
+    print_manifest,
+    show_progress,
+)
+from kexue_train.cli.options import Given, options_of
+from kexue_train.foundation.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kexue_train.corpus.config import CorpusConfig
+    from kexue_train.samples.config import SampleConfig, TokenizerConfig
+    from kexue_train.shuffle.config import ShuffleConfig
+
+data_app = typer.Typer()
+
+Shards = Annotated[Path, typer.Argument(help="Folder of text shards.")]
+
+
+@command(data_app, "corpus-from-docs", example="kexue corpus-from-docs --out corpus.jsonl --max-size 4MB")
+def corpus_command(
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON Lines file to write.")],
+    given: "Given[CorpusConfig]" = options_of("kexue_train.corpus.config:CorpusConfig", "max_size"),
+    as_json: AsJson = False,
+) -> None:
+    """Make a real corpus from the documentation and docstrings installed on this machine."""
+    from kexue_train.corpus.installed_docs import write_docs_corpus  # noqa: PLC0415
+    from kexue_train.foundation.runtime import parse_size  # noqa: PLC0415
+
+    config = given.config(source="installed_docs")
+    with show_progress("corpus-from-docs") as progress:
+        statistics = write_docs_corpus(out, max_bytes=parse_size(config.max_size), progress=progress)
+    if as_json:
+        print_json({"file": str(out), **statistics})
+    else:
+        typer.echo(f"{out}: {json.dumps(statistics, ensure_ascii=False)}")
+
+
+@command(data_app, "shuffle", example="kexue shuffle corpus.jsonl --out shards --memory 2GB")
+def shuffle_command(
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out", "-o", help="Folder to write, or a file (.txt, .jsonl, .parquet, .arrow), or - for standard output."
+        ),
+    ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Files, folders, globs, @lists of them, URIs, hf://NAME, or - (standard input): txt, jsonl, json, "
+            "csv, tsv, parquet, arrow, each also .gz, .zst, .bz2, .xz, .lz4."
+        ),
+    ] = None,
+    given: "Given[ShuffleConfig]" = options_of("kexue_train.shuffle.config:ShuffleConfig"),
+    seed: Seed = 0,
+    workers: Workers = None,
+    ray: Ray = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put documents on disk in exactly uniform random order, in bounded memory."""
+    from kexue_train.shuffle.shuffle_corpus import shuffle_corpus  # noqa: PLC0415
+    from kexue_train.shuffle.single_file import STANDARD_OUTPUT, output_of, shuffle_to_file  # noqa: PLC0415
+
+    format_of_file = output_of(out) or ("lines" if out == STANDARD_OUTPUT else None)
+    config = given.config(**({"output": format_of_file} if format_of_file else {}))
+    sources = inputs or _piped_input()
+    executor = make_executor(workers, ray)
+    with show_progress("shuffle") as progress:
+        if format_of_file:
+            manifest = shuffle_to_file(config, sources, out, seed=seed, executor=executor, progress=progress)
+        else:
+            manifest = shuffle_corpus(config, sources, Path(out), seed=seed, executor=executor, progress=progress)
+    if out != STANDARD_OUTPUT:
+        print_manifest(Path(out), manifest, as_json)
+
+
+@command(data_app, "verify", example="kexue verify runs/demo/shards")
+def verify_command(
+    folder: Annotated[Path, typer.Argument(help="Folder that a stage wrote.")], as_json: AsJson = False
+) -> None:
+    """Read a stage's folder again and compare every checksum."""
+    from kexue_train.foundation.artifacts import read_manifest, verify_artifact  # noqa: PLC0415
+    from kexue_train.samples.verify import verify_sample_shards  # noqa: PLC0415
+    from kexue_train.shuffle.text_shards import verify_text_shards  # noqa: PLC0415
+
+    checks = {"text_shards": verify_text_shards, "sample_shards": verify_sample_shards}
+    check = checks.get(read_manifest(folder).kind, verify_artifact)
+    with show_progress("verify") as progress:
+        manifest = check(folder, progress)
+    print_manifest(folder, manifest, as_json, verb="whole")
+
+
+@command(data_app, "tokenizer", example="kexue tokenizer shards --out tokenizer --vocab-size 8192")
+def tokenizer_command(
+    shards: Shards,
+    out: Out,
+    given: "Given[TokenizerConfig]" = options_of("kexue_train.samples.config:TokenizerConfig"),
+    as_json: AsJson = False,
+) -> None:
+    """Train a WordPiece vocabulary on text shards, or take an existing one."""
+    from kexue_train.samples.tokenizer import train_tokenizer  # noqa: PLC0415
+
+    config = given.config()
+    with show_progress("tokenizer") as progress:
+        manifest = train_tokenizer(config, shards, out, progress=progress)
+    print_manifest(out, manifest, as_json)
+    if not as_json:
+        facts = manifest.statistics
+        rates = f"{facts['bytes_per_token']:.2f} bytes per token, {facts['unknown_rate']:.2%} unknown"
+        typer.echo(f"{facts['vocab_size']:,} pieces; {rates}")
+
+
+@command(data_app, "samples", example="kexue samples shards --tokenizer tokenizer --out samples --seq-len 128")
+def samples_command(
+    shards: Shards,
+    tokenizer: Annotated[Path, typer.Option(help="Folder of the tokenizer.")],
+    out: Out,
+    given: "Given[SampleConfig]" = options_of("kexue_train.samples.config:SampleConfig"),
+    seed: Seed = 0,
+    workers: Workers = None,
+    ray: Ray = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn text shards into packed rows for MLM and NSP."""
+    from kexue_train.samples.build_samples import build_samples  # noqa: PLC0415
+
+    config, executor = given.config(), make_executor(workers, ray)
+    with show_progress("samples") as progress:
+        manifest = build_samples(config, shards, tokenizer, out, seed=seed, executor=executor, progress=progress)
+    print_manifest(out, manifest, as_json)
+
+
+def _piped_input() -> list[str]:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise ConfigError("no inputs; name files, folders or globs, or pipe lines of text in")
+    return ["-"]

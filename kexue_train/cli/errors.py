@@ -1,0 +1,64 @@
+"""What a person at a terminal sees of an error: one paragraph, and an exit code."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from kexue_train.foundation.errors import KexueError
+
+_INTERRUPTED = 130
+_UsageError: Any = typer.BadParameter.__base__  # of typer's own click, or of the package in older versions
+
+
+def run_command(call: Callable[[], Any], *, debug: bool = False) -> int:
+    """Run ``call`` and return the exit code; an error becomes one paragraph on standard error.
+
+    Args:
+        call: Runs a command of typer, without its standalone mode, which would print a usage text for every mistake.
+        debug: Raise errors, for their traceback.
+    """
+    try:
+        code = int(call() or 0)
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    except Exception as error:  # the border to the person at the terminal
+        if debug:
+            raise
+        message, code = explain(error)
+        typer.echo(message, err=True)
+    if code == _INTERRUPTED:
+        typer.echo("stopped; finished work is kept, run the same command to resume", err=True)
+    return code
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """Return the paragraph and the exit code for an error: 2 is for the user to correct, 1 is a failure."""
+    if isinstance(error, KexueError):
+        return f"error: {error}", error.exit_code
+    if isinstance(error, _UsageError):
+        message = error.format_message()
+        if message.startswith("Usage: "):  # a group of commands without any
+            return message, 2
+        command = error.ctx.command_path if error.ctx else "kexue"
+        return f"error: {message.strip()} Try '{command} --help'.", 2
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        advice = _OS_ADVICE.get(error.errno or 0)
+        return f"error: {where}{advice or error.strerror or error}", 2 if advice else 1
+    name = f"{type(error).__name__}: {error}"
+    return f"error: internal error, {name}. Run again with --debug for the traceback, and please report it.", 1
+
+
+_FREE_SPACE = "free some space, then run the same command again: finished work is kept"
+_OS_ADVICE = {
+    errno.ENOSPC: f"the disk is full; {_FREE_SPACE}",
+    errno.EDQUOT: f"the disk quota is used up; {_FREE_SPACE}",
+    errno.EACCES: "permission denied; check the owner and mode of the path, or choose another",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENOENT: "no such file or folder; check the path",
+    errno.EMFILE: "too many open files; raise the limit with ulimit -n",
+}
