@@ -28,13 +28,13 @@ from safetensors.torch import load_file
 
 from kexue_train.executor import LocalExecutor
 from kexue_train.foundation.runtime import format_seconds
+from kexue_train.metrics.file import read_metrics
 from kexue_train.samples.build_samples import build_samples
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.samples.tokenizer import train_tokenizer
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.shuffle_corpus import shuffle_corpus
 from kexue_train.train.job import TrainDir
-from kexue_train.train.monitor.metrics import read_metrics
 
 WORKERS = 2
 _SEQ_LEN = 64

@@ -37,8 +37,8 @@ from benchmarks.train_blocks import BareSteps, num_steps, train_in_blocks
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.foundation.errors import KexueError, ResourceError
 from kexue_train.foundation.runtime import available_cpus
+from kexue_train.metrics.file import read_metrics
 from kexue_train.train.job import JobConfig, TrainDir
-from kexue_train.train.monitor.metrics import read_metrics
 from kexue_train.train.pretrain import pretrain
 from kexue_train.train.torchrun_launch import train_with_torchrun
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from torch import Tensor
 
 from kexue_train.batches.dataset import SampleDataset
+from kexue_train.metrics.file import read_metrics
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import build_hf_config
 from kexue_train.optim.build import build_optimizer
@@ -26,7 +27,6 @@ from kexue_train.train.engine import Engine, TorchEngine, build_engine
 from kexue_train.train.feed import expected_counts, heldout_batches
 from kexue_train.train.job import JobConfig, TrainDir
 from kexue_train.train.launch import train_here
-from kexue_train.train.monitor.metrics import read_metrics
 from kexue_train.train.objective import LossTerms, PretrainingObjective
 
 _progress = Console(stderr=True, highlight=False)

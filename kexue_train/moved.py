@@ -34,6 +34,7 @@ MOVED = {f"kexue_train.{name}": f"kexue_train.foundation.{name}" for name in _FO
     "kexue_train.samples.coverage": "kexue_train.samples.tokenizer",
     "kexue_train.samples.dictionary": "kexue_train.samples.segmentation",
     "kexue_train.samples.given_vocabulary": "kexue_train.samples.bert_tokenizer",
+    "kexue_train.train.monitor.metrics": "kexue_train.metrics.file",
 }
 """Old name of a module or package -> new name."""
 

@@ -13,6 +13,7 @@ from kexue_train.foundation.artifacts import Recipe
 from kexue_train.foundation.counter_rng import Purpose, random_words
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.foundation.progress import Progress, Silent
+from kexue_train.metrics.spikes import SpikeDetector
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import build_hf_config
 from kexue_train.model.recompute import compile_layers, enable_recompute
@@ -34,7 +35,6 @@ from kexue_train.train.checkpoint import (
 from kexue_train.train.config import RecomputeEvery, TrainConfig
 from kexue_train.train.distributed import collective_timeout
 from kexue_train.train.engine import build_engine
-from kexue_train.train.faults.spikes import SpikeDetector
 from kexue_train.train.faults.step_report import StepReports
 from kexue_train.train.faults.stop import StopRequest
 from kexue_train.train.faults.watchdog import Watchdog

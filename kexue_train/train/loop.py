@@ -8,7 +8,6 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,6 +17,8 @@ from kexue_train.batches.dataset import SampleDataset
 from kexue_train.foundation.artifacts import Recipe
 from kexue_train.foundation.counter_rng import Purpose, random_words
 from kexue_train.foundation.errors import TrainingError
+from kexue_train.metrics.fields import Kind
+from kexue_train.metrics.spikes import SpikeDetector
 from kexue_train.model.modeling_roformer_v2 import set_residual_scale
 from kexue_train.optim.build import set_learning_rate
 from kexue_train.optim.embedding_monitor import embedding_sizes
@@ -25,14 +26,15 @@ from kexue_train.optim.windows import WindowedOptimizer
 from kexue_train.train.balance import loss_units
 from kexue_train.train.checkpoint import CheckpointWriter, TrainerState
 from kexue_train.train.engine import Engine
-from kexue_train.train.faults.spikes import Spike, SpikeDetector, rows_left_out
+from kexue_train.train.faults.spikes import Spike, count_skipped_rows
 from kexue_train.train.faults.step_report import StepReport, StepReports
 from kexue_train.train.faults.stop import Ending, StopRequest
 from kexue_train.train.faults.watchdog import Watchdog
 from kexue_train.train.feed import expected_counts, heldout_batches, training_batches
 from kexue_train.train.job import JobConfig, TrainDir
+from kexue_train.train.monitor.lines import phase_values, training_values
+from kexue_train.train.monitor.loggers import MetricLogger
 from kexue_train.train.monitor.meter import Meter
-from kexue_train.train.monitor.metrics import MetricLogger
 from kexue_train.train.monitor.norms import StepNorms
 from kexue_train.train.monitor.profiling import StepProfiler
 from kexue_train.train.monitor.speed import Speedometer
@@ -98,7 +100,7 @@ def enter_phase(training: Training) -> None:
     phase = phase_after(training.phases, step)
     dataset = training.datasets[phase.number - 1]
     training.phase, training.rows_per_epoch = phase, dataset.num_training_rows
-    training.rows_left_out = rows_left_out(training.state.left_out, phase.seq_len)
+    training.rows_left_out = count_skipped_rows(training.state.left_out, phase.seq_len)
     training.batches = training_batches(config, phase, dataset, step, training.device, training.rows_left_out)
     training.heldout = heldout_batches(config, phase, dataset)
     training.objective.expected = expected_counts(config.train, dataset, phase.micro_batch_size)
@@ -132,7 +134,7 @@ def train_loop(training: Training) -> Ending:
             with meter.paused():
                 scores = validate(training.objective, heldout, training.device)
             if training.metrics:
-                training.metrics.write("validation", step, **scores)
+                training.metrics.write(Kind.VALIDATION, step, **scores)
         if saving or stopping:
             with meter.paused():
                 _save(training, total_loss(scores, config.nsp_weight))
@@ -187,13 +189,7 @@ def _next_phase(training: Training) -> None:
     enter_phase(training)
     training.symptoms = SymptomWatch()  # what is usual changes with the rows
     if training.metrics:
-        training.metrics.event("phase", training.state.step, **describe(training.phase))
-
-
-def describe(phase: Phase) -> dict[str, int]:
-    """What a line of metrics says of a phase."""
-    names = ("seq_len", "global_batch_size", "micro_batch_size", "accumulation_steps")
-    return {"phase": phase.number} | {name: getattr(phase, name) for name in names}
+        training.metrics.write(Kind.PHASE, training.state.step, **phase_values(training.phase))
 
 
 def _one_step(training: Training, meter: Meter) -> int:
@@ -218,7 +214,7 @@ def _one_step(training: Training, meter: Meter) -> int:
         training.watchdog.beat(state.micro_step + index + 1)
     training.state = replace(state, step=step, micro_step=training.phase.micro_steps(step))
     if (trace := training.profiler.after(step)) and training.metrics:
-        training.metrics.event("profile", step, path=str(trace))
+        training.metrics.write(Kind.PROFILE, step, path=str(trace))
     return step
 
 
@@ -240,25 +236,21 @@ def _log(training: Training, meter: Meter) -> None:
     if not training.metrics:
         return
     scores = means(totals.terms)
-    line: dict[str, Any] = {
-        "micro_step": state.micro_step,
-        "epoch": (training.phase.rows(state.step) + training.rows_left_out) / training.rows_per_epoch,
-        "rows": training.phase.all_rows(state.step),
-        "tokens": training.state.tokens,
-        "loss": scores.get("mlm_loss", 0.0) + config.train.nsp_weight * scores.get("nsp_loss", 0.0),
-        **{name: value for name, value in scores.items() if name not in ("predictions", "pairs")},
-        "lr": training.optimizer.param_groups[0]["lr"],
-        **rates,
-        "seconds": training.seconds,
-        "data_wait": totals.data_wait,
-        "memory_bytes": totals.memory_bytes,
-        "memory_share": totals.memory_share,
-        **embedding_sizes(table, config.optimizer.weight_decay),
-        **(training.norms.take() if training.norms else {}),
-    }
-    training.metrics.write("train", state.step, **line)
+    line = training_values(
+        training.state,
+        training.phase,
+        totals,
+        scores,
+        loss=total_loss(scores, config.train.nsp_weight),
+        lr=training.optimizer.param_groups[0]["lr"],
+        epoch=(training.phase.rows(state.step) + training.rows_left_out) / training.rows_per_epoch,
+        seconds=training.seconds,
+    )
+    line |= rates | embedding_sizes(table, config.optimizer.weight_decay)
+    line |= training.norms.take() if training.norms else {}
+    training.metrics.write(Kind.TRAIN, state.step, **line)
     for symptom, message in training.symptoms.look(line).items():
-        training.metrics.event("warning", state.step, symptom=symptom, message=message)
+        training.metrics.warn(state.step, symptom, message)
 
 
 def _check_gradients(training: Training) -> None:
@@ -269,7 +261,7 @@ def _check_gradients(training: Training) -> None:
     """
     report, allowed = training.optimizer.nonfinite_report(), training.config.optimizer.max_nonfinite_steps
     if report.steps and training.metrics:
-        training.metrics.event("nonfinite", training.state.step, tensors=report.steps, in_a_row=report.in_a_row)
+        training.metrics.write(Kind.NONFINITE, training.state.step, tensors=report.steps, in_a_row=report.in_a_row)
     if report.in_a_row >= allowed:
         raise TrainingError(
             f"gradients were NaN or infinite in {report.in_a_row} steps in a row up to step {training.state.step}, in "
@@ -284,7 +276,7 @@ def _save(training: Training, validation_loss: float | None) -> None:
     tensors = training.engine.full_tensors()
     if training.checkpoints and training.metrics:
         training.checkpoints.save(training.objective.model, *tensors, training.state, validation_loss)
-        training.metrics.event("checkpoint", training.state.step, stall_seconds=time.perf_counter() - started)
+        training.metrics.write(Kind.CHECKPOINT, training.state.step, stall_seconds=time.perf_counter() - started)
 
 
 def report_saved(training: Training) -> None:
@@ -295,4 +287,4 @@ def report_saved(training: Training) -> None:
     """
     if training.checkpoints and training.metrics:
         for event in training.checkpoints.take_events():
-            training.metrics.event(event.kind, event.step, **event.values)
+            training.metrics.write(event.kind, event.step, **event.values)

@@ -24,6 +24,7 @@ from kexue_train.batches.dataset import SampleDataset
 from kexue_train.foundation.artifacts import MANIFEST_NAME, build_manifest, describe_files, write_atomic
 from kexue_train.foundation.errors import KexueError, TrainingError
 from kexue_train.foundation.runtime import available_cpus, configure_logging, keep_freed_memory, rank
+from kexue_train.metrics.fields import Kind
 from kexue_train.train.build_training import build_training, open_checkpoints
 from kexue_train.train.checkpoint import CheckpointWriter, checkpoint_name
 from kexue_train.train.config import TrainConfig
@@ -37,14 +38,14 @@ from kexue_train.train.distributed import (
 from kexue_train.train.faults.agreement import open_together
 from kexue_train.train.faults.lock import held_alone
 from kexue_train.train.faults.out_of_memory import out_of_memory_explained
-from kexue_train.train.faults.spikes import LeftOut, Spike, left_out_between
+from kexue_train.train.faults.spikes import SkippedRows, Spike, skipped_between
 from kexue_train.train.faults.stop import Ending, StopRequest, no_machine_is_draining
 from kexue_train.train.faults.supervise import tell_launcher
 from kexue_train.train.faults.watchdog import Watchdog
 from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples, samples_digest
-from kexue_train.train.loop import Training, describe, enter_phase, report_saved, train_loop
-from kexue_train.train.monitor.loggers import require_loggers
-from kexue_train.train.monitor.metrics import MetricLogger
+from kexue_train.train.loop import Training, enter_phase, report_saved, train_loop
+from kexue_train.train.monitor.lines import start_values
+from kexue_train.train.monitor.loggers import MetricLogger, require_loggers
 
 logger = logging.getLogger(__name__)
 
@@ -118,12 +119,12 @@ def _train_past_spikes(
 ) -> Ending:
     """Train to the end, starting again from the last checkpoint after every spike, as a new process would."""
     spike: Spike | None = None
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[SkippedRows, ...] = ()
     while True:
         training = build_training(config, datasets, paths, device, stop, watchdog)
         training.checkpoints = checkpoints
         if spike is not None:
-            left_out += left_out_between(training.phases, training.state.step, spike.step)
+            left_out += skipped_between(training.phases, training.state.step, spike.step)
             training.spike, training.state = spike, replace(training.state, left_out=left_out)
         enter_phase(training)
         try:
@@ -169,29 +170,23 @@ def _train(training: Training) -> Ending:
     settings = training.config.model_dump(mode="json")
     with MetricLogger(training.paths, resumed_step=state.step, loggers=train.loggers, settings=settings) as metrics:
         training.metrics, training.seconds = metrics, metrics.resumed_seconds
-        metrics.event(
-            "resume" if state.step else "start",
+        metrics.write(
+            Kind.RESUME if state.step else Kind.START,
             state.step,
-            world_size=dist.get_world_size(),
-            engine=train.engine,
-            zero_stage=train.zero_stage,
-            device=training.device.type,
-            precision=train.precision,
-            recompute=train.model_dump(mode="json")["recompute"],
-            **describe(training.phase),
+            **start_values(train, training.phase, world_size=dist.get_world_size(), device=training.device.type),
             parameters=training.num_parameters,
             rows_per_epoch=training.rows_per_epoch,
             peak_flops_per_second=training.speed.peak.measured,
         )
         for message in training.passed_over:
-            metrics.event("warning", state.step, symptom="checkpoint", message=message)
+            metrics.warn(state.step, "checkpoint", message)
         if training.spike is not None:
-            metrics.event("rollback", state.step, **training.spike.facts, left_out=list(state.left_out))
+            metrics.write(Kind.ROLLBACK, state.step, **training.spike.facts, left_out=list(state.left_out))
         ending = train_loop(training)
         assert training.checkpoints
         training.checkpoints.finish()
         report_saved(training)
-        metrics.event("end" if ending is Ending.FINISHED else "stop", training.state.step)
+        metrics.write(Kind.END if ending is Ending.FINISHED else Kind.STOP, training.state.step)
         return ending
 
 

@@ -14,8 +14,8 @@ import pytest
 from benchmarks.train import make_job
 from benchmarks.train_blocks import BareSteps, Measured, MicroBatches, num_steps, real_tokens, train_in_blocks
 from kexue_train.batches.dataset import SampleDataset
+from kexue_train.metrics.file import read_metrics
 from kexue_train.train.job import TrainDir
-from kexue_train.train.monitor.metrics import read_metrics
 from tests.train.tiny_training import make_config, train_here, write_samples
 
 BLOCK, ROUNDS = 2, 4

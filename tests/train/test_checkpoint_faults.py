@@ -12,11 +12,11 @@ import pytest
 
 from kexue_train.foundation.artifacts import verify_artifact
 from kexue_train.foundation.errors import TrainingError
+from kexue_train.metrics.file import read_metrics
 from kexue_train.train import loop
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.faults.stop import Ending
 from kexue_train.train.job import TrainDir
-from kexue_train.train.monitor.metrics import read_metrics
 from tests.train.object_storage import S3Server, contents, local_contents
 from tests.train.tiny_training import (
     curve,

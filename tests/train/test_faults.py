@@ -16,12 +16,12 @@ import psutil
 import pytest
 
 from kexue_train.foundation.errors import ResourceError, TrainingError
+from kexue_train.metrics.file import read_metrics
 from kexue_train.train import distributed, torchrun_launch
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.faults.stop import Ending
 from kexue_train.train.faults.watchdog import HUNG
 from kexue_train.train.job import JobConfig, TrainDir
-from kexue_train.train.monitor.metrics import read_metrics
 from kexue_train.train.pretrain import pretrain
 from kexue_train.train.torchrun_launch import train_with_torchrun
 from tests.train.tiny_training import (

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from kexue_train.foundation.errors import ResourceError
+from kexue_train.metrics.file import read_metrics
 from kexue_train.train.job import TrainDir
 from kexue_train.train.monitor import loggers
-from kexue_train.train.monitor.loggers import require_loggers
-from kexue_train.train.monitor.metrics import MetricLogger, read_metrics
+from kexue_train.train.monitor.loggers import MetricLogger, require_loggers
 from kexue_train.train.pretrain import pretrain
 from tests.train.tiny_training import final_tensors, make_config, same_bits, train_here
 
@@ -79,7 +79,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Server:
 
 def _write(paths: TrainDir, *names: str, resumed_step: int = 0) -> None:
     with MetricLogger(paths, resumed_step=resumed_step, loggers=names, settings=SETTINGS) as metrics:
-        metrics.event("start", 0, device="cpu")
+        metrics.write("start", 0, device="cpu")
         metrics.write("train", resumed_step + 1, loss=2.5, lr=1e-3)
         metrics.write("validation", resumed_step + 1, mlm_loss=2.0)
 

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from kexue_train.metrics.file import read_metrics
 from kexue_train.train.job import TrainDir
-from kexue_train.train.monitor.metrics import MetricLogger, read_metrics
+from kexue_train.train.monitor.loggers import MetricLogger
 from kexue_train.train.validation import means
 
 
@@ -27,7 +28,7 @@ def _steps(paths: TrainDir) -> list[tuple[str, int]]:
 
 def test_lines_after_the_resumed_step_are_cut(paths):
     with MetricLogger(paths, resumed_step=2) as metrics:
-        metrics.event("resume", 2)
+        metrics.write("resume", 2)
         metrics.write("train", 3, loss=0.25)
     assert _steps(paths) == [("train", 1), ("train", 2), ("validation", 2), ("resume", 2), ("train", 3)]
 

@@ -8,8 +8,8 @@ import socket
 import pytest
 
 from kexue_train.foundation.errors import ResourceError, StaleArtifactError, TrainingError
+from kexue_train.metrics.file import read_metrics
 from kexue_train.train.job import TrainDir
-from kexue_train.train.monitor.metrics import read_metrics
 from kexue_train.train.pretrain import pretrain
 from kexue_train.train.torchrun_launch import train_with_torchrun
 from kexue_train.train.worker import main

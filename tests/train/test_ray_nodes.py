@@ -15,11 +15,11 @@ from kexue_train.executor import connect_ray
 from kexue_train.executor.config import ExecutionConfig
 from kexue_train.executor.ray_machines import CUSTOM_RESOURCE_AMOUNT
 from kexue_train.foundation.errors import ConfigError, ResourceError, TrainingError
+from kexue_train.metrics.file import read_metrics
 from kexue_train.train import ray_launch
 from kexue_train.train.checkpoint import list_checkpoints, step_of
 from kexue_train.train.faults.supervise import WorkersLost
 from kexue_train.train.job import TrainDir
-from kexue_train.train.monitor.metrics import read_metrics
 from kexue_train.train.pretrain import pretrain
 from tests.train.tiny_training import curve, make_config, train_here
 

@@ -9,12 +9,12 @@ import pytest
 
 from kexue_train.batches.loader import Plan
 from kexue_train.foundation.errors import TrainingError
+from kexue_train.metrics.file import read_metrics
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.engine import DeepSpeedEngine, TorchEngine
-from kexue_train.train.faults.spikes import LeftOut
+from kexue_train.train.faults.spikes import SkippedRows
 from kexue_train.train.faults.stop import Ending
 from kexue_train.train.job import TrainDir
-from kexue_train.train.monitor.metrics import read_metrics
 from tests.train.tiny_training import curve, final_tensors, make_config, same_bits, train_here
 
 _ACCUMULATION = 2
@@ -84,7 +84,7 @@ def test_a_spike_leaves_out_what_was_read_since_the_checkpoint(
     last = curve(tmp_path / "out", "train")[-1]
     assert last["epoch"] * rows_per_epoch == pytest.approx(8 * (steps + spike_at - last_good))
     state = json.loads((list_checkpoints(TrainDir(tmp_path / "out").checkpoints)[0] / "trainer_state.json").read_text())
-    assert [LeftOut(*entry) for entry in state["left_out"]] == [LeftOut(*event["left_out"][0])]
+    assert [SkippedRows(*entry) for entry in state["left_out"]] == [SkippedRows(*event["left_out"][0])]
 
 
 def test_two_spikes_one_after_the_other_leave_out_both(samples, tmp_path, monkeypatch, poison):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from kexue_train.metrics.file import MetricTail
 from kexue_train.train.job import TrainDir
-from kexue_train.train.monitor.metrics import MetricLogger, MetricTail
+from kexue_train.train.monitor.loggers import MetricLogger
 from kexue_train.train.monitor.watch import Watcher, describe, watched
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from kexue_train.metrics.file import read_metrics
 from kexue_train.train.job import JobConfig, TrainDir
-from kexue_train.train.monitor.metrics import read_metrics
 from kexue_train.train.pretrain import pretrain
 from kexue_train.train.torchrun_launch import train_with_torchrun
 from tests.train.tiny_training import curve, final_tensors, make_config, same_bits, start_worker, train_here

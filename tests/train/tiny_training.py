@@ -25,6 +25,7 @@ from kexue_train.foundation.artifacts import (
     publish,
     read_manifest,
 )
+from kexue_train.metrics.file import read_metrics
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.config import ModelConfig
 from kexue_train.model.hf_folder import build_hf_config
@@ -37,7 +38,6 @@ from kexue_train.train.engine import TorchEngine
 from kexue_train.train.faults.stop import Ending
 from kexue_train.train.job import JobConfig, TrainDir
 from kexue_train.train.launch import preserve_process_state
-from kexue_train.train.monitor.metrics import read_metrics
 from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
 from kexue_train.train.worker import run_worker
 

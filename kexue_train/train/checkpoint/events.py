@@ -6,14 +6,15 @@ import logging
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
+from kexue_train.metrics.fields import Kind
+
 logger = logging.getLogger(__name__)
 
 
 class Event(NamedTuple):
     """One line of metrics."""
 
-    kind: str
-    """``checkpoint_saved``, ``checkpoint_failed``, ``mirrored``, ``mirror_failed`` or ``mirror_back``."""
+    kind: Kind
     step: int
     values: dict[str, Any]
 
@@ -24,9 +25,9 @@ class Events:
     def __init__(self) -> None:
         self._queue: SimpleQueue[Event] = SimpleQueue()
 
-    def add(self, kind: str, step: int, **values: Any) -> None:
+    def add(self, kind: Kind, step: int, **values: Any) -> None:
         """Say it in the log at once and hand it over."""
-        level = logging.WARNING if kind.endswith("_failed") else logging.INFO
+        level = logging.WARNING if kind in (Kind.CHECKPOINT_FAILED, Kind.MIRROR_FAILED) else logging.INFO
         logger.log(
             level, "%s at step %d: %s", kind, step, ", ".join(f"{name} {value}" for name, value in values.items())
         )

@@ -34,7 +34,7 @@ from kexue_train.foundation.errors import ArtifactError, ResourceError
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import untied_weights, write_hf_folder
 from kexue_train.optim.windows import WindowedOptimizer
-from kexue_train.train.faults.spikes import LeftOut
+from kexue_train.train.faults.spikes import SkippedRows
 
 SCHEMA_VERSION = 1
 VALIDATION_LOSS = "validation_loss"
@@ -54,15 +54,15 @@ class TrainerState:
     seed: int = 0
     tokens: int = 0
     """Real (non-padding) tokens seen."""
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[SkippedRows, ...] = ()
     """Rows that are never trained on, since their loss was a spike."""
     recent_losses: tuple[float, ...] = ()
-    """Of the steps with which the next losses are compared; see ``faults/spikes.py``."""
+    """Losses of the steps with which the next ones are compared; see ``metrics/spikes.py``."""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         """Take lists, as JSON has them, for tuples."""
-        object.__setattr__(self, "left_out", tuple(LeftOut(*entry) for entry in self.left_out))
+        object.__setattr__(self, "left_out", tuple(SkippedRows(*entry) for entry in self.left_out))
         object.__setattr__(self, "recent_losses", tuple(self.recent_losses))
 
 

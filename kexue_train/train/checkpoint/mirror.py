@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kexue_train.foundation.artifacts import Manifest, Recipe
 from kexue_train.foundation.errors import ArtifactError, ResourceError
+from kexue_train.metrics.fields import Kind
 from kexue_train.train.checkpoint.events import Events
 from kexue_train.train.checkpoint.folder import CheckpointFolder, loss_of
 from kexue_train.train.checkpoint.format import change_of_training, checkpoint_name, step_of
@@ -90,11 +91,11 @@ class Mirror:
         except Exception as error:  # noqa: BLE001  # every store raises what it likes
             if self._failed_at is None:
                 self._failed_at = time.monotonic()
-                self._events.add("mirror_failed", step, storage=self._storage.name, reason=str(error) or repr(error))
+                self._events.add(Kind.MIRROR_FAILED, step, storage=self._storage.name, reason=str(error) or repr(error))
             return False
         if self._failed_at is not None:
             seconds, self._failed_at = time.monotonic() - self._failed_at, None
-            self._events.add("mirror_back", step, storage=self._storage.name, seconds=round(seconds, 1))
+            self._events.add(Kind.MIRROR_BACK, step, storage=self._storage.name, seconds=round(seconds, 1))
         return True
 
     def _synchronise(self) -> None:
@@ -137,7 +138,7 @@ class Mirror:
         self._known[path.name] = manifest
         seconds = round(time.perf_counter() - started, 3)
         self._events.add(
-            "mirrored", step_of(path.name), storage=self._storage.name, seconds=seconds, bytes=manifest.bytes
+            Kind.MIRRORED, step_of(path.name), storage=self._storage.name, seconds=seconds, bytes=manifest.bytes
         )
 
     def _point(self, latest: int, best: int | None) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kexue_train.foundation.artifacts import Recipe
 from kexue_train.foundation.errors import ResourceError, TrainingError
+from kexue_train.metrics.fields import Kind
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.train.checkpoint.events import Event, Events
 from kexue_train.train.checkpoint.folder import CheckpointFolder
@@ -143,10 +144,10 @@ class CheckpointWriter:
         except (OSError, ResourceError) as error:
             self._failures += 1
             self._reason = str(error)
-            self._events.add("checkpoint_failed", step, failures_in_a_row=self._failures, reason=self._reason)
+            self._events.add(Kind.CHECKPOINT_FAILED, step, failures_in_a_row=self._failures, reason=self._reason)
             return
         self._failures = 0
-        self._events.add("checkpoint_saved", step, write_seconds=round(time.perf_counter() - started, 3))
+        self._events.add(Kind.CHECKPOINT_SAVED, step, write_seconds=round(time.perf_counter() - started, 3))
         if self._mirror:
             self._mirror.wake()
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
+from kexue_train.metrics.file import MetricTail
 from kexue_train.train.job import TrainDir
-from kexue_train.train.monitor.metrics import MetricTail
 
 _COLUMNS = ("step", "loss", "mlm_accuracy", "nsp_accuracy", "lr", "tokens_per_second")
 # What a training says that ends with such a loss; see ``faults/spikes.py``.

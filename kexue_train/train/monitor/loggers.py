@@ -1,6 +1,6 @@
-"""Where curves can be watched beside ``metrics.jsonl``: TensorBoard, MLflow, Weights & Biases.
+"""Where metrics go: to ``metrics.jsonl`` (for programs, the report and the terminal), and to TensorBoard and the like.
 
-Each is opened and fed by a thread of its own: a server that is slow or away holds no training up and stops none.
+Each logger is opened and fed by a thread of its own: a server that is slow or away holds no training up and stops none.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import importlib.util
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from queue import Full, Queue, SimpleQueue
-from typing import Any, NamedTuple, Protocol
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
 
 from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.errors import ResourceError
+from kexue_train.metrics.fields import Kind
+from kexue_train.metrics.file import MetricWriter
 from kexue_train.train.job import TrainDir
 
 logger = logging.getLogger(__name__)
@@ -28,11 +31,11 @@ _LONGEST_REASON = 300
 
 
 class Start(NamedTuple):
-    """What a logger is told at the start of a training, or when one goes on."""
+    """What a logger is told when a training starts or resumes."""
 
     paths: TrainDir
     resumed_step: int
-    """Later steps are told again."""
+    """Later steps come again."""
     settings: Mapping[str, Any]
     """The configuration, in sections."""
 
@@ -45,7 +48,7 @@ class Logger(Protocol):
         ...
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Take note that nothing more comes."""
         ...
 
 
@@ -57,12 +60,12 @@ class TensorBoard:
         self._board = writer(str(start.paths.tensorboard), purge_step=start.resumed_step + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """See ``Logger``."""
+        """Add points."""
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """See ``Logger``."""
+        """Close it."""
         self._board.close()
 
 
@@ -84,11 +87,11 @@ class MLflow:
             self._mlflow.log_params(dict(_flat(start.settings)))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """See ``Logger``."""
+        """Add points."""
         self._mlflow.log_metrics(dict(values), step=step)
 
     def close(self) -> None:
-        """See ``Logger``."""
+        """Close it."""
         self._mlflow.end_run()
 
 
@@ -108,11 +111,11 @@ class WandB:
         write_atomic(file, self._run.id)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """See ``Logger``; steps that were told before a resume are ignored there."""
+        """Add points; the server ignores steps that it had before a resume."""
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
-        """See ``Logger``."""
+        """Close it."""
         self._run.finish()
 
 
@@ -149,7 +152,7 @@ class BackgroundLogger:
         self._thread.start()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """See ``Logger``. While more lines wait than a slow server takes, further ones are left out."""
+        """Add points later. While more lines wait than a slow server takes, further ones are left out."""
         try:
             self._lines.put_nowait((step, values))
         except Full:
@@ -185,6 +188,60 @@ class BackgroundLogger:
         if not self._complained:
             self._complained = True
             self.complaints.put(f"{self._name} fails ({reason}); training goes on, and metrics.jsonl is whole")
+
+
+class MetricLogger:
+    """Writes metrics into the training's file and gives curves to the loggers.
+
+    Args:
+        paths: The training's folder.
+        resumed_step: Step of the checkpoint; 0 at a fresh start. Lines after it are cut off.
+        loggers: Names of ``train.loggers``, which get the numbers of "train" and "validation" lines.
+        settings: The configuration, for them.
+
+    Attributes:
+        resumed_seconds: Training time of the lines kept.
+    """
+
+    def __init__(
+        self,
+        paths: TrainDir,
+        *,
+        resumed_step: int,
+        loggers: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._writer = MetricWriter(paths.metrics, resumed_step=resumed_step)
+        self.resumed_seconds = self._writer.kept_seconds
+        start = Start(paths, resumed_step, settings or {})
+        self._loggers = [BackgroundLogger(name, start) for name in loggers]
+        if self._writer.problem:
+            self.warn(resumed_step, "metrics", self._writer.problem)
+
+    def write(self, kind: Kind, step: int, **values: Any) -> None:
+        """Append one line, and "warning" lines of what loggers complain about."""
+        self._writer.write(kind, step, values)
+        if kind in (Kind.TRAIN, Kind.VALIDATION):
+            numbers = {f"{kind}/{name}": value for name, value in values.items() if value is not None}
+            for logger in self._loggers:
+                logger.log(step, numbers)
+        for logger in self._loggers:
+            while not logger.complaints.empty():
+                self._writer.write(Kind.WARNING, step, {"symptom": "logger", "message": logger.complaints.get()})
+
+    def warn(self, step: int, symptom: str, message: str) -> None:
+        """Append a line that warns."""
+        self.write(Kind.WARNING, step, symptom=symptom, message=message)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for logger in self._loggers:
+            logger.close()
+        self._writer.close()
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kexue_train.foundation.progress import Progress
-from kexue_train.train.monitor.metrics import MetricTail
+from kexue_train.metrics.file import MetricTail
 
 _POLL_SECONDS = 0.5
 _SHOWN = ("loss", "mlm_accuracy", "nsp_accuracy", "lr", "tokens_per_second", "mfu", "memory_bytes", "eta_seconds")
