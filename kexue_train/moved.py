@@ -26,6 +26,14 @@ MOVED = {f"kexue_train.{name}": f"kexue_train.foundation.{name}" for name in _FO
     "kexue_train.plan": "kexue_train.pipeline.plan",
     "kexue_train.train.local_launch": "kexue_train.train.launch",
     "kexue_train.train.slurm": "kexue_train.train.distributed",
+    "kexue_train.evaluate.json_text": "kexue_train.downstream.results.files",
+    "kexue_train.evaluate.attribution.drawing": "kexue_train.downstream.results.explanation",
+    "kexue_train.evaluate.zero_shot.results": "kexue_train.downstream.results.zero_shot",
+    "kexue_train.evaluate.sentence_vectors.results": "kexue_train.downstream.results.similarity",
+    "kexue_train.finetune.fit_settings": "kexue_train.downstream.results.training",
+    "kexue_train.finetune.tasks.results": "kexue_train.downstream.results.fine_tuning",
+    "kexue_train.finetune.sentence_vectors.results": "kexue_train.downstream.results.trained_vectors",
+    "kexue_train.report.score": "kexue_train.downstream.results.result",
     "kexue_train.evaluate": "kexue_train.downstream.evaluate",
     "kexue_train.finetune": "kexue_train.downstream.finetune",
     "kexue_train.batches.slots": "kexue_train.batches.collate",
@@ -60,5 +68,5 @@ class MovedModules(MetaPathFinder, Loader):
 
 def new_name(name: str) -> str | None:
     """The new name of the module ``name``, None if it has not moved."""
-    found = next((old for old in MOVED if name == old or name.startswith(f"{old}.")), None)
+    found = max((old for old in MOVED if name == old or name.startswith(f"{old}.")), key=len, default=None)
     return MOVED[found] + name.removeprefix(found) if found else None

@@ -23,23 +23,19 @@ def evaluate_mlm(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Fixes the masks.")] = 0,
 ) -> None:
-    """Masked-word and next-sentence scores beside honest baselines."""
-    from kexue_train.downstream.evaluate.json_text import json_text  # noqa: PLC0415
+    """Score masked words and next sentences of held-out text, compared with baselines."""
+    from kexue_train.cli.terminal import write_and_print  # noqa: PLC0415
     from kexue_train.downstream.evaluate.load_model import load_masked_lm  # noqa: PLC0415  # loads torch
     from kexue_train.downstream.evaluate.masked_lm import evaluate_masked_lm  # noqa: PLC0415  # loads torch
     from kexue_train.downstream.evaluate.masked_words import pseudo_perplexities, read_sentences  # noqa: PLC0415  # loads torch
-    from kexue_train.foundation.artifacts import write_atomic  # noqa: PLC0415
 
     texts = read_sentences(sentences) if sentences else []
     with _progress() as progress:
-        scores = evaluate_masked_lm(model, data, seed=seed, batch_size=batch_size, progress=progress)
+        result = evaluate_masked_lm(model, data, seed=seed, batch_size=batch_size, progress=progress)
         if texts:
-            scores["sentences"] = pseudo_perplexities(load_masked_lm(model), texts, progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, json_text(scores))
-    typer.echo(f"{out}: MLM loss {scores['mlm_loss']:.3f} nats, accuracy {scores['mlm_accuracy']:.1%}")
-    for entry in scores.get("sentences", []):
-        typer.echo(f"pseudo-perplexity {entry['pseudo_perplexity']:,.1f}: {entry['sentence']}")
+            scored = pseudo_perplexities(load_masked_lm(model), texts, progress)
+            result = result.model_copy(update={"sentences": scored})
+    write_and_print(out, result, f"MLM loss {result.mlm_loss:.3f} nats, accuracy {result.mlm_accuracy:.1%}")
 
 
 @evaluate_app.command("nsp-zero-shot")
@@ -54,16 +50,13 @@ def evaluate_nsp_zero_shot(
     method: Annotated[str, typer.Option(help="nsp, pet (masked words), or both.")] = "both",
     max_length: Annotated[int, typer.Option(min=16, help="Tokens of a text with its prompt.")] = 128,
 ) -> None:
-    """What the model can do without training for it, beside published results; exit 1 if a task failed."""
-    from kexue_train.cli.terminal import print_table  # noqa: PLC0415
-    from kexue_train.downstream.evaluate.json_text import json_text  # noqa: PLC0415
-    from kexue_train.downstream.evaluate.zero_shot import table  # noqa: PLC0415
+    """Ask tasks that the model was not trained for, compared with published results; exit 1 if a task failed."""
+    from kexue_train.cli.terminal import write_and_print  # noqa: PLC0415
     from kexue_train.downstream.evaluate.zero_shot.evaluate_tasks import (  # noqa: PLC0415  # loads torch
         METHODS_BY_NAME,
         evaluate_zero_shot,
     )
     from kexue_train.downstream.evaluate.zero_shot.task import load_tasks  # noqa: PLC0415
-    from kexue_train.foundation.artifacts import write_atomic  # noqa: PLC0415
 
     methods = METHODS_BY_NAME.get(method)
     if methods is None:
@@ -71,11 +64,7 @@ def evaluate_nsp_zero_shot(
     tasks = load_tasks(task or [])
     with _progress() as progress:
         results = evaluate_zero_shot(model, data, tasks, methods=methods, max_length=max_length, progress=progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, json_text(results.model_dump(mode="json")))
-    print_table(table.header_of(results), table.rows_of(results), table.remarks_on(results))
-    typer.echo(f"{out}: {len(tasks)} tasks")
-    raise typer.Exit(int(any(result.failures for result in results.tasks)))
+    raise typer.Exit(write_and_print(out, results, f"{len(tasks)} tasks"))
 
 
 @evaluate_app.command("sts")
@@ -99,23 +88,16 @@ def evaluate_sts(
     ] = "all",
     max_length: Annotated[int, typer.Option(min=8, help="Tokens of a sentence.")] = 128,
 ) -> None:
-    """How well cosines of sentence vectors order pairs by likeness; exit 1 if a set failed."""
-    from kexue_train.cli.terminal import print_table  # noqa: PLC0415
-    from kexue_train.downstream.evaluate.json_text import json_text  # noqa: PLC0415
-    from kexue_train.downstream.evaluate.sentence_vectors import table  # noqa: PLC0415
+    """Measure how well cosines of sentence vectors rank pairs by similarity; exit 1 if a set failed."""
+    from kexue_train.cli.terminal import write_and_print  # noqa: PLC0415
     from kexue_train.downstream.evaluate.sentence_vectors.choices import choose_poolings, choose_whitening  # noqa: PLC0415
     from kexue_train.downstream.evaluate.sentence_vectors.evaluate_sts import evaluate_sts as run  # noqa: PLC0415  # loads torch
     from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import choose_sets  # noqa: PLC0415
-    from kexue_train.foundation.artifacts import write_atomic  # noqa: PLC0415
 
     chosen, poolings, white = choose_sets(sets or [], data), choose_poolings(pooling), choose_whitening(whitening)
     with _progress() as progress:
         results = run(model, data, chosen, poolings=poolings, whitening=white, max_length=max_length, progress=progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, json_text(results.model_dump(mode="json")))
-    print_table(table.header_of(results), table.rows_of(results), table.remarks_on(results))
-    typer.echo(f"{out}: {len(chosen)} sets")
-    raise typer.Exit(int(any(result.failures for result in results.sets)))
+    raise typer.Exit(write_and_print(out, results, f"{len(chosen)} sets"))
 
 
 @evaluate_app.command("explain")
@@ -133,14 +115,14 @@ def evaluate_explain(
     """Show which words made the model answer as it did (integrated gradients)."""
     from rich.console import Console  # noqa: PLC0415
 
-    from kexue_train.downstream.evaluate.attribution.drawing import (  # noqa: PLC0415
+    from kexue_train.downstream.evaluate.attribution.explain import BASELINES, HEADS, explain  # noqa: PLC0415  # loads torch
+    from kexue_train.downstream.results.explanation import (  # noqa: PLC0415
         as_html_page,
         as_terminal_text,
         strongest_words,
         summary_of,
     )
-    from kexue_train.downstream.evaluate.attribution.explain import BASELINES, HEADS, explain  # noqa: PLC0415  # loads torch
-    from kexue_train.downstream.evaluate.json_text import json_text  # noqa: PLC0415
+    from kexue_train.downstream.results.files import write_result  # noqa: PLC0415
     from kexue_train.foundation.artifacts import write_atomic  # noqa: PLC0415
 
     for name, value, allowed in (("--head", head, [*HEADS, None]), ("--baseline", baseline, BASELINES)):
@@ -154,9 +136,11 @@ def evaluate_explain(
     console.print(", ".join(f"{word} {share}" for word, share in strongest_words(found)), markup=False, soft_wrap=True)
     console.print(summary_of(found), markup=False, soft_wrap=True)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        written = as_html_page(found) if out.suffix == ".html" else json_text(found.model_dump(mode="json"))
-        write_atomic(out, written)
+        if out.suffix == ".json":
+            write_result(out, found)
+        else:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(out, as_html_page(found))
         typer.echo(str(out))
 
 

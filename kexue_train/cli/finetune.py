@@ -38,12 +38,9 @@ def finetune_task(
     save: Annotated[Path | None, typer.Option(help="Folder for the trained models of seed 0, one per task.")] = None,
 ) -> None:
     """Train on labelled tasks beside a random encoder and baselines; exit 1 if something failed."""
-    from kexue_train.cli.terminal import print_table  # noqa: PLC0415
-    from kexue_train.downstream.evaluate.json_text import json_text  # noqa: PLC0415
+    from kexue_train.cli.terminal import write_and_print  # noqa: PLC0415
     from kexue_train.downstream.finetune.harness import HarnessSettings, finetune_tasks  # noqa: PLC0415  # loads torch
-    from kexue_train.downstream.finetune.tasks.table import HEADER, remarks_on, rows_of  # noqa: PLC0415
     from kexue_train.downstream.finetune.tasks.task import load_tasks  # noqa: PLC0415
-    from kexue_train.foundation.artifacts import write_atomic  # noqa: PLC0415
 
     tasks = load_tasks(task or [])
     values = {
@@ -62,11 +59,7 @@ def finetune_task(
     settings = HarnessSettings.parse(values, where="kexue finetune task")
     with _progress() as progress:
         results = finetune_tasks(model, data, tasks, settings, save=save, progress=progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, json_text(results.model_dump(mode="json")))
-    print_table(HEADER, rows_of(results), remarks_on(results))
-    typer.echo(f"{out}: {len(tasks)} tasks, {seeds} seeds")
-    raise typer.Exit(int(any(result.failures for result in results.tasks)))
+    raise typer.Exit(write_and_print(out, results, f"{len(tasks)} tasks, {seeds} seeds"))
 
 
 @finetune_app.command("whitening")
@@ -118,12 +111,9 @@ def finetune_sentence_vectors(
     save: Annotated[Path | None, typer.Option(help="Folder for the encoders of seed 0, one per set.")] = None,
 ) -> None:
     """Train sentence vectors on labels, and score them before and after; exit 1 if something failed."""
-    from kexue_train.cli.terminal import print_table  # noqa: PLC0415
-    from kexue_train.downstream.evaluate.json_text import json_text  # noqa: PLC0415
-    from kexue_train.downstream.finetune.sentence_vectors.table import HEADER, remarks_on, rows_of  # noqa: PLC0415
+    from kexue_train.cli.terminal import write_and_print  # noqa: PLC0415
     from kexue_train.downstream.finetune.sentence_vectors.train_vectors import train_vectors  # noqa: PLC0415  # loads torch
     from kexue_train.downstream.finetune.sentence_vectors.vector_settings import VectorSettings  # noqa: PLC0415
-    from kexue_train.foundation.artifacts import write_atomic  # noqa: PLC0415
 
     fit = {
         "epochs": epochs,
@@ -144,11 +134,7 @@ def finetune_sentence_vectors(
     settings = VectorSettings.parse(values, where="kexue finetune sentence-vectors")
     with _progress() as progress:
         results = train_vectors(model, data, sets, settings, save=save, progress=progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, json_text(results.model_dump(mode="json")))
-    print_table(HEADER, rows_of(results), remarks_on(results))
-    typer.echo(f"{out}: {len(sets)} sets")
-    raise typer.Exit(int(any(result.failures for result in results.sets)))
+    raise typer.Exit(write_and_print(out, results, f"{len(sets)} sets"))
 
 
 def _progress() -> Any:

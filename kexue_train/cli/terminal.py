@@ -15,6 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from kexue_train.downstream.results.result import EvaluationResult
 from kexue_train.foundation.runtime import format_seconds, format_size
 from kexue_train.report.summary import summarise
 
@@ -254,14 +255,21 @@ def print_ending(run_dir: Path, console: Console) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> None:
-    """A table whose first column holds words and the others numbers, and remarks below."""
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    for number, title in enumerate(header):
-        table.add_column(title, justify="left" if number == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
+def write_and_print(out: Path, result: EvaluationResult, ending: str) -> int:
+    """Write ``result`` to ``out`` and show it; returns the exit code, 1 if something failed."""
+    from kexue_train.downstream.results.files import write_result  # noqa: PLC0415  # only where a result is at hand
+
+    write_result(out, result)
     console = Console(highlight=False)
-    console.print(table)
-    for remark in remarks:
-        console.print(remark, markup=False, soft_wrap=True)
+    for entry in result.tables():
+        table = Table(box=None, padding=(0, 1, 0, 0))
+        for number, title in enumerate(entry.header):
+            table.add_column(title, justify="left" if number == 0 else "right")
+        for row in entry.rows:
+            table.add_row(*row)
+        console.print(entry.caption, markup=False)
+        console.print(table)
+    for note in result.notes():
+        console.print(note, markup=False, soft_wrap=True)
+    console.print(f"{out}: {ending}", markup=False, soft_wrap=True)
+    return int(bool(result.failures))

@@ -18,7 +18,6 @@ _NORMAL = 1.4826  # standard deviations per median absolute deviation, of a norm
 _MIN_RISE = 0.1
 _MAX_UNKNOWN = 0.01
 _MAX_NAMED = 6
-_FAILED_PARTS = ("method", "column", "what", "encoder")
 LOOKED_FOR = (
     "loss spikes and rollbacks, gradients that are not finite, restarts, slow or starving steps, full memory, failed "
     "checkpoints, drifted embeddings, refused records, unknown tokens, and failed evaluations"
@@ -152,13 +151,9 @@ def _samples(run: RunData) -> Iterator[Anomaly]:
 
 
 def _evaluations(run: RunData) -> Iterator[Anomaly]:
-    for name, results in run.evaluations.items():
-        entries = [entry for value in results.values() if isinstance(value, list) for entry in value]
-        for entry in [entry for entry in entries if isinstance(entry, dict)]:
-            for failure in entry.get("failures") or []:
-                part = next((failure[key] for key in _FAILED_PARTS if failure.get(key)), "score")
-                what = f"{entry.get('task') or entry.get('name')} has no {part} in {name}"
-                yield Anomaly("warning", what, str(failure.get("error", "")))
+    for name, result in run.results.items():
+        for failure in result.failures:
+            yield Anomaly("warning", f"{failure.subject} has no {failure.missing} in {name}", failure.reason)
 
 
 def _reasons(counts: Counter[str]) -> str:

@@ -6,11 +6,11 @@ It is made anew at every call, since it is cheap and must show a run in progress
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kexue_train.downstream.results.result import Headline
 from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.errors import ConfigError, ResourceError
 from kexue_train.foundation.runtime import format_seconds
@@ -19,19 +19,9 @@ from kexue_train.report.anomalies import LOOKED_FOR, find_anomalies
 from kexue_train.report.axes import short_number
 from kexue_train.report.card_results import add_results_to_card
 from kexue_train.report.checks import check_run
-from kexue_train.report.results import evaluation_tables
+from kexue_train.report.results import evaluation_tables, headlines_of
 from kexue_train.report.run_data import RunData, load_run
 from kexue_train.report.summary import summarise_run, total_seconds
-from kexue_train.report.task_results import read_zero_shot
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One large number at the top of the page."""
-
-    label: str
-    value: str
-    note: str = ""
 
 
 def build_report(run_dir: Path) -> Path:
@@ -136,34 +126,17 @@ def _write(path: Path, html: str) -> Path:
     return path
 
 
-def _facts(run: RunData) -> list[Fact]:
-    mlm, train = run.mlm, run.curve("train")
-    hidden = mlm.get("hidden_only") or {}
-    facts = []
-    if hidden.get("mlm_loss") is not None:
-        facts += [
-            Fact(
-                "Held-out loss", f"{hidden['mlm_loss']:.2f}", f"nats; {hidden['unigram_entropy']:.2f} without context"
-            ),
-            Fact("Tokens found", f"{hidden['mlm_accuracy']:.1%}", f"of {hidden['predictions']:,} hidden"),
-        ]
-    if mlm.get("nsp_accuracy") is not None:
-        guess = mlm["baselines"]["nsp_majority"]
-        facts.append(Fact("Next sentence", f"{mlm['nsp_accuracy']:.1%}", f"guessing: {guess:.1%}"))
-    zero_shot = read_zero_shot(run)
-    if zero_shot and {"nsp", "chance"} <= zero_shot.means.keys():
-        means = zero_shot.means
-        facts.append(
-            Fact("Zero-shot", f"{means['nsp']:.1%}", f"{len(zero_shot.tasks)} tasks; chance {means['chance']:.1%}")
-        )
+def _facts(run: RunData) -> list[Headline]:
+    """Return the large numbers at the top of the page."""
+    train, facts = run.curve("train"), headlines_of(run)
     if train:
         last = train[-1]
-        facts.append(Fact("Steps", f"{last['step']:,}", f"of {run.total_steps:,}" if run.total_steps else ""))
+        facts.append(Headline("Steps", f"{last['step']:,}", f"of {run.total_steps:,}" if run.total_steps else ""))
         if last.get("tokens"):
-            facts.append(Fact("Tokens read", short_number(last["tokens"]), f"{last.get('epoch') or 0:.2f} epochs"))
+            facts.append(Headline("Tokens read", short_number(last["tokens"]), f"{last.get('epoch') or 0:.2f} epochs"))
         if not run.is_complete and last.get("eta_seconds") and last["step"] < (run.total_steps or 0):
-            facts.append(Fact("Left to train", format_seconds(last["eta_seconds"]), "at this pace"))
-    facts.append(Fact("Time", format_seconds(total_seconds(run)), "all stages" if run.is_complete else "so far"))
+            facts.append(Headline("Left to train", format_seconds(last["eta_seconds"]), "at this pace"))
+    facts.append(Headline("Time", format_seconds(total_seconds(run)), "all stages" if run.is_complete else "so far"))
     return facts
 
 

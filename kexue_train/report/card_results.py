@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
+from kexue_train.downstream.results.result import Score
 from kexue_train.export.results_in_card import write_results
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.report.results import evaluation_tables, scores_of
 from kexue_train.report.run_data import RunData
-from kexue_train.report.score import Score
 from kexue_train.report.summary import describe_quality
 from kexue_train.report.tables import Table
 
@@ -31,7 +31,7 @@ def model_index(name: str, scores: list[Score]) -> dict[str, Any]:
         {
             "task": {"type": task_type},
             "dataset": {"type": group.replace(" ", "-"), "name": group},
-            "metrics": [{"type": s.kind, "value": round(s.value, 6), "name": s.name} for s in members],
+            "metrics": [{"type": s.metric, "value": round(s.value, 6), "name": s.name} for s in members],
         }
         for (group, task_type), members in groupby(scores, key=lambda score: (score.group, score.task_type))
     ]

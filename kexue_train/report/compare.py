@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from kexue_train.downstream.results.result import Score
 from kexue_train.foundation.runtime import format_seconds
 from kexue_train.report.axes import Form
 from kexue_train.report.charts import COLOURS, LineChart, Mark, Series, line_chart
 from kexue_train.report.plots import points_of
 from kexue_train.report.results import scores_of
 from kexue_train.report.run_data import Record, RunData
-from kexue_train.report.score import Score
 from kexue_train.report.summary import summarise_run, total_seconds
 from kexue_train.report.tables import EMPTY, Table
 from kexue_train.report.training import phase_speeds

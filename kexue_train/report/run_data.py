@@ -15,6 +15,8 @@ import numpy as np
 import yaml
 
 from kexue_train import __version__
+from kexue_train.downstream.results.files import read_result
+from kexue_train.downstream.results.result import EvaluationResult
 from kexue_train.foundation.artifacts import MANIFEST_NAME, Manifest, read_manifest
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.foundation.run_dir import RunDir
@@ -42,7 +44,7 @@ _PACKAGES = (
     "pyarrow",
     "datasets",
 )
-_OWN_EVALUATIONS = ("mlm", "predictions")
+_NO_RESULTS = (MANIFEST_NAME, "predictions.json")
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,9 @@ class RunData:
     manifests: dict[str, Manifest]
     """By folder name: ``corpus``, ``shards``, ``tokenizer``, ``samples``, ``hf``, ``evaluate``."""
     metrics: list[Record]
-    mlm: Record
-    """``evaluate/mlm.json``."""
     predictions: list[Record]
-    evaluations: dict[str, Record]
-    """What else lies in ``evaluate``, by file name without ``.json``: ``zero_shot`` and whatever there is."""
+    results: dict[str, EvaluationResult]
+    """The files of ``evaluate`` by name without ``.json``: first ``mlm``, then ``zero_shot`` and whatever there is."""
     training_entropy: float | None
     """Entropy in nats of the training tokens, from ``samples/token_counts.npy``."""
     versions: dict[str, str]
@@ -97,6 +97,11 @@ class RunData:
             by_step = {int(record["step"]): record for record in self.of_kind(kind) if "step" in record}
             curves[kind] = [by_step[step] for step in sorted(by_step)]
         return curves
+
+    @cached_property
+    def mlm(self) -> Record:
+        """The contents of ``evaluate/mlm.json``; empty without it."""
+        return self.results["mlm"].model_dump() if "mlm" in self.results else {}
 
     @property
     def is_complete(self) -> bool:
@@ -137,9 +142,8 @@ def load_run(run_dir: Path) -> RunData:
         stages=_read_stages(run),
         manifests=_read_manifests(run, problems),
         metrics=read_lines(run.pretrain / "metrics.jsonl"),
-        mlm=_read_json(run.evaluate / "mlm.json", {}, problems),
-        predictions=_read_json(run.evaluate / "predictions.json", [], problems),
-        evaluations=_read_evaluations(run.evaluate, problems),
+        predictions=_read_predictions(run.evaluate / "predictions.json", problems),
+        results=_read_results(run.evaluate, problems),
         training_entropy=_training_entropy(run.samples / "token_counts.npy"),
         versions=installed_versions(),
         last_written=_last_written(run.pretrain / "metrics.jsonl", run.stages),
@@ -207,21 +211,26 @@ def _read_manifests(run: RunDir, problems: list[str]) -> dict[str, Manifest]:
     return manifests
 
 
-def _read_json(path: Path, default: Any, problems: list[str]) -> Any:
+def _read_predictions(path: Path, problems: list[str]) -> list[Record]:
     if not path.is_file():
-        return default
+        return []
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         problems.append(f"{path} is not valid JSON ({error})")
-        return default
-    return value if isinstance(value, type(default)) else default
+        return []
+    return value if isinstance(value, list) else []
 
 
-def _read_evaluations(folder: Path, problems: list[str]) -> dict[str, Record]:
-    paths = [p for p in sorted(folder.glob("*.json")) if p.name != MANIFEST_NAME and p.stem not in _OWN_EVALUATIONS]
-    found = {path.stem: _read_json(path, {}, problems) for path in paths}
-    return {name: record for name, record in found.items() if record}
+def _read_results(folder: Path, problems: list[str]) -> dict[str, EvaluationResult]:
+    paths = [path for path in folder.glob("*.json") if path.name not in _NO_RESULTS]
+    results = {}
+    for path in sorted(paths, key=lambda path: (path.stem != "mlm", path.name)):
+        try:
+            results[path.stem] = read_result(path)
+        except ArtifactError as error:
+            problems.append(str(error))
+    return results
 
 
 def _last_written(*paths: Path) -> datetime | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kexue_train.downstream.results.result import confidence
 from kexue_train.foundation.runtime import format_seconds
 from kexue_train.report.run_data import RunData, load_run
 
@@ -119,11 +119,6 @@ def count_parameters(run: RunData) -> int | None:
     started = next((r["parameters"] for r in reversed(run.of_kind("start", "resume")) if "parameters" in r), None)
     found = exported.get("parameters") or run.mlm.get("parameters") or started
     return int(found) if found else None
-
-
-def confidence(share: float, number: int) -> float:
-    """Half the width of the 95 % interval of a share observed on ``number`` independent cases."""
-    return 1.96 * math.sqrt(max(0.0, share * (1 - share)) / number) if number else 1.0
 
 
 def _describe_nsp(mlm: dict[str, Any]) -> str:

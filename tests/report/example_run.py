@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kexue_train.downstream.evaluate.zero_shot.results import Failure, TaskResult, ZeroShotResults
-from kexue_train.downstream.evaluate.zero_shot.results import Score as OneScore
+from kexue_train.downstream.results.zero_shot import MethodFailure, ZeroShotResults, ZeroShotScore, ZeroShotTaskResult
 from kexue_train.foundation.artifacts import (
     MANIFEST_NAME,
     Manifest,
@@ -219,7 +218,7 @@ ZERO_SHOT = ZeroShotResults(
     parameters=5_310_464,
     max_length=128,
     tasks=[
-        TaskResult(
+        ZeroShotTaskResult(
             task="eprstmt",
             title="positive or negative review",
             records=610,
@@ -227,16 +226,16 @@ ZERO_SHOT = ZeroShotResults(
             chance=0.5,
             majority=0.52,
             scores=[
-                OneScore(
+                ZeroShotScore(
                     method="nsp", decision="candidates", accuracy=0.661, standard_error=0.019, predicted={"正": 400}
                 ),
-                OneScore(
+                ZeroShotScore(
                     method="pet", decision="candidates", accuracy=0.55, standard_error=0.02, predicted={"正": 300}
                 ),
             ],
             published={"NSP-BERT": 0.869},
         ),
-        TaskResult(
+        ZeroShotTaskResult(
             task="bustm",
             title="do two questions ask the same",
             records=1772,
@@ -244,7 +243,7 @@ ZERO_SHOT = ZeroShotResults(
             chance=0.5,
             majority=0.5,
             scores=[
-                OneScore(
+                ZeroShotScore(
                     method="nsp",
                     decision="thresholds",
                     assumption="all labels are equally frequent",
@@ -255,10 +254,10 @@ ZERO_SHOT = ZeroShotResults(
             ],
             published={"NSP-BERT": 0.634},
         ),
-        TaskResult(
+        ZeroShotTaskResult(
             task="tnews",
             title="section of a headline",
-            failures=[Failure(method=None, error="tnews/test_public.json: cannot be read (No such file)")],
+            failures=[MethodFailure(method=None, error="tnews/test_public.json: cannot be read (No such file)")],
             published={"NSP-BERT": 0.51},
         ),
     ],

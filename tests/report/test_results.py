@@ -1,13 +1,12 @@
 import json
 
-from kexue_train.downstream.evaluate.sentence_vectors.results import StsFailure, StsResults, StsScore, StsSetResult
-from kexue_train.downstream.finetune.fit_settings import FitSettings
-from kexue_train.downstream.finetune.sentence_vectors.results import VectorResults, VectorSetResult
-from kexue_train.downstream.finetune.tasks.results import Baseline, EncoderResult, Spread, TaskResult, TaskResults
+from kexue_train.downstream.results.fine_tuning import Baseline, EncoderResult, FineTunedTaskResult, FineTuningResults
+from kexue_train.downstream.results.similarity import StsFailure, StsResults, StsScore, StsSetResult
+from kexue_train.downstream.results.trained_vectors import VectorResults, VectorSetResult
+from kexue_train.downstream.results.training import FitSettings, Spread
 from kexue_train.report.anomalies import find_anomalies
 from kexue_train.report.results import evaluation_tables, scores_of
 from kexue_train.report.run_data import load_run
-from kexue_train.report.task_results import read_zero_shot
 
 
 def table_of(run_dir, word):
@@ -16,7 +15,7 @@ def table_of(run_dir, word):
 
 def test_zero_shot_stands_beside_chance_and_published_rows(eventful_run):
     table = table_of(eventful_run, "Zero-shot")
-    assert table.header == ["", "records", "chance", "NSP-BERT", "NSP", "PET"]
+    assert table.header == ["task", "records", "chance", "NSP-BERT", "NSP", "PET"]
     assert table.rows[0] == ["eprstmt", "610", "50.0", "86.9", "66.1", "55.0"]
     assert table.rows[2] == ["tnews", "0", "–", "51.0", "–", "–"]
     assert table.rows[-1][0] == "mean"
@@ -37,7 +36,7 @@ def test_results_of_other_evaluations_are_shown_as_they_are(eventful_run):
 
 def test_zero_shot_of_another_form_is_shown_as_it_is(eventful_run):
     (eventful_run / "evaluate" / "zero_shot.json").write_text(json.dumps({"tasks": [{"task": "a", "score": 0.5}]}))
-    assert read_zero_shot(load_run(eventful_run)) is None
+    assert load_run(eventful_run).results["zero_shot"].headlines() == []
     assert table_of(eventful_run, "Zero shot").rows == [["a", "0.5"]]
 
 
@@ -65,10 +64,10 @@ def test_sentence_similarity_stands_beside_its_baselines(finished_run):
     results = StsResults(model_type="bert", parameters=9, max_length=64, sets=[good, bad], means=means)
     write_results(finished_run, "anything", results)
     table = table_of(finished_run, "Sentence similarity")
-    assert table.header == ["", "pairs", "tf-idf", "mean"]
+    assert table.header == ["set", "pairs", "tf-idf", "mean"]
     assert table.rows[0] == ["lcqmc", "12,500", "35.0", "41.2"]
     run = load_run(finished_run)
-    assert [(s.group, s.kind, s.text) for s in scores_of(run)][-1] == ("lcqmc", "spearman", "0.412")
+    assert [(s.group, s.metric, s.text) for s in scores_of(run)][-1] == ("lcqmc", "spearman", "0.412")
     assert "pawsx has no cls in anything" in {anomaly.what for anomaly in find_anomalies(run)}
 
 
@@ -77,7 +76,7 @@ def test_fine_tuning_stands_beside_a_random_encoder_and_baselines(finished_run):
         scores = {"test": {"accuracy": Spread(mean=mean, std=0.004), "f1": Spread(mean=0.1, std=0.0)}}
         return EncoderResult(encoder=name, runs=[], scores=scores)
 
-    task = TaskResult(
+    task = FineTunedTaskResult(
         task="chnsenti",
         title="hotel reviews",
         kind="classification",
@@ -86,7 +85,7 @@ def test_fine_tuning_stands_beside_a_random_encoder_and_baselines(finished_run):
         baselines=[Baseline(name="bag_of_words", scores={"test": {"accuracy": 0.85}})],
         encoders=[encoder("random", 0.8), encoder("pretrained", 0.9)],
     )
-    results = TaskResults(model_type="bert", parameters=9, seeds=3, one_segment=False, tasks=[task])
+    results = FineTuningResults(model_type="bert", parameters=9, seeds=3, one_segment=False, tasks=[task])
     write_results(finished_run, "finetune", results)
     row = table_of(finished_run, "Fine-tuned").rows[0]
     assert row == ["chnsenti", "4,000", "1,000 test", "accuracy", "–", "–", "85.0", "80.0 ± 0.4", "90.0 ± 0.4"]

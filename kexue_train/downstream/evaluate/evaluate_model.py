@@ -7,12 +7,14 @@ Writes ``mlm.json`` (scores and baselines) and ``predictions.json`` (sentences w
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from kexue_train.downstream.evaluate.config import EvaluateConfig
-from kexue_train.downstream.evaluate.json_text import json_text, rounded
 from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import choose_sets, set_files
-from kexue_train.downstream.evaluate.zero_shot.results import Method
 from kexue_train.downstream.evaluate.zero_shot.task import input_files, load_tasks
+from kexue_train.downstream.results.files import json_text, rounded, write_result
+from kexue_train.downstream.results.result import EvaluationResult
+from kexue_train.downstream.results.zero_shot import Method
 from kexue_train.foundation.artifacts import (
     InputFile,
     Manifest,
@@ -71,26 +73,32 @@ def evaluate_model(
     from kexue_train.downstream.evaluate.zero_shot.evaluate_tasks import evaluate_zero_shot  # noqa: PLC0415  # the same
 
     partial = open_partial(out_dir, recipe)
-    mlm = evaluate_masked_lm(model_dir, samples, seed=seed, batch_size=config.batch_size, progress=progress)
-    frequent = load_tokenizer(model_dir).convert_ids_to_tokens(mlm["baselines"]["most_frequent_token"])
-    mlm["baselines"]["most_frequent_token_text"] = str(frequent)
-    predictions = complete_sentences(model_dir, config.masked_sentences, config.num_predictions)
-    found = {"mlm.json": mlm, "predictions.json": predictions}
+    heldout = evaluate_masked_lm(model_dir, samples, seed=seed, batch_size=config.batch_size, progress=progress)
+    frequent = load_tokenizer(model_dir).convert_ids_to_tokens(heldout.baselines.most_frequent_token)
+    named = heldout.baselines.model_copy(update={"most_frequent_token_text": str(frequent)})
+    heldout = heldout.model_copy(update={"baselines": named})
+    results: dict[str, EvaluationResult] = {"mlm.json": heldout}
     if config.data:
-        methods: tuple[Method, ...] = ("nsp", "pet") if mlm["has_nsp_head"] else ("pet",)
-        zero_shot = evaluate_zero_shot(model_dir, config.data, tasks, methods=methods, progress=progress)
-        found["zero_shot.json"] = zero_shot.model_dump(mode="json")
+        methods: tuple[Method, ...] = ("nsp", "pet") if heldout.has_nsp_head else ("pet",)
+        results["zero_shot.json"] = evaluate_zero_shot(
+            model_dir, config.data, tasks, methods=methods, progress=progress
+        )
     if config.sts_data:
-        sts = evaluate_sts(model_dir, config.sts_data, sets, progress=progress)
-        found["sts.json"] = sts.model_dump(mode="json")
-    for name, value in found.items():
-        write_atomic(partial / name, json_text(value))
-    numbers = {key: value for key, value in rounded(mlm).items() if not isinstance(value, list)}
+        results["sts.json"] = evaluate_sts(model_dir, config.sts_data, sets, progress=progress)
+    for name, result in results.items():
+        write_result(partial / name, result)
+    predictions = complete_sentences(model_dir, config.masked_sentences, config.num_predictions)
+    write_atomic(partial / "predictions.json", json_text(predictions))
+    numbers = {key: value for key, value in rounded(heldout.model_dump()).items() if _is_statistic(key, value)}
     inputs = [InputFile(uri=uri, bytes=size, modified_ns=time) for uri, size, time in recipe.inputs]
     manifest = build_manifest(
-        recipe, describe_files(partial), seed=seed, rows=mlm["rows"], inputs=inputs, statistics=numbers
+        recipe, describe_files(partial), seed=seed, rows=heldout.rows, inputs=inputs, statistics=numbers
     )
     return publish(partial, out_dir, manifest)
+
+
+def _is_statistic(key: str, value: Any) -> bool:
+    return key != "kind" and not isinstance(value, list)
 
 
 def inputs_of(config: EvaluateConfig) -> list[tuple[str, int, int]]:

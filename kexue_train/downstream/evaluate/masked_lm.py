@@ -28,6 +28,7 @@ from kexue_train.downstream.evaluate.baselines import (
     unigram_entropy,
 )
 from kexue_train.downstream.evaluate.load_model import LoadedModel, load_model
+from kexue_train.downstream.results.held_out import HeldOutResults
 from kexue_train.foundation.artifacts import Manifest, read_manifest
 from kexue_train.foundation.errors import ArtifactError, EvaluationError
 from kexue_train.foundation.progress import SILENT, Progress
@@ -51,7 +52,7 @@ class _Sums:
 
 def evaluate_masked_lm(
     model_dir: Path, samples: Path, *, seed: int, batch_size: int = 32, progress: Progress = SILENT
-) -> dict[str, Any]:
+) -> HeldOutResults:
     """Score an exported model on the held-out rows of ``samples``; losses are means over tokens (pairs), in nats.
 
     Args:
@@ -139,7 +140,7 @@ def _num_classes(head: Any) -> int:
 
 def _results(
     sums: _Sums, loaded: LoadedModel, manifest: Manifest, training_counts: Counts, seed: int
-) -> dict[str, Any]:
+) -> HeldOutResults:
     scores, hidden, counts = sums.everything.scores(), sums.hidden.scores(), sums.everything.count
     scores |= sums.words.scores()
     hidden |= sums.hidden_words.scores()
@@ -153,7 +154,7 @@ def _results(
         hidden["unigram_entropy"] = unigram_entropy(sums.hidden.count)
         hidden["gain_over_unigram_nats"] = hidden["unigram_entropy"] - hidden["mlm_loss"]
     pairs = int(sums.pairs.sum())
-    return {
+    found = {
         **scores,
         "mlm_perplexity": math.exp(min(scores["mlm_loss"], 700.0)),
         "gain_over_unigram_nats": entropy - scores["mlm_loss"],
@@ -177,6 +178,7 @@ def _results(
         "parameters": loaded.parameters,
         "seed": seed,
     }
+    return HeldOutResults.model_validate(found)
 
 
 def _score_bands(sums: TokenSums, training_counts: Counts) -> list[dict[str, Any]]:

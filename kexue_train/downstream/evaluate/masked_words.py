@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ import torch
 
 from kexue_train.downstream.evaluate.load_model import LoadedHead
 from kexue_train.downstream.evaluate.sequences import Ids, batches, encode, padded, tokens_at_once
+from kexue_train.downstream.results.held_out import SentenceScore
 from kexue_train.foundation.errors import EvaluationError
 from kexue_train.foundation.progress import SILENT, Progress
 
@@ -89,11 +89,8 @@ def read_sentences(path: Path) -> list[str]:
 
 def pseudo_perplexities(
     loaded: LoadedHead, sentences: Sequence[str], progress: Progress = SILENT
-) -> list[dict[str, Any]]:
-    """Exponential of the mean negative log-probability of the tokens of a sentence, each masked alone.
-
-    Returns:
-        Per sentence ``{"sentence": str, "tokens": int, "pseudo_perplexity": float}``.
+) -> list[SentenceScore]:
+    """Return the exponential of the mean negative log-probability of the tokens of each sentence, each masked alone.
 
     Raises:
         EvaluationError: If a sentence has no token or too many, or a score is not finite.
@@ -107,7 +104,7 @@ def pseudo_perplexities(
     scores = masked_word_scores(loaded, clozes, lambda done, total: progress.update(done, total, "tokens"))
     sums = np.add.reduceat(np.concatenate(scores), np.cumsum([0, *map(len, encoded[:-1])]))
     return [
-        {"sentence": text, "tokens": len(ids), "pseudo_perplexity": math.exp(min(-float(total) / len(ids), 700.0))}
+        SentenceScore(sentence=text, tokens=len(ids), pseudo_perplexity=math.exp(min(-float(total) / len(ids), 700.0)))
         for text, ids, total in zip(sentences, encoded, sums, strict=True)
     ]
 

@@ -13,24 +13,22 @@ from typing import Any
 from pydantic import Field
 
 from kexue_train.downstream.evaluate.load_model import load_encoder
-from kexue_train.downstream.finetune.fit_settings import FitSettings
 from kexue_train.downstream.finetune.loop import fit
 from kexue_train.downstream.finetune.tasks.encoders import load_with_head, save_encoder, with_fresh_weights
 from kexue_train.downstream.finetune.tasks.inputs import Reader
 from kexue_train.downstream.finetune.tasks.make_problem import make_problem
 from kexue_train.downstream.finetune.tasks.problem import Problem
-from kexue_train.downstream.finetune.tasks.results import (
-    Baseline,
-    Encoder,
-    EncoderResult,
-    Failure,
-    SeedRun,
-    TaskResult,
-    TaskResults,
-    spreads,
-)
 from kexue_train.downstream.finetune.tasks.splits import Splits
 from kexue_train.downstream.finetune.tasks.task import Task
+from kexue_train.downstream.results.fine_tuning import (
+    Baseline,
+    EncoderKind,
+    EncoderResult,
+    FineTunedTaskResult,
+    FineTuningResults,
+    SeedFailure,
+)
+from kexue_train.downstream.results.training import FitSettings, SeedRun, spreads
 from kexue_train.foundation.config import Config
 from kexue_train.foundation.errors import EvaluationError, KexueError
 from kexue_train.foundation.progress import SILENT, Progress
@@ -81,7 +79,7 @@ def finetune_tasks(
     *,
     save: Path | None = None,
     progress: Progress = SILENT,
-) -> TaskResults:
+) -> FineTuningResults:
     """Train on every task and score.
 
     Args:
@@ -106,7 +104,7 @@ def finetune_tasks(
         run = _TaskRun(name, task, model_dir, reader, settings, save / name if save else None, progress)
         results.append(run.run(data))
         progress.note(_in_words(results[-1]))
-    return TaskResults(
+    return FineTuningResults(
         model_type=str(encoder.model.config.model_type),
         parameters=sum(parameter.numel() for parameter in encoder.model.parameters()),
         seeds=settings.seeds,
@@ -127,7 +125,7 @@ class _TaskRun:
     save: Path | None
     progress: Progress
 
-    def run(self, data: Path) -> TaskResult:
+    def run(self, data: Path) -> FineTunedTaskResult:
         """Read, score the baselines, train every encoder with every seed."""
         about: dict[str, Any] = {"task": self.name, "title": self.task.title, "kind": self.task.kind}
         try:
@@ -135,14 +133,16 @@ class _TaskRun:
                 self.task, data, self.reader, max_train=self.settings.max_train, max_eval=self.settings.max_eval
             )
         except _TASK_ERRORS as error:
-            return TaskResult(**about, failures=[Failure(encoder=None, seed=None, error=_first_words(error))])
+            return FineTunedTaskResult(
+                **about, failures=[SeedFailure(encoder=None, seed=None, error=_first_words(error))]
+            )
         baselines, failures = _baselines(problem)
         encoders = []
         for kind in ("pretrained", "random") if self.settings.random_encoder else ("pretrained",):
             runs, failed = self._train_all(problem, splits, kind)
             failures += failed
             encoders += [EncoderResult(encoder=kind, runs=runs, scores=spreads(runs))] if runs else []
-        return TaskResult(
+        return FineTunedTaskResult(
             **about,
             metric=problem.metric,
             records={"train": len(splits.train), "examples": problem.num_examples}
@@ -158,16 +158,18 @@ class _TaskRun:
             failures=failures,
         )
 
-    def _train_all(self, problem: Problem, splits: Splits, kind: Encoder) -> tuple[list[SeedRun], list[Failure]]:
+    def _train_all(
+        self, problem: Problem, splits: Splits, kind: EncoderKind
+    ) -> tuple[list[SeedRun], list[SeedFailure]]:
         runs, failures = [], []
         for seed in range(self.settings.seeds):
             try:
                 runs.append(self._train(problem, splits, kind, seed))
             except _TASK_ERRORS as error:
-                failures.append(Failure(encoder=kind, seed=seed, error=_first_words(error)))
+                failures.append(SeedFailure(encoder=kind, seed=seed, error=_first_words(error)))
         return runs, failures
 
-    def _train(self, problem: Problem, splits: Splits, kind: Encoder, seed: int) -> SeedRun:
+    def _train(self, problem: Problem, splits: Splits, kind: EncoderKind, seed: int) -> SeedRun:
         model = load_with_head(self.model_dir, problem.auto_class, problem.num_labels, seed=seed)
         if kind == "random":
             model = with_fresh_weights(model, seed=seed)
@@ -192,19 +194,19 @@ class _TaskRun:
         )
 
 
-def _baselines(problem: Problem) -> tuple[list[Baseline], list[Failure]]:
+def _baselines(problem: Problem) -> tuple[list[Baseline], list[SeedFailure]]:
     found = [Baseline(name=name, scores=dict(scores)) for name, scores in problem.baselines().items()]
     try:
         words = problem.bag_of_words()
     except _TASK_ERRORS as error:
-        return found, [Failure(encoder=None, seed=None, error=f"no bag of words: {_first_words(error)}")]
+        return found, [SeedFailure(encoder=None, seed=None, error=f"no bag of words: {_first_words(error)}")]
     if words is not None:
         scores = {split: {"accuracy": value} for split, value in words.accuracy.items()}
         found.append(Baseline(name="bag_of_words", scores=scores, penalty=words.penalty))
     return found, []
 
 
-def _in_words(result: TaskResult) -> str:
+def _in_words(result: FineTunedTaskResult) -> str:
     found = [
         f"{encoder.encoder} {encoder.scores[result.split][str(result.metric)].mean:.1%}" for encoder in result.encoders
     ]

@@ -55,32 +55,30 @@ def one_sequence_at_a_time(model, batch):
 
 def test_packed_rows_score_as_their_sequences_do_alone(result, heldout):
     losses, right, nsp_losses, nsp_right = one_sequence_at_a_time(tiny_model(), heldout)
-    assert (result["predictions"], result["pairs"]) == (len(losses), len(nsp_losses))
+    assert (result.predictions, result.pairs) == (len(losses), len(nsp_losses))
     # fp32 with another order of summation
-    assert result["mlm_loss"] == pytest.approx(np.mean(losses), abs=1e-5)
-    assert result["nsp_loss"] == pytest.approx(np.mean(nsp_losses), abs=1e-5)
-    assert result["mlm_accuracy"] == np.mean(right)
-    assert result["nsp_accuracy"] == np.mean(nsp_right)
+    assert result.mlm_loss == pytest.approx(np.mean(losses), abs=1e-5)
+    assert result.nsp_loss == pytest.approx(np.mean(nsp_losses), abs=1e-5)
+    assert result.mlm_accuracy == np.mean(right)
+    assert result.nsp_accuracy == np.mean(nsp_right)
 
 
 def test_entropy_is_that_of_the_held_out_targets(result, heldout):
     targets = heldout["labels"][heldout["labels"] != -100]
     share = np.unique(targets, return_counts=True)[1] / len(targets)
-    assert result["baselines"]["unigram_entropy"] == pytest.approx(-(share * np.log(share)).sum())
-    assert result["baselines"]["most_frequent_token_accuracy"] == pytest.approx(share.max())
-    assert result["gain_over_unigram_nats"] == pytest.approx(
-        result["baselines"]["unigram_entropy"] - result["mlm_loss"]
-    )
+    assert result.baselines.unigram_entropy == pytest.approx(-(share * np.log(share)).sum())
+    assert result.baselines.most_frequent_token_accuracy == pytest.approx(share.max())
+    assert result.gain_over_unigram_nats == pytest.approx(result.baselines.unigram_entropy - result.mlm_loss)
 
 
 def test_hidden_tokens_are_those_whose_input_is_the_mask(result, heldout):
     hidden = (heldout["labels"] != -100) & (heldout["input_ids"] == 4)
-    assert 0 < result["hidden_only"]["predictions"] == hidden.sum() < result["predictions"]
+    assert 0 < result.hidden_only.predictions == hidden.sum() < result.predictions
 
 
 def test_where_every_token_is_a_word_words_score_as_tokens(result):
-    for scores in (result, result["hidden_only"]):
-        assert (scores["words"], scores["word_accuracy"]) == (scores["predictions"], scores["mlm_accuracy"])
+    for scores in (result, result.hidden_only):
+        assert (scores.words, scores.word_accuracy) == (scores.predictions, scores.mlm_accuracy)
 
 
 class PairedPack(Pack):
@@ -108,21 +106,21 @@ def test_a_word_of_two_tokens_is_right_if_both_are(tmp_path, exported):
                     words.setdefault((row, slot // 2), []).append(bool(right))
     result = evaluate_masked_lm(exported, samples, seed=3)
     assert max(map(len, words.values())) == 2
-    assert (result["words"], result["word_accuracy"]) == (len(words), np.mean([all(word) for word in words.values()]))
+    assert (result.words, result.word_accuracy) == (len(words), np.mean([all(word) for word in words.values()]))
 
 
 def test_bands_add_up_to_all_hidden_tokens(result):
-    bands, hidden = result["frequency_bands"], result["hidden_only"]
-    assert sum(band["predictions"] for band in bands) == hidden["predictions"]
-    assert sum(band["tokens"] for band in bands) == VOCAB
-    loss = sum(band["mlm_loss"] * band["predictions"] for band in bands if band["predictions"])
-    assert loss / hidden["predictions"] == pytest.approx(hidden["mlm_loss"])
+    bands, hidden = result.frequency_bands, result.hidden_only
+    assert sum(band.predictions for band in bands) == hidden.predictions
+    assert sum(band.tokens for band in bands) == VOCAB
+    loss = sum(band.mlm_loss * band.predictions for band in bands if band.predictions)
+    assert loss / hidden.predictions == pytest.approx(hidden.mlm_loss)
 
 
 def test_batch_size_does_not_change_the_result(exported, samples, result):
     other = evaluate_masked_lm(exported, samples, seed=3, batch_size=HELDOUT)
-    assert other["mlm_loss"] == pytest.approx(result["mlm_loss"], abs=1e-6)
-    assert other["nsp_accuracy"] == result["nsp_accuracy"]
+    assert other.mlm_loss == pytest.approx(result.mlm_loss, abs=1e-6)
+    assert other.nsp_accuracy == result.nsp_accuracy
 
 
 def test_constant_logits_have_the_loss_of_uniform_guessing(tmp_path, samples):
@@ -130,10 +128,10 @@ def test_constant_logits_have_the_loss_of_uniform_guessing(tmp_path, samples):
     torch.nn.init.zeros_(model.roformer.embeddings.word_embeddings.weight)
     torch.nn.init.zeros_(model.cls.next_sentence.classifier.weight)
     result = evaluate_masked_lm(export_model(model, tmp_path / "hf"), samples, seed=0)
-    assert result["mlm_loss"] == pytest.approx(math.log(VOCAB), rel=1e-6)
-    assert result["mlm_perplexity"] == pytest.approx(VOCAB, rel=1e-5)
-    assert result["nsp_loss"] == pytest.approx(math.log(2), rel=1e-6)
-    assert result["baselines"]["uniform"] == pytest.approx(math.log(VOCAB))
+    assert result.mlm_loss == pytest.approx(math.log(VOCAB), rel=1e-6)
+    assert result.mlm_perplexity == pytest.approx(VOCAB, rel=1e-5)
+    assert result.nsp_loss == pytest.approx(math.log(2), rel=1e-6)
+    assert result.baselines.uniform == pytest.approx(math.log(VOCAB))
 
 
 def test_model_without_nsp_weights_is_scored_on_masked_words_alone(tmp_path, samples):
@@ -146,7 +144,7 @@ def test_model_without_nsp_weights_is_scored_on_masked_words_alone(tmp_path, sam
     notes = []
     progress = type("Notes", (), {"update": lambda *_, **__: None, "note": lambda _, text: notes.append(text)})()
     result = evaluate_masked_lm(folder, samples, seed=3, progress=progress)
-    assert (result["nsp_accuracy"], result["has_nsp_head"]) == (None, False)
+    assert (result.nsp_accuracy, result.has_nsp_head) == (None, False)
     assert "no weights for next-sentence" in notes[0]
 
 

@@ -51,20 +51,20 @@ def test_pseudo_perplexity_masks_every_token_once(loaded):
         for place in range(1, len(ids) - 1):
             masked = [*ids[:place], 4, *ids[place + 1 :]]
             total += float(log_probabilities(loaded, masked)[place, ids[place]])
-        assert entry["tokens"] == len(ids) - 2
-        assert entry["pseudo_perplexity"] == pytest.approx(math.exp(-total / (len(ids) - 2)), rel=1e-4)
+        assert entry.tokens == len(ids) - 2
+        assert entry.pseudo_perplexity == pytest.approx(math.exp(-total / (len(ids) - 2)), rel=1e-4)
 
 
 def test_a_model_that_knows_nothing_is_as_perplexed_as_its_vocabulary_is_large(tmp_path):
     model = random_roformer()
     torch.nn.init.zeros_(model.roformer.embeddings.word_embeddings.weight)
     [entry] = pseudo_perplexities(load_masked_lm(export_roformer(tmp_path / "hf", model)), ["这是一则"])
-    assert entry["pseudo_perplexity"] == pytest.approx(len(VOCABULARY), rel=1e-6)
+    assert entry.pseudo_perplexity == pytest.approx(len(VOCABULARY), rel=1e-6)
 
 
 def test_sentences_without_tokens_or_too_long_are_refused(tmp_path):
     loaded = load_masked_lm(make_bert(tmp_path / "hf", max_position_embeddings=16))
-    assert pseudo_perplexities(loaded, ["好" * 14])[0]["tokens"] == 14
+    assert pseudo_perplexities(loaded, ["好" * 14])[0].tokens == 14
     for sentence in (" ", "好" * 15):
         with pytest.raises(EvaluationError, match=r"has \d+ tokens; expected at least one and"):
             pseudo_perplexities(loaded, [sentence])

@@ -10,9 +10,8 @@ import pytest
 from kexue_train.downstream.finetune import harness
 from kexue_train.downstream.finetune.harness import HarnessSettings, finetune_tasks
 from kexue_train.downstream.finetune.tasks.encoders import load_with_head, with_fresh_weights
-from kexue_train.downstream.finetune.tasks.results import TaskResults
-from kexue_train.downstream.finetune.tasks.table import HEADER, remarks_on, rows_of
 from kexue_train.downstream.finetune.tasks.task import KINDS
+from kexue_train.downstream.results.fine_tuning import FineTuningResults
 from kexue_train.foundation.errors import EvaluationError, TrainingError
 from tests.downstream.evaluate.zero_shot.tiny_models import export_roformer, make_bert, random_roformer
 from tests.downstream.finetune.tasks.tiny_tasks import (
@@ -125,20 +124,21 @@ def test_records_and_settings_are_told(results):
 
 def test_results_survive_json_and_fit_their_schema(results):
     written = json.loads(results.model_dump_json())
-    jsonschema.validate(written, TaskResults.model_json_schema())
-    assert TaskResults.model_validate(written) == results
+    jsonschema.validate(written, FineTuningResults.model_json_schema())
+    assert FineTuningResults.model_validate(written) == results
     assert written["schema_version"] == 1
 
 
 def test_the_table_has_a_row_per_task_with_means_and_deviations(results):
-    rows = rows_of(results)
-    assert {len(row) for row in rows} == {len(HEADER)}
+    [(_, header, rows)] = results.tables()
+    assert {len(row) for row in rows} == {len(header)}
     assert rows[0] == ["lost", *[""] * 8]
     spread = results.tasks[1].encoders[0].scores["test"]["accuracy"]
     assert rows[1][:5] == ["label", "40", "30 test", "accuracy", "50.0"]
     assert rows[1][-1] == f"{100 * spread.mean:.1f} ± {100 * spread.std:.1f}"
-    [remark] = remarks_on(results)
-    assert remark.startswith("lost: the task failed:")
+    units, failed = results.notes()
+    assert units == "In percent; the encoders over 2 seeds, mean ± standard deviation."
+    assert failed.startswith("lost: no score: ")
 
 
 def test_the_same_seeds_give_the_same_scores_and_losses(encoder, data):
@@ -191,7 +191,7 @@ def test_a_run_that_breaks_is_a_failure_of_that_seed_alone(encoder, data, monkey
     assert [run_.seed for run_ in result.encoders[0].runs] == [0, 2]
     [failure] = result.failures
     assert (failure.encoder, failure.seed, failure.error) == ("pretrained", 1, "the loss is nan")
-    assert remarks_on(results) == ["label: the pretrained encoder, seed 1 failed: the loss is nan"]
+    assert results.notes()[1:] == ["label: no score of the pretrained encoder, seed 1: the loss is nan"]
 
 
 def test_damaged_weights_spoil_no_baseline(data, tmp_path):
@@ -226,7 +226,7 @@ def test_long_texts_and_unknown_signs_are_remarked_on(encoder, tmp_path):
     results = run(encoder, tmp_path, {"noise": chosen}, epochs=1, max_length=16)
     assert results.tasks[0].cut == 16  # train and dev
     assert results.tasks[0].unknown_rate == pytest.approx(40 / 41)
-    remarks = " / ".join(remarks_on(results))
+    remarks = " / ".join(results.notes())
     assert "scored on the records that chose the epoch, so a little too well: noise" in remarks
     assert "noise 16 of 16" in remarks
     assert "unknown tokens, so the model cannot read these texts: noise 98%" in remarks

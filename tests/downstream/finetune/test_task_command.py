@@ -48,7 +48,7 @@ def test_results_are_written_and_shown_and_a_failure_ends_with_1(ended, folder):
     [row] = [line.split() for line in ended.stdout.splitlines() if line.startswith("mine ")]
     assert row[:6] == ["mine", "120", "40", "dev", "accuracy", "50.0"]
     assert row[-3:] == ["100.0", "±", "0.0"]
-    assert "lost: the task failed:" in ended.stdout
+    assert "lost: no score: " in ended.stdout
 
 
 def test_the_saved_model_is_opened_by_transformers_and_names_its_labels(ended, folder):

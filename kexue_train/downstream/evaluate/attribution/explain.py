@@ -14,11 +14,10 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from kexue_train.downstream.evaluate.attribution.integrated_gradients import Attribution, integrated_gradients
@@ -30,51 +29,14 @@ from kexue_train.downstream.evaluate.load_model import (
     load_tokenizer,
     require_weights,
 )
+from kexue_train.downstream.results.explanation import Explanation, HeadName, PathStart, TokenShare
 from kexue_train.foundation.errors import EvaluationError
 
-Head = Literal["classification", "nsp", "mlm"]
-Start = Literal["mask", "zero"]
-HEADS: tuple[Head, ...] = ("classification", "nsp", "mlm")
-BASELINES: tuple[Start, ...] = ("mask", "zero")
+HEADS: tuple[HeadName, ...] = get_args(HeadName)
+BASELINES: tuple[PathStart, ...] = get_args(PathStart)
 _TOLERANCE = 0.01
 _FIRST_STEPS, _MOST_STEPS = 16, 512
 _NSP_ANSWERS = ("is next", "is random")
-
-
-class Piece(BaseModel):
-    """A token and what it did."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    text: str
-    """As it stands in the text, with the space before it; together they are the text with its special tokens."""
-    value: float
-    """Its share of ``at_input - at_baseline``; above 0 it speaks for the answer."""
-    is_special: bool
-    """Whether it stays along the path, with a value of 0."""
-
-
-class Explanation(BaseModel):
-    """Why an answer was given."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    head: Head
-    answer: str
-    """The label or word that is explained."""
-    probability: float
-    """Of the answer."""
-    baseline: Start
-    """Where the path starts."""
-    at_input: float
-    """Log-odds of the answer."""
-    at_baseline: float
-    """The same at the start of the path."""
-    gap: float
-    """|Σ values - (at_input - at_baseline)|: what the steps missed."""
-    steps: int
-    """Points of the path; doubled until ``gap`` is below 1 % of the way."""
-    pieces: list[Piece]
 
 
 def explain(
@@ -82,9 +44,9 @@ def explain(
     text: str,
     text_b: str | None = None,
     *,
-    head: Head | None = None,
+    head: HeadName | None = None,
     answer: str | None = None,
-    baseline: Start = "mask",
+    baseline: PathStart = "mask",
 ) -> Explanation:
     """Ask the model in ``model_dir`` and attribute its answer.
 
@@ -130,7 +92,7 @@ def explain(
         gap=found.gap,
         steps=found.steps,
         pieces=[
-            Piece(text=piece, value=value, is_special=not moves)
+            TokenShare(text=piece, value=value, is_special=not moves)
             for piece, value, moves in zip(asked.pieces, values, asked.moves.tolist(), strict=True)
         ],
     )
@@ -154,7 +116,7 @@ class _Asked:
     answers: list[str]
 
     @classmethod
-    def make(cls, loaded: LoadedHead, head: Head, text: str, text_b: str | None) -> _Asked:
+    def make(cls, loaded: LoadedHead, head: HeadName, text: str, text_b: str | None) -> _Asked:
         """Bring the texts into tokens.
 
         Raises:
@@ -200,7 +162,7 @@ class _Asked:
         return embedding
 
 
-def _guess_head(model_dir: Path, texts: list[str], tokenizer: Any) -> Head:
+def _guess_head(model_dir: Path, texts: list[str], tokenizer: Any) -> HeadName:
     if any(tokenizer.mask_token in text for text in texts):
         return "mlm"
     try:
@@ -210,7 +172,7 @@ def _guess_head(model_dir: Path, texts: list[str], tokenizer: Any) -> Head:
     return "classification" if any("SequenceClassification" in name for name in architectures) else "nsp"
 
 
-def _load(model_dir: Path, head: Head, tokenizer: Any) -> LoadedHead:
+def _load(model_dir: Path, head: HeadName, tokenizer: Any) -> LoadedHead:
     if head == "nsp":
         loaded = load_next_sentence_model(model_dir)
     elif head == "mlm":
@@ -239,7 +201,7 @@ def _mask_slot(ids: list[int], mask: int) -> int:
     return ids.index(mask)
 
 
-def _answers(loaded: LoadedHead, head: Head) -> list[str]:
+def _answers(loaded: LoadedHead, head: HeadName) -> list[str]:
     if head == "mlm":
         return [str(token) for token in loaded.tokenizer.convert_ids_to_tokens(range(len(loaded.tokenizer)))]
     if head == "nsp":

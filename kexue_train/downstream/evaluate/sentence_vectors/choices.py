@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from kexue_train.downstream.evaluate.sentence_vectors.pooling import POOLINGS, Pooling
 from kexue_train.downstream.evaluate.sentence_vectors.score_set import WhiteningChoice
 from kexue_train.downstream.evaluate.sentence_vectors.whitening import WHITENING_NAME, Whitening
+from kexue_train.downstream.results.similarity import POOLINGS, Pooling
 from kexue_train.foundation.errors import ConfigError
 
 

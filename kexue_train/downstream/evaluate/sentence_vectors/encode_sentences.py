@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 
 from kexue_train.downstream.evaluate.load_model import LoadedHead
-from kexue_train.downstream.evaluate.sentence_vectors.pooling import Pooling, pool
+from kexue_train.downstream.evaluate.sentence_vectors.pooling import pool
 from kexue_train.downstream.evaluate.sequences import Ids, batches, encode, padded, tokens_at_once
+from kexue_train.downstream.results.similarity import Pooling
 from kexue_train.foundation.errors import EvaluationError
 
 Vectors = npt.NDArray[np.float32]

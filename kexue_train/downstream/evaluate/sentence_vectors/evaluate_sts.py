@@ -11,10 +11,9 @@ import numpy as np
 
 from kexue_train.downstream.evaluate.load_model import LoadedHead, load_encoder
 from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import MAX_LENGTH, Sentences, encode_sentences
-from kexue_train.downstream.evaluate.sentence_vectors.pooling import POOLINGS, Pooling
-from kexue_train.downstream.evaluate.sentence_vectors.results import StsFailure, StsResults, StsSetResult
 from kexue_train.downstream.evaluate.sentence_vectors.score_set import WhiteningChoice, score_baselines, score_vectors
 from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import StsSet, read_set
+from kexue_train.downstream.results.similarity import POOLINGS, Pooling, StsFailure, StsResults, StsSetResult
 from kexue_train.foundation.errors import EvaluationError, KexueError
 from kexue_train.foundation.progress import SILENT, Progress
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from kexue_train.downstream.evaluate.load_model import LoadedHead, load_encoder
 from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import MAX_LENGTH, Sentences, encode_sentences
 from kexue_train.downstream.evaluate.sentence_vectors.moments import Moments
-from kexue_train.downstream.evaluate.sentence_vectors.pooling import Pooling
 from kexue_train.downstream.evaluate.sentence_vectors.sentence_transformers_folder import (
     write_sentence_transformers_folder,
 )
 from kexue_train.downstream.evaluate.sentence_vectors.whitening import WHITENING_NAME, Whitening
+from kexue_train.downstream.results.similarity import Pooling
 from kexue_train.foundation.artifacts import (
     InputFile,
     Manifest,

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, get_args
 
-if TYPE_CHECKING:
-    import torch  # not loaded where only the names are needed
+import torch
 
-Pooling = Literal["cls", "mean", "first-last"]
-POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+from kexue_train.downstream.results.similarity import Pooling
 
 
 def pool(hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:

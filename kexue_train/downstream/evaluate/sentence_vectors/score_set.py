@@ -10,11 +10,10 @@ import numpy.typing as npt
 
 from kexue_train.downstream.evaluate.sentence_vectors.baselines import random_vectors, word_cosines
 from kexue_train.downstream.evaluate.sentence_vectors.moments import Moments
-from kexue_train.downstream.evaluate.sentence_vectors.pooling import Pooling
-from kexue_train.downstream.evaluate.sentence_vectors.results import StsFailure, StsScore, WhiteningKind, column_of
 from kexue_train.downstream.evaluate.sentence_vectors.spearman import spearman, standard_error
 from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import Pairs
 from kexue_train.downstream.evaluate.sentence_vectors.whitening import Whitening
+from kexue_train.downstream.results.similarity import Pooling, StsFailure, StsScore, WhiteningKind, column_of
 from kexue_train.foundation.errors import EvaluationError
 
 Vectors = npt.NDArray[np.floating]

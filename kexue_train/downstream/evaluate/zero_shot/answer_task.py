@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -27,8 +26,8 @@ from kexue_train.downstream.evaluate.zero_shot.questions import (
     next_sentence_questions,
 )
 from kexue_train.downstream.evaluate.zero_shot.records import Record, read_records
-from kexue_train.downstream.evaluate.zero_shot.results import Method, Reading, Score
 from kexue_train.downstream.evaluate.zero_shot.task import Task
+from kexue_train.downstream.results.zero_shot import Decision, InputLoss, Method, ZeroShotScore
 from kexue_train.foundation.errors import EvaluationError
 
 _ASSUMPTIONS = {
@@ -68,13 +67,11 @@ class TaskData:
             return 1 / len(self.names)
         return float(np.mean([1 / len(record.texts(self.task.candidates)) for record in self.records]))
 
-    def score(
-        self, method: Method, decision: Literal["candidates", "thresholds", "transductive"], labels: Labels
-    ) -> Score:
+    def score(self, method: Method, decision: Decision, labels: Labels) -> ZeroShotScore:
         """Compare ``labels`` (n,) with the answers."""
         accuracy = float((labels == self.answers).mean())
         counts = np.bincount(labels, minlength=len(self.names)).tolist()
-        return Score(
+        return ZeroShotScore(
             method=method,
             decision=decision,
             assumption=_ASSUMPTIONS[decision],
@@ -88,8 +85,8 @@ class TaskData:
 class Answers:
     """What one method made of a task."""
 
-    scores: list[Score]
-    reading: Reading
+    scores: list[ZeroShotScore]
+    loss: InputLoss
     failure: str | None = None
     """Why a score is missing."""
 
@@ -102,17 +99,17 @@ def answer_by_next_sentences(data: TaskData, loaded: LoadedHead, max_length: int
     """
     task = data.task
     questions, found = _ask(data, data.records, loaded, max_length, on_tokens)
-    reading = Reading(method="nsp", cut=found.num_cut, unknown_rate=found.unknown_rate)
+    loss = InputLoss(method="nsp", cut=found.num_cut, unknown_rate=found.unknown_rate)
     if task.contrast == "candidates":
-        return Answers([data.score("nsp", "candidates", candidates_contrast(found.scores))], reading)
+        return Answers([data.score("nsp", "candidates", candidates_contrast(found.scores))], loss)
     scores = found.scores[:, 0]
     cut_here = samples_contrast(scores, len(data.names), _names(questions))
     transductive = data.score("nsp", "transductive", cut_here)
     try:
         thresholds = _dev_thresholds(data, loaded, max_length)
     except EvaluationError as error:
-        return Answers([transductive], reading, f"no thresholds: {error}")
-    return Answers([data.score("nsp", "thresholds", by_thresholds(scores, thresholds)), transductive], reading)
+        return Answers([transductive], loss, f"no thresholds: {error}")
+    return Answers([data.score("nsp", "thresholds", by_thresholds(scores, thresholds)), transductive], loss)
 
 
 def answer_by_masked_words(data: TaskData, loaded: LoadedHead, max_length: int, on_tokens: OnTokens) -> Answers:
@@ -123,8 +120,8 @@ def answer_by_masked_words(data: TaskData, loaded: LoadedHead, max_length: int, 
     """
     questions = masked_word_questions(data.task, data.records, data.labels)
     found = score_masked_words(loaded, questions, max_length=max_length, on_tokens=on_tokens)
-    reading = Reading(method="pet", cut=found.num_cut, unknown_rate=found.unknown_rate)
-    return Answers([data.score("pet", "candidates", candidates_contrast(found.scores))], reading)
+    loss = InputLoss(method="pet", cut=found.num_cut, unknown_rate=found.unknown_rate)
+    return Answers([data.score("pet", "candidates", candidates_contrast(found.scores))], loss)
 
 
 def _dev_thresholds(data: TaskData, loaded: LoadedHead, max_length: int) -> np.ndarray:

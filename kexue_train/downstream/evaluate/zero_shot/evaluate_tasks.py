@@ -10,8 +10,8 @@ import numpy as np
 from kexue_train.downstream.evaluate.load_model import LoadedHead, load_masked_lm, load_next_sentence_model
 from kexue_train.downstream.evaluate.zero_shot.answer_task import METHODS, TaskData
 from kexue_train.downstream.evaluate.zero_shot.next_sentence import OnTokens
-from kexue_train.downstream.evaluate.zero_shot.results import Failure, Method, TaskResult, ZeroShotResults
 from kexue_train.downstream.evaluate.zero_shot.task import Task
+from kexue_train.downstream.results.zero_shot import Method, MethodFailure, ZeroShotResults, ZeroShotTaskResult
 from kexue_train.foundation.errors import EvaluationError, KexueError
 from kexue_train.foundation.progress import SILENT, Progress
 
@@ -65,27 +65,27 @@ def evaluate_zero_shot(
 
 def _evaluate(
     name: str, task: Task, folder: Path, heads: Mapping[Method, LoadedHead], max_length: int, progress: Progress
-) -> TaskResult:
+) -> ZeroShotTaskResult:
     published = {title: percent / 100 for title, percent in task.published.items()}
     scores, readings, failures = [], [], []
     try:
         data = TaskData.read(task, folder)
     except _TASK_ERRORS as error:
-        failures = [Failure(method=None, error=_first_words(error))]
-        return TaskResult(task=name, title=task.title, failures=failures, published=published)
+        failures = [MethodFailure(method=None, error=_first_words(error))]
+        return ZeroShotTaskResult(task=name, title=task.title, failures=failures, published=published)
     for method, loaded in heads.items():
         if method == "pet" and task.pet is None:
             continue
         try:
             answers = METHODS[method](data, loaded, max_length, _shown(progress, f"tokens of {name}, {method}"))
         except _TASK_ERRORS as error:
-            failures.append(Failure(method=method, error=_first_words(error)))
+            failures.append(MethodFailure(method=method, error=_first_words(error)))
             continue
         scores += answers.scores
-        readings.append(answers.reading)
-        failures += [Failure(method=method, error=answers.failure)] if answers.failure else []
+        readings.append(answers.loss)
+        failures += [MethodFailure(method=method, error=answers.failure)] if answers.failure else []
     counts = np.bincount(data.answers, minlength=len(data.names))
-    return TaskResult(
+    return ZeroShotTaskResult(
         task=name,
         title=task.title,
         records=len(data.records),
@@ -100,7 +100,7 @@ def _evaluate(
     )
 
 
-def mean_accuracies(results: Sequence[TaskResult]) -> dict[str, float]:
+def mean_accuracies(results: Sequence[ZeroShotTaskResult]) -> dict[str, float]:
     """Mean of every column that has a value for all tasks.
 
     The column ``nsp transductive`` is completed by ``nsp`` where a task is not cut into parts; it is left out if no
@@ -117,7 +117,7 @@ def _shown(progress: Progress, unit: str) -> OnTokens:
     return lambda done, total: progress.update(done, total, unit)
 
 
-def _in_words(result: TaskResult) -> str:
+def _in_words(result: ZeroShotTaskResult) -> str:
     found = [f"{name} {value:.1%}" for name, value in result.own_columns.items()]
     failed = [f"{failure.method or 'task'} failed: {failure.error}" for failure in result.failures]
     return f"{result.task}: " + "; ".join([*found, *failed] or ["nothing to ask this model"])

@@ -17,8 +17,9 @@ from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import (
     encode_sentences,
     hidden_states,
 )
-from kexue_train.downstream.evaluate.sentence_vectors.pooling import Pooling, pool
+from kexue_train.downstream.evaluate.sentence_vectors.pooling import pool
 from kexue_train.downstream.evaluate.sequences import Ids
+from kexue_train.downstream.results.similarity import Pooling
 
 Head = Literal["none", "comparison", "classes"]
 _HEAD_STD = 0.02

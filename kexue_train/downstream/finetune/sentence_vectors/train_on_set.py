@@ -16,12 +16,12 @@ from kexue_train.downstream.evaluate.zero_shot.records import Record
 from kexue_train.downstream.finetune.loop import fit
 from kexue_train.downstream.finetune.sentence_vectors.bi_encoder import BiEncoder
 from kexue_train.downstream.finetune.sentence_vectors.likeness import LikenessProblem
-from kexue_train.downstream.finetune.sentence_vectors.results import Scores, VectorFailure, VectorSetResult
 from kexue_train.downstream.finetune.sentence_vectors.retrieval import RetrievalProblem
 from kexue_train.downstream.finetune.sentence_vectors.vector_settings import VectorSettings
-from kexue_train.downstream.finetune.tasks.results import SeedRun, spreads
 from kexue_train.downstream.finetune.tasks.splits import Splits, read_splits
 from kexue_train.downstream.finetune.tasks.task import Task
+from kexue_train.downstream.results.trained_vectors import VectorFailure, VectorSetResult
+from kexue_train.downstream.results.training import SeedRun, SplitScores, spreads
 from kexue_train.foundation.errors import EvaluationError, KexueError
 from kexue_train.foundation.progress import Progress
 
@@ -143,5 +143,5 @@ def _facts(splits: Splits, problem: Problem) -> dict[str, Any]:
     }
 
 
-def _scores(splits: Splits, score: Callable[[str], dict[str, float]]) -> Scores:
+def _scores(splits: Splits, score: Callable[[str], dict[str, float]]) -> SplitScores:
     return {split: score(split) for split in splits.scored}  # type: ignore[misc]  # its keys are splits

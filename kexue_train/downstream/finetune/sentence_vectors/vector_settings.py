@@ -5,16 +5,16 @@ from __future__ import annotations
 from pydantic import Field
 
 from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import MAX_LENGTH
-from kexue_train.downstream.evaluate.sentence_vectors.pooling import Pooling
-from kexue_train.downstream.finetune.fit_settings import FitSettings
-from kexue_train.downstream.finetune.sentence_vectors.results import Loss
+from kexue_train.downstream.results.similarity import Pooling
+from kexue_train.downstream.results.trained_vectors import VectorLoss
+from kexue_train.downstream.results.training import FitSettings
 from kexue_train.foundation.config import Config
 
 
 class VectorSettings(Config):
     """What applies to all sets."""
 
-    loss: Loss = "cosent"
+    loss: VectorLoss = "cosent"
     """cosent and sentence-bert: pairs with a score. am-softmax: sentences with a label."""
     pooling: Pooling = "mean"
     """How states become a vector."""

@@ -12,9 +12,16 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from kexue_train.cli.app import app
-from kexue_train.downstream.evaluate.attribution.drawing import as_html, as_html_page, as_terminal_text, strongest_words
-from kexue_train.downstream.evaluate.attribution.explain import Explanation, Piece, explain
+from kexue_train.downstream.evaluate.attribution.explain import explain
 from kexue_train.downstream.evaluate.load_model import load_masked_lm, load_next_sentence_model
+from kexue_train.downstream.results.explanation import (
+    Explanation,
+    TokenShare,
+    as_html,
+    as_html_page,
+    as_terminal_text,
+    strongest_words,
+)
 from kexue_train.foundation.errors import ConfigError, EvaluationError
 from tests.downstream.evaluate.zero_shot.tiny_models import export_roformer, make_bert, random_roformer
 
@@ -136,10 +143,10 @@ FOUND = Explanation(
     gap=0.001,
     steps=16,
     pieces=[
-        Piece(text="[CLS] ", value=0, is_special=True),
-        Piece(text="a<", value=1.5, is_special=False),
-        Piece(text="  &b", value=-0.5, is_special=False),
-        Piece(text=" [SEP] ", value=0, is_special=True),
+        TokenShare(text="[CLS] ", value=0, is_special=True),
+        TokenShare(text="a<", value=1.5, is_special=False),
+        TokenShare(text="  &b", value=-0.5, is_special=False),
+        TokenShare(text=" [SEP] ", value=0, is_special=True),
     ],
 )
 
@@ -188,7 +195,7 @@ def test_the_terminal_shows_the_text_and_the_strongest_words():
 
 
 def test_shares_of_nothing_are_drawn_too():
-    nothing = FOUND.model_copy(update={"pieces": [Piece(text="a", value=0, is_special=False)]})
+    nothing = FOUND.model_copy(update={"pieces": [TokenShare(text="a", value=0, is_special=False)]})
     assert "0.00)" in as_html(nothing)
     assert as_terminal_text(nothing).plain == "a"
 

@@ -12,11 +12,10 @@ import pytest
 
 from kexue_train.downstream.evaluate.sentence_vectors import evaluate_sts as module
 from kexue_train.downstream.evaluate.sentence_vectors.evaluate_sts import evaluate_sts, means_of
-from kexue_train.downstream.evaluate.sentence_vectors.results import StsResults, StsSetResult
 from kexue_train.downstream.evaluate.sentence_vectors.score_set import WhiteningChoice, pair_cosines, score_baselines
 from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import Pairs, StsSet, catalogue, choose_sets, read_set
-from kexue_train.downstream.evaluate.sentence_vectors.table import header_of, remarks_on, rows_of
 from kexue_train.downstream.evaluate.zero_shot.records import read_records
+from kexue_train.downstream.results.similarity import StsResults, StsSetResult
 from kexue_train.foundation.errors import ConfigError, EvaluationError
 from tests.downstream.evaluate.sentence_vectors.oracles import known_vectors, make_records, write_set
 from tests.downstream.evaluate.zero_shot.tiny_models import make_bert
@@ -122,10 +121,10 @@ def test_a_set_that_fails_hides_no_other(bert: Path, data: Path) -> None:
     }.items():
         found = errors[name][-1]
         assert error in found
-    assert any(remark.startswith("constant: no score: all 20 scores") for remark in remarks_on(results))
-    rows = rows_of(results)
+    assert any(note.startswith("constant: no score: all 20 scores") for note in results.notes())
+    [(_, header, rows)] = results.tables()
     assert [row[0] for row in rows] == [*names, "mean, all"]
-    assert all(len(row) == len(header_of(results)) for row in rows)
+    assert all(len(row) == len(header) for row in rows)
 
 
 def test_a_whitening_to_too_many_dimensions_leaves_the_plain_vectors(bert: Path, data: Path) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kexue_train.downstream.evaluate.sentence_vectors.pooling import POOLINGS, Pooling, pool
+from kexue_train.downstream.evaluate.sentence_vectors.pooling import pool
+from kexue_train.downstream.results.similarity import POOLINGS, Pooling
 
 LENGTHS = [5, 2, 3]
 

@@ -13,9 +13,8 @@ import pytest
 
 from kexue_train.downstream.evaluate.zero_shot import evaluate_tasks
 from kexue_train.downstream.evaluate.zero_shot.evaluate_tasks import evaluate_zero_shot, mean_accuracies
-from kexue_train.downstream.evaluate.zero_shot.results import TaskResult, ZeroShotResults
-from kexue_train.downstream.evaluate.zero_shot.table import header_of, remarks_on, rows_of
 from kexue_train.downstream.evaluate.zero_shot.task import Task, load_tasks
+from kexue_train.downstream.results.zero_shot import ZeroShotResults, ZeroShotTaskResult
 from kexue_train.foundation.errors import EvaluationError
 from tests.downstream.evaluate.zero_shot.tiny_models import export_roformer, load_knowing, make_bert
 
@@ -222,9 +221,9 @@ def test_inputs_are_no_longer_than_the_model_was_made_for(data, tmp_path):
     assert results.max_length == 20
 
 
-def published_results() -> list[TaskResult]:
+def published_results() -> list[ZeroShotTaskResult]:
     return [
-        TaskResult(task=name, title="", published={key: value / 100 for key, value in task.published.items()})
+        ZeroShotTaskResult(task=name, title="", published={key: value / 100 for key, value in task.published.items()})
         for name, task in load_tasks().items()
     ]
 
@@ -233,13 +232,15 @@ def test_means_of_the_published_columns_are_those_of_the_paper():
     assert mean_accuracies(published_results())["NSP-BERT"] == pytest.approx(0.5596, abs=1e-4)
 
 
-def test_the_table_has_a_row_per_task_and_remarks_on_what_to_know(evaluate):
+def test_the_table_has_a_row_per_task_and_notes_on_what_to_know(evaluate):
     results = evaluate(knows, TASKS | {"unknown": BROKEN["unknown"][0]})
-    assert header_of(results) == ["task", "records", "chance", "NSP", "NSP\ntransductive"]
-    rows = rows_of(results)
+    [table] = results.tables()
+    assert table.header == ["task", "records", "chance", "NSP", "NSP\ntransductive"]
+    rows = table.rows
     assert rows[0] == ["letters", "240", "12.5", "100.0", ""]
     assert rows[-2] == ["unknown", "0", "", "", ""]
     assert rows[-1] == ["mean", "", "", "", ""]
-    remarks = remarks_on(results)
-    assert remarks[0].startswith("unknown: no score: ")
-    assert [remark.partition(":")[0] for remark in remarks[1:]] == ["thresholds", "transductive"]
+    units, failed, *assumed = results.notes()
+    assert units == "Accuracy in percent."
+    assert failed.startswith("unknown: no score: ")
+    assert [note.partition(":")[0] for note in assumed] == ["thresholds", "transductive"]

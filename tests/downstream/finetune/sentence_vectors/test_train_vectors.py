@@ -13,11 +13,10 @@ from typer.testing import CliRunner
 
 from kexue_train.cli.app import app
 from kexue_train.downstream.evaluate.load_model import load_encoder
-from kexue_train.downstream.finetune.sentence_vectors.results import VectorResults
-from kexue_train.downstream.finetune.sentence_vectors.table import HEADER, remarks_on, rows_of
 from kexue_train.downstream.finetune.sentence_vectors.train_on_set import read_vector_splits
 from kexue_train.downstream.finetune.sentence_vectors.train_vectors import train_vectors
 from kexue_train.downstream.finetune.sentence_vectors.vector_settings import VectorSettings
+from kexue_train.downstream.results.trained_vectors import VectorResults
 from kexue_train.foundation.errors import ConfigError, EvaluationError
 from tests.downstream.evaluate.sentence_vectors.oracles import write_set
 from tests.downstream.evaluate.sentence_vectors.test_fit_whitening import read_as_sentence_transformers
@@ -148,8 +147,9 @@ def test_a_set_that_fails_hides_no_other_and_the_file_follows_its_schema(bert: P
     written = json.loads(json.dumps(results.model_dump(mode="json")))
     jsonschema.validate(written, VectorResults.model_json_schema())
     assert VectorResults.model_validate(written) == results
-    assert all(len(row) == len(HEADER) for row in rows_of(results))
-    assert any(remark.startswith("absent: no set: ") for remark in remarks_on(results))
+    [(_, header, rows)] = results.tables()
+    assert all(len(row) == len(header) for row in rows)
+    assert any(note.startswith("absent: no set: ") for note in results.notes())
 
 
 def test_a_learning_rate_that_breaks_the_model_is_a_failure_of_that_seed(bert: Path, data: Path) -> None:

@@ -1,4 +1,4 @@
-"""An explanation as coloured text: for a terminal, and as HTML that stands alone or inside of a page.
+"""Which words made a model answer as it did: the shares of a text's tokens, as coloured text and as a file.
 
 Orange speaks for the answer, blue against it; the strongest word has the full colour.
 """
@@ -6,17 +6,76 @@ Orange speaks for the answer, blue against it; the strongest word has the full c
 from __future__ import annotations
 
 from html import escape
+from typing import TYPE_CHECKING, Literal
 
-from rich.text import Text
+from kexue_train.downstream.results.result import Failure, Headline, ResultPart, ResultTable, Score
 
-from kexue_train.downstream.evaluate.attribution.explain import Explanation, Piece
+if TYPE_CHECKING:
+    from rich.text import Text
 
+HeadName = Literal["classification", "nsp", "mlm"]
+PathStart = Literal["mask", "zero"]
 _FOR, _AGAINST = (217, 95, 2), (31, 120, 180)  # told apart with every kind of colour blindness
 _START = {"mask": "[MASK] in place of every word", "zero": "zero in place of every word"}
 
 
+class TokenShare(ResultPart):
+    """A token and what it did."""
+
+    text: str
+    """As it stands in the text, with the space before it; together they are the text with its special tokens."""
+    value: float
+    """Its share of ``at_input - at_baseline``; above 0 it speaks for the answer."""
+    is_special: bool
+    """Whether it stays along the path, with a value of 0."""
+
+
+class Explanation(ResultPart):
+    """Why an answer was given: the contents of the file."""
+
+    kind: Literal["explanation"] = "explanation"
+    head: HeadName
+    answer: str
+    """The label or word that is explained."""
+    probability: float
+    """Probability of the answer."""
+    baseline: PathStart
+    """Where the path starts."""
+    at_input: float
+    """Log-odds of the answer."""
+    at_baseline: float
+    """Log-odds of the answer at the start of the path."""
+    gap: float
+    """|Σ values - (at_input - at_baseline)|: what the steps missed."""
+    steps: int
+    """Points of the path; doubled until ``gap`` is below 1 % of the way."""
+    pieces: list[TokenShare]
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Nothing: an answer that cannot be explained has no file."""
+        return []
+
+    def tables(self) -> list[ResultTable]:
+        """Return the strongest words."""
+        rows = [list(row) for row in strongest_words(self)]
+        return [ResultTable(f"Words behind the answer {self.answer!r}", ["word", "share"], rows)]
+
+    def notes(self) -> list[str]:
+        """Return the answer and the check of completeness."""
+        return [summary_of(self)]
+
+    def scores(self) -> list[Score]:
+        """Return nothing: an explanation measures no model."""
+        return []
+
+    def headlines(self) -> list[Headline]:
+        """Return nothing: an explanation is about one text."""
+        return []
+
+
 def summary_of(explanation: Explanation) -> str:
-    """The answer and the check of completeness, in a line."""
+    """Return the answer and the check of completeness, in a line."""
     way = explanation.at_input - explanation.at_baseline
     return (
         f"{explanation.head}: {explanation.answer!r}, probability {explanation.probability:.1%}. Log-odds "
@@ -26,7 +85,9 @@ def summary_of(explanation: Explanation) -> str:
 
 
 def as_terminal_text(explanation: Explanation) -> Text:
-    """For rich's console; signs show where colours do not."""
+    """Return coloured text for rich's console."""
+    from rich.text import Text  # noqa: PLC0415  # only for a terminal
+
     strongest = _strongest(explanation)
     text = Text()
     for piece in explanation.pieces:
@@ -35,14 +96,14 @@ def as_terminal_text(explanation: Explanation) -> Text:
 
 
 def strongest_words(explanation: Explanation, most: int = 10) -> list[tuple[str, str]]:
-    """The words that did most, with their shares."""
+    """Return the words that did most, with their shares."""
     own = [piece for piece in explanation.pieces if not piece.is_special]
     own.sort(key=lambda piece: -abs(piece.value))
     return [(piece.text.strip(), f"{piece.value:+.3f}") for piece in own[:most]]
 
 
 def as_html(explanation: Explanation) -> str:
-    """One ``<figure>`` with styles of its own, for light and dark pages; every word tells its share when pointed at."""
+    """Return one ``<figure>`` with its own styles, for light and dark pages; pointing at a word shows its share."""
     strongest = _strongest(explanation)
     words = "".join(_html_word(piece, strongest) for piece in explanation.pieces)
     return (
@@ -54,7 +115,7 @@ def as_html(explanation: Explanation) -> str:
 
 
 def as_html_page(explanation: Explanation) -> str:
-    """The same as a page of its own, without network."""
+    """Return the figure as a page of its own, which needs no network."""
     return (
         '<!doctype html><html lang="und"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -64,7 +125,7 @@ def as_html_page(explanation: Explanation) -> str:
     )
 
 
-def _html_word(piece: Piece, strongest: float) -> str:
+def _html_word(piece: TokenShare, strongest: float) -> str:
     if piece.is_special:
         return f'<span style="opacity:.45">{escape(piece.text)}</span>'
     space = piece.text[: len(piece.text) - len(piece.text.lstrip())]
@@ -75,14 +136,14 @@ def _html_word(piece: Piece, strongest: float) -> str:
     return f'{space}<span style="{style}" title="{piece.value:+.4f}">{word}</span>'
 
 
-def _terminal_style(piece: Piece, strongest: float) -> str:
-    """The colour mixed with black behind white letters, readable on any terminal."""
+def _terminal_style(piece: TokenShare, strongest: float) -> str:
+    """Return the colour mixed with black behind white letters, which is readable on any terminal."""
     share = abs(piece.value) / strongest
     red, green, blue = (round(30 + share * (channel - 30)) for channel in _colour(piece))
     return f"white on rgb({red},{green},{blue})"
 
 
-def _colour(piece: Piece) -> tuple[int, int, int]:
+def _colour(piece: TokenShare) -> tuple[int, int, int]:
     return _FOR if piece.value >= 0 else _AGAINST
 
 
