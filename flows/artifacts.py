@@ -28,7 +28,7 @@ from kexue_train.pipeline.run import Run
 from kexue_train.pipeline.stage_result import StageResult
 from kexue_train.report.summary import summarise
 from kexue_train.train.job import TrainDir
-from kexue_train.train.monitor.happenings import Happening, TrainingWatch
+from kexue_train.train.monitor.events import TrainingEvent, TrainingWatch
 
 logger = logging.getLogger(__name__)
 
@@ -106,13 +106,18 @@ class TrainingArtifacts:
 
     def send(self) -> None:
         """Send what is new; in the thread that waits."""
-        for happening in self._watch.read():
-            tell(happening, self._run)
+        for event in self._watch.read():
+            emit_training_event(event, self._run)
         if self._progress.send_if_due():
             self._send_metrics()
 
+    def send_failure(self) -> None:
+        """Send what the training has failed with, if automations may want to know."""
+        if event := self._watch.read_failure():
+            emit_training_event(event, self._run)
+
     def complete(self) -> None:
-        """The training has ended."""
+        """Show that the training has ended."""
         self._progress.complete()
         self._send_metrics()
 
@@ -133,10 +138,10 @@ def _replace_table(artifact: UUID, table: list[dict[str, str]]) -> None:
     client.update_artifact(artifact, ArtifactUpdate(data=json.dumps(table)))
 
 
-def tell(happening: Happening, run: Run) -> None:
+def emit_training_event(event: TrainingEvent, run: Run) -> None:
     """Emit what happened in a training as an event, for automations."""
-    payload = {"step": happening.step, "detail": happening.detail, "run_dir": str(run.folder.root.absolute())}
-    emit(_EVENTS[happening.kind], run, payload)
+    payload = {"step": event.step, "detail": event.detail, "run_dir": str(run.folder.root.absolute())}
+    emit(_EVENTS[event.kind], run, payload)
 
 
 def emit(event: str, run: Run, payload: dict[str, Any]) -> None:

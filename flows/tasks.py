@@ -11,12 +11,11 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 from prefect.tasks import Task
 
-from flows.artifacts import ArtifactProgress, TrainingArtifacts, emit, show_result, tell
+from flows.artifacts import ArtifactProgress, TrainingArtifacts, emit, show_result
 from flows.workshop import Workshop
 from kexue_train.foundation.errors import KexueError
 from kexue_train.pipeline.run import run_stage, train_beside
 from kexue_train.pipeline.stage_result import StageResult
-from kexue_train.train.monitor.happenings import ended_nonfinite
 
 TRAINING_TAG = "kexue-train"
 """One task with it at a time, once ``flows.set_up`` has made the limit: one training per cluster."""
@@ -75,9 +74,8 @@ def _train(_: str, workshop: Workshop) -> StageResult:
     artifacts = TrainingArtifacts(workshop.run, workshop.board)
     try:
         result = train_beside(workshop.run, artifacts, meanwhile=artifacts.send)
-    except KexueError as error:
-        if happening := ended_nonfinite(error):
-            tell(happening, workshop.run)
+    except KexueError:
+        artifacts.send_failure()
         raise
     artifacts.complete()
     return result

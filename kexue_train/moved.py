@@ -43,6 +43,8 @@ MOVED = {f"kexue_train.{name}": f"kexue_train.foundation.{name}" for name in _FO
     "kexue_train.samples.dictionary": "kexue_train.samples.segmentation",
     "kexue_train.samples.given_vocabulary": "kexue_train.samples.bert_tokenizer",
     "kexue_train.train.monitor.metrics": "kexue_train.metrics.file",
+    "kexue_train.train.monitor.happenings": "kexue_train.train.monitor.events",
+    "kexue_train.train.monitor.watch": "kexue_train.train.monitor.events",
 }
 """Old name of a module or package -> new name."""
 

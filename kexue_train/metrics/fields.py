@@ -19,6 +19,8 @@ Record = dict[str, Any]
 """One line: its ``kind`` (a ``Kind``), its ``step`` (steps done) and its values by key."""
 Form = Literal["plain", "count", "share", "bytes", "seconds"]
 
+EMPTY = "–"
+"""What is shown where there is no value."""
 _MAX_INTEGER = 2**63
 
 
@@ -42,6 +44,18 @@ class Kind(StrEnum):
     PROFILE = "profile"
     STOP = "stop"
     END = "end"
+
+
+class Symptom(StrEnum):
+    """What a warning is about."""
+
+    LOSS = "loss"
+    LOADER = "loader"
+    SLOW = "slow"
+    MEMORY = "memory"
+    CHECKPOINT = "checkpoint"
+    LOGGER = "logger"
+    METRICS = "metrics"
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,11 @@ class Metric:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
         return value if isinstance(value, float) or abs(value) < _MAX_INTEGER else None
+
+    def text(self, record: Mapping[str, Any]) -> str:
+        """Return the number in ``record`` for a reader, a dash if there is none."""
+        value = self.of(record)
+        return EMPTY if value is None else self.write(value)
 
     def write(self, value: float) -> str:
         """Format a value for a reader."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from kexue_train.foundation.artifacts import write_atomic
-from kexue_train.metrics.fields import LINES, SECONDS, Kind, Record
+from kexue_train.metrics.fields import LINES, SECONDS, Kind, Record, Symptom
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,13 @@ class MetricWriter:
         timed = {} if kind in (Kind.TRAIN, Kind.VALIDATION) else {"time": time.time()}
         if self._num_lost:
             message = f"{self._path}: {self._num_lost:,} lines are missing, which could not be written"
-            lost = {"kind": Kind.WARNING, "step": step, "time": time.time(), "symptom": "metrics", "message": message}
+            lost = {
+                "kind": Kind.WARNING,
+                "step": step,
+                "time": time.time(),
+                "symptom": Symptom.METRICS,
+                "message": message,
+            }
             if not self._append(lost):
                 self._num_lost += 1
                 return

@@ -8,11 +8,11 @@ from pathlib import Path
 from kexue_train.foundation.artifacts import MANIFEST_NAME, Manifest, check_files, read_manifest
 from kexue_train.foundation.errors import ArtifactError, StaleArtifactError, TrainingError
 from kexue_train.foundation.progress import SILENT, Progress
-from kexue_train.train.checkpoint import list_checkpoints
+from kexue_train.train.checkpoint import list_checkpoints, step_of
 from kexue_train.train.faults.stop import signals_held
 from kexue_train.train.job import JobConfig, TrainDir, prepare
+from kexue_train.train.monitor.events import progress_reported
 from kexue_train.train.monitor.loggers import require_loggers
-from kexue_train.train.monitor.watch import watched
 
 
 def pretrain(
@@ -52,11 +52,12 @@ def pretrain(
         return manifest
     if checkpoints := list_checkpoints(paths.checkpoints):
         progress.note(f"resumed from checkpoint {checkpoints[0].name}")
-    done = _step_of(checkpoints[0]) if checkpoints else 0
+    done = step_of(checkpoints[0].name) if checkpoints else 0
     progress.update(done, config.train.steps, "steps")
-    paths.stop.unlink(missing_ok=True)  # meant for the training before
+    for file in (paths.stop, paths.failure):  # meant for the training before
+        file.unlink(missing_ok=True)
     held = signals_held(paths.stop, config.train.stop_timeout, progress)
-    with held, watched(paths.metrics, done, config.train.steps, progress):
+    with held, progress_reported(paths.metrics, done, config.train.steps, progress):
         launch()
     manifest = _finished(out_dir)
     if manifest is None:
@@ -77,10 +78,6 @@ def _finished(out_dir: Path) -> Manifest | None:
         (out_dir / MANIFEST_NAME).unlink()
         return None
     return manifest
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _move_aside(out_dir: Path) -> Path:

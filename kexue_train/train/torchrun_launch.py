@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from kexue_train.foundation.errors import ResourceError
-from kexue_train.train.faults.supervise import WorkersLost, raise_told, run_with_restarts
+from kexue_train.train.faults.supervise import WorkersLost, raise_reported_failure, run_with_restarts
 from kexue_train.train.faults.watchdog import HUNG
 from kexue_train.train.job import JobConfig, TrainDir
 
@@ -77,7 +77,7 @@ def _run(command: list[str], paths: TrainDir) -> None:
         _end(torchrun)
         raise
     if code != 0:
-        raise_told(paths)
+        raise_reported_failure(paths)
         text = log.read_bytes()[begin:].decode(errors="replace")
         raise WorkersLost(f"the training workers were lost: {_cause(text, code)}; see {log}")
 

@@ -22,9 +22,9 @@ import torch.distributed as dist
 
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.foundation.artifacts import MANIFEST_NAME, build_manifest, describe_files, write_atomic
-from kexue_train.foundation.errors import KexueError, TrainingError
+from kexue_train.foundation.errors import KexueError
 from kexue_train.foundation.runtime import available_cpus, configure_logging, keep_freed_memory, rank
-from kexue_train.metrics.fields import Kind
+from kexue_train.metrics.fields import Kind, Symptom
 from kexue_train.train.build_training import build_training, open_checkpoints
 from kexue_train.train.checkpoint import CheckpointWriter, checkpoint_name
 from kexue_train.train.config import TrainConfig
@@ -38,9 +38,9 @@ from kexue_train.train.distributed import (
 from kexue_train.train.faults.agreement import open_together
 from kexue_train.train.faults.lock import held_alone
 from kexue_train.train.faults.out_of_memory import out_of_memory_explained
-from kexue_train.train.faults.spikes import SkippedRows, Spike, skipped_between
+from kexue_train.train.faults.spikes import EndedBySpikeError, SkippedRows, Spike, skipped_between
 from kexue_train.train.faults.stop import Ending, StopRequest, no_machine_is_draining
-from kexue_train.train.faults.supervise import tell_launcher
+from kexue_train.train.faults.supervise import failure_reported, report_failure
 from kexue_train.train.faults.watchdog import Watchdog
 from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples, samples_digest
 from kexue_train.train.loop import Training, enter_phase, report_saved, train_loop
@@ -90,6 +90,7 @@ def run_worker(
         torch.set_num_threads(train.threads_per_worker or max(1, available_cpus() // config.train.num_workers))
         datasets = open_together(lambda: read_samples(samples, config), samples_digest, config)
         on_first_rank(lambda: _claim(config, samples, paths, stack))
+        stack.enter_context(failure_reported(paths))
         checkpoints = None
         if dist.get_rank() == 0:  # entered first, so the last to end: nobody waits for its last upload
             checkpoints = stack.enter_context(open_checkpoints(config, datasets, paths))
@@ -157,9 +158,11 @@ def _require_rollback(train: TrainConfig, spike: Spike, rollbacks: int) -> None:
         if train.on_spike == "rollback"
         else f"and train.on_spike={train.on_spike}"
     )
-    raise TrainingError(
+    raise EndedBySpikeError(
         f"{spike}, {reason}. The checkpoints are from before it: lower optimizer.lr (another training), or run the "
-        "same command again with train.on_spike=rollback or a larger train.max_rollbacks"
+        "same command again with train.on_spike=rollback or a larger train.max_rollbacks",
+        spike.step,
+        spike.loss,
     )
 
 
@@ -179,7 +182,7 @@ def _train(training: Training) -> Ending:
             peak_flops_per_second=training.speed.peak.measured,
         )
         for message in training.passed_over:
-            metrics.warn(state.step, "checkpoint", message)
+            metrics.warn(state.step, Symptom.CHECKPOINT, message)
         if training.spike is not None:
             metrics.write(Kind.ROLLBACK, state.step, **training.spike.facts, left_out=list(state.left_out))
         ending = train_loop(training)
@@ -250,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
         ending = run_worker(config, options.samples, options.out, listen=True)
     except KexueError as error:
         if options.supervised:
-            tell_launcher(error, paths)
+            report_failure(error, paths)
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     # torchrun would start again what ends with another code than 0.

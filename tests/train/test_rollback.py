@@ -9,6 +9,7 @@ import pytest
 
 from kexue_train.batches.loader import Plan
 from kexue_train.foundation.errors import TrainingError
+from kexue_train.metrics.failure import FailureKind, read_failure
 from kexue_train.metrics.file import read_metrics
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.engine import DeepSpeedEngine, TorchEngine
@@ -124,6 +125,9 @@ def test_a_policy_of_stop_keeps_the_checkpoint_before(samples, tmp_path, poison)
     poison([8], float("nan"))  # a checkpoint is due there
     with pytest.raises(TrainingError, match=r"step 8: the loss is nan.*train\.on_spike=stop"):
         train_here(make_config(steps=12, checkpoint_every=4, on_spike="stop"), samples, tmp_path / "out")
+    failure = read_failure(TrainDir(tmp_path / "out").failure)
+    assert failure is not None
+    assert (failure.kind, failure.step, failure.value) == (FailureKind.LOSS_NONFINITE, 8, "nan")
     assert [path.name for path in list_checkpoints(TrainDir(tmp_path / "out").checkpoints)] == ["step-00000004"]
 
 

@@ -6,7 +6,13 @@ import pytest
 
 from kexue_train.foundation import errors
 from kexue_train.foundation.errors import ConfigError, StaleArtifactError, TrainingError
-from kexue_train.train.faults.supervise import MachineDrained, WorkersLost, raise_told, run_with_restarts, tell_launcher
+from kexue_train.train.faults.supervise import (
+    MachineDrained,
+    WorkersLost,
+    raise_reported_failure,
+    report_failure,
+    run_with_restarts,
+)
 from kexue_train.train.job import TrainDir
 from kexue_train.train.ray_launch import workers_now
 from tests.train.tiny_training import make_config
@@ -72,10 +78,10 @@ def test_once_a_stop_is_asked_for_nothing_is_started_again(tmp_path):
 def test_an_error_told_through_a_file_keeps_its_class_or_at_least_its_words(tmp_path, error):
     paths = TrainDir(tmp_path)
     paths.logs.mkdir()
-    raise_told(paths)
-    tell_launcher(error, paths)
+    raise_reported_failure(paths)
+    report_failure(error, paths)
     with pytest.raises(errors.KexueError, match=str(error)) as caught:
-        raise_told(paths)
+        raise_reported_failure(paths)
     assert type(caught.value) in (type(error), TrainingError)
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+from kexue_train.foundation.errors import TrainingError
 from kexue_train.train.phases import Phase
 
 
@@ -30,6 +31,18 @@ class Spike(Exception):  # noqa: N818  # no error of anybody
             "loss": self.loss if math.isfinite(self.loss) else str(self.loss),
             "usual": self.usual,
         }
+
+
+class EndedBySpikeError(TrainingError):
+    """The training has ended because of the loss of ``step``."""
+
+    def __init__(self, message: str, step: int, loss: float) -> None:
+        super().__init__(message)
+        self.step, self.loss = step, loss
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, int, float]]:
+        """Survive the way back from a worker process with all arguments."""
+        return type(self), (str(self), self.step, self.loss)
 
 
 class SkippedRows(NamedTuple):

@@ -1,23 +1,26 @@
-"""Starts the workers again when they are lost, within a budget; the same for every launcher."""
+"""Start the workers again when they are lost, within a budget, and report what ends them; for every launcher."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kexue_train.foundation import errors
-from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.errors import KexueError, TrainingError
+from kexue_train.foundation.runtime import rank
+from kexue_train.metrics.failure import Failure, FailureKind, read_failure
 from kexue_train.train.checkpoint import list_checkpoints
+from kexue_train.train.faults.spikes import EndedBySpikeError
 from kexue_train.train.job import TrainDir
 
 logger = logging.getLogger(__name__)
 
 
 class WorkersLost(TrainingError):  # noqa: N818  # what happened
-    """Workers have died, of what another start may be spared."""
+    """Workers have died of something that another start may not meet again."""
 
 
 class MachineDrained(TrainingError):  # noqa: N818  # what happened
@@ -53,21 +56,48 @@ def run_with_restarts(start: Callable[[], None], paths: TrainDir, *, max_restart
             return None
 
 
-def tell_launcher(error: KexueError, paths: TrainDir) -> None:
-    """Write down, for a launcher that sees only exit codes, what ended this worker."""
-    write_atomic(paths.failure, json.dumps({"kind": type(error).__name__, "message": str(error)}))
-
-
-def raise_told(paths: TrainDir) -> None:
-    """Raise what a worker told with ``tell_launcher``, if any did."""
-    if not paths.failure.exists():
-        return
-    told = json.loads(paths.failure.read_text(encoding="utf-8"))
-    kind = getattr(errors, told["kind"], TrainingError)
+@contextmanager
+def failure_reported(paths: TrainDir) -> Iterator[None]:
+    """Report a ``KexueError`` in the block, and let it pass."""
     try:
-        error = kind(told["message"])
+        yield
+    except KexueError as error:
+        report_failure(error, paths)
+        raise
+
+
+def report_failure(error: KexueError, paths: TrainDir) -> None:
+    """Write down what ended this worker, for a launcher that sees only exit codes, and for whoever watches."""
+    kind, step, value = FailureKind.OTHER, None, None
+    if isinstance(error, EndedBySpikeError):
+        kind = FailureKind.LOSS_SPIKE if math.isfinite(error.loss) else FailureKind.LOSS_NONFINITE
+        step, value = error.step, str(error.loss)
+    failure = Failure(
+        kind=kind,
+        error=type(error).__name__,
+        message=str(error),
+        exit_code=error.exit_code,
+        rank=rank(),
+        log=str(paths.logs / f"rank-{rank()}.log"),
+        step=step,
+        value=value,
+    )
+    try:
+        failure.write(paths.failure)
+    except OSError as problem:
+        logger.warning("%s: cannot be written (%s)", paths.failure, problem)
+
+
+def raise_reported_failure(paths: TrainDir) -> None:
+    """Raise the error that a worker has reported with ``report_failure``, if any did."""
+    failure = read_failure(paths.failure)
+    if failure is None:
+        return
+    kind = getattr(errors, failure.error, TrainingError)
+    try:
+        error = kind(failure.message)
     except TypeError:  # of a class that takes more
-        error = TrainingError(told["message"])
+        error = TrainingError(failure.message)
     raise error
 
 

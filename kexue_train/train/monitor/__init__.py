@@ -1,4 +1,5 @@
-"""What one sees of a training: sums over steps, rates and norms, written, shown, and looked at for what is wrong.
+"""What one sees of a training: sums over steps, rates and norms, written, shown, and checked for what is wrong.
 
-loop → meter → speed (with flops), norms → metrics, loggers → watch (the console), symptoms (warnings); profiling
+loop → meter → speed (with flops), norms → lines → loggers (the writers) → events (terminal, orchestrator), symptoms
+(warnings); profiling
 """

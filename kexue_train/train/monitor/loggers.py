@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.errors import ResourceError
-from kexue_train.metrics.fields import Kind
+from kexue_train.metrics.fields import Kind, Symptom
 from kexue_train.metrics.file import MetricWriter
 from kexue_train.train.job import TrainDir
 
@@ -216,7 +216,7 @@ class MetricLogger:
         start = Start(paths, resumed_step, settings or {})
         self._loggers = [BackgroundLogger(name, start) for name in loggers]
         if self._writer.problem:
-            self.warn(resumed_step, "metrics", self._writer.problem)
+            self.warn(resumed_step, Symptom.METRICS, self._writer.problem)
 
     def write(self, kind: Kind, step: int, **values: Any) -> None:
         """Append one line, and "warning" lines of what loggers complain about."""
@@ -227,9 +227,9 @@ class MetricLogger:
                 logger.log(step, numbers)
         for logger in self._loggers:
             while not logger.complaints.empty():
-                self._writer.write(Kind.WARNING, step, {"symptom": "logger", "message": logger.complaints.get()})
+                self._writer.write(Kind.WARNING, step, {"symptom": Symptom.LOGGER, "message": logger.complaints.get()})
 
-    def warn(self, step: int, symptom: str, message: str) -> None:
+    def warn(self, step: int, symptom: Symptom, message: str) -> None:
         """Append a line that warns."""
         self.write(Kind.WARNING, step, symptom=symptom, message=message)
 

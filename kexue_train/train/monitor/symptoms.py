@@ -1,4 +1,4 @@
-"""What goes wrong in a training, told from its lines of metrics: each symptom with what to do about it.
+"""Find what goes wrong in a training in its lines of metrics, and say what to do about each symptom.
 
 Chance accuracy is no symptom here: NSP stays at a half for thousands of steps in healthy trainings, and then learns.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
-from typing import Any
+
+from kexue_train.metrics.fields import DATA_WAIT, LOSS, MEMORY_SHARE, TOKENS_PER_SECOND, Record, Symptom
 
 _WINDOW = 50
 _STARVING_LINES, _STARVING_SHARE = 10, 0.1
@@ -17,8 +18,8 @@ _SLOW_LINES, _USUAL_LINES, _SLOW_RATIO = 3, 10, 0.5
 _FULL = 0.95
 
 
-def find_symptoms(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The symptoms that the last of these "train" lines shows, by name, in words.
+def find_symptoms(lines: Sequence[Record]) -> dict[Symptom, str]:
+    """Find the symptoms that the last of these "train" lines shows, and describe them.
 
     Args:
         lines: Of one start of the training, in order.
@@ -31,40 +32,40 @@ def find_symptoms(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         * ``memory``: more than 95 % of the memory of a device or machine is taken.
     """
     last = lines[-1]
-    found = {}
-    if not math.isfinite(last["loss"]):
-        found["loss"] = f"the loss is {last['loss']}, no number; train.on_spike says what follows"
-    waits = [line["data_wait"] for line in lines[1:]][-_STARVING_LINES:]
+    found: dict[Symptom, str] = {}
+    if not math.isfinite(loss := LOSS.of(last) or 0.0):
+        found[Symptom.LOSS] = f"the loss is {loss}; train.on_spike says what follows"
+    waits = [DATA_WAIT.of(line) or 0.0 for line in lines[1:]][-_STARVING_LINES:]
     if len(waits) == _STARVING_LINES and median(waits) > _STARVING_SHARE:
-        found["loader"] = (
+        found[Symptom.LOADER] = (
             f"the device waits for data {median(waits):.0%} of the time; raise train.num_loader_workers, or put the "
             "samples on a faster disk"
         )
-    rates = [line["tokens_per_second"] for line in lines]
+    rates = [TOKENS_PER_SECOND.of(line) or 0.0 for line in lines]
     before, now = rates[:-_SLOW_LINES], rates[-_SLOW_LINES:]
     if len(before) >= _USUAL_LINES and max(now) < _SLOW_RATIO * median(before):
-        found["slow"] = (
+        found[Symptom.SLOW] = (
             f"throughput has fallen to {now[-1]:,.0f} tokens/s from the usual {median(before):,.0f}; look for other "
             "work on the machine, a hot or throttled device, or slow storage"
         )
-    if last["memory_share"] > _FULL:
-        found["memory"] = (
-            f"{last['memory_share']:.0%} of the memory is taken; a little more ends the training. Lower "
+    if (share := MEMORY_SHARE.of(last) or 0.0) > _FULL:
+        found[Symptom.MEMORY] = (
+            f"{share:.0%} of the memory is taken; a little more ends the training. Lower "
             "train.micro_batch_size, or set train.recompute"
         )
     return found
 
 
 class SymptomWatch:
-    """Says a symptom when it comes, and again only after it was away for 50 lines."""
+    """Warns of a symptom when it comes, and again only after it was absent for 50 lines."""
 
     def __init__(self) -> None:
-        self._lines: deque[Mapping[str, Any]] = deque(maxlen=_WINDOW)
-        self._last_seen: dict[str, int] = {}
+        self._lines: deque[Record] = deque(maxlen=_WINDOW)
+        self._last_seen: dict[Symptom, int] = {}
         self._number = 0
 
-    def look(self, line: Mapping[str, Any]) -> dict[str, str]:
-        """Take the next "train" line; returns what is to be said, by symptom."""
+    def look(self, line: Record) -> dict[Symptom, str]:
+        """Take the next "train" line; return the warnings that it calls for, by symptom."""
         self._lines.append(line)
         self._number += 1
         found = find_symptoms(list(self._lines))
