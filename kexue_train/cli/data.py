@@ -20,6 +20,7 @@ from kexue_train.cli.commands import (
     show_progress,
 )
 from kexue_train.cli.options import Given, options_of
+from kexue_train.corpus.formats import allowed_output_suffixes, allowed_suffixes, output_format_of
 from kexue_train.foundation.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,14 +57,14 @@ def shuffle_command(
     out: Annotated[
         str,
         typer.Option(
-            "--out", "-o", help="Folder to write, or a file (.txt, .jsonl, .parquet, .arrow), or - for standard output."
+            "--out", "-o", help=f"Folder to write, or a file ({allowed_output_suffixes()}), or - for standard output."
         ),
     ],
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Files, folders, globs, @lists of them, URIs, hf://NAME, or - (standard input): txt, jsonl, json, "
-            "csv, tsv, parquet, arrow, each also .gz, .zst, .bz2, .xz, .lz4."
+            help="Files, folders, globs, @lists of them, URIs, hf://NAME, or - (standard input); suffixes: "
+            f"{allowed_suffixes()}."
         ),
     ] = None,
     given: "Given[ShuffleConfig]" = options_of("kexue_train.shuffle.config:ShuffleConfig"),
@@ -74,9 +75,9 @@ def shuffle_command(
 ) -> None:
     """Put documents on disk in exactly uniform random order, in bounded memory."""
     from kexue_train.shuffle.shuffle_corpus import shuffle_corpus  # noqa: PLC0415
-    from kexue_train.shuffle.single_file import STANDARD_OUTPUT, output_of, shuffle_to_file  # noqa: PLC0415
+    from kexue_train.shuffle.single_file import STANDARD_OUTPUT, shuffle_to_file  # noqa: PLC0415
 
-    format_of_file = output_of(out) or ("lines" if out == STANDARD_OUTPUT else None)
+    format_of_file = output_format_of(out) or ("lines" if out == STANDARD_OUTPUT else None)
     config = given.config(**({"output": format_of_file} if format_of_file else {}))
     sources = inputs or _piped_input()
     executor = make_executor(workers, ray)

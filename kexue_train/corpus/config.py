@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from kexue_train.corpus.formats import allowed_suffixes
 from kexue_train.foundation.config import Config
 from kexue_train.foundation.errors import ConfigError
 from kexue_train.foundation.runtime import parse_size
@@ -16,9 +17,11 @@ class CorpusConfig(Config):
 
     source: Literal["installed_docs", "files"] = "files"
     """``files``: the files named in ``inputs``; ``installed_docs``: the documentation installed on this machine."""
-    inputs: tuple[str, ...] = ()
-    """Files, folders, globs, ``@list`` files, ``-``, URIs or ``hf://`` data sets; .txt, .jsonl, .ndjson, .json, .csv,
-    .tsv, .parquet or .arrow, each also with .gz, .zst, .bz2, .xz or .lz4."""
+    inputs: tuple[str, ...] = Field(
+        default=(),
+        description="Files, folders, globs, ``@list`` files, ``-``, URIs or ``hf://`` data sets; "
+        f"suffixes: {allowed_suffixes()}.",
+    )
     max_size: str = "16MB"
     """With ``installed_docs``: about how much text to take, such as 16MB."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kexue_train.corpus.builder import BlockBuilder, check_columns, gather_blocks
-from kexue_train.corpus.lines import LineBlock, iter_line_blocks
+from kexue_train.corpus.lines import LineBlock, iter_line_blocks, read_lines
 from kexue_train.corpus.records import (
     MAX_RECORD_BYTES,
     RAW_LIMIT_BYTES,
@@ -165,7 +165,18 @@ def _iter_lines(stream: ByteStream, block_bytes: int, max_record_bytes: int) -> 
                 yield line, None
 
 
-class TsvParser:
+def read_tsv(
+    path: str, compression: str | None, options: ReadOptions, start: int = 0, end: int | None = None
+) -> Iterator[RecordBlock]:
+    """Yield the records of the lines below the header that begin in the bytes ``[start, end)``.
+
+    Raises:
+        CorpusError: If the header cannot be read or has no text column.
+    """
+    return read_lines(path, compression, options, start, end, _TsvParser(path, options, start))
+
+
+class _TsvParser:
     """Parses blocks of the lines of one file, of which it knows the header."""
 
     def __init__(self, path: str, options: ReadOptions, start: int) -> None:

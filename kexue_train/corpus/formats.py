@@ -1,98 +1,206 @@
-"""The formats of input files: what a name stands for, and whether the first bytes agree with it."""
+"""The one table of input formats and compressions, and the one of output formats.
+
+Readers, suffixes, the check of first bytes, help texts, ``--format`` and ``--to``, the schema of a configuration and
+the table in docs/shuffle.md follow from here. A new input format is an entry and its reader. The file imports nothing
+heavy, since the configuration needs it: readers are named as ``module:function``, as entry points are.
+"""
 
 from __future__ import annotations
 
-import logging
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from kexue_train.corpus.streams import open_stream
-from kexue_train.foundation.errors import CorpusError
+_CORPUS = "kexue_train.corpus"
 
-logger = logging.getLogger(__name__)
 
-Format = Literal["text", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "hub"]
+@dataclass(frozen=True, slots=True)
+class InputFormat:
+    """How files of one format are recognised, cut for parallel reading, read and described."""
 
-FORMATS: dict[str, Format] = {
-    ".txt": "text",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
+    name: str
+    """What ``--format`` and the configuration call it."""
+    suffixes: tuple[str, ...]
+    """File name suffixes; none for what is no file."""
+    reader: str
+    """Yields the records: ``f(path, compression, options)``, with ``start, end`` after that if it can be cut."""
+    description: str
+    """For the table of the documentation."""
+    is_cut_by_bytes: bool = False
+    """Whether a plain file can be cut into ranges of bytes."""
+    unit_counter: str | None = None
+    """Counts the units that a plain file can be cut into, such as row groups: ``f(path)``."""
+    record_name: str | None = None
+    """What its records are numbered as; None: by line."""
+    magic: bytes | None = None
+    """How its files begin."""
+    needs_magic: bool = False
+    """Whether all of its files begin so."""
+    expansion: float = 1.0
+    """Bytes of text in a byte of a plain file, about."""
+
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether a plain file has units to be cut into."""
+        return self.is_cut_by_bytes or self.unit_counter is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """One way a file can be compressed."""
+
+    name: str
+    """As Arrow calls it."""
+    suffix: str
+    magic: bytes
+    """How its files begin."""
+    expansion: float
+    """Bytes of text in a compressed byte, about."""
+    long_magic: bytes | None = None
+    """How a file must begin to be recognised under another name, where a text may begin with ``magic``."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """What the shards of a shuffle can be."""
+
+    name: str
+    """What ``--to`` and the configuration call it."""
+    suffix: str
+    is_appendable: bool
+    """Whether two files, one after the other, are a file of the format."""
+
+
+_INPUTS = (
+    InputFormat(
+        name="text",
+        suffixes=(".txt",),
+        reader=f"{_CORPUS}.text:read_text",
+        is_cut_by_bytes=True,
+        description="a document is a line, the lines up to a blank one (`--document block`), or the file "
+        "(`--document file`)",
+    ),
+    InputFormat(
+        name="jsonl",
+        suffixes=(".jsonl", ".ndjson"),
+        reader=f"{_CORPUS}.json_records:read_json_lines",
+        is_cut_by_bytes=True,
+        description="a JSON object on each line",
+    ),
+    InputFormat(
+        name="json",
+        suffixes=(".json",),
+        reader=f"{_CORPUS}.json_records:read_json_array",
+        record_name="element",
+        description="an array of objects, or JSON Lines under that name",
+    ),
+    InputFormat(
+        name="csv",
+        suffixes=(".csv",),
+        reader=f"{_CORPUS}.delimited:read_csv",
+        record_name="record",
+        description="a table; the first row names the columns",
+    ),
+    InputFormat(
+        name="tsv",
+        suffixes=(".tsv",),
+        reader=f"{_CORPUS}.delimited:read_tsv",
+        is_cut_by_bytes=True,
+        description="a table without quoting; the first line names the columns",
+    ),
+    InputFormat(
+        name="parquet",
+        suffixes=(".parquet",),
+        reader=f"{_CORPUS}.column_files:read_parquet",
+        unit_counter=f"{_CORPUS}.column_files:count_row_groups",
+        record_name="row",
+        magic=b"PAR1",
+        needs_magic=True,
+        expansion=3.0,
+        description="a table",
+    ),
+    InputFormat(
+        name="arrow",
+        suffixes=(".arrow",),
+        reader=f"{_CORPUS}.column_files:read_arrow",
+        unit_counter=f"{_CORPUS}.column_files:count_batches",
+        record_name="row",
+        magic=b"ARROW1",
+        description="a table; Arrow IPC, a stream or a file",
+    ),
+    InputFormat(
+        name="hub",
+        suffixes=(),
+        reader=f"{_CORPUS}.hub:read_hub",
+        unit_counter=f"{_CORPUS}.hub:count_hub_shards",
+        description="`hf://NAME[@REVISION][:CONFIG][:SPLIT]`, a data set of the Hugging Face hub, streamed",
+    ),
+)
+FORMATS = {entry.name: entry for entry in _INPUTS}
+"""Name -> input format."""
+COMPRESSIONS = {
+    entry.name: entry
+    for entry in (
+        Compression("gzip", ".gz", b"\x1f\x8b", 3.5),
+        Compression("zstd", ".zst", b"\x28\xb5\x2f\xfd", 3.5),
+        Compression("bz2", ".bz2", b"BZh", 4.0, long_magic=b"BZh91AY&SY"),
+        Compression("xz", ".xz", b"\xfd7zXZ\x00", 5.0),
+        Compression("lz4", ".lz4", b"\x04\x22\x4d\x18", 2.0),
+    )
 }
-"""File name suffix -> format."""
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz", ".lz4": "lz4"}
-"""File name suffix -> name of the compression."""
-_MAGIC = {
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\x04\x22\x4d\x18": "lz4",
-    b"\xfd7zXZ\x00": "xz",
-    b"BZh91AY&SY": "bz2",
-    b"PAR1": "parquet",
-    b"ARROW1": "arrow",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
+"""Name -> compression."""
+OUTPUTS = {
+    entry.name: entry
+    for entry in (
+        OutputFormat("arrow", ".arrow", is_appendable=False),
+        OutputFormat("parquet", ".parquet", is_appendable=False),
+        OutputFormat("jsonl", ".jsonl", is_appendable=True),
+        OutputFormat("lines", ".txt", is_appendable=True),
+    )
 }
-_HEAD_BYTES = 1 << 16
-SUFFIXES = f"{', '.join(FORMATS)}, each also with {', '.join(COMPRESSIONS)}"
-"""What a message says is allowed."""
+"""Name -> output format; ``shuffle/outputs.py`` writes and reads them."""
+
+if TYPE_CHECKING:
+    FormatChoice = str
+    OutputChoice = str
+else:  # for pydantic and the command line, from the tables
+    FormatChoice = Literal[("auto", *(entry.name for entry in _INPUTS if entry.suffixes))]
+    OutputChoice = Literal[tuple(OUTPUTS)]
 
 
-def split_suffixes(name: str) -> tuple[Format | None, str | None]:
-    """Format and compression that a file name stands for: ``a.jsonl.gz`` is ``("jsonl", "gzip")``."""
+def allowed_suffixes() -> str:
+    """Return the suffixes of input files, for a message or a help text."""
+    suffixes = [suffix for entry in FORMATS.values() for suffix in entry.suffixes]
+    return f"{', '.join(suffixes)}, each also with {', '.join(entry.suffix for entry in COMPRESSIONS.values())}"
+
+
+def allowed_output_suffixes() -> str:
+    """Return the suffixes of a single output file, for a help text."""
+    return ", ".join(entry.suffix for entry in OUTPUTS.values())
+
+
+def allowed_formats() -> str:
+    """Return what ``--format`` takes, for a message."""
+    return "|".join(name for name, entry in FORMATS.items() if entry.suffixes)
+
+
+def split_suffixes(name: str) -> tuple[str | None, str | None]:
+    """Return format and compression that a file name stands for: ``a.jsonl.gz`` is ``("jsonl", "gzip")``."""
     path = PurePosixPath(name.lower())
-    compression = COMPRESSIONS.get(path.suffix)
-    return FORMATS.get(PurePosixPath(path.stem).suffix if compression else path.suffix), compression
+    compression = next((entry.name for entry in COMPRESSIONS.values() if entry.suffix == path.suffix), None)
+    suffix = PurePosixPath(path.stem).suffix if compression else path.suffix
+    return next((entry.name for entry in FORMATS.values() if suffix and suffix in entry.suffixes), None), compression
 
 
-def resolve_format(path: str, by_name: Format | None, format: Literal["auto"] | Format) -> Format:
-    """The format of a file whose name stands for ``by_name``, if the user asked for ``format``.
-
-    Raises:
-        CorpusError: If nothing tells it.
-    """
-    resolved = by_name if format == "auto" else format
-    if resolved is None:
-        raise CorpusError(
-            f"{path}: the format cannot be told from the name; expected {SUFFIXES}; rename the file, or say what it "
-            "is with --format text|jsonl|json|csv|tsv|parquet|arrow"
-        )
-    return resolved
+def output_format_of(path: str) -> str | None:
+    """Return the output format of a single file by its suffix; None: ``path`` is no single file."""
+    return next((entry.name for entry in OUTPUTS.values() if path.lower().endswith(entry.suffix)), None)
 
 
-def is_json_lines(path: str, compression: str | None) -> bool:
-    """Whether a ``.json`` file begins with an object: many corpora give JSON Lines that name."""
-    try:
-        with open_stream(path, compression) as stream:
-            return stream.read(_HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
-    except CorpusError:  # damaged from its first bytes on: reading it will say so
-        return False
-
-
-def check_magic(path: str, format: Format, compression: str | None) -> None:
-    """Refuse a file that is plainly something else than its name says, before it gives thousands of bad records.
-
-    Raises:
-        CorpusError: If it cannot be read, or its first bytes are those of another format.
-    """
-    with open_stream(path) as stream:
-        head = stream.read(16)
-    if not head:
-        logger.warning("%s is empty", path)
-        return
-    found = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
-    if found == "UTF-16" and not compression and format not in ("parquet", "arrow"):
-        raise CorpusError(f"{path}: is UTF-16 text; convert it with: iconv -f UTF-16 -t UTF-8")
-    if compression:
-        allowed: set[str | None] = {compression}
-    else:
-        allowed = {"parquet"} if format == "parquet" else {"arrow", None} if format == "arrow" else {None}
-    if found not in allowed and not (compression == "bz2" and head.startswith(b"BZh")):
-        raise CorpusError(
-            f"{path}: is named as {compression or format} but its first bytes {head[:6]!r} are "
-            f"{f'those of {found}' if found else 'not'}; give it the right suffix, or make it again"
-        )
+def load_function(reference: str) -> Callable[..., Any]:
+    """Import what ``module:function`` names."""
+    module, _, name = reference.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function

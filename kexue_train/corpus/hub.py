@@ -24,7 +24,9 @@ def count_hub_shards(path: str) -> int:
     return max(int(_load(path).num_shards), 1)
 
 
-def read_hub(path: str, options: ReadOptions, start: int = 0, end: int | None = None) -> Iterator[RecordBlock]:
+def read_hub(
+    path: str, _: str | None, options: ReadOptions, start: int = 0, end: int | None = None
+) -> Iterator[RecordBlock]:
     """Yield the records of the shards ``[start, end)``; positions are ``shard << 40 | row``.
 
     Raises:

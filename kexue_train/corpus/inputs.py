@@ -7,18 +7,29 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from kexue_train.corpus.column_files import count_batches, count_row_groups
-from kexue_train.corpus.formats import Format, check_magic, is_json_lines, resolve_format, split_suffixes
-from kexue_train.corpus.hub import HUB, count_hub_shards
+from kexue_train.corpus.formats import (
+    COMPRESSIONS,
+    FORMATS,
+    allowed_formats,
+    allowed_suffixes,
+    load_function,
+    split_suffixes,
+)
+from kexue_train.corpus.hub import HUB
 from kexue_train.corpus.patterns import stat_local, two_weights, weigh_paths
 from kexue_train.corpus.records import Document
 from kexue_train.corpus.remote import is_uri, stat_remote
+from kexue_train.corpus.streams import BOM, open_stream
 from kexue_train.corpus.streams import STANDARD_INPUT as STANDARD_INPUT  # a Source's path may be it
 from kexue_train.foundation.errors import CorpusError
 
 logger = logging.getLogger(__name__)
+
+_HEAD_BYTES = 1 << 16
+_UTF16 = "UTF-16"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +38,8 @@ class Source:
 
     path: str
     """An absolute path, a URI, or ``-`` for the standard input."""
-    format: Format
+    format: str
+    """Its name in ``FORMATS``."""
     compression: str | None
     bytes: int
     """Its size; 0 if that cannot be known beforehand."""
@@ -43,7 +55,7 @@ class Source:
 def find_inputs(
     patterns: Sequence[str],
     *,
-    format: Literal["auto"] | Format = "auto",
+    format: str = "auto",
     document: Document = "line",
     weights: Mapping[str, float] | None = None,
 ) -> list[Source]:
@@ -113,37 +125,79 @@ def _inspect(path: str) -> _Status:
     return _Status((status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns, has_ranges=True)
 
 
-def _describe(
-    path: str, status: _Status, format: Literal["auto"] | Format, document: Document, weight: float
-) -> Source:
+def _describe(path: str, status: _Status, format: str, document: Document, weight: float) -> Source:
     size, modified_ns = status.bytes, status.modified_ns
     if path == STANDARD_INPUT:
         return Source(path, "text" if format == "auto" else format, None, size, modified_ns, 1, weight)
-    if path.startswith(HUB):
-        return Source(path, "hub", None, size, modified_ns, count_hub_shards(path), weight)
-    by_name, compression = split_suffixes(PurePosixPath(path).name)
-    resolved = resolve_format(path, by_name, format)
+    by_name, compression = ("hub", None) if path.startswith(HUB) else split_suffixes(PurePosixPath(path).name)
+    resolved = by_name if format == "auto" or by_name == "hub" else format
+    if resolved is None:
+        raise CorpusError(
+            f"{path}: the format cannot be told from the name; expected {allowed_suffixes()}; rename the file, or say "
+            f"what it is with --format {allowed_formats()}"
+        )
     if not is_uri(path):  # elsewhere a look costs a request for each file, and reading will find out
         check_magic(path, resolved, compression)
-    if resolved == "json" and is_json_lines(path, compression):
+    if resolved == "json" and _is_json_lines(path, compression):
         resolved = "jsonl"
-    units = _count_units(path, resolved, size, document) if status.has_ranges and not compression else 1
+    units = 1 if compression else _count_units(path, resolved, status, document)
     return Source(path, resolved, compression, size, modified_ns, max(units, 1), weight)
 
 
-def _count_units(path: str, format: Format, size: int, document: Document) -> int:
-    """Units of an input that is not compressed; 1 also for a damaged one, as reading it will say."""
+def check_magic(path: str, format: str, compression: str | None) -> None:
+    """Refuse a file that is plainly something else than its name says, before it gives thousands of bad records.
+
+    Raises:
+        CorpusError: If it cannot be read, or its first bytes are those of another format.
+    """
+    with open_stream(path) as stream:
+        head = stream.read(16)
+    if not head:
+        logger.warning("%s is empty", path)
+        return
+    expected = FORMATS[format]
+    found = _recognise(head)
+    if found == _UTF16 and not compression and not expected.magic:
+        raise CorpusError(f"{path}: is UTF-16 text; convert it with: iconv -f UTF-16 -t UTF-8")
+    if compression:
+        is_right = head.startswith(COMPRESSIONS[compression].magic)
+    else:
+        is_right = found == expected.name or (found is None and not expected.needs_magic)
+    if not is_right:
+        raise CorpusError(
+            f"{path}: is named as {compression or format} but its first bytes {head[:6]!r} are "
+            f"{f'those of {found}' if found else 'not'}; give it the right suffix, or make it again"
+        )
+
+
+def _recognise(head: bytes) -> str | None:
+    """Return the compression, format or encoding that surely begins with ``head``."""
+    if head.startswith(_UTF16_MARKS):
+        return _UTF16
+    magics = {entry.name: entry.long_magic or entry.magic for entry in COMPRESSIONS.values()}
+    magics |= {entry.name: entry.magic for entry in FORMATS.values() if entry.magic}
+    return next((name for name, magic in magics.items() if head.startswith(magic)), None)
+
+
+def _is_json_lines(path: str, compression: str | None) -> bool:
+    """Return whether a ``.json`` file begins with an object: many corpora give JSON Lines that name."""
     try:
-        match format:
-            case "text" if document == "file":
-                return 1
-            case "text" | "jsonl" | "tsv":
-                return size
-            case "parquet":
-                return count_row_groups(path)
-            case "arrow":
-                return count_batches(path)
-            case _:
-                return 1
+        with open_stream(path, compression) as stream:
+            return stream.read(_HEAD_BYTES).removeprefix(BOM).lstrip().startswith(b"{")
+    except CorpusError:  # damaged from its first bytes on: reading it will say so
+        return False
+
+
+def _count_units(path: str, name: str, status: _Status, document: Document) -> int:
+    """Count the units of an input that is not compressed; 1 also for a damaged one, as reading it will say."""
+    format = FORMATS[name]
+    if name == "hub":
+        return int(load_function(str(format.unit_counter))(path))
+    if not status.has_ranges or (name == "text" and document == "file"):
+        return 1
+    if format.is_cut_by_bytes:
+        return status.bytes
+    try:
+        return int(load_function(format.unit_counter)(path)) if format.unit_counter else 1
     except CorpusError:
         return 1

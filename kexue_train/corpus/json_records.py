@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from pydantic_core import from_json
 
 from kexue_train.corpus.builder import BlockBuilder, gather_blocks
-from kexue_train.corpus.lines import LineBlock
+from kexue_train.corpus.lines import LineBlock, read_lines
 from kexue_train.corpus.records import (
     MAX_RECORD_BYTES,
     RAW_LIMIT_BYTES,
@@ -27,17 +28,23 @@ from kexue_train.corpus.records import (
     reject,
     too_long,
 )
-from kexue_train.corpus.streams import ByteStream, open_stream
+from kexue_train.corpus.streams import BOM, ByteStream, open_stream
 from kexue_train.foundation.errors import CorpusError
 
-_BOM = b"\xef\xbb\xbf"
 _CHUNK_BYTES = 1 << 18
 _IN_ARRAY = re.compile(rb'["\[\]{},]')
 _IN_ELEMENT = re.compile(rb'["\[\]{}]')
 _IN_STRING = re.compile(rb'["\\]')
 
 
-def parse_lines(block: LineBlock, positions: npt.NDArray[np.uint64], options: ReadOptions) -> RecordBlock:
+def read_json_lines(
+    path: str, compression: str | None, options: ReadOptions, start: int = 0, end: int | None = None
+) -> Iterator[RecordBlock]:
+    """Yield the records of JSON Lines that begin in the bytes ``[start, end)``."""
+    return read_lines(path, compression, options, start, end, partial(_parse_lines, options=options))
+
+
+def _parse_lines(block: LineBlock, positions: npt.NDArray[np.uint64], options: ReadOptions) -> RecordBlock:
     """The records of a block of JSON Lines; ``positions`` has shape (n,) for n lines."""
     builder = BlockBuilder(options)
     for position, line in zip(positions.tolist(), block.data.split(b"\n"), strict=False):  # nothing after the last end
@@ -159,7 +166,7 @@ class _Growing:
 
 def _find_array(path: str, stream: ByteStream) -> bytes | None:
     """What was read behind the opening bracket; None if the file holds nothing but white space."""
-    head = stream.read(_CHUNK_BYTES).removeprefix(_BOM).lstrip()
+    head = stream.read(_CHUNK_BYTES).removeprefix(BOM).lstrip()
     while not head and (data := stream.read(_CHUNK_BYTES)):
         head = data.lstrip()
     if not head:

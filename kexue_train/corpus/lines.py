@@ -1,18 +1,20 @@
-"""Cuts a byte stream into lines, a block at a time, in bounded memory; line ends are found with NumPy."""
+"""Cuts a byte stream into lines, and reads files whose lines are records, a block at a time, in bounded memory.
+
+Line ends are found with NumPy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from kexue_train.corpus.records import MAX_RECORD_BYTES, RAW_LIMIT_BYTES
-from kexue_train.corpus.streams import ByteStream
+from kexue_train.corpus.builder import reject_only
+from kexue_train.corpus.records import MAX_RECORD_BYTES, RAW_LIMIT_BYTES, ReadOptions, RecordBlock, too_long
+from kexue_train.corpus.streams import BOM, ByteStream, open_stream
 
-BOM = b"\xef\xbb\xbf"
-"""The byte order mark some editors put at the start of a file."""
 _LOOK_AHEAD_BYTES = 64 * 2**10
 
 
@@ -34,6 +36,31 @@ class LineBlock:
             return self
         bounds = np.maximum(self.bounds - len(BOM), 0)
         return LineBlock(self.offset, self.data[len(BOM) :], bounds, self.long_line_bytes)
+
+
+def read_lines(
+    path: str,
+    compression: str | None,
+    options: ReadOptions,
+    start: int,
+    end: int | None,
+    parse: Callable[[LineBlock, npt.NDArray[np.uint64]], RecordBlock],
+) -> Iterator[RecordBlock]:
+    """Yield the records of the lines that begin in the bytes ``[start, end)``; every line is a record.
+
+    Positions are the byte offsets of the lines in a plain file, their numbers from 0 in a compressed one.
+    """
+    number = 0
+    with open_stream(path, compression, offset=max(start - 1, 0)) as stream:
+        for block in iter_line_blocks(stream, start=start, end=end, block_bytes=options.block_bytes):
+            num_lines = len(block.bounds) - 1
+            numbers = np.arange(number, number + num_lines) if compression else block.offset + block.bounds[:-1]
+            number += num_lines
+            positions = numbers.astype(np.uint64)
+            if block.long_line_bytes is not None:
+                yield reject_only(too_long(int(positions[0]), block.long_line_bytes, block.data), options)
+            else:
+                yield parse(block if options.raw else block.without_bom(), positions)
 
 
 def iter_line_blocks(

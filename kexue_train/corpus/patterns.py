@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from kexue_train.corpus.formats import SUFFIXES, split_suffixes
+from kexue_train.corpus.formats import allowed_suffixes, split_suffixes
 from kexue_train.corpus.hub import HUB
 from kexue_train.corpus.remote import expand_remote, is_uri
 from kexue_train.corpus.streams import STANDARD_INPUT, unreadable
@@ -55,7 +55,9 @@ def stat_local(path: Path) -> os.stat_result:
 def _expand_folder(folder: Path, is_data: Callable[[str], bool]) -> list[Path]:
     names = [path for path in _walk(folder, set()) if is_data(path.name)]
     if not names:
-        raise CorpusError(f"{folder}: holds no data file; expected {SUFFIXES}, or say what the files are with --format")
+        raise CorpusError(
+            f"{folder}: holds no data file; expected {allowed_suffixes()}, or say what the files are with --format"
+        )
     return names
 
 

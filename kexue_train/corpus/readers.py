@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kexue_train.corpus.column_files import read_arrow, read_parquet
-from kexue_train.corpus.delimited import read_csv
-from kexue_train.corpus.hub import SHARD_BITS, read_hub
+from kexue_train.corpus.formats import FORMATS, load_function
+from kexue_train.corpus.hub import SHARD_BITS
 from kexue_train.corpus.inputs import Source
-from kexue_train.corpus.json_records import read_json_array
-from kexue_train.corpus.line_files import read_line_file
 from kexue_train.corpus.records import ReadOptions, RecordBlock
 from kexue_train.corpus.remote import is_uri
 from kexue_train.corpus.streams import STANDARD_INPUT, open_stream
-from kexue_train.corpus.text import read_blocks, read_file
 from kexue_train.foundation.errors import CorpusError
 
 _DEFAULT = ReadOptions()
@@ -42,27 +38,23 @@ def read_records(
         if start > 0 or end == 0:
             return
         end = None
-    yield from _read(source, options, start, end)
+    format = FORMATS[source.format]
+    cut = (start, end) if format.can_be_cut else ()
+    yield from load_function(format.reader)(source.path, source.compression, options, *cut)
 
 
 def describe_position(source: Source, position: int) -> str:
     """Where in an input the record at ``position`` is, in words; reads a plain line file up to there."""
     path = "standard input" if source.path == STANDARD_INPUT else source.path
-    match source.format:
-        case "parquet" | "arrow":
-            return f"{path}: row {position}"
-        case "json":
-            return f"{path}: element {position}"
-        case "csv":
-            return f"{path}: record {position}"
-        case "hub":
-            return f"{path}: row {position & (1 << SHARD_BITS) - 1} of shard {position >> SHARD_BITS}"
-        case _ if source.compression:
-            return f"{path}: line {position + 1} of the unpacked text"
-        case _ if is_uri(path) or source.path == STANDARD_INPUT:
-            return f"{path}: record at byte {position}"
-        case _:
-            return f"{path}:{count_lines(source, position)}: record at byte {position}"
+    if source.format == "hub":
+        return f"{path}: row {position & (1 << SHARD_BITS) - 1} of shard {position >> SHARD_BITS}"
+    if name := FORMATS[source.format].record_name:
+        return f"{path}: {name} {position}"
+    if source.compression:
+        return f"{path}: line {position + 1} of the unpacked text"
+    if is_uri(path) or source.path == STANDARD_INPUT:
+        return f"{path}: record at byte {position}"
+    return f"{path}:{count_lines(source, position)}: record at byte {position}"
 
 
 def count_lines(source: Source, position: int) -> int:
@@ -86,24 +78,3 @@ def _check_options(source: Source, options: ReadOptions) -> None:
             f"{source.path}: {source.format} with document {options.document} cannot be read raw; only the lines of "
             "text files can"
         )
-
-
-def _read(source: Source, options: ReadOptions, start: int, end: int | None) -> Iterator[RecordBlock]:
-    path, compression = source.path, source.compression
-    match source.format:
-        case "text" if options.document == "file":
-            return read_file(path, compression, options)
-        case "text" if options.document == "block":
-            return read_blocks(path, compression, options, start, end)
-        case "text" | "jsonl" | "tsv" as format:
-            return read_line_file(path, format, compression, options, start, end)
-        case "json":
-            return read_json_array(path, compression, options)
-        case "csv":
-            return read_csv(path, compression, options)
-        case "parquet":
-            return read_parquet(path, compression, options, start, end)
-        case "arrow":
-            return read_arrow(path, compression, options, start, end)
-        case "hub":
-            return read_hub(path, options, start, end)

@@ -26,6 +26,8 @@ _PACKED_BYTES = 16 * 2**10
 _ARROW_PACKED_BYTES = 4 * 2**10
 _UNPACKED_BYTES = 64 * 2**10
 _ARROW_BYTES = 8 * 2**10
+BOM = b"\xef\xbb\xbf"
+"""The byte order mark some editors put at the start of a file."""
 STANDARD_INPUT = "-"
 """The path that stands for it."""
 MAX_UNPACKED_BYTES = 16 * 2**30

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from kexue_train.corpus.builder import BlockBuilder, gather_blocks
-from kexue_train.corpus.lines import BOM, LineBlock, iter_line_blocks
+from kexue_train.corpus.lines import LineBlock, iter_line_blocks, read_lines
 from kexue_train.corpus.records import (
     MAX_RECORD_BYTES,
     RAW_LIMIT_BYTES,
@@ -22,12 +22,28 @@ from kexue_train.corpus.records import (
     not_utf8,
     too_long,
 )
-from kexue_train.corpus.streams import ByteStream, open_stream
+from kexue_train.corpus.streams import BOM, ByteStream, open_stream
 
 _CHUNK_BYTES = 1 << 20
 
 
-def parse_text(block: LineBlock, positions: npt.NDArray[np.uint64]) -> RecordBlock:
+def read_text(
+    path: str, compression: str | None, options: ReadOptions, start: int = 0, end: int | None = None
+) -> Iterator[RecordBlock]:
+    """Yield the documents that begin in the bytes ``[start, end)``; ``options.document`` says what a document is."""
+    match options.document:
+        case "line":
+            parse = _parse_raw if options.raw else _parse_lines
+            return read_lines(path, compression, options, start, end, parse)
+        case "block":
+            return read_blocks(path, compression, options, start, end)
+        case "file":
+            return _read_file(path, compression, options)
+        case _:
+            assert_never(options.document)
+
+
+def _parse_lines(block: LineBlock, positions: npt.NDArray[np.uint64]) -> RecordBlock:
     """Every line is a text, without its line end; ``positions`` has shape (n,) for n lines."""
     starts, ends = _without_newlines(block)
     if b"\r" in block.data:
@@ -37,7 +53,7 @@ def parse_text(block: LineBlock, positions: npt.NDArray[np.uint64]) -> RecordBlo
     return make_block(positions, _pack(block.data, starts, ends).view(pa.large_string()), is_utf8=is_utf8)
 
 
-def parse_raw(block: LineBlock, positions: npt.NDArray[np.uint64]) -> RecordBlock:
+def _parse_raw(block: LineBlock, positions: npt.NDArray[np.uint64]) -> RecordBlock:
     r"""Every line is a record whatever it holds; only ``\n`` is taken off."""
     return RecordBlock(positions, _pack(block.data, *_without_newlines(block)))
 
@@ -128,7 +144,7 @@ def read_blocks(
         yield from gather_blocks(steps, builder, options.block_bytes)
 
 
-def read_file(
+def _read_file(
     path: str, compression: str | None, options: ReadOptions, max_record_bytes: int = MAX_RECORD_BYTES
 ) -> Iterator[RecordBlock]:
     r"""Yield the whole file as one document, without its final newline; ``\r\n`` becomes ``\n``."""

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from kexue_train.corpus.config import FilterConfig
+from kexue_train.corpus.formats import FormatChoice, OutputChoice
 from kexue_train.foundation.config import Config, OptionName
 from kexue_train.foundation.errors import ConfigError
 from kexue_train.foundation.runtime import parse_size
@@ -24,7 +25,7 @@ class ShuffleConfig(Config):
     """Memory of all processes of a machine together, such as 2GB; by default half of what is free."""
     spill: str | None = None
     """Folder for intermediate files, on each machine's own disk; by default beside the output."""
-    format: Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] = "auto"
+    format: FormatChoice = "auto"
     """Format of the inputs; auto goes by the suffix."""
     document: Literal["line", "block", "file"] = "line"
     """What a document is in text files: a line, the lines up to a blank one, or the whole file."""
@@ -42,7 +43,7 @@ class ShuffleConfig(Config):
     """A record that cannot be used ends the shuffle (fail), or is counted and kept aside in ``rejected/`` (skip)."""
     dedup: Literal["none", "exact"] = "none"
     """``exact`` keeps the first of the documents whose texts are equal byte for byte."""
-    output: Annotated[Literal["arrow", "parquet", "jsonl", "lines"], OptionName("--to")] = "arrow"
+    output: Annotated[OutputChoice, OptionName("--to")] = "arrow"
     """Format of the output; the later stages read arrow. A file to write implies it by its suffix."""
 
     @property

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic_core import from_json, to_json
 
+from kexue_train.corpus.formats import OUTPUTS
 from kexue_train.foundation.arrow_shards import ShardWriter, read_shard
 from kexue_train.foundation.errors import CorpusError
 from kexue_train.foundation.write_behind import WriteBehindFile, new_file
@@ -22,10 +23,7 @@ _BATCH_BYTES = 4 * 2**20
 
 Columns = tuple[pa.LargeBinaryArray, pa.LargeBinaryArray | None]
 """Texts, and the kept columns of each row as a JSON array."""
-OutputFormat = Literal["arrow", "parquet", "jsonl", "lines"]
 
-SUFFIXES: dict[OutputFormat, str] = {"arrow": ".arrow", "parquet": ".parquet", "jsonl": ".jsonl", "lines": ".txt"}
-"""Format -> suffix of its files."""
 
 _PARQUET_ROWS, _PARQUET_BYTES = 2**17, 16 * 2**20  # of a row group
 _READ_BYTES = 8 * 2**20
@@ -92,9 +90,9 @@ def _join(parts: list[pa.LargeBinaryArray]) -> pa.LargeBinaryArray:
     return parts[0] if len(parts) == 1 else pa.concat_arrays(parts)
 
 
-def file_name(output: OutputFormat, shard: int, num_shards: int) -> str:
+def shard_file_name(output: str, shard: int, num_shards: int) -> str:
     """``data-00003-of-00016.arrow`` and the like."""
-    return f"data-{shard:05d}-of-{num_shards:05d}{SUFFIXES[output]}"
+    return f"data-{shard:05d}-of-{num_shards:05d}{OUTPUTS[output].suffix}"
 
 
 class ShardOutput(Protocol):
@@ -107,39 +105,89 @@ class ShardOutput(Protocol):
 
 @contextmanager
 def open_shard(
-    path: Path, output: OutputFormat, keep: Sequence[str], *, durable: bool
+    path: Path, output: str, keep: Sequence[str], *, durable: bool
 ) -> Iterator[tuple[ShardOutput, WriteBehindFile]]:
-    """A new shard and the file it goes to; after an error there is none."""
-    schema = text_schema(keep)
-    if output == "arrow":
-        with ShardWriter(path, schema, durable=durable) as writer:
-            shard = _BatchOutput(writer.write, schema, BatchCutter())
-            yield shard, writer.file
-            shard.finish()
-        return
-    with new_file(path, durable=durable) as file:
-        if output == "parquet":
-            with _parquet_writer(file, schema) as parquet:
-                rows = _BatchOutput(parquet.write_batch, schema, BatchCutter(_PARQUET_ROWS, _PARQUET_BYTES))
-                yield rows, file
-                rows.finish()
-        else:
-            yield (_JsonOutput(file, keep) if output == "jsonl" else _LinesOutput(file)), file
+    """Open a new shard in the format ``output``, and the file it goes to; after an error there is none."""
+    with _FORMS[output].open(path, keep, durable) as opened:
+        yield opened
 
 
-def iter_shard(path: Path, output: OutputFormat, keep: Sequence[str]) -> Iterator[Columns]:
+def iter_shard(path: Path, output: str, keep: Sequence[str]) -> Iterator[Columns]:
     """Yield the rows of a shard in pieces, for checking; a damaged file raises what its reader raises."""
-    match output:
-        case "arrow":
-            yield from map(from_record_batch, read_shard(path).to_batches())
-        case "parquet":
-            import pyarrow.parquet as pq  # noqa: PLC0415  # costs memory that most shuffles do not need
+    return _FORMS[output].read(path, keep)
 
-            with pq.ParquetFile(path) as file:
-                yield from map(from_record_batch, file.iter_batches(use_threads=False))
-        case _:
-            for lines in _read_lines(path):
-                yield _from_json_lines(lines, keep) if output == "jsonl" else (pa.array(lines, pa.large_binary()), None)
+
+@contextmanager
+def _open_arrow(path: Path, keep: Sequence[str], durable: bool) -> Iterator[tuple[ShardOutput, WriteBehindFile]]:
+    schema = text_schema(keep)
+    with ShardWriter(path, schema, durable=durable) as writer:
+        shard = _BatchOutput(writer.write, schema, BatchCutter())
+        yield shard, writer.file
+        shard.finish()
+
+
+def _read_arrow(path: Path, _: Sequence[str]) -> Iterator[Columns]:
+    yield from map(from_record_batch, read_shard(path).to_batches())
+
+
+@contextmanager
+def _open_parquet(path: Path, keep: Sequence[str], durable: bool) -> Iterator[tuple[ShardOutput, WriteBehindFile]]:
+    import pyarrow.parquet as pq  # noqa: PLC0415  # costs memory that most shuffles do not need
+
+    schema = text_schema(keep)
+    settings = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
+    with new_file(path, durable=durable) as file, pq.ParquetWriter(file, schema, **settings) as writer:
+        shard = _BatchOutput(writer.write_batch, schema, BatchCutter(_PARQUET_ROWS, _PARQUET_BYTES))
+        yield shard, file
+        shard.finish()
+
+
+def _read_parquet(path: Path, _: Sequence[str]) -> Iterator[Columns]:
+    import pyarrow.parquet as pq  # noqa: PLC0415  # costs memory that most shuffles do not need
+
+    with pq.ParquetFile(path) as file:
+        yield from map(from_record_batch, file.iter_batches(use_threads=False))
+
+
+@contextmanager
+def _open_json_lines(path: Path, keep: Sequence[str], durable: bool) -> Iterator[tuple[ShardOutput, WriteBehindFile]]:
+    with new_file(path, durable=durable) as file:
+        yield _JsonOutput(file, keep), file
+
+
+def _read_json_lines(path: Path, keep: Sequence[str]) -> Iterator[Columns]:
+    for lines in _read_lines(path):
+        rows = [from_json(line) for line in lines]
+        texts = as_binary(pa.array([row["text"] for row in rows], pa.large_string()))
+        extras = pa.array([to_json([row[name] for name in keep]) for row in rows], pa.large_binary()) if keep else None
+        yield texts, extras
+
+
+@contextmanager
+def _open_plain_lines(path: Path, _: Sequence[str], durable: bool) -> Iterator[tuple[ShardOutput, WriteBehindFile]]:
+    with new_file(path, durable=durable) as file:
+        yield _LinesOutput(file), file
+
+
+def _read_plain_lines(path: Path, _: Sequence[str]) -> Iterator[Columns]:
+    for lines in _read_lines(path):
+        yield pa.array(lines, pa.large_binary()), None
+
+
+class _Form(NamedTuple):
+    """How the shards of one output format are written and read."""
+
+    open: Callable[[Path, Sequence[str], bool], AbstractContextManager[tuple[ShardOutput, WriteBehindFile]]]
+    read: Callable[[Path, Sequence[str]], Iterator[Columns]]
+
+
+_FORMS = {
+    "arrow": _Form(_open_arrow, _read_arrow),
+    "parquet": _Form(_open_parquet, _read_parquet),
+    "jsonl": _Form(_open_json_lines, _read_json_lines),
+    "lines": _Form(_open_plain_lines, _read_plain_lines),
+}
+"""Name of an output format -> its form; the same names as in ``formats.OUTPUTS``."""
 
 
 class _BatchOutput:
@@ -187,21 +235,7 @@ class _LinesOutput:
         self._file.write(data_of(lines)[ends[0] : ends[-1]])
 
 
-def _parquet_writer(file: WriteBehindFile, schema: pa.Schema) -> Any:
-    import pyarrow.parquet as pq  # noqa: PLC0415  # costs memory that most shuffles do not need
-
-    return pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False, write_statistics=False)
-
-
 def _read_lines(path: Path) -> Iterator[list[bytes]]:
     with path.open("rb") as file:
         while lines := file.readlines(_READ_BYTES):
             yield [line.removesuffix(b"\n") for line in lines]
-
-
-def _from_json_lines(lines: list[bytes], keep: Sequence[str]) -> Columns:
-    rows = [from_json(line) for line in lines]
-    texts = as_binary(pa.array([row["text"] for row in rows], pa.large_string()))
-    if not keep:
-        return texts, None
-    return texts, pa.array([to_json([row[name] for name in keep]) for row in rows], pa.large_binary())

@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from kexue_train.corpus.formats import COMPRESSIONS, FORMATS
 from kexue_train.corpus.inputs import Source
 
-_UNPACKED_BYTES = {"gzip": 3.5, "zstd": 3.5, "bz2": 4.0, "xz": 5.0, "lz4": 2.0}
-_UNPACKED_PARQUET = 3.0
 _SPILL_RATE, _UNCOMPRESSED_RATE = 0.75, 1.05
 """Bytes of spill for a byte of text, with keys and lengths; of prose compressed 0.6 to 0.75."""
 _MAX_BUCKETS = 4096
@@ -164,6 +163,4 @@ def _range_bytes(sources: Sequence[Source]) -> int:
 
 
 def _unpacked(source: Source) -> float:
-    if source.compression:
-        return _UNPACKED_BYTES[source.compression]
-    return _UNPACKED_PARQUET if source.format == "parquet" else 1.0
+    return COMPRESSIONS[source.compression].expansion if source.compression else FORMATS[source.format].expansion

@@ -21,7 +21,7 @@ from kexue_train.foundation.artifacts import (
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.shuffle.gather import GatherResult
 from kexue_train.shuffle.mixing import count_groups, rank_correlation, source_mixing
-from kexue_train.shuffle.outputs import OutputFormat, file_name
+from kexue_train.shuffle.outputs import shard_file_name
 from kexue_train.shuffle.rejected_records import DROPPED, REJECTED
 from kexue_train.shuffle.scatter_result import FileCounts, ScatterResult
 
@@ -79,11 +79,11 @@ def make_manifest(
     )
 
 
-def describe_shuffle_files(account: Account, output: OutputFormat, folder: Path) -> dict[str, FileEntry]:
+def describe_shuffle_files(account: Account, output: str, folder: Path) -> dict[str, FileEntry]:
     """The shards in ``folder``, and what else lies there."""
     num_shards = len(account.gathered)
     files = {
-        file_name(output, shard, num_shards): FileEntry(
+        shard_file_name(output, shard, num_shards): FileEntry(
             bytes=result.file_bytes,
             checksum=result.file_checksum,
             rows=result.rows,

@@ -25,7 +25,7 @@ from kexue_train.foundation.errors import CorpusError, MachineLostError, Resourc
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.foundation.runtime import available_memory_bytes, format_size, parse_size, require_disk
 from kexue_train.shuffle.config import ShuffleConfig
-from kexue_train.shuffle.outputs import file_name
+from kexue_train.shuffle.outputs import shard_file_name
 from kexue_train.shuffle.passes import Passes, load_plan
 from kexue_train.shuffle.plan import count_shards, estimate_disk_bytes, estimate_text_bytes, split_memory
 from kexue_train.shuffle.proof import Account, describe_shuffle_files, make_manifest
@@ -155,7 +155,7 @@ def _finish(passes: Passes, recipe: Recipe, scattered: list[ScatterResult], part
         join_records(passes.scratch, [result.spill for result in scattered], partial / kind, kind)
     output = passes.config.output
     if output == "arrow":
-        names = [file_name(output, shard, passes.plan.num_shards) for shard in range(passes.plan.num_shards)]
+        names = [shard_file_name(output, shard, passes.plan.num_shards) for shard in range(passes.plan.num_shards)]
         write_dataset_files(partial, text_features(passes.config.keep), names)
     files = describe_shuffle_files(account, output, partial)
     manifest = make_manifest(recipe, account, files, seed=passes.seed, proof=proof)

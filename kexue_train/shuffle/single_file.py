@@ -17,6 +17,7 @@ from typing import IO
 
 import xxhash
 
+from kexue_train.corpus.formats import OUTPUTS
 from kexue_train.corpus.inputs import Source, find_inputs
 from kexue_train.executor import Executor
 from kexue_train.foundation.artifacts import FileEntry, Manifest, Recipe, fsync_folder, open_partial, write_atomic
@@ -24,7 +25,7 @@ from kexue_train.foundation.errors import ArtifactError, ConfigError, MachineLos
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.gather import GatherResult, shard_marker_path
-from kexue_train.shuffle.outputs import SUFFIXES, OutputFormat, file_name
+from kexue_train.shuffle.outputs import shard_file_name
 from kexue_train.shuffle.passes import Passes
 from kexue_train.shuffle.plan import count_shards
 from kexue_train.shuffle.proof import Account, make_manifest
@@ -37,11 +38,6 @@ STANDARD_OUTPUT = "-"
 _SHARD_BYTES = 32 * 10**6
 _SYNC_BYTES = 256 * 10**6
 _COPY_BYTES = 4 * 2**20
-
-
-def output_of(path: str) -> OutputFormat | None:
-    """The format of a single file by its suffix; None: ``path`` is no single file."""
-    return next((output for output, suffix in SUFFIXES.items() if path.lower().endswith(suffix)), None)
 
 
 def shuffle_to_file(
@@ -74,7 +70,7 @@ def shuffle_to_file(
         ConfigError: If records would be kept aside and there is no file to keep them by.
     """
     sources = find_inputs(inputs, format=config.format, document=config.document, weights=config.weights)
-    num_shards = 1 if config.output in ("arrow", "parquet") else count_shards(sources, _SHARD_BYTES)
+    num_shards = count_shards(sources, _SHARD_BYTES) if OUTPUTS[config.output].is_appendable else 1
     recipe = make_recipe(config, sources, 0, seed)
     raw = _is_raw(config, sources)
     with _open_output(config, out, recipe, progress) as (file, folder), explain_full_disk(Path(out)):
@@ -176,7 +172,7 @@ def _append_shards(passes: Passes, output: _Output, *, is_resumable: bool) -> Ac
             for shard, result in passes.gather_all(scattered, parts, left, is_durable=False):
                 waiting[shard] = result
                 while (following := waiting.pop(len(appended), None)) is not None:
-                    output.append(parts / file_name(passes.config.output, len(appended), passes.plan.num_shards))
+                    output.append(parts / shard_file_name(passes.config.output, len(appended), passes.plan.num_shards))
                     appended.append(following)
                     unsynced_bytes += following.file_bytes
                 if is_resumable and (unsynced_bytes >= _SYNC_BYTES or len(appended) == passes.plan.num_shards):

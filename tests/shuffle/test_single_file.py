@@ -10,19 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kexue_train.corpus.formats import OUTPUTS, output_format_of
 from kexue_train.executor import LocalExecutor
 from kexue_train.foundation.artifacts import file_checksum, partial_dir
 from kexue_train.foundation.errors import ArtifactError, ConfigError, CorpusError
 from kexue_train.shuffle import passes, single_file
 from kexue_train.shuffle.config import ShuffleConfig
-from kexue_train.shuffle.outputs import SUFFIXES
-from kexue_train.shuffle.single_file import output_of, shuffle_to_file
+from kexue_train.shuffle.single_file import shuffle_to_file
 
 LINES = [b"line %d" % i for i in range(500)] + [b"", b"", b"\xff\xfe no UTF-8", b"ends in a return\r", b" "]
 
 
 def run(inputs, out, *, seed=0, executor=None, **settings):
-    settings = {"output": output_of(str(out)) or "lines"} | settings
+    settings = {"output": output_format_of(str(out)) or "lines"} | settings
     return shuffle_to_file(
         ShuffleConfig(**settings), [str(inputs)], str(out), seed=seed, executor=executor or LocalExecutor(1)
     )
@@ -65,9 +65,9 @@ def test_the_file_holds_the_order_of_the_folder(tmp_path, corpus, shuffle, many_
     assert (tmp_path / "out.jsonl").read_bytes() == b"".join(part.read_bytes() for part in parts)
 
 
-@pytest.mark.parametrize("output", list(SUFFIXES))
+@pytest.mark.parametrize("output", list(OUTPUTS))
 def test_every_format_can_be_one_file(tmp_path, corpus, output):
-    path = tmp_path / f"out{SUFFIXES[output]}"
+    path = tmp_path / f"out{OUTPUTS[output].suffix}"
     manifest = run(corpus, path)
     match output:
         case "arrow":
