@@ -64,7 +64,7 @@ def used_slots(slots: _Ids, labels: _Ids) -> tuple[_Ids, _Ids]:
 
 
 class Batch(TypedDict):
-    """Arrays of int64. A slot number is row · S + place in the row; P and Q depend on B and S alone (``slots``)."""
+    """Arrays of int64. A slot number is row · S + position in the row; P and Q depend on B and S alone."""
 
     input_ids: _Ids
     """(B, S) masked ids."""

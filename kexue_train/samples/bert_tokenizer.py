@@ -1,6 +1,6 @@
 """The form every tokenizer here has: BERT's normalizer and pre-tokenizer, a WordPiece model, five special tokens.
 
-Its normalizer and pre-tokenizer treat each character alone, which ``bert_words.py`` relies on, and put every Chinese
+Its normalizer and pre-tokenizer treat each character alone, which ``words.py`` relies on, and put every Chinese
 character alone, which whole-word masking relies on.
 """
 
