@@ -175,8 +175,9 @@ def write_config(file: Path, *, steps: int, seed: int) -> Path:
     """A configuration of so many steps, with dropout, a checkpoint every few seconds."""
     train = {
         "steps": steps, "global_batch_size": 8, "micro_batch_size": 2, "num_workers": WORKERS, "device": "cpu",
-        "engine": "torch", "threads_per_worker": 1, "log_every": 1, "validate_every": 10**6,
-        "checkpoint_every": _CHECKPOINT_EVERY, "hang_timeout": _HANG_SECONDS, "max_restarts": 5,
+        "compute": {"engine": "torch"}, "workers": {"threads_per_worker": 1},
+        "logging": {"log_every": 1, "validate_every": 10**6}, "checkpoints": {"every": _CHECKPOINT_EVERY},
+        "faults": {"hang_timeout": _HANG_SECONDS, "max_restarts": 5},
     }  # fmt: skip
     model = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128}
     values = {

@@ -65,7 +65,7 @@ def loop(
     One line of metrics per block, one checkpoint in every second one, its writing in the background waited for.
     """
     steps = num_steps(block, rounds)
-    config = make_job(samples, size, rows, windows, steps=steps, log_every=block, checkpoint_every=2 * block)
+    config = make_job(samples, size, rows, windows, steps=steps, log_every=block, save_every=2 * block)
     with folder(workdir) as root:
         bare = BareSteps(config, SampleDataset(samples))
         measured = train_in_blocks(config, samples, root / "training", block, {"bare": bare})
@@ -110,7 +110,7 @@ def peer(
 
     choose(peers, PEERS)
     steps = num_steps(block, rounds)
-    config = make_job(samples, size, rows, windows, steps=steps, log_every=max(10, block), checkpoint_every=steps)
+    config = make_job(samples, size, rows, windows, steps=steps, log_every=max(10, block), save_every=steps)
     names = [name.strip() for name in peers.split(",")]
     with folder(workdir) as root:
         others = {name: TrainerPeer(name, config.model, samples, root / name, rows, windows) for name in names}
@@ -153,8 +153,8 @@ def scaling(
 def _torchrun_rates(samples: Path, size: str, rows: int, steps: int, workers: int, root: Path) -> list[float]:
     """Of every step but the first; the training is then asked to stop, long before its end."""
     config = make_job(
-        samples, size, rows, 2, steps=10**6, log_every=1, checkpoint_every=10**6,
-        launcher="torchrun", num_workers=workers, threads_per_worker=1,
+        samples, size, rows, 2, steps=10**6, num_workers=workers,
+        workers={"launcher": "torchrun", "threads_per_worker": 1},
     )  # fmt: skip
     file, paths = root / "job.yaml", TrainDir(root / "training")
     file.write_text(config.model_dump_json(), encoding="utf-8")
@@ -180,7 +180,9 @@ def _lines(paths: TrainDir) -> list[dict[str, Any]]:
     return [line for line in read_metrics(paths.metrics) if line["kind"] == "train"]
 
 
-def make_job(samples: Path, size: str, rows: int, windows: int, **train: Any) -> JobConfig:
+def make_job(
+    samples: Path, size: str, rows: int, windows: int, *, log_every: int = 1, save_every: int = 10**6, **train: Any
+) -> JobConfig:
     """A job of one of the usual sizes with dropout 0.1, plain torch; what ``train`` leaves out is as it is by default.
 
     Raises:
@@ -191,8 +193,11 @@ def make_job(samples: Path, size: str, rows: int, windows: int, **train: Any) ->
         "num_hidden_layers": shape.layers, "hidden_size": shape.hidden, "num_attention_heads": shape.hidden // 64,
         "intermediate_size": shape.intermediate, "max_position_embeddings": SampleDataset(samples).seq_len,
     }  # fmt: skip
-    settings = {"global_batch_size": rows * windows, "micro_batch_size": rows, "engine": "torch", "launcher": "local"}
-    settings |= {"validate_every": 10**6, **train}
+    settings = {
+        "global_batch_size": rows * windows, "micro_batch_size": rows, "compute": {"engine": "torch"},
+        "workers": {"launcher": "local"}, "logging": {"log_every": log_every, "validate_every": 10**6},
+        "checkpoints": {"every": save_every}, **train,
+    }  # fmt: skip
     values = {"model": model, "optimizer": {"schedule": {"100": 1.0}}, "train": settings}
     return JobConfig.parse(values, where="benchmark")
 

@@ -114,7 +114,7 @@ class BareSteps:
         train, size = config.train, int(config.train.micro_batch_size)
         model = RoFormerV2ForPreTraining(build_hf_config(config.model, dataset.vocab_size))
         expected = expected_counts(train, dataset, size)
-        objective = PretrainingObjective(model, expected, nsp_weight=train.nsp_weight, autocast=None)
+        objective = PretrainingObjective(model, expected, nsp_weight=train.objective.nsp_weight, autocast=None)
         windows = train.global_batch_size // size
         optimizer = build_optimizer(config.optimizer, model, accumulation_steps=windows, seed=config.seed)
         self._engine = TorchEngine(objective.train(), optimizer)
@@ -167,7 +167,7 @@ class _Recorder:
 
     def _hand_over(self, steps: int) -> None:
         done = self._steps + steps
-        saved_step = done // self._train.checkpoint_every * self._train.checkpoint_every
+        saved_step = done // self._train.checkpoints.every * self._train.checkpoints.every
         saved = saved_step > self._steps
         while saved and not (self._paths.checkpoints / checkpoint_name(saved_step)).exists():
             time.sleep(0.01)

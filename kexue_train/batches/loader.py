@@ -141,7 +141,7 @@ class _Maker:
             self.ask(self._number)
         raise ResourceError(
             f"a process that loads the samples was lost {_ATTEMPTS} times, most likely for lack of memory (the last "
-            f"one ended {ending}); use fewer train.num_loader_workers"
+            f"one ended {ending}); use fewer train.workers.num_loader_workers"
         )
 
     def close(self) -> None:

@@ -92,7 +92,7 @@ def train(
     from kexue_train.train.launch import launcher_of  # noqa: PLC0415
     from kexue_train.train.pretrain import pretrain  # noqa: PLC0415
 
-    chosen = [*(overrides or []), *([f"train.launcher={launcher}"] if launcher else [])]
+    chosen = [*(overrides or []), *([f"train.workers.launcher={launcher}"] if launcher else [])]
     run_config = RunConfig.load(config, [*chosen, *_on_ray(ray)])
     run = Run(run_config, RunDir(out))
     with RunDir(out).lock(), _progress("train") as progress:

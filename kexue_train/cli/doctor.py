@@ -25,9 +25,9 @@ from kexue_train.foundation.runtime import available_cpus, available_memory_byte
 GB = 10**9
 _STAGES_OF_EXTRA = {
     "train": "train, export and evaluate",
-    "deepspeed": "training with train.engine=deepspeed (without it: train.engine=torch)",
+    "deepspeed": "training with train.compute.engine=deepspeed (without it: train.compute.engine=torch)",
     "report": "report",
-    "cluster": "Ray (without it: local processes and train.launcher=torchrun)",
+    "cluster": "Ray (without it: local processes and train.workers.launcher=torchrun)",
     "flows": "make pretrain as a Prefect flow (without it: kexue pipeline)",
     "optimizers": "the optimizers lamb and lion",
 }

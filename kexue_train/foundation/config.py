@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, Self, get_args
 
@@ -18,6 +20,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kexue_train.foundation.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 # PyYAML follows YAML 1.1, where 3e-4 is a string; YAML 1.2 (and every reader) says it is a number.
 _FLOAT = re.compile(
@@ -128,24 +132,109 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     return values, dict(_key_lines(node))
 
 
-def read_with_overrides(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, int]]:
+def read_with_overrides(
+    path: Path, overrides: Sequence[str], renamed: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any], dict[str, int]]:
     """As ``read_yaml``, with ``section.key=value`` overrides applied; their keys have the line 0.
 
+    Args:
+        path: The file.
+        overrides: The overrides.
+        renamed: Old dotted keys that are still accepted, and their new names, which the result has.
+
     Raises:
-        ConfigError: As ``read_yaml`` and ``apply_overrides``.
+        ConfigError: As ``read_yaml`` and ``apply_overrides``; or if a key of the file is given by both names.
     """
     values, lines = read_yaml(path)
-    keys = [override.partition("=")[0] for override in overrides]
+    if renamed:
+        try:
+            values = move_renamed_keys(values, renamed, where=str(path))
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        lines = {new_key(key, renamed): line for key, line in lines.items()}
+    keys = [new_key(override.partition("=")[0], renamed or {}) for override in overrides]
     kept = {name: line for name, line in lines.items() if not name.startswith(tuple(f"{key}." for key in keys))}
-    return apply_overrides(values, overrides), kept | dict.fromkeys(keys, _OVERRIDDEN)
+    return apply_overrides(values, overrides, renamed), kept | dict.fromkeys(keys, _OVERRIDDEN)
 
 
-def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return ``values`` with each ``section.key=value`` set; a value is read as YAML, so ``3e-4`` and ``[1, 2]`` work.
+def move_renamed_keys(values: Mapping[str, Any], renamed: Mapping[str, str], *, where: str) -> dict[str, Any]:
+    """Return ``values`` with what stands under old keys under the new ones; a note in the log names these.
+
+    Args:
+        values: Sections inside each other; stays as it is.
+        renamed: Old dotted key -> new dotted key.
+        where: File or section, for the note.
 
     Raises:
-        ConfigError: If an override has no ``=`` or goes through a key that is not a section.
+        ValueError: If a key is given by both names.
     """
+    result: dict[str, Any] = _copied_sections(values)
+    moved = [(old, new) for old, new in renamed.items() if _take_key(result, old, new)]
+    if moved:
+        names = ", ".join(f"'{old}' is now '{new}'" for old, new in moved)
+        _note_once(f"{where}: {names}; the old names are accepted until the next release")
+    return result
+
+
+def new_key(key: str, renamed: Mapping[str, str]) -> str:
+    """Return the new name of a dotted key, or of one below a renamed one; ``key`` itself if it was not renamed."""
+    old = next((old for old in renamed if key == old or key.startswith(f"{old}.")), None)
+    return key if old is None else renamed[old] + key.removeprefix(old)
+
+
+def _take_key(values: dict[str, Any], old: str, new: str) -> bool:
+    *parents, last = old.split(".")
+    holder: Any = values
+    for part in parents:
+        holder = holder.get(part) if isinstance(holder, dict) else None
+    if not isinstance(holder, dict) or last not in holder:
+        return False
+    *sections, name = new.split(".")
+    target = values
+    for part in sections:
+        if target.get(part) is None:
+            target[part] = {}
+        target = target[part]
+        if not isinstance(target, dict):
+            return False  # the validation says what is wrong with it
+    if name in target:
+        raise ValueError(f"'{old}' is the old name of '{new}', and both are given; remove '{old}'")
+    target[name] = holder.pop(last)
+    return True
+
+
+def _copied_sections(values: Any) -> Any:
+    if isinstance(values, BaseModel):
+        return {name: getattr(values, name) for name in values.model_fields_set}
+    return {key: _copied_sections(value) for key, value in values.items()} if isinstance(values, Mapping) else values
+
+
+@lru_cache(maxsize=64)
+def _note_once(message: str) -> None:
+    logger.warning("%s", message)
+
+
+def apply_overrides(
+    values: dict[str, Any], overrides: Sequence[str], renamed: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return ``values`` with each ``section.key=value`` set; a value is read as YAML, so ``3e-4`` and ``[1, 2]`` work.
+
+    Args:
+        values: Sections inside each other.
+        overrides: The overrides.
+        renamed: Old dotted keys that are still accepted in overrides, and their new names.
+
+    Raises:
+        ConfigError: If an override has no ``=`` or goes through a key that is not a section, or if overrides give a key
+            by its old and its new name.
+    """
+    given = [override.partition("=")[0] for override in overrides]
+    for old in given:
+        new = new_key(old, renamed or {})
+        if new != old:
+            if new in given:
+                raise ConfigError(f"override '{old}' is the old name of '{new}', and both are given; remove '{old}'")
+            _note_once(f"override: '{old}' is now '{new}'; the old name is accepted until the next release")
     result: dict[str, Any] = json.loads(json.dumps(values, default=str))
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -158,7 +247,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
         except yaml.YAMLError:
             raise ConfigError(f"override {override!r}: {text!r} is not valid YAML; quote it if it is text") from None
         target = result
-        *parents, last = key.split(".")
+        *parents, last = new_key(key, renamed or {}).split(".")
         for part in parents:
             if target.get(part) is None:
                 target[part] = {}
@@ -188,9 +277,9 @@ def _explain(cls: type[BaseModel], problem: Any, where: str, lines: Mapping[str,
     place = "override" if line == _OVERRIDDEN else f"{where}:{line}" if line else where
     if problem["type"] == "extra_forbidden":
         known = _known_keys(cls, location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        near = _nearest_key(cls, location[:-1], location[-1], known)
         allowed = f"allowed here: {', '.join(known)}" if known else "remove it"
-        hint = f"did you mean '{near[0]}'?" if near else allowed
+        hint = f"did you mean '{near}'?" if near else allowed
         return f"{place}: unknown key '{key}', {hint}"
     if problem["type"] == "missing":
         return f"{place}: '{key}' is missing and has no default; add it"
@@ -201,9 +290,20 @@ def _explain(cls: type[BaseModel], problem: Any, where: str, lines: Mapping[str,
         return f"{place}: {key}: {message}"
     given = json.dumps(problem["input"], ensure_ascii=False, default=str)
     choices = re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
-    near = difflib.get_close_matches(str(problem["input"]), choices, n=1, cutoff=0.5)
-    hint = f", did you mean '{near[0]}'?" if near else ""
+    alike = difflib.get_close_matches(str(problem["input"]), choices, n=1, cutoff=0.5)
+    hint = f", did you mean '{alike[0]}'?" if alike else ""
     return f"{place}: {flags.get(key, key)}={given}: {message}{hint}"
+
+
+def _nearest_key(cls: type[BaseModel], path: list[str], name: str, known: list[str]) -> str | None:
+    """Return the known key that is spelled most like ``name``: one of this section, or of those inside or around it."""
+    if path and name in _known_keys(cls, path[:-1]):
+        return ".".join([*path[:-1], name])
+    inside = [(part, key) for part in known for key in _known_keys(cls, [*path, part])]
+    names = {f"{part}_{key}": f"{part}.{key}" for part, key in inside} | {key: f"{part}.{key}" for part, key in inside}
+    names |= {key: key for key in known}
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return names[near[0]] if near else None
 
 
 def _known_keys(cls: type[BaseModel], path: list[str]) -> list[str]:

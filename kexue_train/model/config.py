@@ -28,7 +28,8 @@ class ModelConfig(Config):
     worse to fine-tune."""
     init: Literal["depth_n", "depth_2n", "released", "arithmetic", "geometric", "quadratic"] = "depth_n"
     """Variance of fresh weights: "depth_n" is 1 / (layers · fan-in), "depth_2n" half of it, "released" 1 / fan-in
-    (stable only with train.residual_ramp_steps); the last three take a mean of fan-in and fan-out for fan-in."""
+    (stable only with train.objective.residual_ramp_steps); the last three take a mean of fan-in and
+    fan-out for fan-in."""
     tied_output: Literal["plain", "half_swapped"] = "plain"
     """Word logits: "plain" is x · E with the word table E, as released; "half_swapped" is S[x] · E, S swapping the
     halves of x: the first loss is log V, and the rows of rare words behave."""

@@ -27,6 +27,7 @@ from kexue_train.foundation.run_dir import RunDir
 from kexue_train.pipeline.run import Run, last_checkpoint
 from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.shuffle.recipe import make_recipe
+from kexue_train.train.config import RENAMED_KEYS
 from kexue_train.train.initial_weights import digest_of_weights
 from kexue_train.train.job import TrainDir
 
@@ -162,7 +163,7 @@ def plan_training(generation: Generation, *, replay: float = 0.5, overrides: Seq
         {steps: _FINAL_MULTIPLIER} if steps > 1 else {}
     )
     chosen = [override for override in overrides if override.startswith(("train.", "optimizer."))]
-    config = RunConfig.parse(apply_overrides(values, chosen), where=str(generation.folder.config))
+    config = RunConfig.parse(apply_overrides(values, chosen, RENAMED_KEYS), where=str(generation.folder.config))
     generation.folder.claim(config.name, config.to_yaml())
     return Generation(config, generation.folder, generation.before)
 
@@ -221,8 +222,8 @@ def _open(config: RunConfig, folder: RunDir, before: Sequence[RunDir], documents
         "global_batch_size": phase.global_batch_size,
         "micro_batch_size": phase.micro_batch_size,
         "init_from": str(last_checkpoint(before[-1].pretrain)),
-        "residual_ramp_steps": 0,
     }
+    values["train"]["objective"]["residual_ramp_steps"] = 0
     parsed = RunConfig.parse(values, where=str(folder.config))
     folder.root.mkdir(parents=True, exist_ok=True)
     folder.claim(parsed.name, parsed.to_yaml())

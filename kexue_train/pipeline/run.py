@@ -228,9 +228,9 @@ def train_beside(run: Run, progress: Progress, *, meanwhile: Callable[[], None])
         meanwhile: Called here, several times a second.
 
     Raises:
-        BaseException: What the signal's handler raised; training has ended or had ``train.stop_timeout`` for it.
+        BaseException: What the signal's handler raised; training has ended or had ``train.faults.stop_timeout`` for it.
     """
-    if run.config.train.launcher == "ray":  # a local Ray ends with the thread that has started it
+    if run.config.train.workers.launcher == "ray":  # a local Ray ends with the thread that has started it
         connect_ray(run.config.execution.ray_address, max(available_cpus(), run.config.train.num_workers))
     stop = TrainDir(run.folder.pretrain).stop
 
@@ -242,7 +242,7 @@ def train_beside(run: Run, progress: Progress, *, meanwhile: Callable[[], None])
         lambda: run_stage("train", run, progress),
         on_poll=meanwhile,
         request_stop=request_stop,
-        stop_seconds=run.config.train.stop_timeout,
+        stop_seconds=run.config.train.faults.stop_timeout,
     )
 
 

@@ -17,7 +17,7 @@ from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.shuffle.config import ShuffleConfig
-from kexue_train.train.config import TrainConfig, check_optimizer_fits
+from kexue_train.train.config import RENAMED_KEYS, TrainConfig, check_optimizer_fits
 
 
 class RunConfig(Config):
@@ -53,7 +53,7 @@ class RunConfig(Config):
         Raises:
             ConfigError: If the file or any value is wrong; every problem is listed with its line and key.
         """
-        values, lines = read_with_overrides(path, overrides)
+        values, lines = read_with_overrides(path, overrides, RENAMED_KEYS)
         return cls.parse(values, where=str(path), lines=lines)
 
     def to_yaml(self) -> str:

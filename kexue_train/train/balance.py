@@ -22,9 +22,10 @@ class LossUnits(NamedTuple):
 
 
 def loss_units(kind: Literal["nat", "initial", "prior", "online"], dataset: SampleDataset) -> LossUnits | None:
-    """The units that ``train.loss_unit`` names, the same on every rank; None: each loss's own value, batch by batch.
+    """Return the units that ``train.objective.loss_unit`` names, the same on every rank.
 
-    Zero would be no unit: a corpus of one word has "prior" 1 nat.
+    None stands for each loss's own value, batch by batch. Zero would be no unit: the "prior" of a corpus of one
+    word is 1 nat.
     """
     if kind == "online":
         return None

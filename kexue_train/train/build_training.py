@@ -68,14 +68,14 @@ def build_training(
     """
     objective = _build_objective(config, datasets[0], device)
     phases = _plan(config, objective, datasets, paths)
-    if config.train.compile:
+    if config.train.compute.compile:
         compile_layers(objective.model.roformer)
     optimizer = build_optimizer(
         config.optimizer,
         objective.model,
         accumulation_steps=phases[0].accumulation_steps,
         seed=config.seed,
-        partitioned=config.train.zero_stage > 0,
+        partitioned=config.train.compute.zero_stage > 0,
     )
     if config.train.init_from:
         load_initial_weights(config.train.init_from, objective.model)
@@ -99,10 +99,10 @@ def build_training(
         state=state,
         stop=stop,
         watchdog=watchdog,
-        reports=StepReports(config.train.nsp_weight, collective_timeout(config.train.hang_timeout)),
+        reports=StepReports(config.train.objective.nsp_weight, collective_timeout(config.train.faults.hang_timeout)),
         spikes=SpikeDetector(state.recent_losses),
         speed=_speed(config, datasets[0], device, state.step),
-        profiler=StepProfiler(config.train.profile, paths.logs, dist.get_rank()),
+        profiler=StepProfiler(config.train.logging.profile, paths.logs, dist.get_rank()),
         norms=_norms(config.train, optimizer),
         passed_over=notes.messages,
     )
@@ -110,7 +110,7 @@ def build_training(
 
 def _norms(train: TrainConfig, optimizer: WindowedOptimizer) -> StepNorms | None:
     """On rank 0, where the tensors are whole and the optimizer is ours."""
-    whole = dist.get_rank() == 0 and not train.zero_stage
+    whole = dist.get_rank() == 0 and not train.compute.zero_stage
     return StepNorms(optimizer) if whole and isinstance(optimizer, HiddenAccumulation) else None
 
 
@@ -120,13 +120,13 @@ def _build_objective(config: JobConfig, dataset: SampleDataset, device: torch.de
     torch.manual_seed(int(random_words(config.seed, Purpose.INIT, 0, 0)[0, 0]) & (2**63 - 1))
     weights = torch.bfloat16 if config.optimizer.states == "bf16" else torch.float32
     model = RoFormerV2ForPreTraining(build_hf_config(config.model, dataset.vocab_size)).to(device, weights)
-    if isinstance(train.recompute, RecomputeEvery):
-        enable_recompute(model.roformer, "full", every=train.recompute.every)
-    elif train.recompute != "none":
-        enable_recompute(model.roformer, train.recompute)
+    if isinstance(train.compute.recompute, RecomputeEvery):
+        enable_recompute(model.roformer, "full", every=train.compute.recompute.every)
+    elif train.compute.recompute != "none":
+        enable_recompute(model.roformer, train.compute.recompute)
     autocast = torch.bfloat16 if train.precision == "bf16" else None
     expected = expected_counts(train, dataset, micro_batch_size=1)  # until a phase is entered
-    return PretrainingObjective(model, expected, nsp_weight=train.nsp_weight, autocast=autocast)
+    return PretrainingObjective(model, expected, nsp_weight=train.objective.nsp_weight, autocast=autocast)
 
 
 def _plan(
@@ -140,7 +140,7 @@ def _resume(
     config: JobConfig, recipe: Recipe, paths: TrainDir, tensors: FullTensors, device: torch.device, notes: Progress
 ) -> TrainerState:
     """Load the newest whole checkpoint that rank 0 sees, the same on every rank; a fresh state if there is none."""
-    storage = Storage(config.train.mirror) if config.train.mirror else None
+    storage = Storage(config.train.checkpoints.mirror) if config.train.checkpoints.mirror else None
     found = restore(lambda: latest_checkpoint(paths.checkpoints, notes, storage=storage, recipe=recipe), device)
     if found is None:
         return TrainerState(seed=config.seed)
@@ -172,7 +172,7 @@ class _Notes(Silent):
 def open_checkpoints(config: JobConfig, datasets: Sequence[SampleDataset], paths: TrainDir) -> CheckpointWriter:
     """What saves checkpoints in the background, and mirrors them if asked to."""
     train, recipe, events = config.train, config.recipe(samples_digest(datasets)), Events()
-    folder = CheckpointFolder(paths.checkpoints, Retention(train.keep_checkpoints, train.keep_every))
-    mirror = Mirror(folder, Storage(train.mirror), recipe, events) if train.mirror else None
+    folder = CheckpointFolder(paths.checkpoints, Retention(train.checkpoints.keep, train.checkpoints.keep_every))
+    mirror = Mirror(folder, Storage(train.checkpoints.mirror), recipe, events) if train.checkpoints.mirror else None
     tokenizer = datasets[0].folders[0] / "tokenizer"
     return CheckpointWriter(folder, recipe=recipe, tokenizer=tokenizer, events=events, mirror=mirror)

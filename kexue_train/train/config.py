@@ -8,16 +8,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from kexue_train.corpus.remote import is_uri
-from kexue_train.foundation.config import Config
+from kexue_train.foundation.config import Config, move_renamed_keys
 from kexue_train.optim.config import OptimizerConfig
-
-# These change how a result is reached or watched, not the result (beyond floating-point order): an edit resumes.
-_NOT_RESULT = frozenset(
-    {"micro_batch_size", "num_workers", "num_loader_workers", "launcher", "engine", "zero_stage", "recompute",
-     "compile", "device", "threads_per_worker", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints",
-     "keep_every", "mirror", "loggers", "profile", "max_restarts", "min_workers", "backend", "hang_timeout",
-     "stop_timeout", "on_spike", "max_rollbacks"}
-)  # fmt: skip
 
 LauncherName = Literal["ray", "torchrun", "local"]
 """What starts the workers; ``launch.py`` has the function of each."""
@@ -65,7 +57,7 @@ class ProfileConfig(Config):
 
 
 class PhaseConfig(Config):
-    """Consecutive steps with one length of rows and one batch size; what is left out is that of ``train``."""
+    """Consecutive steps with one length of rows and one batch size; a key that is missing is that of ``train``."""
 
     steps: int = Field(gt=0)
     """Optimizer updates."""
@@ -87,6 +79,130 @@ class PhaseSettings(NamedTuple):
     micro_batch_size: MicroBatchSize
 
 
+class ObjectiveConfig(Config):
+    """What is minimised. Of the sections of ``train``, this one alone changes the trained weights."""
+
+    masking: MaskingConfig = MaskingConfig()
+    """Masked-word rates."""
+    residual_ramp_steps: int = Field(default=0, ge=0)
+    """Steps over which the branches grow from almost nothing to full strength, x = norm(x + alpha F(x)) with alpha =
+    step / residual_ramp_steps; 0: at full strength from the start. The exported model is the plain one."""
+    nsp_weight: float = Field(default=1.0, ge=0)
+    """Weight of the NSP loss beside the MLM loss."""
+    loss_unit: Literal["nat", "initial", "prior", "online"] = "nat"
+    """What each loss is divided by before they are weighed: 1; its value for uniform guesses, log(vocabulary) and
+    log 2; that for guesses by frequency alone, the entropy of the words and log 2; or its own value in the micro-batch,
+    so that only the relative improvement counts (steps then depend on micro_batch_size)."""
+
+
+class WorkersConfig(Config):
+    """How the workers are started, and what each of them gets."""
+
+    launcher: LauncherName = "ray"
+    """Who starts the workers, and again when they are lost: Ray Train, here or on a cluster, or torchrun, on this
+    machine and without Ray; or nobody: "local" trains one worker in this very process."""
+    min_workers: int | None = Field(default=None, gt=0)
+    """The fewest workers to continue with when machines of a Ray cluster are lost; by default num_workers, for which a
+    restart waits. The global batch stays the same."""
+    num_loader_workers: int = Field(default=0, ge=0)
+    """Processes per worker that make its micro-batches; 0: one thread of the worker, which is fast enough for most."""
+    threads_per_worker: int | None = Field(default=None, gt=0)
+    """CPU threads of a worker; by default the CPUs divided by the workers."""
+    backend: Literal["auto", "nccl", "gloo"] = "auto"
+    """Who moves tensors between workers; "auto": NCCL between CUDA devices, gloo between CPUs."""
+
+
+class ComputeConfig(Config):
+    """How forward, backward and step are computed: memory and speed, with the same result."""
+
+    engine: Literal["deepspeed", "torch"] = "deepspeed"
+    """Who runs backward and step; "torch" needs no DeepSpeed installed and gives the same numbers."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """What DeepSpeed partitions among the workers: 1 the optimizer's state, 2 gradients too, 3 weights too. The steps
+    are the same, but gradients are reduced once per micro-batch, where stage 0 averages the momentum once per step."""
+    recompute: Literal["none", "selective", "full"] | RecomputeEvery = "none"
+    """What is computed again in backward to save memory, without changing a bit: "full" keeps only each layer's input,
+    for a third more work; "selective" also most matrix products and attention without dropout, for a tenth more work;
+    {every: n} is "full" for every n-th layer."""
+    compile: bool = False
+    """Compile whole layers with torch.compile: faster on GPUs after a minute or two; needs a C++ compiler."""
+
+    @model_validator(mode="after")
+    def _zero_stage_is_possible(self) -> Self:
+        if self.zero_stage and self.engine != "deepspeed":
+            raise ValueError(f"zero_stage={self.zero_stage} is of DeepSpeed: set engine=deepspeed, or zero_stage=0")
+        if self.zero_stage == 3 and (self.compile or self.recompute == "selective"):
+            raise ValueError(
+                "zero_stage=3 goes neither with compile=true nor with recompute=selective, since its weights come and "
+                "go within a layer; take zero_stage=2, or compile=false and recompute=full"
+            )
+        return self
+
+
+class CheckpointsConfig(Config):
+    """When checkpoints are saved, and which are kept."""
+
+    every: int = Field(default=500, gt=0)
+    """Steps between two checkpoints; the last step always gets one."""
+    keep: int = Field(default=2, gt=0)
+    """Newest checkpoints kept, beside the one of lowest validation loss."""
+    keep_every: int | None = Field(default=None, gt=0)
+    """Steps between two checkpoints that are kept forever, a multiple of ``every``."""
+    mirror: str | None = None
+    """URI of a folder (s3://, gs://, hdfs://, file://, or of any installed fsspec package) where a copy of the
+    checkpoints is kept; training resumes from it if the local ones are lost. Credentials are best left to the
+    environment."""
+
+    @field_validator("mirror")
+    @classmethod
+    def _mirror_is_a_uri(cls, value: str | None) -> str | None:
+        if value is not None and not is_uri(value):
+            raise ValueError("must be scheme://..., such as s3://bucket/run-1 or file:///mnt/backup/run-1")
+        return value
+
+    @model_validator(mode="after")
+    def _kept_forever_are_saved(self) -> Self:
+        if self.keep_every and self.keep_every % self.every:
+            raise ValueError(
+                f"keep_every={self.keep_every} is not a multiple of every={self.every}, so at "
+                "those steps nothing would be saved; change one of them"
+            )
+        return self
+
+
+class LoggingConfig(Config):
+    """What is measured and written while training."""
+
+    log_every: int = Field(default=10, gt=0)
+    """Steps between two lines of metrics."""
+    validate_every: int = Field(default=500, gt=0)
+    """Steps between two validations on the held-out rows; the last step is always validated."""
+    loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(default=("tensorboard",), strict=False)
+    """Where curves go beside metrics.jsonl. MLflow and Weights & Biases (packages of their own) find their servers as
+    usual, by environment variables such as MLFLOW_TRACKING_URI and WANDB_PROJECT."""
+    profile: ProfileConfig | None = None
+    """Steps to be recorded with torch.profiler, into logs/trace-rank-N-step-M.json.gz; null: none."""
+
+
+class FaultsConfig(Config):
+    """What happens when workers are lost, hang or are to stop, and when the loss jumps."""
+
+    max_restarts: int = Field(default=3, ge=0)
+    """How often the workers are started again from the last checkpoint when some are lost, without a new checkpoint
+    between two starts."""
+    hang_timeout: float = Field(default=600.0, gt=0)
+    """Seconds without a finished micro-step (three times as many for the first) after which a worker writes down where
+    its threads stand and ends, to be started again."""
+    stop_timeout: float = Field(default=120.0, gt=0)
+    """Seconds that workers have to save a checkpoint when the command that started them is to stop."""
+    on_spike: Literal["ignore", "stop", "rollback"] = "rollback"
+    """What follows when the loss of a step is NaN or infinite, or far above that of the steps before: nothing (a loss
+    that is not finite stops training nevertheless, since no later step could mend it); an error; or a rollback to the
+    last checkpoint, after which the rows read since are skipped."""
+    max_rollbacks: int = Field(default=5, ge=0)
+    """Rollbacks in all before a spike is an error."""
+
+
 def _sum_of_steps(values: dict[str, Any]) -> int:
     return sum(phase.steps for phase in values.get("phases", ()))
 
@@ -96,7 +212,7 @@ class TrainConfig(Config):
 
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["steps"]}, {"required": ["phases"]}]})
 
-    phases: tuple[PhaseConfig, ...] = ()
+    phases: tuple[PhaseConfig, ...] = Field(default=(), strict=False)
     """Stretches of steps with rows of another length or batches of another size, such as
     [{steps: 9000, seq_len: 128, global_batch_size: 1024}, {steps: 1000, seq_len: 512}]; without them all steps are
     alike."""
@@ -112,77 +228,22 @@ class TrainConfig(Config):
     and still make it faster, tried when training starts and kept in micro_batch_sizes.json."""
     num_workers: int = Field(default=1, gt=0)
     """Worker processes (= data-parallel size), one per device."""
-    num_loader_workers: int = Field(default=0, ge=0)
-    """Processes per worker that make its micro-batches; 0: one thread of the worker, which is fast enough for most."""
-    min_workers: int | None = Field(default=None, gt=0)
-    """The fewest workers to go on with when machines of a Ray cluster are lost; by default num_workers, for which a
-    restart waits. The global batch stays the same."""
-    launcher: LauncherName = "ray"
-    """Who starts the workers, and again when they are lost: Ray Train, here or on a cluster, or torchrun, on this
-    machine and without Ray; or nobody: "local" trains one worker in this very process."""
-    engine: Literal["deepspeed", "torch"] = "deepspeed"
-    """Who runs backward and step; "torch" needs no DeepSpeed installed and gives the same numbers."""
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    """What DeepSpeed partitions among the workers: 1 the optimizer's state, 2 gradients too, 3 weights too. The steps
-    are the same, but gradients are reduced once per micro-batch, where stage 0 averages the momentum once per step."""
-    recompute: Literal["none", "selective", "full"] | RecomputeEvery = "none"
-    """What is computed again in backward to save memory, without changing a bit: "full" keeps only each layer's input,
-    for a third more work; "selective" also most matrix products and attention without dropout, for a tenth more work;
-    {every: n} is "full" for every n-th layer."""
-    compile: bool = False
-    """Compile whole layers with torch.compile: faster on GPUs after a minute or two; needs a C++ compiler."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """"bf16" runs matrix products in bfloat16 under autocast; weights, norms and the optimizer stay fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """"auto" takes CUDA devices if there are any."""
-    backend: Literal["auto", "nccl", "gloo"] = "auto"
-    """Who moves tensors between workers; "auto": NCCL between CUDA devices, gloo between CPUs."""
-    threads_per_worker: int | None = Field(default=None, gt=0)
-    """CPU threads of a worker; by default the CPUs divided by the workers."""
-    masking: MaskingConfig = MaskingConfig()
-    """Masked-word rates."""
-    residual_ramp_steps: int = Field(default=0, ge=0)
-    """Steps over which the branches grow from almost nothing to full strength, x = norm(x + alpha F(x)) with alpha =
-    step / residual_ramp_steps; 0: at full strength from the start. The exported model is the plain one."""
-    nsp_weight: float = Field(default=1.0, ge=0)
-    """Weight of the NSP loss beside the MLM loss."""
-    loss_unit: Literal["nat", "initial", "prior", "online"] = "nat"
-    """What each loss is divided by before they are weighed: 1; its value for uniform guesses, log(vocabulary) and
-    log 2; that for guesses by frequency alone, the entropy of the words and log 2; or its own value in the micro-batch,
-    so that only the relative improvement counts (steps then depend on micro_batch_size)."""
-    log_every: int = Field(default=10, gt=0)
-    """Steps between two lines of metrics."""
-    loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
-    """Where curves go beside metrics.jsonl. MLflow and Weights & Biases (packages of their own) find their servers as
-    usual, by environment variables such as MLFLOW_TRACKING_URI and WANDB_PROJECT."""
-    profile: ProfileConfig | None = None
-    """Steps to be recorded with torch.profiler, into logs/trace-rank-N-step-M.json.gz; null: none."""
-    validate_every: int = Field(default=500, gt=0)
-    """Steps between two validations on the held-out rows; the last step is always validated."""
-    checkpoint_every: int = Field(default=500, gt=0)
-    """Steps between two checkpoints; the last step always gets one."""
-    keep_checkpoints: int = Field(default=2, gt=0)
-    """Newest checkpoints kept, beside the one of lowest validation loss."""
-    keep_every: int | None = Field(default=None, gt=0)
-    """Steps between two checkpoints that are kept for ever, a multiple of checkpoint_every."""
-    mirror: str | None = None
-    """URI of a folder (s3://, gs://, hdfs://, file://, or of any installed fsspec package) where a copy of the
-    checkpoints is kept; training goes on from it if the local ones are lost. Credentials are best left to the
-    environment."""
-    max_restarts: int = Field(default=3, ge=0)
-    """How often the workers are started again from the last checkpoint when some are lost, without a new checkpoint
-    between two starts."""
-    hang_timeout: float = Field(default=600.0, gt=0)
-    """Seconds without a finished micro-step (three times as many for the first) after which a worker writes down where
-    its threads stand and ends, to be started again."""
-    stop_timeout: float = Field(default=120.0, gt=0)
-    """Seconds that workers have to save a checkpoint when the command that started them is to stop."""
-    on_spike: Literal["ignore", "stop", "rollback"] = "rollback"
-    """What follows when the loss of a step is no number, or far above that of the steps before: nothing (no number
-    stops training nevertheless, since no later step could mend it); an error; or going back to the last checkpoint and
-    leaving out the rows read since."""
-    max_rollbacks: int = Field(default=5, ge=0)
-    """Rollbacks in all before a spike is an error."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    """What is minimised."""
+    workers: WorkersConfig = WorkersConfig()
+    """How the workers are started."""
+    compute: ComputeConfig = ComputeConfig()
+    """How forward, backward and step are computed."""
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
+    """When checkpoints are saved, and which are kept."""
+    logging: LoggingConfig = LoggingConfig()
+    """What is measured and written."""
+    faults: FaultsConfig = FaultsConfig()
+    """What happens when something breaks."""
 
     @property
     def phase_settings(self) -> tuple[PhaseSettings, ...]:
@@ -204,11 +265,17 @@ class TrainConfig(Config):
 
     def residual_scale(self, step: int) -> float:
         """Alpha of a step, counted from 1; above 0, where the branches would get no gradient."""
-        return min(1.0, step / self.residual_ramp_steps) if self.residual_ramp_steps else 1.0
+        ramp = self.objective.residual_ramp_steps
+        return min(1.0, step / ramp) if ramp else 1.0
 
     def settings_of_result(self) -> dict[str, object]:
-        """The settings on which the trained weights depend (beside the weights they start with)."""
-        settings = self.model_dump(mode="json", exclude={*_NOT_RESULT, "phases", "init_from"})
+        """Return the settings on which the trained weights depend, beside the weights they start with.
+
+        The others change how a result is reached or watched, not the result (beyond floating-point order), so an edit
+        of them resumes. Folders of every release record these keys without their sections.
+        """
+        settings = self.model_dump(mode="json", include={"steps", "global_batch_size", "precision"})
+        settings |= self.objective.model_dump(mode="json")
         if self.phases:
             del settings["global_batch_size"]
             settings["phases"] = [
@@ -217,34 +284,24 @@ class TrainConfig(Config):
             ]
         return settings
 
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_keys_without_section(cls, values: Any) -> Any:
+        return move_renamed_keys(values, _SECTION_OF, where="train") if isinstance(values, dict) else values
+
     @model_validator(mode="after")
     def _workers_fit_the_launcher(self) -> Self:
-        if self.launcher == "local" and self.num_workers > 1:
+        launcher, fewest = self.workers.launcher, self.workers.min_workers
+        if launcher == "local" and self.num_workers > 1:
             raise ValueError(f"launcher=local is one worker, num_workers={self.num_workers}; take ray or torchrun")
-        if self.min_workers and self.min_workers > self.num_workers:
-            raise ValueError(f"min_workers={self.min_workers} must be at most num_workers={self.num_workers}")
+        if fewest and fewest > self.num_workers:
+            raise ValueError(f"min_workers={fewest} must be at most num_workers={self.num_workers}")
         return self
 
     @field_validator("init_from")
     @classmethod
     def _found_from_anywhere(cls, value: Path | None) -> Path | None:
         return value and value.absolute()  # workers may run in another folder
-
-    @field_validator("mirror")
-    @classmethod
-    def _mirror_is_a_uri(cls, value: str | None) -> str | None:
-        if value is not None and not is_uri(value):
-            raise ValueError("must be scheme://..., such as s3://bucket/run-1 or file:///mnt/backup/run-1")
-        return value
-
-    @model_validator(mode="after")
-    def _kept_for_ever_are_saved(self) -> Self:
-        if self.keep_every and self.keep_every % self.checkpoint_every:
-            raise ValueError(
-                f"keep_every={self.keep_every} is not a multiple of checkpoint_every={self.checkpoint_every}, so at "
-                "those steps nothing would be saved; change one of them"
-            )
-        return self
 
     @model_validator(mode="after")
     def _phases_go_together(self) -> Self:
@@ -256,21 +313,10 @@ class TrainConfig(Config):
         named = [phase.seq_len is not None for phase in self.phases]
         if any(named) and not all(named):
             raise ValueError(f"phase {named.index(False) + 1} names no seq_len and others do; give each phase one")
-        if self.init_from and self.residual_ramp_steps:
+        if self.init_from and self.objective.residual_ramp_steps:
             raise ValueError(
-                f"residual_ramp_steps={self.residual_ramp_steps} lets the branches grow from nothing, which spoils the "
-                "weights of init_from; drop one of them"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _zero_stage_is_possible(self) -> Self:
-        if self.zero_stage and self.engine != "deepspeed":
-            raise ValueError(f"zero_stage={self.zero_stage} is of DeepSpeed: set engine=deepspeed, or zero_stage=0")
-        if self.zero_stage == 3 and (self.compile or self.recompute == "selective"):
-            raise ValueError(
-                "zero_stage=3 goes neither with compile=true nor with recompute=selective, since its weights come and "
-                "go within a layer; take zero_stage=2, or compile=false and recompute=full"
+                f"residual_ramp_steps={self.objective.residual_ramp_steps} lets the branches grow from nothing, which "
+                "spoils the weights of init_from; drop one of them"
             )
         return self
 
@@ -282,6 +328,17 @@ class TrainConfig(Config):
                 where = f"phase {number}: " if self.phases else ""
                 raise ValueError(where + _explain_batches(phase.global_batch_size, micro, self.num_workers))
         return self
+
+
+_OTHER_NAMES = {"every": "checkpoint_every", "keep": "keep_checkpoints"}
+_SECTION_OF = {
+    _OTHER_NAMES.get(key, key): f"{section}.{key}"
+    for section, field in TrainConfig.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Config)
+    for key in field.annotation.model_fields
+}
+RENAMED_KEYS = {f"train.{old}": f"train.{new}" for old, new in _SECTION_OF.items()}
+"""Keys that had no section before version 0.2, accepted for one release, and what they are called now."""
 
 
 def _explain_batches(global_batch_size: int, micro_batch_size: int, num_workers: int) -> str:
@@ -303,18 +360,19 @@ def check_optimizer_fits(optimizer: OptimizerConfig, train: TrainConfig) -> None
     Raises:
         ValueError: If the optimizer cannot be run as ``train`` says.
     """
-    if optimizer.states == "bf16" and (train.precision != "bf16" or train.zero_stage):
+    if optimizer.states == "bf16" and (train.precision != "bf16" or train.compute.zero_stage):
         raise ValueError(
-            f"optimizer.states=bf16 needs train.precision=bf16 and train.zero_stage=0, got {train.precision} and "
-            f"{train.zero_stage}; or take optimizer.states=fp32, which precision=bf16 goes with as well"
+            f"optimizer.states=bf16 needs train.precision=bf16 and train.compute.zero_stage=0, got "
+            f"{train.precision} and {train.compute.zero_stage}; or take "
+            "optimizer.states=fp32, which precision=bf16 goes with as well"
         )
-    if optimizer.name in ("lamb", "lion") and train.zero_stage:
+    if optimizer.name in ("lamb", "lion") and train.compute.zero_stage:
         raise ValueError(
-            f"optimizer.name={optimizer.name} is a library's and takes whole tensors, but train.zero_stage="
-            f"{train.zero_stage} cuts them up; take zero_stage=0, or tiger, which is exact under every stage"
+            f"optimizer.name={optimizer.name} is a library's and takes whole tensors, but train.compute.zero_stage="
+            f"{train.compute.zero_stage} cuts them up; take zero_stage=0, or tiger, which is exact under every stage"
         )
-    if train.phases and train.zero_stage and optimizer.accumulate == "gradient":
+    if train.phases and train.compute.zero_stage and optimizer.accumulate == "gradient":
         raise ValueError(
-            "train.phases with train.zero_stage above 0 needs optimizer.accumulate=momentum, since DeepSpeed cannot "
-            "accumulate another number of micro-batches in each phase"
+            "train.phases with train.compute.zero_stage above 0 needs optimizer.accumulate=momentum, since DeepSpeed "
+            "cannot accumulate another number of micro-batches in each phase"
         )

@@ -51,7 +51,9 @@ def choose_backend(wanted: Literal["auto", "nccl", "gloo"], device_type: str) ->
         ConfigError: If NCCL is asked for on the CPU.
     """
     if wanted == "nccl" and device_type != "cuda":
-        raise ConfigError("train.backend=nccl works between CUDA devices only; set train.backend=auto, or gloo")
+        raise ConfigError(
+            "train.workers.backend=nccl works between CUDA devices only; set train.workers.backend=auto, or gloo"
+        )
     return wanted if wanted != "auto" else "nccl" if device_type == "cuda" else "gloo"
 
 

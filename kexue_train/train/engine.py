@@ -44,20 +44,21 @@ class Engine(Protocol):
 def build_engine(
     config: TrainConfig, phase: Phase, objective: PretrainingObjective, optimizer: WindowedOptimizer, out_dir: Path
 ) -> Engine:
-    """The engine that ``config.engine`` asks for; DeepSpeed's configuration is written to ``out_dir/deepspeed.json``.
+    """Build the engine that ``config.compute.engine`` asks for.
 
-    Weights and moments of a checkpoint are loaded before, while they are whole. Later phases may have other
-    micro-batches: DeepSpeed only reckons its throughput with their size.
+    DeepSpeed's configuration is written to ``out_dir/deepspeed.json``. Weights and moments of a checkpoint are loaded
+    before, while they are whole. Later phases may have other micro-batches: DeepSpeed only uses their size to compute
+    its throughput.
 
     Raises:
         ResourceError: If DeepSpeed is asked for and not installed.
     """
-    if config.engine == "torch":
+    if config.compute.engine == "torch":
         return TorchEngine(objective, optimizer)
     if importlib.util.find_spec("deepspeed") is None:
         raise ResourceError(
-            "train.engine=deepspeed, but DeepSpeed is not installed; install it with "
-            "pip install 'kexue_train[deepspeed]', or set train.engine=torch, which gives the same numbers"
+            "train.compute.engine=deepspeed, but DeepSpeed is not installed; install it with "
+            "pip install 'kexue_train[deepspeed]', or set train.compute.engine=torch, which gives the same numbers"
         )
     if isinstance(optimizer, PartitionedAccumulation):
         settings = make_deepspeed_config(config, phase, accumulate=not optimizer.hidden)
@@ -142,8 +143,8 @@ def make_deepspeed_config(config: TrainConfig, phase: Phase, *, accumulate: bool
         phase: The first one.
         accumulate: Whether DeepSpeed adds up the gradients of a step.
     """
-    zero: dict[str, Any] = {"stage": config.zero_stage, "reduce_bucket_size": _BUCKET_SIZE}
-    if config.zero_stage in (1, 2):
+    zero: dict[str, Any] = {"stage": config.compute.zero_stage, "reduce_bucket_size": _BUCKET_SIZE}
+    if config.compute.zero_stage in (1, 2):
         zero["compute_grad_norm"] = False  # it would only skip steps with a NaN; at stage 3 it cannot be switched off
     return {
         "train_micro_batch_size_per_gpu": phase.micro_batch_size,

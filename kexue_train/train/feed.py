@@ -34,7 +34,7 @@ def training_batches(
         rows_before=phase.rows_before + rows_left_out,
         rates=_rates(config),
     )
-    done, processes = step - phase.first_step, config.train.num_loader_workers
+    done, processes = step - phase.first_step, config.train.workers.num_loader_workers
     return read_ahead(pinned(iter_batches(dataset, plan, start_step=done, num_processes=processes), device))
 
 
@@ -67,8 +67,10 @@ def expected_counts(train: TrainConfig, dataset: SampleDataset, micro_batch_size
     """Mean numbers of predictions and pairs in a micro-batch."""
     tokens, sequences, pairs = map(dataset.mean_per_row, ("real_tokens", "sequences", "pairs"))
     maskable = tokens - 2 * sequences - pairs  # without [CLS] and [SEP]
-    return ExpectedCounts(predictions=train.masking.total * maskable * micro_batch_size, pairs=pairs * micro_batch_size)
+    return ExpectedCounts(
+        predictions=train.objective.masking.total * maskable * micro_batch_size, pairs=pairs * micro_batch_size
+    )
 
 
 def _rates(config: JobConfig) -> MaskingRates:
-    return MaskingRates(**config.train.masking.model_dump())
+    return MaskingRates(**config.train.objective.masking.model_dump())

@@ -16,7 +16,7 @@ from kexue_train.foundation.config import Config, read_with_overrides
 from kexue_train.foundation.errors import ArtifactError, ConfigError, StaleArtifactError
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
-from kexue_train.train.config import PhaseSettings, TrainConfig, check_optimizer_fits
+from kexue_train.train.config import RENAMED_KEYS, PhaseSettings, TrainConfig, check_optimizer_fits
 from kexue_train.train.initial_weights import check_initial_weights, digest_of_weights
 
 
@@ -40,7 +40,7 @@ class JobConfig(Config):
         Raises:
             ConfigError: If a value is wrong.
         """
-        values, lines = read_with_overrides(path, overrides)
+        values, lines = read_with_overrides(path, overrides, RENAMED_KEYS)
         return cls.parse({key: values[key] for key in cls.model_fields if key in values}, where=str(path), lines=lines)
 
     def recipe(self, samples_digest: str) -> Recipe:

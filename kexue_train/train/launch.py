@@ -1,4 +1,4 @@
-"""Start the training workers in the way that ``train.launcher`` names; every launcher is one entry of a table."""
+"""Start the training workers as ``train.workers.launcher`` says; every launcher is one entry of a table."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def launcher_of(
     execution: ExecutionConfig,
     port: int | None = None,
 ) -> Callable[[], None]:
-    """Return what starts the workers of ``job``, by ``train.launcher``; see ``Launch`` for the arguments."""
+    """Return what starts the workers of ``job``, by ``train.workers.launcher``; see ``Launch`` for the arguments."""
     launch = Launch(job=job, config_file=config_file, samples=samples, out_dir=out_dir, execution=execution, port=port)
-    return partial(LAUNCHERS[job.train.launcher], launch)
+    return partial(LAUNCHERS[job.train.workers.launcher], launch)
 
 
 def train_here(config: JobConfig, samples: Path, out_dir: Path) -> None:

@@ -104,7 +104,7 @@ def enter_phase(training: Training) -> None:
     training.batches = training_batches(config, phase, dataset, step, training.device, training.rows_left_out)
     training.heldout = heldout_batches(config, phase, dataset)
     training.objective.expected = expected_counts(config.train, dataset, phase.micro_batch_size)
-    training.objective.units = loss_units(config.train.loss_unit, dataset)
+    training.objective.units = loss_units(config.train.objective.loss_unit, dataset)
     training.optimizer.accumulation_steps = phase.accumulation_steps  # a border of phases is one of windows
     training.state = replace(training.state, micro_step=phase.micro_steps(step))
 
@@ -113,7 +113,7 @@ def train_loop(training: Training) -> Ending:
     """Train from ``training.state`` to the last step, or to a request to stop; either way a checkpoint is saved.
 
     Raises:
-        Spike: If a loss is one and ``train.on_spike`` does not ignore it; on every rank after the same step.
+        Spike: If a loss is one and ``train.faults.on_spike`` does not ignore it; on every rank after the same step.
     """
     config, paths = training.config.train, training.paths
     meter = Meter(training.device)
@@ -122,14 +122,16 @@ def train_loop(training: Training) -> Ending:
             _next_phase(training)
         step = _one_step(training, meter)
         last = step == config.steps
-        saving = last or step % config.checkpoint_every == 0
+        saving = last or step % config.checkpoints.every == 0
         stopping = _hear(training, meter.step_terms, everything=saving)
-        if saving or stopping or step % config.log_every == 0:  # before a checkpoint: it holds tokens and time so far
+        if (
+            saving or stopping or step % config.logging.log_every == 0
+        ):  # before a checkpoint: it holds tokens and time so far
             _log(training, meter)
             meter = Meter(training.device)
             report_saved(training)
         scores: dict[str, float] = {}
-        if last or step % config.validate_every == 0:
+        if last or step % config.logging.validate_every == 0:
             heldout = _watched(training.heldout, training)
             with meter.paused():
                 scores = validate(training.objective, heldout, training.device)
@@ -137,7 +139,7 @@ def train_loop(training: Training) -> Ending:
                 training.metrics.write(Kind.VALIDATION, step, **scores)
         if saving or stopping:
             with meter.paused():
-                _save(training, total_loss(scores, config.nsp_weight))
+                _save(training, total_loss(scores, config.objective.nsp_weight))
         if stopping and not last:
             logger.info("%s after step %d; checkpoint in %s", stopping.name.lower(), step, paths.checkpoints)
             return stopping
@@ -173,7 +175,7 @@ def _judge(training: Training, report: StepReport) -> None:
     if any(report.step == phase.first_step + 1 for phase in training.phases):
         training.spikes.forget()  # rows of another length have another loss
     usual = training.spikes.usual
-    ignored = training.config.train.on_spike == "ignore" and math.isfinite(report.loss)
+    ignored = training.config.train.faults.on_spike == "ignore" and math.isfinite(report.loss)
     if training.spikes.is_spike(report.loss) and not ignored:
         raise Spike(report.step, report.loss, usual)
 
@@ -202,7 +204,7 @@ def _one_step(training: Training, meter: Meter) -> int:
     meter.start_step()
     if training.norms:
         training.norms.wanted = step == config.train.steps or not all(
-            step % every for every in (config.train.log_every, config.train.checkpoint_every)
+            step % every for every in (config.train.logging.log_every, config.train.checkpoints.every)
         )
     training.profiler.before(step)
     for index in range(training.phase.accumulation_steps):
@@ -241,7 +243,7 @@ def _log(training: Training, meter: Meter) -> None:
         training.phase,
         totals,
         scores,
-        loss=total_loss(scores, config.train.nsp_weight),
+        loss=total_loss(scores, config.train.objective.nsp_weight),
         lr=training.optimizer.param_groups[0]["lr"],
         epoch=(training.phase.rows(state.step) + training.rows_left_out) / training.rows_per_epoch,
         seconds=training.seconds,

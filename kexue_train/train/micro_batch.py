@@ -130,8 +130,8 @@ def _find(config: JobConfig, objective: PretrainingObjective, dataset: SampleDat
     if not (size := int(answer)):
         raise ResourceError(
             f"train.micro_batch_size=auto: not even one row of {dataset.seq_len} tokens fits {device} with "
-            f"{format_size(budget)} for this worker; set train.recompute=full, or take shorter rows, a smaller model, "
-            "or fewer workers on this machine"
+            f"{format_size(budget)} for this worker; set train.compute.recompute=full, or take shorter rows, a "
+            "smaller model, or fewer workers on this machine"
         )
     return size
 
@@ -192,5 +192,5 @@ def _describe(config: JobConfig, seq_len: int, rows: int, objective: Pretraining
     """What the answer depends on, of that which may change before a resume."""
     train, device = config.train, next(objective.parameters()).device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    recompute = train.model_dump(mode="json")["recompute"]
+    recompute = train.compute.model_dump(mode="json")["recompute"]
     return f"{rows} of {seq_len} tokens on each of {train.num_workers} x {name}, recompute {recompute}"

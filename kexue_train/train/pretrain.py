@@ -35,12 +35,12 @@ def pretrain(
         progress: Receives steps and metrics.
 
     Raises:
-        ResourceError: If a package that ``train.loggers`` names is missing.
+        ResourceError: If a package that ``train.logging.loggers`` names is missing.
         StaleArtifactError: If ``out_dir`` trains something else and ``replace`` is false.
         TrainingError: If the workers ended before the last step.
     """
     paths = TrainDir(out_dir)
-    require_loggers(config.train.loggers)
+    require_loggers(config.train.logging.loggers)
     try:
         prepare(config, samples, paths)
     except StaleArtifactError as stale:
@@ -56,7 +56,7 @@ def pretrain(
     progress.update(done, config.train.steps, "steps")
     for file in (paths.stop, paths.failure):  # meant for the training before
         file.unlink(missing_ok=True)
-    held = signals_held(paths.stop, config.train.stop_timeout, progress)
+    held = signals_held(paths.stop, config.train.faults.stop_timeout, progress)
     with held, progress_reported(paths.metrics, done, config.train.steps, progress):
         launch()
     manifest = _finished(out_dir)

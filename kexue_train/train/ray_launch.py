@@ -37,11 +37,11 @@ def train_on_ray(config: JobConfig, samples: Path, out_dir: Path, *, execution: 
     """Train with Ray Train workers; returns when they have ended.
 
     Each start takes ``config.train.num_workers`` workers or, where the cluster has lost machines, as many as it has
-    room for and the batch sizes multiply out for, down to ``config.train.min_workers``.
+    room for and the batch sizes multiply out for, down to ``config.train.workers.min_workers``.
 
     Raises:
         ResourceError: If the cluster cannot be reached, or has no room for the fewest workers in time.
-        TrainingError: If workers were lost more often than ``config.train.max_restarts``.
+        TrainingError: If workers were lost more often than ``config.train.faults.max_restarts``.
         KexueError: What a worker found wrong.
     """
     connect_ray(execution.ray_address, max(available_cpus(), config.train.num_workers))
@@ -66,7 +66,9 @@ def train_on_ray(config: JobConfig, samples: Path, out_dir: Path, *, execution: 
 
 def _train(config: JobConfig, samples: Path, out_dir: Path, execution: ExecutionConfig) -> None:
     paths = TrainDir(out_dir)
-    run_with_restarts(lambda: _run(config, samples, paths, execution), paths, max_restarts=config.train.max_restarts)
+    run_with_restarts(
+        lambda: _run(config, samples, paths, execution), paths, max_restarts=config.train.faults.max_restarts
+    )
 
 
 def _train_from_outside(config: JobConfig, samples: Path, out_dir: Path, execution: ExecutionConfig) -> None:
@@ -88,14 +90,15 @@ def _length(file: Path) -> int:
 def workers_now(config: JobConfig, room: int) -> int:
     """How many workers to start where ``room`` of them have room: the most that the batch sizes multiply out for."""
     train = config.train
-    allowed = range(train.num_workers, (train.min_workers or train.num_workers) - 1, -1)
+    allowed = range(train.num_workers, (train.workers.min_workers or train.num_workers) - 1, -1)
     counts = [count for count in allowed if _multiplies_out(config, count)] or [train.num_workers]
     return next((count for count in counts if count <= room), counts[-1])
 
 
 def _multiplies_out(config: JobConfig, num_workers: int) -> bool:
     values = config.model_dump(mode="json")
-    values["train"] |= {"num_workers": num_workers, "min_workers": None}
+    values["train"]["num_workers"] = num_workers
+    values["train"]["workers"]["min_workers"] = None
     try:
         JobConfig.parse(values, where="train")
     except ConfigError:
@@ -130,8 +133,8 @@ def _run(config: JobConfig, samples: Path, paths: TrainDir, execution: Execution
             placement_strategy=execution.placement.upper(),
         ),
         torch_config=TorchConfig(
-            backend=choose_backend(train.backend, "cuda" if use_gpu else "cpu"),
-            timeout_s=int(collective_timeout(train.hang_timeout).total_seconds()),
+            backend=choose_backend(train.workers.backend, "cuda" if use_gpu else "cpu"),
+            timeout_s=int(collective_timeout(train.faults.hang_timeout).total_seconds()),
         ),
         run_config=ray.train.RunConfig(
             name="ray",
@@ -194,7 +197,7 @@ def _wait_for_room(config: JobConfig, pool: _Pool, paths: TrainDir, execution: E
             return None
         return (
             f"training asks for {fewest} {pool.resource}s{pool.where()}, one for each worker (train.num_workers, "
-            f"train.min_workers), and {room} are there"
+            f"train.workers.min_workers), and {room} are there"
         )
 
     may_grow = cluster_address(execution.ray_address) is not None
@@ -219,7 +222,7 @@ def _explained(error: Any, count: int, pool: _Pool, fewest: bool) -> KexueError:
             return WorkersLost(problem)
         return ResourceError(
             f"{problem}; wait for what runs there ('ray status'), add machines, lower train.num_workers or "
-            "train.min_workers, or wait longer (execution.cluster_timeout)"
+            "train.workers.min_workers, or wait longer (execution.cluster_timeout)"
         )
     failures = getattr(error, "worker_failures", {})
     causes = [_root(failure) for _, failure in sorted(failures.items())]

@@ -42,7 +42,7 @@ def train_with_torchrun(
 
     Raises:
         ResourceError: If the port is taken.
-        TrainingError: If workers were lost more often than ``config.train.max_restarts``.
+        TrainingError: If workers were lost more often than ``config.train.faults.max_restarts``.
         KexueError: What a worker found wrong.
     """
     if port is not None:
@@ -54,7 +54,7 @@ def train_with_torchrun(
         "--config", str(config_file), "--samples", str(samples), "--out", str(out_dir),
     ]  # fmt: skip
     paths = TrainDir(out_dir)
-    run_with_restarts(lambda: _run(command, paths), paths, max_restarts=config.train.max_restarts)
+    run_with_restarts(lambda: _run(command, paths), paths, max_restarts=config.train.faults.max_restarts)
 
 
 def _run(command: list[str], paths: TrainDir) -> None:

@@ -83,18 +83,20 @@ def run_worker(
     with ExitStack() as stack:
         if listen:
             stack.enter_context(stop.listen())
-        join_process_group(choose_backend(train.backend, device.type), hang_timeout=train.hang_timeout, alone=alone)
+        join_process_group(
+            choose_backend(train.workers.backend, device.type), hang_timeout=train.faults.hang_timeout, alone=alone
+        )
         if alone:
             stack.callback(dist.destroy_process_group)
         config = _with_world_size(config)
-        torch.set_num_threads(train.threads_per_worker or max(1, available_cpus() // config.train.num_workers))
+        torch.set_num_threads(train.workers.threads_per_worker or max(1, available_cpus() // config.train.num_workers))
         datasets = open_together(lambda: read_samples(samples, config), samples_digest, config)
         on_first_rank(lambda: _claim(config, samples, paths, stack))
         stack.enter_context(failure_reported(paths))
         checkpoints = None
         if dist.get_rank() == 0:  # entered first, so the last to end: nobody waits for its last upload
             checkpoints = stack.enter_context(open_checkpoints(config, datasets, paths))
-        watchdog = Watchdog(paths.logs, dist.get_rank(), dist.get_world_size(), train.hang_timeout)
+        watchdog = Watchdog(paths.logs, dist.get_rank(), dist.get_world_size(), train.faults.hang_timeout)
         stack.enter_context(watchdog)
         ending = _train_past_spikes(config, datasets, paths, device, stop, watchdog, checkpoints)
         dist.barrier()
@@ -105,7 +107,7 @@ def run_worker(
 
 def _claim(config: JobConfig, samples: Path, paths: TrainDir, stack: ExitStack) -> None:
     stack.enter_context(held_alone(paths.logs / ".lock"))
-    require_loggers(config.train.loggers)
+    require_loggers(config.train.logging.loggers)
     prepare(config, samples, paths)
 
 
@@ -151,16 +153,16 @@ def _train_past_spikes(
 
 
 def _require_rollback(train: TrainConfig, spike: Spike, rollbacks: int) -> None:
-    if train.on_spike == "rollback" and rollbacks < train.max_rollbacks:
+    if train.faults.on_spike == "rollback" and rollbacks < train.faults.max_rollbacks:
         return
     reason = (
-        f"after {rollbacks} rollbacks, as many as train.max_rollbacks allows"
-        if train.on_spike == "rollback"
-        else f"and train.on_spike={train.on_spike}"
+        f"after {rollbacks} rollbacks, as many as train.faults.max_rollbacks allows"
+        if train.faults.on_spike == "rollback"
+        else f"and train.faults.on_spike={train.faults.on_spike}"
     )
     raise EndedBySpikeError(
         f"{spike}, {reason}. The checkpoints are from before it: lower optimizer.lr (another training), or run the "
-        "same command again with train.on_spike=rollback or a larger train.max_rollbacks",
+        "same command again with train.faults.on_spike=rollback or a larger train.faults.max_rollbacks",
         spike.step,
         spike.loss,
     )
@@ -171,7 +173,9 @@ def _train(training: Training) -> Ending:
     if dist.get_rank() != 0:
         return train_loop(training)
     settings = training.config.model_dump(mode="json")
-    with MetricLogger(training.paths, resumed_step=state.step, loggers=train.loggers, settings=settings) as metrics:
+    with MetricLogger(
+        training.paths, resumed_step=state.step, loggers=train.logging.loggers, settings=settings
+    ) as metrics:
         training.metrics, training.seconds = metrics, metrics.resumed_seconds
         metrics.write(
             Kind.RESUME if state.step else Kind.START,
@@ -215,8 +219,8 @@ def _with_world_size(config: JobConfig) -> JobConfig:
         ConfigError: If the batch sizes do not multiply out for that number.
     """
     values = config.model_dump(mode="json")
-    started = {"num_workers": dist.get_world_size(), "min_workers": None, "launcher": "torchrun"}  # whoever it was
-    values["train"] |= started
+    values["train"]["num_workers"] = dist.get_world_size()
+    values["train"]["workers"] |= {"min_workers": None, "launcher": "torchrun"}  # whoever it was
     return JobConfig.parse(values, where=f"{dist.get_world_size()} training workers")
 
 

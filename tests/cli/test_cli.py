@@ -31,7 +31,7 @@ corpus: {inputs: [documents.jsonl]}
 samples: {seq_len: 32}
 model: {num_hidden_layers: 1, hidden_size: 32, num_attention_heads: 2, intermediate_size: 64}
 optimizer: {schedule: {2: 1.0}}
-train: {steps: 4, global_batch_size: 8, micro_batch_size: 4, launcher: torchrun}
+train: {steps: 4, global_batch_size: 8, micro_batch_size: 4, workers: {launcher: torchrun}}
 """
 
 

@@ -31,10 +31,12 @@ STEPS = 400
 HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 2}
 CHANGES = {
     "execution: {tasks: local, num_workers: 1}": "execution: {num_workers: 1}",
-    "launcher: torchrun, engine: deepspeed": "launcher: ray, engine: torch",
+    "launcher: torchrun": "launcher: ray",
+    "engine: deepspeed": "engine: torch",
     "steps: 12": f"steps: {STEPS}",
     "12: 0.1": f"{STEPS}: 0.1",
-    "validate_every: 6, checkpoint_every: 2": f"validate_every: {STEPS}, checkpoint_every: 20",
+    "validate_every: 6": f"validate_every: {STEPS}",
+    "checkpoints: {every: 2": "checkpoints: {every: 20",
 }
 
 
@@ -153,7 +155,7 @@ def cluster(workplace: Path) -> Iterator[tuple[Cluster, subprocess.Popen[bytes]]
 @pytest.fixture(scope="module")
 def undisturbed(workplace: Path) -> dict[str, str]:
     """What the same run makes in local processes."""
-    pipeline_here(workplace, "undisturbed", "execution.tasks=local", "train.launcher=local")
+    pipeline_here(workplace, "undisturbed", "execution.tasks=local", "train.workers.launcher=local")
     return bytes_made(workplace / "undisturbed")
 
 
@@ -209,7 +211,12 @@ def test_a_command_from_outside_uses_the_machines_of_the_cluster(
     for name, value in ray.environment.items():
         monkeypatch.setenv(name, value)
     outside = ("--ray", f"ray://{HEAD}:{ray.client}")
-    few = ("train.steps=6", "optimizer.schedule={2: 1.0, 6: 0.1}", "train.validate_every=6", "train.checkpoint_every=6")
+    few = (
+        "train.steps=6",
+        "optimizer.schedule={2: 1.0, 6: 0.1}",
+        "train.logging.validate_every=6",
+        "train.checkpoints.every=6",
+    )
     pipeline_here(workplace, "outside", *outside, *few)
     assert [line["step"] for line in curve(workplace / "outside" / "pretrain", "train")] == [1, 2, 3, 4, 5, 6]
     shards = [name for name in undisturbed if name.startswith("shards/")]

@@ -22,7 +22,7 @@ from tests.flows.test_pretrain_flow import CONFIG, STAGES, write_inputs
 pytest.importorskip("prefect")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
-ENDLESS = ["train.steps=1000000", "train.checkpoint_every=1000000", "train.launcher=torchrun"]
+ENDLESS = ["train.steps=1000000", "train.checkpoints.every=1000000", "train.workers.launcher=torchrun"]
 STEPS = 4
 LONG = 600.0
 """Seconds that nothing takes on a machine that does nothing else."""
@@ -173,7 +173,7 @@ def test_a_cancelled_training_saves_ends_all_its_processes_and_goes_on(prefect: 
 
 def test_a_flow_killed_with_its_worker_is_gone_on_with_by_another(prefect: PrefectServer, workplace: Path) -> None:
     run = workplace / "killed"
-    overrides = ["train.steps=150", "train.checkpoint_every=2"]
+    overrides = ["train.steps=150", "train.checkpoints.every=2"]
     prefect.start_run("pretrain-pipeline/demo", **parameters_of(workplace, run.name, *overrides))
     driver = holder_of(run)
     checkpoints = run / "pretrain" / "checkpoints"
@@ -251,7 +251,7 @@ def test_new_files_are_trained_on(prefect: PrefectServer, workplace: Path, finis
 
 def test_a_new_checkpoint_is_evaluated(prefect: PrefectServer, workplace: Path, finished: str) -> None:
     results = workplace / "run" / "evaluations"
-    overrides = ["train.checkpoint_every=2", "train.keep_checkpoints=9", "optimizer.lr=0.002"]  # another training
+    overrides = ["train.checkpoints.every=2", "train.checkpoints.keep=9", "optimizer.lr=0.002"]  # another training
     state = prefect.end_of(prefect.start_run("pretrain/training", **parameters_of(workplace, "run", *overrides)))
     assert state["type"] == "COMPLETED", state["message"]
     wait_for(lambda: [*results.glob("step-*/mlm.json")] or None, LONG, "evaluation")

@@ -25,8 +25,8 @@ model:
   {num_hidden_layers: 1, hidden_size: 32, num_attention_heads: 2, intermediate_size: 64, max_position_embeddings: 32}
 optimizer: {schedule: {2: 1.0}}
 train:
-  {steps: 4, global_batch_size: 4, micro_batch_size: 4, launcher: torchrun, engine: torch, device: cpu,
-  threads_per_worker: 1, log_every: 1, checkpoint_every: 4}
+  {steps: 4, global_batch_size: 4, micro_batch_size: 4, device: cpu, compute: {engine: torch},
+  workers: {launcher: torchrun, threads_per_worker: 1}, logging: {log_every: 1}, checkpoints: {every: 4}}
 evaluate: {masked_sentences: ["One [MASK]."]}
 execution: {tasks: local, num_workers: 1}
 """

@@ -28,8 +28,9 @@ model:
   {{num_hidden_layers: 1, hidden_size: 32, num_attention_heads: 2, intermediate_size: 64, max_position_embeddings: 64}}
 optimizer: {{lr: 1.0e-3, schedule: {{2: 1.0, {STEPS}: 0.1}}}}
 train:
-  {{steps: {STEPS}, global_batch_size: 8, micro_batch_size: 4, launcher: torchrun, engine: deepspeed, device: cpu,
-  threads_per_worker: 1, log_every: 1, validate_every: 6, checkpoint_every: 2, keep_checkpoints: 2}}
+  {{steps: {STEPS}, global_batch_size: 8, micro_batch_size: 4, device: cpu,
+  workers: {{launcher: torchrun, threads_per_worker: 1}}, compute: {{engine: deepspeed}},
+  logging: {{log_every: 1, validate_every: 6}}, checkpoints: {{every: 2, keep: 2}}}}
 evaluate: {{masked_sentences: ["One [MASK]."]}}
 execution: {{tasks: local, num_workers: 1}}
 """
@@ -175,7 +176,9 @@ def test_phases_of_two_lengths_have_samples_of_both_and_redo_no_other_stage_befo
 
 
 def test_settings_that_change_no_result_redo_nothing(workplace: Path) -> None:
-    stages, _ = redone(workplace, "elsewhere", "execution.num_workers=2", "train.log_every=3", "shuffle.memory=300MB")
+    stages, _ = redone(
+        workplace, "elsewhere", "execution.num_workers=2", "train.logging.log_every=3", "shuffle.memory=300MB"
+    )
     assert stages == set()
 
 

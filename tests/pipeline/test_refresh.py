@@ -31,8 +31,9 @@ CONFIG: dict[str, Any] = {
     "model": {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64,
               "max_position_embeddings": 32},
     "optimizer": {"schedule": {"2": 1.0}},
-    "train": {"steps": 4, "global_batch_size": BATCH, "micro_batch_size": 4, "launcher": "local", "engine": "torch",
-              "device": "cpu", "threads_per_worker": 1, "loggers": []},
+    "train": {"steps": 4, "global_batch_size": BATCH, "micro_batch_size": 4, "device": "cpu",
+              "compute": {"engine": "torch"}, "workers": {"launcher": "local", "threads_per_worker": 1},
+              "logging": {"loggers": []}},
     "execution": {"tasks": "local", "num_workers": 1},
 }  # fmt: skip
 WORDS = ["river", "stone", "light", "under", "winter", "garden", "seven", "paper", "open", "letter", "old", "sea"]

@@ -153,7 +153,7 @@ def test_a_lost_local_disk_is_made_good_by_the_mirror(trained, samples, tmp_path
         assert train_here(config, samples, out) is Ending.FINISHED
         assert [line["step"] for line in curve(out, "resume")] == [stopped]
         assert same_bits(final_tensors(out), final_tensors(trained))
-        assert contents(config.train.mirror) == local_contents(TrainDir(out).checkpoints)
+        assert contents(config.train.checkpoints.mirror) == local_contents(TrainDir(out).checkpoints)
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_an_outage_of_the_storage_does_not_hold_training_and_is_made_up_for(trai
             assert train_here(config, samples, out) is Ending.FINISHED
         assert same_bits(final_tensors(out), final_tensors(trained))
         assert curve(out) == curve(trained)
-        assert contents(config.train.mirror) == local_contents(TrainDir(out).checkpoints)
+        assert contents(config.train.checkpoints.mirror) == local_contents(TrainDir(out).checkpoints)
     log = (TrainDir(out).logs / "rank-0.log").read_text()
     assert log.count("mirror_failed") == log.count("mirror_back") <= 1
 

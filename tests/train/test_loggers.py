@@ -180,7 +180,7 @@ def test_a_server_that_hangs_holds_up_neither_training_nor_its_end(paths, mlflow
 def test_a_missing_package_is_an_error_before_anything_is_made(samples, tmp_path, monkeypatch):
     monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda name: None if name == "wandb" else object())
     config, out = make_config(loggers=["tensorboard", "wandb"]), tmp_path / "out"
-    with pytest.raises(ResourceError, match=r"train\.loggers names wandb, .* pip install wandb"):
+    with pytest.raises(ResourceError, match=r"train\.logging\.loggers names wandb, .* pip install wandb"):
         pretrain(config, samples, out, launch=lambda: pytest.fail("training was started"))
     assert not out.exists()
     with pytest.raises(ResourceError, match="pip install wandb"):

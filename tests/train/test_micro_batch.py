@@ -168,9 +168,15 @@ def test_out_of_memory_is_known_in_all_its_forms(error):
 @pytest.mark.parametrize(
     ("train", "said"),
     [
-        ({}, r"4 rows of 32 tokens with recompute=none .*Set micro_batch_size=2 \(.*or auto; or train\.recompute=full"),
+        (
+            {},
+            r"4 rows of 32 tokens with .*Set micro_batch_size=2 \(.*or auto; or train\.compute\.recompute=full",
+        ),
         ({"global_batch_size": 24, "micro_batch_size": 6}, r"Set micro_batch_size=3 "),
-        ({"micro_batch_size": 1}, r"\)\. Set train\.recompute=full \(a third more work\); then run the same command"),
+        (
+            {"micro_batch_size": 1},
+            r"\)\. Set train\.compute\.recompute=full \(a third more work\); then run the same command",
+        ),
         ({"micro_batch_size": 1, "recompute": "full"}, r"Set shorter rows, a smaller model, or a device"),
         (
             {"phases": [{"steps": 2, "micro_batch_size": 1, "global_batch_size": 8}, {"steps": 6}]},

@@ -245,7 +245,9 @@ def test_out_of_reach_at_the_start_the_local_one_is_used_with_a_note(folder, sam
     assert bring_back(folder, samples, uri, progress).name == "step-00000002"
     assert ["could not be read" in note for note in progress.notes] == [True]
     shutil.rmtree(folder)
-    with pytest.raises(ResourceError, match=r"s3://bucket-\w+/runs/one: could not be read .*train\.mirror"):
+    with pytest.raises(
+        ResourceError, match=r"s3://bucket-\w+/runs/one: could not be read .*train\.checkpoints\.mirror"
+    ):
         bring_back(folder, samples, uri)
 
 
@@ -280,7 +282,9 @@ def test_a_storage_of_another_training_is_refused_and_left_alone(folder, samples
 
 
 def test_a_scheme_that_nobody_opens_is_said(folder, samples):
-    with pytest.raises(ConfigError, match=r"train\.mirror=nowhere://there: .*s3://, gs://, hdfs:// or file://"):
+    with pytest.raises(
+        ConfigError, match=r"train\.checkpoints\.mirror=nowhere://there: .*s3://, gs://, hdfs:// or file://"
+    ):
         bring_back(folder, samples, "nowhere://there")
 
 

@@ -33,5 +33,5 @@ def test_a_training_that_ends_inside_the_chosen_steps_keeps_what_was_recorded(sa
 
 
 def test_steps_count_from_one():
-    with pytest.raises(ConfigError, match=r"train\.profile\.first_step"):
+    with pytest.raises(ConfigError, match=r"train\.logging\.profile\.first_step"):
         make_config(profile={"first_step": 0})

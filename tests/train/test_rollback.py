@@ -116,14 +116,14 @@ def test_a_resume_after_a_rollback_still_leaves_out_the_rows(samples, tmp_path, 
 def test_spikes_without_end_are_an_error_that_says_so(samples, tmp_path, poison):
     poison(range(6, 40), float("nan"))
     config = make_config(steps=12, checkpoint_every=4, max_rollbacks=3)
-    with pytest.raises(TrainingError, match=r"the loss is nan.*after 3 rollbacks.*train\.max_rollbacks"):
+    with pytest.raises(TrainingError, match=r"the loss is nan.*after 3 rollbacks.*train\.faults\.max_rollbacks"):
         train_here(config, samples, tmp_path / "out")
     assert list_checkpoints(TrainDir(tmp_path / "out").checkpoints)[0].name == "step-00000004"
 
 
 def test_a_policy_of_stop_keeps_the_checkpoint_before(samples, tmp_path, poison):
     poison([8], float("nan"))  # a checkpoint is due there
-    with pytest.raises(TrainingError, match=r"step 8: the loss is nan.*train\.on_spike=stop"):
+    with pytest.raises(TrainingError, match=r"step 8: the loss is nan.*train\.faults\.on_spike=stop"):
         train_here(make_config(steps=12, checkpoint_every=4, on_spike="stop"), samples, tmp_path / "out")
     failure = read_failure(TrainDir(tmp_path / "out").failure)
     assert failure is not None
@@ -136,7 +136,7 @@ def test_a_jump_can_be_ignored_but_no_number_cannot(samples, tmp_path, poison):
     poison([27], 40.0)
     assert train_here(config, samples, tmp_path / "jump") is Ending.FINISHED
     poison([27], float("nan"))
-    with pytest.raises(TrainingError, match=r"step 27: the loss is nan.*train\.on_spike=ignore"):
+    with pytest.raises(TrainingError, match=r"step 27: the loss is nan.*train\.faults\.on_spike=ignore"):
         train_here(config, samples, tmp_path / "nan")
 
 

@@ -50,7 +50,9 @@ def test_the_budget_is_for_faults_without_a_checkpoint_between_them(tmp_path):
     workers = Workers(tmp_path, 1, 2, 3, 4, _LOST, 5, None)
     workers.run(max_restarts=2)
     assert workers.starts == 7
-    with pytest.raises(TrainingError, match=r"rank 0 hung\. .* 2 restarts .*train\.max_restarts.* same command again"):
+    with pytest.raises(
+        TrainingError, match=r"rank 0 hung\. .* 2 restarts .*train\.faults\.max_restarts.* same command again"
+    ):
         Workers(tmp_path, 6, _LOST, _LOST, _LOST, None).run(max_restarts=2)
 
 

@@ -48,7 +48,7 @@ def test_symptoms_of_lines(given, expected):
 
 
 def test_messages_hold_the_figure_and_what_to_do():
-    assert "11% of the time; raise train.num_loader_workers" in find_symptoms(lines((11, STARVED)))["loader"]
+    assert "11% of the time; raise train.workers.num_loader_workers" in find_symptoms(lines((11, STARVED)))["loader"]
     assert "499 tokens/s from the usual 1,000" in find_symptoms(lines((10, {}), (3, SLOW)))["slow"]
     assert "96% of the memory" in find_symptoms(lines((1, {"memory_share": 0.96})))["memory"]
 

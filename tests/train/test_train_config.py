@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from kexue_train.foundation.errors import ArtifactError, ConfigError
-from kexue_train.train.config import MaskingConfig, TrainConfig
+from kexue_train.train.config import RENAMED_KEYS, MaskingConfig, ObjectiveConfig, TrainConfig
 from kexue_train.train.distributed import choose_device
 from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples
 from tests.train.tiny_training import make_config
@@ -38,15 +40,15 @@ def test_each_masking_chance_is_a_probability(name, share):
 
 
 def test_checkpoints_kept_for_ever_must_be_saved_at_all():
-    with pytest.raises(ValueError, match=r"keep_every=750 is not a multiple of checkpoint_every=500"):
-        TrainConfig(steps=1, keep_every=750)
-    assert TrainConfig(steps=1, keep_every=1500).keep_every == 1500
+    with pytest.raises(ValueError, match=r"keep_every=750 is not a multiple of every=500"):
+        TrainConfig(steps=1, checkpoints={"keep_every": 750})
+    assert TrainConfig(steps=1, checkpoints={"keep_every": 1500}).checkpoints.keep_every == 1500
 
 
 @pytest.mark.parametrize("mirror", ["bucket/run", "/mnt/backup", "s3:/bucket", ""])
 def test_a_mirror_is_a_uri(mirror):
     with pytest.raises(ValueError, match=r"must be scheme://\.\.\., such as s3://bucket/run-1"):
-        TrainConfig(steps=1, mirror=mirror)
+        TrainConfig(steps=1, checkpoints={"mirror": mirror})
 
 
 def test_masking_nothing_is_refused():
@@ -84,11 +86,98 @@ def test_what_weights_depend_on_makes_another_recipe(change, key):
     assert f"{key} changed" in make_config(**change).recipe("samples").difference(make_config().recipe("samples"))
 
 
+def test_only_the_objective_and_the_batches_of_a_step_are_part_of_a_result():
+    result = make_config().train.settings_of_result()
+    assert set(result) == {"steps", "global_batch_size", "precision"} | set(ObjectiveConfig.model_fields)
+
+
+def test_recorded_settings_are_those_that_version_0_1_wrote():
+    masking = {"mask_probability": 0.2}
+    given = {"precision": "bf16", "nsp_weight": 0.5, "loss_unit": "prior", "masking": masking, "residual_ramp_steps": 3}
+    written = (  # by JobConfig.recipe of that version, for the same keys
+        '"precision": "bf16", "masking": {"mask_probability": 0.2, "keep_probability": 0.015, '
+        '"random_probability": 0.015}, "residual_ramp_steps": 3, "nsp_weight": 0.5, "loss_unit": "prior"'
+    )
+    settings = make_config(**given).train.settings_of_result()
+    assert json.dumps(settings) == f'{{"steps": 8, "global_batch_size": 8, {written}}}'
+    phases = [{"steps": 8, "seq_len": 32}, {"steps": 4, "seq_len": 64, "global_batch_size": 4, "micro_batch_size": 2}]
+    settings = make_config(**given, steps=12, phases=phases).train.settings_of_result()
+    assert json.dumps(settings) == (
+        f'{{"steps": 12, {written}, "phases": [{{"steps": 8, "seq_len": 32, "global_batch_size": 8}}, '
+        '{"steps": 4, "seq_len": 64, "global_batch_size": 4}]}'
+    )
+
+
+def test_every_key_without_a_section_is_accepted_in_files_overrides_and_calls(tmp_path, caplog):
+    flat = {"launcher": "torchrun", "loggers": ["mlflow"], "masking": {"mask_probability": 0.2}, "checkpoint_every": 4,
+            "keep_every": 8, "mirror": "file:///backup", "profile": {"steps": 2}, "zero_stage": 1}  # fmt: skip
+    file = tmp_path / "run.yaml"
+    file.write_text(json.dumps({"model": {}, "optimizer": {}, "train": {"steps": 5, **flat}}), encoding="utf-8")
+    overrides = [f"train.{key}={json.dumps(value)}" for key, value in flat.items()]
+    in_file, in_overrides = JobConfig.load(file, []).train, JobConfig.load(file, overrides).train
+    in_call = TrainConfig(steps=5, **flat)
+    assert in_file == in_overrides == in_call == TrainConfig.parse({"steps": 5, **flat}, where="test")
+    assert (in_call.workers.launcher, in_call.checkpoints.every, in_call.compute.zero_stage) == ("torchrun", 4, 1)
+    assert in_call.objective.masking.mask_probability == 0.2
+    assert "'train.checkpoint_every' is now 'train.checkpoints.every'" in caplog.text
+
+
+@pytest.mark.parametrize("key", RENAMED_KEYS)
+def test_a_renamed_key_leads_to_a_key_of_its_section(key):
+    _, section, name = RENAMED_KEYS[key].split(".")
+    assert name in TrainConfig.model_fields[section].annotation.model_fields
+
+
+def test_overrides_win_over_the_file_whichever_name_either_has(tmp_path):
+    file = tmp_path / "run.yaml"
+    for given, override in [
+        ("launcher: ray", "train.workers.launcher"),
+        ("workers: {launcher: ray}", "train.launcher"),
+    ]:
+        file.write_text(f"model: {{}}\noptimizer: {{}}\ntrain:\n  steps: 5\n  {given}\n", encoding="utf-8")
+        assert JobConfig.load(file, [f"{override}=torchrun"]).train.workers.launcher == "torchrun"
+    file.write_text("model: {}\noptimizer: {}\ntrain: {steps: 5, masking: {mask_probability: 0.5}}\n", encoding="utf-8")
+    masking = JobConfig.load(file, ["train.masking.keep_probability=0.25"]).train.objective.masking
+    assert (masking.mask_probability, masking.keep_probability) == (0.5, 0.25)
+
+
+def test_a_key_given_by_its_old_and_its_new_name_is_refused(tmp_path):
+    both = {"steps": 5, "launcher": "ray", "workers": {"launcher": "ray"}}
+    message = r"launcher' is the old name of '(train\.)?workers\.launcher', and both are given; remove"
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**both)
+    file = tmp_path / "run.yaml"
+    file.write_text(json.dumps({"model": {}, "optimizer": {}, "train": both}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"run\.yaml: 'train\.{message}"):
+        JobConfig.load(file, [])
+    file.write_text("model: {}\noptimizer: {}\ntrain: {steps: 5}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        JobConfig.load(file, ["train.launcher=ray", "train.workers.launcher=ray"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("chekpoint_every: 5", "unknown key 'train.chekpoint_every', did you mean 'checkpoints.every'?"),
+        ("lanucher: ray", "unknown key 'train.lanucher', did you mean 'workers.launcher'?"),
+        ("workers: {lancher: ray}", "unknown key 'train.workers.lancher', did you mean 'launcher'?"),
+        ("workers: {num_workers: 2}", "unknown key 'train.workers.num_workers', did you mean 'train.num_workers'?"),
+        ("log_every: -1", "train.logging.log_every=-1: Input should be greater than 0"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_its_line_and_the_right_key(tmp_path, line, message):
+    file = tmp_path / "run.yaml"
+    file.write_text(f"model: {{}}\noptimizer: {{}}\ntrain:\n  steps: 5\n  {line}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as error:
+        JobConfig.load(file, [])
+    assert str(error.value) == f"{file}:5: {message}"
+
+
 def test_recompute_takes_a_name_or_every_how_many_layers():
-    assert make_config(recompute="selective").train.recompute == "selective"
-    assert make_config(recompute={"every": 3}).train.recompute.every == 3
+    assert make_config(recompute="selective").train.compute.recompute == "selective"
+    assert make_config(recompute={"every": 3}).train.compute.recompute.every == 3
     for wrong in ("some", {"every": 0}, {"each": 2}):
-        with pytest.raises(ConfigError, match=r"train\.recompute"):
+        with pytest.raises(ConfigError, match=r"train\.compute\.recompute"):
             make_config(recompute=wrong)
 
 

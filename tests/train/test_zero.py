@@ -131,7 +131,7 @@ def test_training_goes_on_at_another_stage(folder, plain, change):
     ],
 )
 def test_what_cannot_be_had_is_refused_by_name(key, value):
-    config = TrainConfig(steps=1, zero_stage=3)
+    config = TrainConfig(steps=1, compute={"zero_stage": 3})
     settings = make_deepspeed_config(config, plan_phases(config, [128], [32])[0])
     refuse_unsupported(settings)
     *path, last = key.split(".")
@@ -154,4 +154,4 @@ def test_what_is_switched_off_is_not_refused(settings):
 @pytest.mark.parametrize("settings", [{"engine": "torch"}, {"recompute": "selective"}, {"compile": True}])
 def test_settings_that_do_not_go_with_stage_3_are_refused(settings):
     with pytest.raises(ValueError, match="zero_stage"):
-        TrainConfig(steps=1, zero_stage=3, **settings)
+        TrainConfig(steps=1, compute={"zero_stage": 3, **settings})

@@ -34,6 +34,7 @@ from kexue_train.samples.build_samples import build_samples
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.samples.tokenizer import train_tokenizer
 from kexue_train.train.checkpoint import CheckpointFolder, Retention, TrainerState, save_checkpoint
+from kexue_train.train.config import RENAMED_KEYS
 from kexue_train.train.engine import TorchEngine
 from kexue_train.train.faults.stop import Ending
 from kexue_train.train.job import JobConfig, TrainDir
@@ -87,10 +88,17 @@ def make_config(
     optimizer: dict[str, Any] | None = None,
     **train: Any,
 ) -> JobConfig:
-    """A job of 8 steps of 8 rows with dropout 0.1, plain torch, one worker with one thread on the CPU."""
-    settings = {"steps": 8, "global_batch_size": 8, "micro_batch_size": 4, "engine": "torch", "device": "cpu",
+    """A job of 8 steps of 8 rows with dropout 0.1, plain torch, one worker with one thread on the CPU.
+
+    ``train`` names keys without their section.
+    """
+    given = {"steps": 8, "global_batch_size": 8, "micro_batch_size": 4, "engine": "torch", "device": "cpu",
                 "threads_per_worker": 1, "log_every": 1, "validate_every": 4, "checkpoint_every": 2,
                 "launcher": "torchrun", **train}  # fmt: skip
+    settings: dict[str, Any] = {}
+    for key, value in given.items():
+        *section, name = RENAMED_KEYS.get(f"train.{key}", f"train.{key}").split(".")[1:]
+        (settings.setdefault(section[0], {}) if section else settings)[name] = value
     steps = {"lr": lr, "schedule": {4: 1.0, 8: 0.5}, **(optimizer or {})}
     values = {"seed": 7, "model": {**MODEL, **(model or {})}, "optimizer": steps, "train": settings}
     return JobConfig.parse(values, where="test")

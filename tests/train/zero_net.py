@@ -151,8 +151,8 @@ def train(
     """Whole weights and moments after ``steps``, on rank 0; from ``start``, which is such a result."""
     rows = ROWS // (ranks * case.accumulation)
     config = TrainConfig(
-        steps=STEPS, global_batch_size=ROWS, micro_batch_size=rows, num_workers=ranks, zero_stage=case.stage,
-        engine=case.engine,
+        steps=STEPS, global_batch_size=ROWS, micro_batch_size=rows, num_workers=ranks,
+        compute={"zero_stage": case.stage, "engine": case.engine},
     )  # fmt: skip
     objective = make_objective(case.autocast)
     settings = OptimizerConfig(lr=LR, weight_decay=DECAY, **case.optimizer)

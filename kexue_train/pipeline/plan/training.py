@@ -27,7 +27,7 @@ def rule_of(config: RunConfig) -> FlopRule:
 
 def flops_per_token(config: RunConfig) -> float:
     """Useful operations of a token, forward and backward, in rows that one sequence fills."""
-    predicted = config.train.masking.total
+    predicted = config.train.objective.masking.total
     return rule_of(config).per_token_of(mean_length=config.samples.seq_len, predicted_share=predicted)
 
 
@@ -48,14 +48,14 @@ def plan_training(config: RunConfig, cpus: int, tokens_per_second: float | None)
     train = config.train
     parameters = count_parameters(rule_of(config), config.model.hidden_size)
     checkpoint = int(parameters * _checkpoint_bytes(config) + rates.CHECKPOINT_EXTRA_BYTES)
-    kept_for_ever = train.steps // train.keep_every if train.keep_every else 0
+    kept_for_ever = train.steps // train.checkpoints.keep_every if train.checkpoints.keep_every else 0
     on_gpu = train.device == "cuda"
     worker_bytes = int(parameters * state_bytes(config) + activation_bytes(config))
     rate = tokens_per_second or (None if on_gpu else cpu_tokens_per_second(config, cpus))
     return StagePlan(
         stage="train",
         tasks=train.num_workers,
-        disk_bytes=(train.keep_checkpoints + 1 + kept_for_ever) * checkpoint,  # and the best
+        disk_bytes=(train.checkpoints.keep + 1 + kept_for_ever) * checkpoint,  # and the best
         scratch_bytes=checkpoint,  # the new one, before an old one goes
         memory_bytes=int(train.num_workers * (rates.WORKER_BYTES + (0 if on_gpu else worker_bytes))),
         device_bytes=worker_bytes if on_gpu else None,
@@ -74,9 +74,9 @@ def state_bytes(config: RunConfig) -> float:
     """Per weight and worker: weight, momentum, master copy, gradient (docs/training.md, "DeepSpeed")."""
     train, optimizer = config.train, config.optimizer
     moments = 8 if optimizer.name in ("adamw", "lamb") else 4
-    if train.zero_stage == 3:
+    if train.compute.zero_stage == 3:
         return (8 + moments) / train.num_workers
-    if train.zero_stage:
+    if train.compute.zero_stage:
         return 4 + (4 + moments) / train.num_workers
     gradient = 4 if optimizer.accumulate == "gradient" else 0
     return 4.0 if optimizer.states == "bf16" else 4 + moments + gradient
@@ -94,8 +94,8 @@ def activation_bytes(config: RunConfig) -> float:
 
 
 def _of_recompute(config: RunConfig, values: Mapping[str, float]) -> float:
-    """The value for ``train.recompute``; the mean of the layers where only some are computed again."""
-    recompute = config.train.recompute
+    """The value for ``train.compute.recompute``; the mean of the layers where only some are computed again."""
+    recompute = config.train.compute.recompute
     if isinstance(recompute, RecomputeEvery):
         return values["none"] + (values["full"] - values["none"]) / recompute.every
     return values[recompute]

@@ -98,8 +98,8 @@ def _download(storage: Storage, path: Path, recipe: Recipe | None) -> Path:
         manifest = storage.read_manifest(path.name)
         if recipe and (reason := change_of_training(recipe, manifest)):
             raise StaleArtifactError(
-                f"{storage.name}: holds checkpoints of another training: {reason}. Give train.mirror another folder, "
-                "or empty this one",
+                f"{storage.name}: holds checkpoints of another training: {reason}. Give train.checkpoints.mirror "
+                "another folder, or empty this one",
                 reason,
             )
         storage.download(path.name, partial)
@@ -131,6 +131,7 @@ def _patiently(action: Callable[[], T], storage: Storage) -> T:
             if time.monotonic() > deadline:
                 raise ResourceError(
                     f"{storage.name}: could not be read for {REACH_SECONDS:.0f} s ({error}); check the URI in "
-                    "train.mirror, the network and your credentials, or set train.mirror=null to do without"
+                    "train.checkpoints.mirror, the network and your credentials, or set "
+                    "train.checkpoints.mirror=null to do without"
                 ) from error
         time.sleep(_RETRY_SECONDS)

@@ -109,8 +109,8 @@ class Storage:
             system, root = url_to_fs(self._uri)
         except (ValueError, ImportError) as error:
             raise ConfigError(
-                f"train.mirror={self.name}: neither pyarrow ({refusal}) nor fsspec ({error}) can open it; give "
-                "s3://, gs://, hdfs:// or file://, or install the fsspec package of its scheme"
+                f"train.checkpoints.mirror={self.name}: neither pyarrow ({refusal}) nor fsspec ({error}) can open it; "
+                "give s3://, gs://, hdfs:// or file://, or install the fsspec package of its scheme"
             ) from None
         return fs.PyFileSystem(fs.FSSpecHandler(system)), root
 

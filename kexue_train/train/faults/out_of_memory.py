@@ -47,12 +47,13 @@ def _explain(training: Training, error: str) -> str:
         rows = phase.micro_batch_size * phase.accumulation_steps
         smaller = max(size for size in range(1, half + 1) if rows % size == 0)
         remedies.append(f"micro_batch_size={smaller}{where} (the global batch stays as it is), or auto")
-    if train.recompute != "full":
-        remedies.append("train.recompute=full (a third more work)")
+    if train.compute.recompute != "full":
+        remedies.append("train.compute.recompute=full (a third more work)")
     if not remedies:
         remedies.append("shorter rows, a smaller model, or a device with more memory")
     return (
         f"out of memory on {training.device} after step {training.state.step}: a micro-batch of "
-        f"{phase.micro_batch_size} rows of {phase.seq_len} tokens with recompute={train.recompute} does not fit "
-        f"({error}). Set {'; or '.join(remedies)}; then run the same command again: it goes on from the last checkpoint"
+        f"{phase.micro_batch_size} rows of {phase.seq_len} tokens with recompute={train.compute.recompute} does not "
+        f"fit ({error}). Set {'; or '.join(remedies)}; then run the same command again: it resumes from the last "
+        "checkpoint"
     )

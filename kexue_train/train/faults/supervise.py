@@ -48,8 +48,9 @@ def run_with_restarts(start: Callable[[], None], paths: TrainDir, *, max_restart
             newest = _newest(paths)
             if restarts > max_restarts:
                 raise TrainingError(
-                    f"{lost}. That was after {max_restarts} restarts without a new checkpoint (train.max_restarts); "
-                    "once the cause is gone, run the same command again: it resumes from the last checkpoint"
+                    f"{lost}. That was after {max_restarts} restarts without a new checkpoint "
+                    "(train.faults.max_restarts); once the cause is gone, run the same command again: "
+                    "it resumes from the last checkpoint"
                 ) from lost
             logger.warning("%s; restart %d of %d", lost, restarts, max_restarts)
         if paths.stop.exists():

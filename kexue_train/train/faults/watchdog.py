@@ -126,7 +126,7 @@ class Watchdog:
         mine = Position(self._rank, socket.gethostname(), self._micro_step, *_where(frame))
         write_atomic(self._file("json"), json.dumps(asdict(mine)))
         message = (
-            f"rank {self._rank} has finished no micro-step for {self._silent:.0f} s (train.hang_timeout); "
+            f"rank {self._rank} has finished no micro-step for {self._silent:.0f} s (train.faults.hang_timeout); "
             f"{diagnose(self._positions(), self._world_size)}. The stacks of all threads are in {self._file('txt')}"
         )
         logger.error("%s", message)

@@ -22,11 +22,11 @@ def start_values(train: TrainConfig, phase: Phase, *, world_size: int, device: s
     """Return on what a training starts or resumes, and with what."""
     return {
         "world_size": world_size,
-        "engine": train.engine,
-        "zero_stage": train.zero_stage,
+        "engine": train.compute.engine,
+        "zero_stage": train.compute.zero_stage,
         "device": device,
         "precision": train.precision,
-        "recompute": train.model_dump(mode="json")["recompute"],
+        "recompute": train.compute.model_dump(mode="json")["recompute"],
         **phase_values(phase),
     }
 

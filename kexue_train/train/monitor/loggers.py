@@ -131,8 +131,8 @@ def require_loggers(names: Iterable[str]) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise ResourceError(
-                f"train.loggers names {name}, but the package {name} is not installed here; install it with "
-                f"pip install {name}, or take {name} out of train.loggers"
+                f"train.logging.loggers names {name}, but the package {name} is not installed here; install it with "
+                f"pip install {name}, or take {name} out of train.logging.loggers"
             )
 
 
@@ -196,7 +196,7 @@ class MetricLogger:
     Args:
         paths: The training's folder.
         resumed_step: Step of the checkpoint; 0 at a fresh start. Lines after it are cut off.
-        loggers: Names of ``train.loggers``, which get the numbers of "train" and "validation" lines.
+        loggers: Names of ``train.logging.loggers``, which get the numbers of "train" and "validation" lines.
         settings: The configuration, for them.
 
     Attributes:

@@ -34,12 +34,12 @@ def find_symptoms(lines: Sequence[Record]) -> dict[Symptom, str]:
     last = lines[-1]
     found: dict[Symptom, str] = {}
     if not math.isfinite(loss := LOSS.of(last) or 0.0):
-        found[Symptom.LOSS] = f"the loss is {loss}; train.on_spike says what follows"
+        found[Symptom.LOSS] = f"the loss is {loss}; train.faults.on_spike says what follows"
     waits = [DATA_WAIT.of(line) or 0.0 for line in lines[1:]][-_STARVING_LINES:]
     if len(waits) == _STARVING_LINES and median(waits) > _STARVING_SHARE:
         found[Symptom.LOADER] = (
-            f"the device waits for data {median(waits):.0%} of the time; raise train.num_loader_workers, or put the "
-            "samples on a faster disk"
+            f"the device waits for data {median(waits):.0%} of the time; raise train.workers.num_loader_workers, or "
+            "put the samples on a faster disk"
         )
     rates = [TOKENS_PER_SECOND.of(line) or 0.0 for line in lines]
     before, now = rates[:-_SLOW_LINES], rates[-_SLOW_LINES:]
@@ -51,7 +51,7 @@ def find_symptoms(lines: Sequence[Record]) -> dict[Symptom, str]:
     if (share := MEMORY_SHARE.of(last) or 0.0) > _FULL:
         found[Symptom.MEMORY] = (
             f"{share:.0%} of the memory is taken; a little more ends the training. Lower "
-            "train.micro_batch_size, or set train.recompute"
+            "train.micro_batch_size, or set train.compute.recompute"
         )
     return found
 

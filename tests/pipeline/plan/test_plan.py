@@ -94,14 +94,14 @@ def test_weights_are_counted_as_the_model_has_them(name: str) -> None:
 )  # fmt: skip
 def test_activations_take_what_they_took(layers: int, recompute: str, peak: float) -> None:
     run = config(
-        "base", f"model.num_hidden_layers={layers}", f"train.recompute={recompute}", "train.micro_batch_size=1"
+        "base", f"model.num_hidden_layers={layers}", f"train.compute.recompute={recompute}", "train.micro_batch_size=1"
     )
     assert activation_bytes(run) == pytest.approx(peak, rel=0.17)
 
 
 def test_recomputing_some_layers_lies_between() -> None:
     def of(value: str) -> float:
-        return activation_bytes(config("base", f"train.recompute={value}"))
+        return activation_bytes(config("base", f"train.compute.recompute={value}"))
 
     assert of("full") < of("{every: 2}") < of("{every: 4}") < of("none")
     assert of("{every: 1}") == pytest.approx(of("full"))
@@ -114,8 +114,8 @@ def test_recomputing_some_layers_lies_between() -> None:
         (["optimizer.accumulate=gradient"], 12),
         (["optimizer.states=bf16"], 4),
         (["optimizer.name=adamw"], 12),
-        (["train.zero_stage=1"], 4 + 8 / 4),
-        (["train.zero_stage=3"], 12 / 4),
+        (["train.compute.zero_stage=1"], 4 + 8 / 4),
+        (["train.compute.zero_stage=3"], 12 / 4),
     ],
 )
 def test_bytes_per_weight_are_those_of_the_documentation(overrides: list[str], expected: float) -> None:
