@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.command import parser_of, run_flow
+from flows.command import run_flow
 from flows.tasks import samples, tokenizer
 from flows.workshop import open_workshop, run_name
 
@@ -36,7 +36,7 @@ def build_samples(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the flow from a shell; returns the exit code."""
-    return run_flow(build_samples, parser_of(build_samples), arguments)
+    return run_flow(build_samples, arguments)
 
 
 if __name__ == "__main__":

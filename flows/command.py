@@ -1,69 +1,105 @@
-"""``python -m flows.NAME CONFIG ...``: a flow from a shell, its errors in one paragraph."""
+"""``python -m flows.NAME CONFIG ...``: a flow from a shell; its options are the parameters of its function."""
 
 from __future__ import annotations
 
-import argparse
+import inspect
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args
 
+import typer
 from rich.console import Console
 
 from flows.server import require_server
 from flows.workshop import load_config
-from kexue_train.foundation.errors import KexueError
+from kexue_train.cli.commands import typer_command
+from kexue_train.cli.errors import run_command
 from kexue_train.pipeline.run_config import RunConfig
-
-_INTERRUPTED = 130
-
-
-def parser_of(flow: Any, *, ray: bool = True) -> argparse.ArgumentParser:
-    """The arguments that all flows have, and that of Ray."""
-    module = flow.fn.__module__ if flow.fn.__module__ != "__main__" else f"flows.{flow.fn.__name__}"
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=flow.description.partition("\n")[0])
-    parser.add_argument(
-        "config_path", metavar="config", type=Path, help="YAML file of a run, such as configs/demo.yaml"
-    )
-    parser.add_argument("--run-dir", type=Path, help="run folder (default: runs/NAME)")
-    if ray:
-        parser.add_argument("--ray-address", metavar="HOST:PORT", help="a running Ray cluster (default: a local one)")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    return parser
 
 
 def run_flow(
     flow: Any,
-    parser: argparse.ArgumentParser,
-    arguments: list[str] | None,
+    arguments: list[str] | None = None,
     *,
     find_complete: Callable[[RunConfig, Path], bool] = lambda *_: False,
     ending: Callable[[Path, Console], None] = lambda *_: None,
 ) -> int:
-    """Run ``flow`` with the arguments of the command line.
+    """Run ``flow`` with the arguments of a command line.
 
     Args:
-        flow: The flow; its parameters are the parser's arguments.
-        parser: From ``parser_of``, with what the flow has of its own.
-        arguments: Of the command line.
+        flow: The flow; its function's parameters are the options, and the docstring's section Args their help.
+        arguments: Of the command line; by default those of this process.
         find_complete: Whether nothing is left to do, in which case no server is started; it says so itself.
         ending: Says what was made.
 
     Returns:
         The exit code.
     """
-    options = vars(parser.parse_intermixed_args(arguments))
-    try:
+
+    def run(**options: Any) -> None:
         config = load_config(options["config_path"], options["overrides"], options.get("ray_address"))
         options["run_dir"] = root = options["run_dir"] or Path("runs", config.name)
         if options.get("fresh") or not find_complete(config, root):  # a typo should not wait for a server to start
             require_server()
             flow(**options)
-    except KexueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command goes on\n")
-        return _INTERRUPTED
-    ending(root, Console())
-    return 0
+        ending(root, Console())
+
+    return run_function(flow.fn, arguments, call=run, example="configs/demo.yaml --run-dir runs/demo")
+
+
+def run_function(
+    function: Callable[..., Any],
+    arguments: list[str] | None = None,
+    *,
+    call: Callable[..., Any] | None = None,
+    example: str,
+) -> int:
+    """Run ``call``, or ``function`` itself, with options made from the signature and docstring of ``function``.
+
+    Returns:
+        The exit code.
+    """
+    name = f"python -m flows.{function.__name__}"
+    description, _, args = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:\n")
+    helps = {
+        key: " ".join(text.split()) for key, text in re.findall(r"^    (\w+): ((?:.+\n?)(?:     +.+\n?)*)", args, re.M)
+    }
+    parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+    command = typer_command(
+        call or function,
+        [_typed(parameter, helps[parameter.name]) for parameter in parameters],
+        help=description,
+        epilog=f"\b\nExample:\n  {name} {example}",
+    )
+    repeated = [_flag(parameter.name) for parameter in parameters if list[str] in (*get_args(parameter.annotation),)]
+    return run_command(command, _spread(sys.argv[1:] if arguments is None else arguments, repeated), name)
+
+
+def _typed(parameter: inspect.Parameter, text: str) -> inspect.Parameter:
+    text = text.replace("``", "")
+    if parameter.name == "overrides":
+        described: Any = typer.Argument(metavar="section.key=value", help=text)
+    elif parameter.default is parameter.empty:
+        described = typer.Argument(metavar=parameter.name.removesuffix("_path"), help=text)
+    else:
+        described = typer.Option(_flag(parameter.name), help=text)
+    return parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=Annotated[parameter.annotation, described])
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _spread(words: list[str], repeated: list[str]) -> list[str]:
+    """Turn ``--inputs a b`` into ``--inputs a --inputs b``, for options that take several values."""
+    spread: list[str] = []
+    flag = ""
+    for word in words:
+        if word.startswith("-"):
+            flag = word if word in repeated else ""
+        elif flag and spread[-1] != flag:
+            spread.append(flag)
+        spread.append(word)
+    return spread

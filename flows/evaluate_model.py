@@ -9,7 +9,7 @@ from typing import Any
 from prefect import flow
 
 from flows.artifacts import show_summary
-from flows.command import parser_of, run_flow
+from flows.command import run_flow
 from flows.tasks import evaluate, export, report
 from flows.workshop import open_workshop, run_name
 from kexue_train.pipeline.run import Run
@@ -46,9 +46,7 @@ def evaluate_model(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the flow from a shell; returns the exit code."""
-    parser = parser_of(evaluate_model, ray=False)
-    parser.add_argument("--model", type=Path, help="model folder or checkpoint (default: the run's own)")
-    return run_flow(evaluate_model, parser, arguments)
+    return run_flow(evaluate_model, arguments)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.command import parser_of, run_flow
+from flows.command import run_flow
 from flows.tasks import train
 from flows.workshop import open_workshop, run_name
 
@@ -35,7 +35,7 @@ def pretrain(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the flow from a shell; returns the exit code."""
-    return run_flow(pretrain, parser_of(pretrain), arguments)
+    return run_flow(pretrain, arguments)
 
 
 if __name__ == "__main__":

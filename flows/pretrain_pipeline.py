@@ -13,7 +13,7 @@ from prefect import flow
 from rich.console import Console
 
 from flows.artifacts import show_summary
-from flows.command import parser_of, run_flow
+from flows.command import run_flow
 from flows.tasks import corpus, evaluate, export, report, samples, shuffle, tokenizer, train
 from flows.workshop import open_workshop, run_name
 from kexue_train.cli.terminal import make_board, print_ending
@@ -55,9 +55,7 @@ def pretrain_pipeline(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the flow from a shell; returns the exit code."""
-    parser = parser_of(pretrain_pipeline)
-    parser.add_argument("--fresh", action="store_true", help="empty the run folder and start over")
-    return run_flow(pretrain_pipeline, parser, arguments, find_complete=_find_complete, ending=print_ending)
+    return run_flow(pretrain_pipeline, arguments, find_complete=_find_complete, ending=print_ending)
 
 
 def _find_complete(config: RunConfig, root: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from prefect import flow
 
 from flows.artifacts import show_summary
-from flows.command import parser_of, run_flow
+from flows.command import run_flow
 from flows.tasks import evaluate, export, report, samples, shuffle, train
 from flows.workshop import open_workshop, run_name
 from kexue_train.pipeline.refresh import next_generation, plan_training
@@ -55,10 +55,7 @@ def refresh_corpus(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the flow from a shell; returns the exit code."""
-    parser = parser_of(refresh_corpus)
-    parser.add_argument("--inputs", nargs="+", help="where new files arrive (default: corpus.inputs)")
-    parser.add_argument("--replay", type=float, default=0.5, help="share of old rows in every batch (default: 0.5)")
-    return run_flow(refresh_corpus, parser, arguments)
+    return run_flow(refresh_corpus, arguments)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ JSON that Slack and its likes take.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -17,6 +16,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import typer
 from prefect.automations import ChangeFlowRunState, EventTrigger, Posture, SendNotification
 from prefect.blocks.core import Block
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
@@ -28,9 +28,10 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 
+from flows.command import run_function
 from flows.server import require_server
 from flows.tasks import TRAINING_TAG
-from kexue_train.foundation.errors import ConfigError, KexueError, ResourceError
+from kexue_train.foundation.errors import ConfigError, ResourceError
 
 POOLS = ("process", "docker", "kubernetes")
 FLOWS = ("pretrain-pipeline", "shuffle-corpus", "build-samples", "pretrain", "evaluate-model", "refresh-corpus")
@@ -39,26 +40,27 @@ _RUN = "{{ flow_run.name }} ({{ flow_run.id }})"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Set the server up; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m flows.set_up", description=__doc__.partition("\n")[0])
-    parser.add_argument("--notify", metavar="TYPE/NAME", help="a notification block, such as slack-webhook/team")
-    options = parser.parse_args(arguments)
-    try:
-        if not PREFECT_API_URL.value():
-            raise ResourceError(
-                "PREFECT_API_URL is not set, so there is no server to set up; start one with 'prefect server start' "
-                "and export PREFECT_API_URL=http://127.0.0.1:4200/api"
-            )
-        require_server()
-        for line in asyncio.run(set_up(options.notify, os.environ.get("KEXUE_WEBHOOK_URL"))):
-            sys.stdout.write(f"{line}\n")
-    except KexueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    return 0
+    """Run ``set_up`` from a shell; returns the exit code."""
+    return run_function(set_up, arguments, example="--notify slack-webhook/team")
 
 
-async def set_up(notify: str | None, webhook: str | None) -> list[str]:
+def set_up(notify: str | None = None) -> None:
+    """Make on the Prefect server at PREFECT_API_URL what deployments need, and say what there is now.
+
+    Args:
+        notify: A notification block, such as slack-webhook/team; by default the address in KEXUE_WEBHOOK_URL.
+    """
+    if not PREFECT_API_URL.value():
+        raise ResourceError(
+            "PREFECT_API_URL is not set, so there is no server to set up; start one with 'prefect server start' "
+            "and export PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    require_server()
+    for line in asyncio.run(set_up_server(notify, os.environ.get("KEXUE_WEBHOOK_URL"))):
+        typer.echo(line)
+
+
+async def set_up_server(notify: str | None, webhook: str | None) -> list[str]:
     """Make pools, limit and automations; returns what there is now, a line each."""
     block = await _find_block(notify, webhook)
     async with get_client() as client:

@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.command import parser_of, run_flow
+from flows.command import run_flow
 from flows.tasks import corpus, shuffle
 from flows.workshop import open_workshop, run_name
 
@@ -38,9 +38,7 @@ def shuffle_corpus(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the flow from a shell; returns the exit code."""
-    parser = parser_of(shuffle_corpus)
-    parser.add_argument("--fresh", action="store_true", help="empty the run folder and start over")
-    return run_flow(shuffle_corpus, parser, arguments)
+    return run_flow(shuffle_corpus, arguments)
 
 
 if __name__ == "__main__":

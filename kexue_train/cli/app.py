@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kexue_train import __version__
+from kexue_train.cli.commands import HELP_OPTIONS, QuickGroup
 from kexue_train.cli.data import data_app
 from kexue_train.cli.errors import run_command
 from kexue_train.cli.evaluate import evaluate_app
@@ -20,17 +22,59 @@ from kexue_train.foundation.errors import ConfigError
 if TYPE_CHECKING:
     from kexue_train.foundation.artifacts import Manifest
 
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kexue {__version__}")
+        raise typer.Exit
+
+
+TREE = {
+    "Before a run": ("doctor", "plan"),
+    "A whole run": ("pipeline",),
+    "Data": ("corpus-from-docs", "shuffle", "tokenizer", "samples", "verify"),
+    "Training": ("train", "export", "import-weights"),
+    "Results": ("evaluate", "finetune", "report"),
+}
+"""The commands in the order of the data, under the headings of ``kexue --help``."""
+
+
+class KexueGroup(QuickGroup):
+    """The command ``kexue``, whose help lists the commands under headings."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  # click's
+        """Return the commands in the order of the data."""
+        return [name for names in TREE.values() for name in names]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  # click's
+        """Write a list for each heading."""
+        for heading, names in TREE.items():
+            with formatter.section(heading):
+                formatter.write_dl([(f"{name:16}", self.commands[name].get_short_help_str(100)) for name in names])
+
+
 app = typer.Typer(
-    help="Raw text in, a pretrained RoFormerV2 encoder out. Every command can be killed and run again: it goes on.",
+    cls=KexueGroup,
+    help="Raw text in, a pretrained RoFormerV2 encoder out. Each command is safe to interrupt; run it again to resume.",
     epilog="Add --debug to any command to see a traceback. Exit code 2: something to correct; 1: something failed.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings=HELP_OPTIONS,
 )
 app.add_typer(data_app)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(finetune_app, name="finetune")
+
+
+@app.callback()
+def _kexue(
+    version: Annotated[  # its callback acts
+        bool, typer.Option("--version", is_eager=True, help="Show the version and exit.", callback=_show_version)
+    ] = False,
+) -> None:
+    """Take the options of ``kexue`` itself."""
+
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; left alone if it holds other work.")]
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="YAML file of a run, such as configs/demo.yaml.")]
@@ -46,9 +90,7 @@ Ray = Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="Run t
 def main() -> None:
     """Run the command; errors become one paragraph and an exit code."""
     os.environ.setdefault("MIMALLOC_PURGE_DELAY", "1000")  # for Arrow, before it is loaded; see keep_freed_memory
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    debug = len(arguments) < len(sys.argv) - 1
-    sys.exit(run_command(lambda: app(arguments, prog_name="kexue", standalone_mode=False), debug=debug))
+    sys.exit(run_command(app, sys.argv[1:], "kexue"))
 
 
 @app.command()

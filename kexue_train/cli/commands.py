@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kexue_train.executor import Executor
     from kexue_train.foundation.artifacts import Manifest
 
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 Function = TypeVar("Function", bound=Callable[..., None])
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; left alone if it holds other work.")]
@@ -84,15 +85,23 @@ def as_typer_command(function: Callable[..., Any]) -> Any:
     for name, entry in parameters.items():
         typed += marked[name].parameters() if name in marked else [entry.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
 
-    def run(**arguments: Any) -> Any:
-        context = arguments.pop("context")
+    def run(context: typer.Context, **arguments: Any) -> Any:
         given = {name: options.take(arguments, context.command_path) for name, options in marked.items()}
         return function(**arguments, **given)
 
-    run.__signature__ = inspect.Signature(typed)  # type: ignore[attr-defined]  # inspect looks there first
-    run.__annotations__ = {}
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command()(run)
+    return typer_command(run, typed)
+
+
+def typer_command(run: Callable[..., Any], parameters: list[inspect.Parameter], **about: Any) -> Any:
+    """Return typer's command that calls ``run`` with ``parameters``; ``about`` is its help and so on."""
+
+    def call(**arguments: Any) -> Any:
+        return run(**arguments)
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # inspect looks there first
+    call.__annotations__ = {}
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=HELP_OPTIONS)
+    app.command(**about)(call)
     return typer.main.get_command(app)
 
 

@@ -14,19 +14,18 @@ _INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__base__  # of typer's own click, or of the package in older versions
 
 
-def run_command(call: Callable[[], Any], *, debug: bool = False) -> int:
-    """Run ``call`` and return the exit code; an error becomes one paragraph on standard error.
+def run_command(command: Callable[..., Any], arguments: list[str], name: str) -> int:
+    """Run a command of typer and return the exit code; an error becomes one paragraph on standard error.
 
-    Args:
-        call: Runs a command of typer, without its standalone mode, which would print a usage text for every mistake.
-        debug: Raise errors, for their traceback.
+    With ``--debug`` anywhere among the arguments an error is raised, for its traceback.
     """
+    words = [argument for argument in arguments if argument != "--debug"]
     try:
-        code = int(call() or 0)
+        code = int(command(words, prog_name=name, standalone_mode=False) or 0)
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except Exception as error:  # the border to the person at the terminal
-        if debug:
+        if len(words) < len(arguments):
             raise
         message, code = explain(error)
         typer.echo(message, err=True)
