@@ -15,6 +15,7 @@ from kexue_train.cli.options import ConfigOptions
 from kexue_train.foundation.errors import ConfigError
 
 if TYPE_CHECKING:
+    from kexue_train.downstream.results.result import EvaluationResult
     from kexue_train.executor import Executor
     from kexue_train.foundation.artifacts import Manifest
 
@@ -151,3 +152,16 @@ def print_manifest(folder: Path, manifest: Manifest, as_json: bool, verb: str = 
     counted = "".join(f", {count:,} {reason}" for reason, count in left_out.items() if count)
     size = format_size(manifest.bytes)
     typer.echo(f"{folder}: {manifest.kind} {verb}, {rows}{len(manifest.files)} files, {size}{counted}")
+
+
+def print_result(out: Path, result: EvaluationResult, summary: str, as_json: bool) -> None:
+    """Write an evaluation to ``out`` and show it; the command ends here, with exit code 1 if something failed."""
+    from kexue_train.cli.terminal import print_tables  # noqa: PLC0415
+    from kexue_train.downstream.results.files import write_result  # noqa: PLC0415
+
+    write_result(out, result)
+    if as_json:
+        typer.echo(out.read_text(encoding="utf-8"), nl=False)
+    else:
+        print_tables(result, f"{out}: {summary}")
+    raise typer.Exit(int(bool(result.failures)))

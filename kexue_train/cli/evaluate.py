@@ -1,152 +1,147 @@
 """``kexue evaluate``: what a model can do, as a JSON file and a few lines."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kexue_train.cli.commands import AsJson, OutFile, QuickGroup, Seed, command, print_result, show_progress
+from kexue_train.cli.options import Given, options_of
 from kexue_train.foundation.errors import ConfigError
 
-evaluate_app = typer.Typer(help="Score a model.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from kexue_train.downstream.evaluate.config import EvaluateConfig
+    from kexue_train.downstream.settings import ExplainSettings, SimilaritySettings, ZeroShotSettings
+
+evaluate_app = typer.Typer(cls=QuickGroup, help="Score a model.", no_args_is_help=True)
 
 
-@evaluate_app.command("mlm")
+@command(evaluate_app, "mlm", example="kexue evaluate mlm runs/demo/hf runs/demo/samples --out mlm.json")
 def evaluate_mlm(
     model: Annotated[Path, typer.Argument(help="Exported model folder.")],
     data: Annotated[Path, typer.Argument(help="Folder of sample shards; the held-out rows are scored.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")],
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows scored at once.")] = 32,
+    out: OutFile,
+    given: "Given[EvaluateConfig]" = options_of("kexue_train.downstream.evaluate.config:EvaluateConfig", "batch_size"),
     sentences: Annotated[
         Path | None, typer.Option(help="Text file, a sentence per line: also give the pseudo-perplexity of each.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Fixes the masks.")] = 0,
+    seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Score masked words and next sentences of held-out text, compared with baselines."""
-    from kexue_train.cli.terminal import write_and_print  # noqa: PLC0415
     from kexue_train.downstream.evaluate.load_model import load_masked_lm  # noqa: PLC0415  # loads torch
     from kexue_train.downstream.evaluate.masked_lm import evaluate_masked_lm  # noqa: PLC0415  # loads torch
     from kexue_train.downstream.evaluate.masked_words import pseudo_perplexities, read_sentences  # noqa: PLC0415  # loads torch
 
-    texts = read_sentences(sentences) if sentences else []
-    with _progress() as progress:
-        result = evaluate_masked_lm(model, data, seed=seed, batch_size=batch_size, progress=progress)
+    config, texts = given.config(), read_sentences(sentences) if sentences else []
+    with show_progress("evaluate") as progress:
+        result = evaluate_masked_lm(model, data, seed=seed, batch_size=config.batch_size, progress=progress)
         if texts:
             scored = pseudo_perplexities(load_masked_lm(model), texts, progress)
             result = result.model_copy(update={"sentences": scored})
-    write_and_print(out, result, f"MLM loss {result.mlm_loss:.3f} nats, accuracy {result.mlm_accuracy:.1%}")
+    print_result(out, result, f"MLM loss {result.mlm_loss:.3f} nats, accuracy {result.mlm_accuracy:.1%}", as_json)
 
 
-@evaluate_app.command("nsp-zero-shot")
+@command(
+    evaluate_app,
+    "nsp-zero-shot",
+    example="kexue evaluate nsp-zero-shot hf FewCLUE/datasets --task eprstmt --out zero_shot.json",
+)
 def evaluate_nsp_zero_shot(
     model: Annotated[Path, typer.Argument(help="Exported model folder, or any other with an NSP head.")],
     data: Annotated[Path, typer.Argument(help="Folder with the tasks' data, such as FewCLUE's 'datasets'.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")],
+    out: OutFile,
     task: Annotated[
         list[str] | None,
         typer.Option(help="A FewCLUE task, or a YAML file of your own tasks; may be repeated. [all nine]"),
     ] = None,
-    method: Annotated[str, typer.Option(help="nsp, pet (masked words), or both.")] = "both",
-    max_length: Annotated[int, typer.Option(min=16, help="Tokens of a text with its prompt.")] = 128,
+    given: "Given[ZeroShotSettings]" = options_of("kexue_train.downstream.settings:ZeroShotSettings"),
+    as_json: AsJson = False,
 ) -> None:
     """Ask tasks that the model was not trained for, compared with published results; exit 1 if a task failed."""
-    from kexue_train.cli.terminal import write_and_print  # noqa: PLC0415
-    from kexue_train.downstream.evaluate.zero_shot.evaluate_tasks import (  # noqa: PLC0415  # loads torch
-        METHODS_BY_NAME,
-        evaluate_zero_shot,
-    )
+    from kexue_train.downstream.evaluate.zero_shot.evaluate_tasks import evaluate_zero_shot  # noqa: PLC0415  # loads torch
     from kexue_train.downstream.evaluate.zero_shot.task import load_tasks  # noqa: PLC0415
 
-    methods = METHODS_BY_NAME.get(method)
-    if methods is None:
-        raise ConfigError(f"--method {method!r} is not known; choose {', '.join(METHODS_BY_NAME)}")
-    tasks = load_tasks(task or [])
-    with _progress() as progress:
-        results = evaluate_zero_shot(model, data, tasks, methods=methods, max_length=max_length, progress=progress)
-    raise typer.Exit(write_and_print(out, results, f"{len(tasks)} tasks"))
+    settings, tasks = given.config(), load_tasks(task or [])
+    with show_progress("evaluate") as progress:
+        results = evaluate_zero_shot(
+            model, data, tasks, methods=settings.methods, max_length=settings.max_length, progress=progress
+        )
+    print_result(out, results, f"{len(tasks)} tasks", as_json)
 
 
-@evaluate_app.command("sts")
-def evaluate_sts(
+@command(evaluate_app, "sts", example="kexue evaluate sts runs/demo/hf STS --pooling mean --out sts.json")
+def evaluate_similarity(
     model: Annotated[Path, typer.Argument(help="Exported model folder, or any other that AutoModel opens.")],
     data: Annotated[Path, typer.Argument(help="Folder with the sets of sentence pairs, each a folder of its own.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")],
+    out: OutFile,
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", help="A known set, or a folder in DATA; may be repeated. [the known ones in DATA]"),
     ] = None,
-    pooling: Annotated[
-        list[str] | None, typer.Option(help="cls, mean or first-last; may be repeated. [all three]")
-    ] = None,
-    whitening: Annotated[
-        str,
-        typer.Option(
-            metavar="all|K|none|FOLDER",
-            help="Dimensions to keep of each set's own whitening, none of it, or a folder of 'finetune whitening'.",
-        ),
-    ] = "all",
-    max_length: Annotated[int, typer.Option(min=8, help="Tokens of a sentence.")] = 128,
+    given: "Given[SimilaritySettings]" = options_of("kexue_train.downstream.settings:SimilaritySettings"),
+    as_json: AsJson = False,
 ) -> None:
     """Measure how well cosines of sentence vectors rank pairs by similarity; exit 1 if a set failed."""
-    from kexue_train.cli.terminal import write_and_print  # noqa: PLC0415
-    from kexue_train.downstream.evaluate.sentence_vectors.choices import choose_poolings, choose_whitening  # noqa: PLC0415
-    from kexue_train.downstream.evaluate.sentence_vectors.evaluate_sts import evaluate_sts as run  # noqa: PLC0415  # loads torch
+    from kexue_train.downstream.evaluate.sentence_vectors.choices import choose_whitening  # noqa: PLC0415
+    from kexue_train.downstream.evaluate.sentence_vectors.evaluate_sts import evaluate_sts  # noqa: PLC0415  # loads torch
     from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import choose_sets  # noqa: PLC0415
 
-    chosen, poolings, white = choose_sets(sets or [], data), choose_poolings(pooling), choose_whitening(whitening)
-    with _progress() as progress:
-        results = run(model, data, chosen, poolings=poolings, whitening=white, max_length=max_length, progress=progress)
-    raise typer.Exit(write_and_print(out, results, f"{len(chosen)} sets"))
+    settings, chosen = given.config(), choose_sets(sets or [], data)
+    whitening = choose_whitening(settings.whitening)
+    with show_progress("evaluate") as progress:
+        results = evaluate_sts(
+            model,
+            data,
+            chosen,
+            poolings=tuple(dict.fromkeys(settings.pooling)),
+            whitening=whitening,
+            max_length=settings.max_length,
+            progress=progress,
+        )
+    print_result(out, results, f"{len(chosen)} sets", as_json)
 
 
-@evaluate_app.command("explain")
+@command(
+    evaluate_app,
+    "explain",
+    example="kexue evaluate explain runs/demo/hf 'If the file does not [MASK], an error is raised.' --out words.html",
+)
 def evaluate_explain(
     model: Annotated[Path, typer.Argument(help="Exported model folder, or any other of transformers.")],
     text: Annotated[str, typer.Argument(help="Text; with one [MASK] the word at it is explained.")],
-    pair: Annotated[str | None, typer.Option(help="The other text of a pair.")] = None,
-    head: Annotated[
-        str | None, typer.Option(help="classification, nsp or mlm (default: by the text and the model).")
-    ] = None,
-    answer: Annotated[str | None, typer.Option(help="Label or word to explain (default: the most probable).")] = None,
-    baseline: Annotated[str, typer.Option(help="What words are compared with: mask, or zero embeddings.")] = "mask",
+    given: "Given[ExplainSettings]" = options_of("kexue_train.downstream.settings:ExplainSettings"),
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write .html (coloured text) or .json.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show which words made the model answer as it did (integrated gradients)."""
     from rich.console import Console  # noqa: PLC0415
 
-    from kexue_train.downstream.evaluate.attribution.explain import BASELINES, HEADS, explain  # noqa: PLC0415  # loads torch
+    from kexue_train.downstream.evaluate.attribution.explain import explain  # noqa: PLC0415  # loads torch
     from kexue_train.downstream.results.explanation import (  # noqa: PLC0415
         as_html_page,
         as_terminal_text,
         strongest_words,
         summary_of,
     )
-    from kexue_train.downstream.results.files import write_result  # noqa: PLC0415
+    from kexue_train.downstream.results.files import json_text, write_result  # noqa: PLC0415
     from kexue_train.foundation.artifacts import write_atomic  # noqa: PLC0415
 
-    for name, value, allowed in (("--head", head, [*HEADS, None]), ("--baseline", baseline, BASELINES)):
-        if value not in allowed:
-            raise ConfigError(f"{name} {value!r} is not known; choose {', '.join(filter(None, allowed))}")
+    asked = given.config()
     if out is not None and out.suffix not in (".html", ".json"):
         raise ConfigError(f"--out {out}: expected a name that ends in .html or .json")
-    found = explain(model, text, pair, head=head, answer=answer, baseline=baseline)  # type: ignore[arg-type]  # checked
-    console = Console(highlight=False)
-    console.print(as_terminal_text(found), soft_wrap=True)
-    console.print(", ".join(f"{word} {share}" for word, share in strongest_words(found)), markup=False, soft_wrap=True)
-    console.print(summary_of(found), markup=False, soft_wrap=True)
+    found = explain(model, text, asked.pair, head=asked.head, answer=asked.answer, baseline=asked.baseline)
+    if as_json:
+        typer.echo(json_text(found.model_dump(mode="json")), nl=False)
+    else:
+        console = Console(highlight=False)
+        console.print(as_terminal_text(found), soft_wrap=True)
+        words = ", ".join(f"{word} {share}" for word, share in strongest_words(found))
+        console.print(words, summary_of(found), sep="\n", markup=False, soft_wrap=True)
     if out is not None:
         if out.suffix == ".json":
             write_result(out, found)
         else:
             out.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(out, as_html_page(found))
-        typer.echo(str(out))
-
-
-def _progress() -> Any:
-    from rich.console import Console  # noqa: PLC0415
-
-    from kexue_train.cli.terminal import SingleStage  # noqa: PLC0415
-
-    return SingleStage("evaluate", Console(stderr=True))
+        typer.echo(str(out), err=as_json)

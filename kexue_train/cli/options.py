@@ -77,7 +77,7 @@ class ConfigOptions:
         values: dict[str, Any] = {}
         options = self.options()
         for option in options:
-            if (given := arguments.pop(option.parameter)) is not None:
+            if (given := arguments.pop(option.parameter)) not in (None, [], ()):
                 *sections, last = option.path
                 target = values
                 for section in sections:

@@ -255,11 +255,8 @@ def print_ending(run_dir: Path, console: Console) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def write_and_print(out: Path, result: EvaluationResult, ending: str) -> int:
-    """Write ``result`` to ``out`` and show it; returns the exit code, 1 if something failed."""
-    from kexue_train.downstream.results.files import write_result  # noqa: PLC0415  # only where a result is at hand
-
-    write_result(out, result)
+def print_tables(result: EvaluationResult, ending: str) -> None:
+    """Show the tables and notes of an evaluation, and ``ending``."""
     console = Console(highlight=False)
     for entry in result.tables():
         table = Table(box=None, padding=(0, 1, 0, 0))
@@ -269,7 +266,5 @@ def write_and_print(out: Path, result: EvaluationResult, ending: str) -> int:
             table.add_row(*row)
         console.print(entry.caption, markup=False)
         console.print(table)
-    for note in result.notes():
+    for note in [*result.notes(), ending]:
         console.print(note, markup=False, soft_wrap=True)
-    console.print(f"{out}: {ending}", markup=False, soft_wrap=True)
-    return int(bool(result.failures))

@@ -1,4 +1,5 @@
 """What an exported model is worth, from the model folder alone.
 
-evaluate (scores without training) -> finetune (classification, tagging, reading, choice, sentence vectors)
+settings (what a user may choose) -> results (their form) -> evaluate (scores without training)
+    -> finetune (classification, tagging, reading, choice, sentence vectors)
 """

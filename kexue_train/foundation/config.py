@@ -290,7 +290,7 @@ def _explain(cls: type[BaseModel], problem: Any, where: str, lines: Mapping[str,
         return f"{place}: {key}: {message}"
     given = json.dumps(problem["input"], ensure_ascii=False, default=str)
     choices = re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
-    alike = difflib.get_close_matches(str(problem["input"]), choices, n=1, cutoff=0.5)
+    alike = difflib.get_close_matches(str(problem["input"]), choices, n=1)
     hint = f", did you mean '{alike[0]}'?" if alike else ""
     return f"{place}: {flags.get(key, key)}={given}: {message}{hint}"
 

@@ -3,7 +3,8 @@ import json
 from kexue_train.downstream.results.fine_tuning import Baseline, EncoderResult, FineTunedTaskResult, FineTuningResults
 from kexue_train.downstream.results.similarity import StsFailure, StsResults, StsScore, StsSetResult
 from kexue_train.downstream.results.trained_vectors import VectorResults, VectorSetResult
-from kexue_train.downstream.results.training import FitSettings, Spread
+from kexue_train.downstream.results.training import Spread
+from kexue_train.downstream.settings import FitSettings
 from kexue_train.report.anomalies import find_anomalies
 from kexue_train.report.results import evaluation_tables, scores_of
 from kexue_train.report.run_data import load_run

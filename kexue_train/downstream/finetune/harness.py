@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from kexue_train.downstream.evaluate.load_model import load_encoder
 from kexue_train.downstream.finetune.loop import fit
 from kexue_train.downstream.finetune.tasks.encoders import load_with_head, save_encoder, with_fresh_weights
@@ -28,47 +26,13 @@ from kexue_train.downstream.results.fine_tuning import (
     FineTuningResults,
     SeedFailure,
 )
-from kexue_train.downstream.results.training import FitSettings, SeedRun, spreads
-from kexue_train.foundation.config import Config
+from kexue_train.downstream.results.training import SeedRun, spreads
+from kexue_train.downstream.settings import FitSettings, HarnessSettings
 from kexue_train.foundation.errors import EvaluationError, KexueError
 from kexue_train.foundation.progress import SILENT, Progress
 
 # What may go wrong in one task alone; the second is also how PyTorch says that a device has too little memory.
 _TASK_ERRORS = (KexueError, RuntimeError, MemoryError)
-
-
-class HarnessSettings(Config):
-    """What applies to all tasks."""
-
-    seeds: int = Field(default=3, ge=1)
-    """Trainings of each encoder, with the seeds 0, 1, ..."""
-    max_train: int | None = Field(default=None, ge=1)
-    """Learn from so many records at most."""
-    max_eval: int | None = Field(default=None, ge=1)
-    """Score so many records of each split at most."""
-    max_length: int | None = Field(default=None, ge=16)
-    """Tokens of a sequence, in place of the tasks' own."""
-    random_encoder: bool = True
-    """Also train fresh weights."""
-    one_segment: bool = False
-    """All token types 0: for published RoFormerV2 weights, whose second segment was never trained."""
-    lr: float = Field(default=5e-4, gt=0)
-    """See ``FitSettings``, like the rest; None: the task's own."""
-    epochs: int | None = Field(default=None, ge=1)
-    batch_size: int | None = Field(default=None, ge=1)
-    gradient_keep: float = Field(default=1.0, gt=0, le=1)
-    flood_level: float = Field(default=0.0, ge=0)
-
-    def fit_settings(self, task: Task) -> FitSettings:
-        """How ``task`` is trained."""
-        return FitSettings(
-            lr=self.lr,
-            epochs=self.epochs or task.epochs,
-            batch_size=self.batch_size or task.batch_size,
-            accumulation_steps=task.accumulation_steps,
-            gradient_keep=self.gradient_keep,
-            flood_level=self.flood_level,
-        )
 
 
 def finetune_tasks(
@@ -125,6 +89,18 @@ class _TaskRun:
     save: Path | None
     progress: Progress
 
+    @property
+    def fit_settings(self) -> FitSettings:
+        """How the task is trained: by the settings of all tasks, and its own."""
+        return FitSettings(
+            lr=self.settings.lr,
+            epochs=self.settings.epochs or self.task.epochs,
+            batch_size=self.settings.batch_size or self.task.batch_size,
+            accumulation_steps=self.task.accumulation_steps,
+            gradient_keep=self.settings.gradient_keep,
+            flood_level=self.settings.flood_level,
+        )
+
     def run(self, data: Path) -> FineTunedTaskResult:
         """Read, score the baselines, train every encoder with every seed."""
         about: dict[str, Any] = {"task": self.name, "title": self.task.title, "kind": self.task.kind}
@@ -152,7 +128,7 @@ class _TaskRun:
             max_length=self.reader.max_length,
             cut=self.reader.num_cut,
             unknown_rate=self.reader.unknown_rate,
-            fit=self.settings.fit_settings(self.task),
+            fit=self.fit_settings,
             baselines=baselines,
             encoders=encoders,
             failures=failures,
@@ -178,7 +154,7 @@ class _TaskRun:
             model,
             problem.num_examples,
             lambda places: problem.loss(model, places),
-            self.settings.fit_settings(self.task),
+            self.fit_settings,
             seed=seed,
             score=lambda: problem.score(model, "dev")[problem.metric],
             on_step=lambda done, total: self.progress.update(done, total, unit),

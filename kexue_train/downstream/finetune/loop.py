@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kexue_train.downstream.finetune.adafactor import AdaFactor
-from kexue_train.downstream.results.training import FitSettings
+from kexue_train.downstream.settings import FitSettings
 from kexue_train.foundation.counter_rng import Purpose, generator
 from kexue_train.foundation.errors import TrainingError
 from kexue_train.optim.gradient_dropout import drop_gradient_

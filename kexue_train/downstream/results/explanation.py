@@ -9,12 +9,11 @@ from html import escape
 from typing import TYPE_CHECKING, Literal
 
 from kexue_train.downstream.results.result import Failure, Headline, ResultPart, ResultTable, Score
+from kexue_train.downstream.settings import HeadName, PathStart
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-HeadName = Literal["classification", "nsp", "mlm"]
-PathStart = Literal["mask", "zero"]
 _FOR, _AGAINST = (217, 95, 2), (31, 120, 180)  # told apart with every kind of colour blindness
 _START = {"mask": "[MASK] in place of every word", "zero": "zero in place of every word"}
 

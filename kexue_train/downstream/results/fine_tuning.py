@@ -14,7 +14,8 @@ from kexue_train.downstream.results.result import (
     Score,
     list_shares,
 )
-from kexue_train.downstream.results.training import FitSettings, SeedRun, Split, SplitScores, Spread, reported_split
+from kexue_train.downstream.results.training import SeedRun, Split, SplitScores, Spread, reported_split
+from kexue_train.downstream.settings import FitSettings
 
 EncoderKind = Literal["pretrained", "random"]
 """pretrained: the model as given. random: the same sizes with fresh weights."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from kexue_train import __version__
 from kexue_train.downstream.results.result import (
@@ -15,10 +15,8 @@ from kexue_train.downstream.results.result import (
     list_shares,
     score_table,
 )
+from kexue_train.downstream.settings import Pooling
 
-Pooling = Literal["cls", "mean", "first-last"]
-"""How token states become the vector of a sentence."""
-POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 WhiteningKind = Literal["none", "own", "given"]
 """own: fitted on the set's sentences, without their scores. given: fitted before, on others."""
 

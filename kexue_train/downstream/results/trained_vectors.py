@@ -6,10 +6,9 @@ from typing import Literal
 
 from kexue_train import __version__
 from kexue_train.downstream.results.result import Failure, Headline, ResultPart, ResultTable, Score
-from kexue_train.downstream.results.similarity import Pooling
-from kexue_train.downstream.results.training import FitSettings, SeedRun, Split, SplitScores, Spread, reported_split
+from kexue_train.downstream.results.training import SeedRun, Split, SplitScores, Spread, reported_split
+from kexue_train.downstream.settings import FitSettings, Pooling, VectorLoss
 
-VectorLoss = Literal["cosent", "sentence-bert", "am-softmax"]
 _SHOWN_METRICS = {"spearman": ["spearman"], "accuracy": ["accuracy", "mrr"], None: []}
 
 

@@ -8,10 +8,11 @@ import jsonschema
 import pytest
 
 from kexue_train.downstream.finetune import harness
-from kexue_train.downstream.finetune.harness import HarnessSettings, finetune_tasks
+from kexue_train.downstream.finetune.harness import finetune_tasks
 from kexue_train.downstream.finetune.tasks.encoders import load_with_head, with_fresh_weights
 from kexue_train.downstream.finetune.tasks.task import KINDS
 from kexue_train.downstream.results.fine_tuning import FineTuningResults
+from kexue_train.downstream.settings import HarnessSettings
 from kexue_train.foundation.errors import EvaluationError, TrainingError
 from tests.downstream.evaluate.zero_shot.tiny_models import export_roformer, make_bert, random_roformer
 from tests.downstream.finetune.tasks.tiny_tasks import (

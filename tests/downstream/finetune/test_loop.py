@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kexue_train.downstream.finetune.adafactor import AdaFactor
 from kexue_train.downstream.finetune.loop import fit
-from kexue_train.downstream.results.training import FitSettings
+from kexue_train.downstream.settings import FitSettings
 from kexue_train.foundation.errors import TrainingError
 
 Places = npt.NDArray[np.int64]

@@ -75,8 +75,8 @@ def test_its_answer_is_explained_by_the_letter_that_tells_it(ended, folder):
     [
         (["--task", "trek"], "no task 'trek'"),
         ([], "no task is chosen"),
-        (["--task", "trec", "--gradient-keep", "0"], "gradient_keep=0"),
-        (["--task", "trec", "--flood-level", "-1"], "flood_level=-1"),
+        (["--task", "trec", "--gradient-keep", "0"], "--gradient-keep=0"),
+        (["--task", "trec", "--flood-level", "-1"], "--flood-level=-1"),
     ],
 )
 def test_wrong_options_are_refused(folder, options, words):

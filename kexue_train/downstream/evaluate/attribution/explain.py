@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,11 +29,10 @@ from kexue_train.downstream.evaluate.load_model import (
     load_tokenizer,
     require_weights,
 )
-from kexue_train.downstream.results.explanation import Explanation, HeadName, PathStart, TokenShare
+from kexue_train.downstream.results.explanation import Explanation, TokenShare
+from kexue_train.downstream.settings import HeadName, PathStart
 from kexue_train.foundation.errors import EvaluationError
 
-HEADS: tuple[HeadName, ...] = get_args(HeadName)
-BASELINES: tuple[PathStart, ...] = get_args(PathStart)
 _TOLERANCE = 0.01
 _FIRST_STEPS, _MOST_STEPS = 16, 512
 _NSP_ANSWERS = ("is next", "is random")

@@ -8,7 +8,7 @@ from typing import cast
 
 from kexue_train.downstream.evaluate.sentence_vectors.score_set import WhiteningChoice
 from kexue_train.downstream.evaluate.sentence_vectors.whitening import WHITENING_NAME, Whitening
-from kexue_train.downstream.results.similarity import POOLINGS, Pooling
+from kexue_train.downstream.settings import POOLINGS, Pooling
 from kexue_train.foundation.errors import ConfigError
 
 

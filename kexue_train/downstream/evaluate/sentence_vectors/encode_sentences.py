@@ -13,11 +13,10 @@ import torch
 from kexue_train.downstream.evaluate.load_model import LoadedHead
 from kexue_train.downstream.evaluate.sentence_vectors.pooling import pool
 from kexue_train.downstream.evaluate.sequences import Ids, batches, encode, padded, tokens_at_once
-from kexue_train.downstream.results.similarity import Pooling
+from kexue_train.downstream.settings import Pooling
 from kexue_train.foundation.errors import EvaluationError
 
 Vectors = npt.NDArray[np.float32]
-MAX_LENGTH = 128
 OnTokens = Callable[[int, int], None]
 """Receives slots done and in all."""
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from kexue_train.downstream.evaluate.load_model import LoadedHead, load_encoder
-from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import MAX_LENGTH, Sentences, encode_sentences
+from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import Sentences, encode_sentences
 from kexue_train.downstream.evaluate.sentence_vectors.score_set import WhiteningChoice, score_baselines, score_vectors
 from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import StsSet, read_set
-from kexue_train.downstream.results.similarity import POOLINGS, Pooling, StsFailure, StsResults, StsSetResult
+from kexue_train.downstream.results.similarity import StsFailure, StsResults, StsSetResult
+from kexue_train.downstream.settings import POOLINGS, SENTENCE_LENGTH, Pooling
 from kexue_train.foundation.errors import EvaluationError, KexueError
 from kexue_train.foundation.progress import SILENT, Progress
 
@@ -29,7 +30,7 @@ def evaluate_sts(
     *,
     poolings: Sequence[Pooling] = POOLINGS,
     whitening: WhiteningChoice | None = None,
-    max_length: int = MAX_LENGTH,
+    max_length: int = SENTENCE_LENGTH,
     progress: Progress = SILENT,
 ) -> StsResults:
     """Compare the order of cosines with that of the scores, for every set and pooling, plain and whitened.

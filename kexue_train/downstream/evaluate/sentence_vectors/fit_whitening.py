@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kexue_train.downstream.evaluate.load_model import LoadedHead, load_encoder
-from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import MAX_LENGTH, Sentences, encode_sentences
+from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import Sentences, encode_sentences
 from kexue_train.downstream.evaluate.sentence_vectors.moments import Moments
 from kexue_train.downstream.evaluate.sentence_vectors.sentence_transformers_folder import (
     write_sentence_transformers_folder,
 )
 from kexue_train.downstream.evaluate.sentence_vectors.whitening import WHITENING_NAME, Whitening
-from kexue_train.downstream.results.similarity import Pooling
+from kexue_train.downstream.settings import SENTENCE_LENGTH, Pooling
 from kexue_train.foundation.artifacts import (
     InputFile,
     Manifest,
@@ -43,7 +43,7 @@ def fit_whitening(
     *,
     pooling: Pooling = "mean",
     dimensions: int | None = None,
-    max_length: int = MAX_LENGTH,
+    max_length: int = SENTENCE_LENGTH,
     progress: Progress = SILENT,
 ) -> Manifest:
     """Whiten the vectors of ``model_dir`` by the sentences of ``inputs``, some thousand at a time.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from kexue_train.downstream.results.similarity import Pooling
+from kexue_train.downstream.settings import Pooling
 
 
 def pool(hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:

@@ -13,7 +13,8 @@ from kexue_train.downstream.evaluate.sentence_vectors.moments import Moments
 from kexue_train.downstream.evaluate.sentence_vectors.spearman import spearman, standard_error
 from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import Pairs
 from kexue_train.downstream.evaluate.sentence_vectors.whitening import Whitening
-from kexue_train.downstream.results.similarity import Pooling, StsFailure, StsScore, WhiteningKind, column_of
+from kexue_train.downstream.results.similarity import StsFailure, StsScore, WhiteningKind, column_of
+from kexue_train.downstream.settings import Pooling
 from kexue_train.foundation.errors import EvaluationError
 
 Vectors = npt.NDArray[np.floating]

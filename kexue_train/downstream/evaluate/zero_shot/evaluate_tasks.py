@@ -12,12 +12,10 @@ from kexue_train.downstream.evaluate.zero_shot.answer_task import METHODS, TaskD
 from kexue_train.downstream.evaluate.zero_shot.next_sentence import OnTokens
 from kexue_train.downstream.evaluate.zero_shot.task import Task
 from kexue_train.downstream.results.zero_shot import Method, MethodFailure, ZeroShotResults, ZeroShotTaskResult
+from kexue_train.downstream.settings import PROMPT_LENGTH
 from kexue_train.foundation.errors import EvaluationError, KexueError
 from kexue_train.foundation.progress import SILENT, Progress
 
-MAX_LENGTH = 128
-"""As in the paper."""
-METHODS_BY_NAME: dict[str, tuple[Method, ...]] = {"both": ("nsp", "pet"), "nsp": ("nsp",), "pet": ("pet",)}
 _LOAD = {"nsp": load_next_sentence_model, "pet": load_masked_lm}
 # What may go wrong in one task alone; the second is also how PyTorch says that a device has too little memory.
 _TASK_ERRORS = (KexueError, RuntimeError, MemoryError)
@@ -29,7 +27,7 @@ def evaluate_zero_shot(
     tasks: Mapping[str, Task],
     *,
     methods: Sequence[Method] = ("nsp", "pet"),
-    max_length: int = MAX_LENGTH,
+    max_length: int = PROMPT_LENGTH,
     progress: Progress = SILENT,
 ) -> ZeroShotResults:
     """Answer every task with every method.

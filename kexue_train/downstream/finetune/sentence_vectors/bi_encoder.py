@@ -19,7 +19,7 @@ from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import (
 )
 from kexue_train.downstream.evaluate.sentence_vectors.pooling import pool
 from kexue_train.downstream.evaluate.sequences import Ids
-from kexue_train.downstream.results.similarity import Pooling
+from kexue_train.downstream.settings import Pooling
 
 Head = Literal["none", "comparison", "classes"]
 _HEAD_STD = 0.02

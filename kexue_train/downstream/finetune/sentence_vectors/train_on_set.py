@@ -17,11 +17,11 @@ from kexue_train.downstream.finetune.loop import fit
 from kexue_train.downstream.finetune.sentence_vectors.bi_encoder import BiEncoder
 from kexue_train.downstream.finetune.sentence_vectors.likeness import LikenessProblem
 from kexue_train.downstream.finetune.sentence_vectors.retrieval import RetrievalProblem
-from kexue_train.downstream.finetune.sentence_vectors.vector_settings import VectorSettings
 from kexue_train.downstream.finetune.tasks.splits import Splits, read_splits
 from kexue_train.downstream.finetune.tasks.task import Task
 from kexue_train.downstream.results.trained_vectors import VectorFailure, VectorSetResult
 from kexue_train.downstream.results.training import SeedRun, SplitScores, spreads
+from kexue_train.downstream.settings import VectorSettings
 from kexue_train.foundation.errors import EvaluationError, KexueError
 from kexue_train.foundation.progress import Progress
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from kexue_train.downstream.evaluate.load_model import load_encoder
 from kexue_train.downstream.finetune.sentence_vectors.train_on_set import SetRun
-from kexue_train.downstream.finetune.sentence_vectors.vector_settings import VectorSettings
 from kexue_train.downstream.results.trained_vectors import VectorResults, VectorSetResult
+from kexue_train.downstream.settings import VectorSettings
 from kexue_train.foundation.errors import EvaluationError
 from kexue_train.foundation.progress import SILENT, Progress
 

@@ -218,8 +218,8 @@ def test_the_command_shows_and_writes(roformer, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--head", "nps"], "choose classification, nsp, mlm"),
-        (["--baseline", "mean"], "choose mask, zero"),
+        (["--head", "nps"], "'classification', 'nsp' or 'mlm', did you mean 'nsp'?"),
+        (["--baseline", "mean"], "'mask' or 'zero'"),
         (["-o", "a.png"], "ends in .html or .json"),
     ],
 )

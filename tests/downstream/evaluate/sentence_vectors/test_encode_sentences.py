@@ -11,7 +11,7 @@ import torch
 from kexue_train.downstream.evaluate.load_model import LoadedHead, load_encoder
 from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import Sentences, encode_sentences
 from kexue_train.downstream.evaluate.sentence_vectors.pooling import pool
-from kexue_train.downstream.results.similarity import POOLINGS
+from kexue_train.downstream.settings import POOLINGS
 from tests.downstream.evaluate.zero_shot.tiny_models import export_roformer, make_bert
 
 TEXTS = ["abc", "a b c d e f g h i j k", "新闻", "z", "a b c d e f g h 字 典", "abc"]

@@ -18,7 +18,7 @@ from kexue_train.downstream.evaluate.sentence_vectors.choices import choose_pool
 from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import Sentences, encode_sentences
 from kexue_train.downstream.evaluate.sentence_vectors.fit_whitening import fit_whitening
 from kexue_train.downstream.evaluate.sentence_vectors.whitening import Whitening
-from kexue_train.downstream.results.similarity import POOLINGS, Pooling
+from kexue_train.downstream.settings import POOLINGS, Pooling
 from kexue_train.foundation.artifacts import verify_artifact
 from kexue_train.foundation.errors import ConfigError, EvaluationError, StaleArtifactError
 from tests.downstream.evaluate.sentence_vectors.oracles import make_records, write_set

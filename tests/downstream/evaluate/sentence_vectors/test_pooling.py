@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kexue_train.downstream.evaluate.sentence_vectors.pooling import pool
-from kexue_train.downstream.results.similarity import POOLINGS, Pooling
+from kexue_train.downstream.settings import POOLINGS, Pooling
 
 LENGTHS = [5, 2, 3]
 

@@ -64,7 +64,7 @@ def test_one_method_alone(folder, tmp_path):
 def test_an_unknown_method_is_refused(folder, tmp_path):
     ended = run(folder, "--method", "gpt", "-o", str(tmp_path / "zero.json"))
     assert isinstance(ended.exception, ConfigError)
-    assert "choose both, nsp, pet" in str(ended.exception)
+    assert "'nsp', 'pet' or 'both'" in str(ended.exception)
 
 
 def test_sentences_get_their_pseudo_perplexity(samples, exported, tmp_path):

@@ -15,8 +15,8 @@ from kexue_train.cli.app import app
 from kexue_train.downstream.evaluate.load_model import load_encoder
 from kexue_train.downstream.finetune.sentence_vectors.train_on_set import read_vector_splits
 from kexue_train.downstream.finetune.sentence_vectors.train_vectors import train_vectors
-from kexue_train.downstream.finetune.sentence_vectors.vector_settings import VectorSettings
 from kexue_train.downstream.results.trained_vectors import VectorResults
+from kexue_train.downstream.settings import VectorSettings
 from kexue_train.foundation.errors import ConfigError, EvaluationError
 from tests.downstream.evaluate.sentence_vectors.oracles import write_set
 from tests.downstream.evaluate.sentence_vectors.test_fit_whitening import read_as_sentence_transformers

@@ -1,0 +1,134 @@
+"""What a user may choose of evaluation and fine-tuning: the classes that ``kexue evaluate`` and ``finetune`` offer."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import Field
+
+from kexue_train.foundation.config import Config
+
+Pooling = Literal["cls", "mean", "first-last"]
+"""How token states become the vector of a sentence."""
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+VectorLoss = Literal["cosent", "sentence-bert", "am-softmax"]
+HeadName = Literal["classification", "nsp", "mlm"]
+PathStart = Literal["mask", "zero"]
+SENTENCE_LENGTH = 128
+"""Tokens of a sentence, the longest."""
+PROMPT_LENGTH = 128
+"""Tokens of a text with its prompt, the longest; as in the paper of NSP-BERT."""
+
+
+class ZeroShotSettings(Config):
+    """How tasks are asked that the model was not trained for."""
+
+    method: Literal["nsp", "pet", "both"] = "both"
+    """Which heads answer: nsp (next sentence), pet (masked words), or both."""
+    max_length: int = Field(default=PROMPT_LENGTH, ge=16)
+    """Tokens of a text with its prompt."""
+
+    @property
+    def methods(self) -> tuple[Literal["nsp", "pet"], ...]:
+        """``method`` as one or two."""
+        return ("nsp", "pet") if self.method == "both" else (self.method,)
+
+
+class SimilaritySettings(Config):
+    """How sentence vectors are made that are compared with human scores."""
+
+    pooling: tuple[Pooling, ...] = POOLINGS
+    """How states become a vector; may be repeated."""
+    whitening: str = "all"
+    """Dimensions to keep of each set's own whitening (all, or a number), none, or a folder of 'finetune whitening'."""
+    max_length: int = Field(default=SENTENCE_LENGTH, ge=8)
+    """Tokens of a sentence."""
+
+
+class WhiteningSettings(Config):
+    """How sentence vectors are whitened."""
+
+    pooling: Pooling = "first-last"
+    """How states become a vector."""
+    dimensions: int | None = Field(default=None, ge=1)
+    """How many to keep; by default all that vary."""
+    max_length: int = Field(default=SENTENCE_LENGTH, ge=8)
+    """Tokens of a sentence."""
+
+
+class ExplainSettings(Config):
+    """What is explained of a model's answer."""
+
+    pair: str | None = None
+    """The other text of a pair."""
+    head: HeadName | None = None
+    """Which head answers; by default the one that fits the text and the model."""
+    answer: str | None = None
+    """Label or word to explain; by default the most probable."""
+    baseline: PathStart = "mask"
+    """What words are compared with: [MASK], or zero embeddings."""
+
+
+class FitSettings(Config):
+    """How long, how fast and with which extras a model is fine-tuned; the defaults are those of RoFormerV2."""
+
+    lr: float = Field(default=5e-4, gt=0)
+    """Largest step, as a share of each tensor's root mean square."""
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises; it falls linearly to zero afterwards."""
+    epochs: int = Field(default=10, ge=1)
+    """Times that every record is seen."""
+    batch_size: int = Field(default=32, ge=1)
+    """Records per step."""
+    accumulation_steps: int = Field(default=1, ge=1)
+    """Pieces that a batch is computed in, for less memory."""
+    gradient_keep: float = Field(default=1.0, gt=0, le=1)
+    """Share of each gradient's elements that count at a step (gradient dropout); 1 keeps all."""
+    flood_level: float = Field(default=0.0, ge=0)
+    """The loss b below which training climbs instead: |loss - b| + b; 0 switches it off."""
+
+
+class HarnessSettings(Config):
+    """What applies to all tasks that a model is fine-tuned on."""
+
+    seeds: int = Field(default=3, ge=1)
+    """Trainings of each encoder, with the seeds 0, 1, ..."""
+    max_train: int | None = Field(default=None, ge=1)
+    """Learn from so many records at most."""
+    max_eval: int | None = Field(default=None, ge=1)
+    """Score so many records of each split at most."""
+    max_length: int | None = Field(default=None, ge=16)
+    """Tokens of a sequence; by default the task's own number."""
+    random_encoder: bool = True
+    """Also train an encoder with fresh weights."""
+    one_segment: bool = False
+    """All token types 0: for published RoFormerV2 weights, whose second segment was never trained."""
+    lr: float = Field(default=5e-4, gt=0)
+    """Largest step, as a share of each tensor's root mean square."""
+    epochs: int | None = Field(default=None, ge=1)
+    """Times that every record is seen; by default the task's own number."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Records per step; by default the task's own number."""
+    gradient_keep: float = Field(default=1.0, gt=0, le=1)
+    """Share of each gradient's elements that count at a step (gradient dropout); 1 keeps all."""
+    flood_level: float = Field(default=0.0, ge=0)
+    """The loss b below which training climbs instead: |loss - b| + b; 0 switches it off."""
+
+
+class VectorSettings(Config):
+    """What applies to all sets that sentence vectors are trained on."""
+
+    loss: VectorLoss = "cosent"
+    """cosent and sentence-bert: pairs with a score. am-softmax: sentences with a label."""
+    pooling: Pooling = "mean"
+    """How states become a vector."""
+    seeds: int = Field(default=3, ge=1)
+    """Trainings on each set, with the seeds 0, 1, ..."""
+    max_train: int | None = Field(default=None, ge=2)
+    """Learn from so many records at most."""
+    max_eval: int | None = Field(default=None, ge=2)
+    """Score so many records of each split at most."""
+    max_length: int = Field(default=SENTENCE_LENGTH, ge=8)
+    """Tokens of a sentence, never more than the model was made for."""
+    fit: FitSettings = FitSettings(epochs=5, batch_size=64)
+    """How long, how fast, with which extras."""
