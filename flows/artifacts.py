@@ -24,8 +24,8 @@ from prefect.events import emit_event
 from prefect.exceptions import PrefectHTTPStatusError
 
 from kexue_train.cli.terminal import StageBoard
-from kexue_train.pipeline.run import Run
-from kexue_train.pipeline.stage_result import StageResult
+from kexue_train.pipeline.run import Run, StageResult
+from kexue_train.pipeline.stages import TRAIN
 from kexue_train.report.summary import summarise
 from kexue_train.train.job import TrainDir
 from kexue_train.train.monitor.events import TrainingEvent, TrainingWatch
@@ -93,7 +93,7 @@ class TrainingArtifacts:
 
     def __init__(self, run: Run, board: StageBoard) -> None:
         self._run, self._progress = run, ArtifactProgress("train", board)
-        self._watch = TrainingWatch(TrainDir(run.folder.pretrain))
+        self._watch = TrainingWatch(TrainDir(run.folder_of(TRAIN)))
         self._metrics: Any = None
 
     def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from prefect import flow
 
 from flows.command import run_flow
+from flows.context import run_context, run_name
 from flows.tasks import samples, tokenizer
-from flows.workshop import open_workshop, run_name
+from kexue_train.pipeline.stages import SAMPLES, TOKENIZER
 
 
 @flow(name="build-samples", flow_run_name=run_name, persist_result=False)
@@ -28,10 +29,10 @@ def build_samples(
         overrides: ``section.key=value`` texts that replace values of the file.
         ray_address: HOST:PORT of a running Ray cluster; by default what the file says.
     """
-    with open_workshop(["tokenizer", "samples"], config_path, run_dir, overrides, ray_address) as workshop:
-        tokenizer(workshop)
-        samples(workshop)
-    return workshop.completed("tokenizer", "samples")
+    with run_context([TOKENIZER, SAMPLES], config_path, run_dir, overrides, ray_address) as run:
+        vocabulary = tokenizer(run, run.folder.shards)
+        samples(run, run.folder.shards, vocabulary)
+    return run.completed(TOKENIZER, SAMPLES)
 
 
 def main(arguments: list[str] | None = None) -> int:

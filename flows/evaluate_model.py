@@ -10,9 +10,9 @@ from prefect import flow
 
 from flows.artifacts import show_summary
 from flows.command import run_flow
+from flows.context import run_context, run_name
 from flows.tasks import evaluate, export, report
-from flows.workshop import open_workshop, run_name
-from kexue_train.pipeline.run import Run
+from kexue_train.pipeline.stages import EVALUATE, EXPORT, REPORT
 
 
 @flow(name="evaluate-model", flow_run_name=run_name, persist_result=False)
@@ -31,17 +31,16 @@ def evaluate_model(
             training of the run is exported and scored, and its report written.
         overrides: ``section.key=value`` texts that replace values of the file.
     """
-    stages = ["evaluate"] if model else ["export", "evaluate", "report"]
-    with open_workshop(stages, config_path, run_dir, overrides) as workshop:
+    stages = [EVALUATE] if model else [EXPORT, EVALUATE, REPORT]
+    with run_context(stages, config_path, run_dir, overrides) as run:
         if model:
-            workshop.run = Run(workshop.run.config, workshop.run.folder, model)
-            evaluate(workshop)
+            evaluate(run, model, run.folder.samples, out=run.folder.evaluation_of(model))
         else:
-            export(workshop)
-            evaluate(workshop)
-            report(workshop)
-            show_summary(workshop.run.folder.root)
-    return workshop.completed("evaluate")
+            exported = export(run, run.folder.pretrain)
+            scores = evaluate(run, exported, run.folder.samples)
+            report(run, scores)
+            show_summary(run.folder.root)
+    return run.completed(EVALUATE)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,8 +9,9 @@ from typing import Any
 from prefect import flow
 
 from flows.command import run_flow
+from flows.context import run_context, run_name
 from flows.tasks import train
-from flows.workshop import open_workshop, run_name
+from kexue_train.pipeline.stages import TRAIN
 
 
 @flow(name="pretrain", flow_run_name=run_name, persist_result=False)
@@ -28,9 +29,9 @@ def pretrain(
         overrides: ``section.key=value`` texts that replace values of the file.
         ray_address: HOST:PORT of a running Ray cluster; by default what the file says.
     """
-    with open_workshop(["train"], config_path, run_dir, overrides, ray_address) as workshop:
-        train(workshop)
-    return workshop.completed("train")
+    with run_context([TRAIN], config_path, run_dir, overrides, ray_address) as run:
+        train(run, run.folder.samples)
+    return run.completed(TRAIN)
 
 
 def main(arguments: list[str] | None = None) -> int:

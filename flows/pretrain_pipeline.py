@@ -14,13 +14,13 @@ from rich.console import Console
 
 from flows.artifacts import show_summary
 from flows.command import run_flow
+from flows.context import run_context, run_name
 from flows.tasks import corpus, evaluate, export, report, samples, shuffle, tokenizer, train
-from flows.workshop import open_workshop, run_name
 from kexue_train.cli.terminal import make_board, print_ending
 from kexue_train.foundation.run_dir import RunDir
-from kexue_train.pipeline.completion import is_complete
-from kexue_train.pipeline.run import STAGES, Run, show_complete
+from kexue_train.pipeline.run import Run, is_complete
 from kexue_train.pipeline.run_config import RunConfig
+from kexue_train.pipeline.stages import EVALUATE, STAGES, TRAIN
 
 
 @flow(name="pretrain-pipeline", flow_run_name=run_name, persist_result=False)
@@ -40,17 +40,17 @@ def pretrain_pipeline(
         ray_address: HOST:PORT of a running Ray cluster; by default what the file says.
         fresh: Empty the run folder and start over.
     """
-    with open_workshop(list(STAGES), config_path, run_dir, overrides, ray_address, fresh) as workshop:
-        corpus(workshop)
-        shuffle(workshop)
-        tokenizer(workshop)
-        samples(workshop)
-        train(workshop)
-        export(workshop)
-        evaluate(workshop)
-        report(workshop)
-        show_summary(workshop.run.folder.root)
-    return workshop.completed("train", "evaluate")
+    with run_context(STAGES, config_path, run_dir, overrides, ray_address, fresh) as run:
+        documents = corpus(run)
+        shards = shuffle(run, documents)
+        vocabulary = tokenizer(run, shards)
+        rows = samples(run, shards, vocabulary)
+        weights = train(run, rows)
+        model = export(run, weights)
+        scores = evaluate(run, model, rows)
+        report(run, scores)
+        show_summary(run.folder.root)
+    return run.completed(TRAIN, EVALUATE)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,10 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _find_complete(config: RunConfig, root: Path) -> bool:
-    if not is_complete(config, RunDir(root)):
+    run = Run(config, RunDir(root))
+    if not is_complete(run):
         return False
-    with make_board(list(STAGES), Console()) as board:
-        show_complete(Run(config, RunDir(root)), board)
+    with make_board([stage.name for stage in STAGES], Console()) as board:
+        for stage in STAGES:
+            board.finish(stage.name, stage.describe(config, run.folder_of(stage)), 0.0, made=False)
     return True
 
 

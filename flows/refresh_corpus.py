@@ -10,9 +10,10 @@ from prefect import flow
 
 from flows.artifacts import show_summary
 from flows.command import run_flow
+from flows.context import run_context, run_name
 from flows.tasks import evaluate, export, report, samples, shuffle, train
-from flows.workshop import open_workshop, run_name
 from kexue_train.pipeline.refresh import next_generation, plan_training
+from kexue_train.pipeline.stages import EVALUATE, EXPORT, REPORT, SAMPLES, SHUFFLE, TRAIN
 
 
 @flow(name="refresh-corpus", flow_run_name=run_name, persist_result=False)
@@ -35,22 +36,23 @@ def refresh_corpus(
         overrides: ``section.key=value`` texts that replace values of the file.
         ray_address: HOST:PORT of a running Ray cluster; by default what the file says.
     """
-    stages = ["shuffle", "samples", "train", "export", "evaluate", "report"]
-    with open_workshop(stages, config_path, run_dir, overrides, ray_address, claim=False) as workshop:
-        config, root = workshop.run.config, workshop.run.folder.root
-        generation = next_generation(config, root, inputs=inputs or (), progress=workshop.board)
+    stages = [SHUFFLE, SAMPLES, TRAIN, EXPORT, EVALUATE, REPORT]
+    with run_context(stages, config_path, run_dir, overrides, ray_address, claim=False) as first:
+        config, root = first.run.config, first.folder.root
+        generation = next_generation(config, root, inputs=inputs or (), progress=first.board)
         if generation is None:
-            return workshop.ended("no new files, nothing to do")
-        workshop.run = generation
-        shuffle(workshop)
-        samples(workshop)
-        workshop.run = plan_training(generation, replay=replay, overrides=overrides or ())
-        train(workshop)
-        export(workshop)
-        evaluate(workshop)
-        report(workshop)
-        show_summary(workshop.run.folder.root)
-    return workshop.completed("shuffle", "train", "evaluate")
+            return first.ended("no new files, nothing to do")
+        run = first.on(generation.run)
+        shards = shuffle(run, run.folder.corpus)  # of its own, new files
+        rows = samples(run, shards, run.folder.tokenizer)  # with the vocabulary of the first run
+        planned = plan_training(generation, replay=replay, overrides=overrides or ())
+        run = first.on(planned.run)
+        weights = train(run, planned.mixture)  # new rows and old ones
+        model = export(run, weights)
+        scores = evaluate(run, model, rows)
+        report(run, scores)
+        show_summary(run.folder.root)
+    return run.completed(SHUFFLE, TRAIN, EVALUATE)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,8 +9,9 @@ from typing import Any
 from prefect import flow
 
 from flows.command import run_flow
+from flows.context import run_context, run_name
 from flows.tasks import corpus, shuffle
-from flows.workshop import open_workshop, run_name
+from kexue_train.pipeline.stages import CORPUS, SHUFFLE
 
 
 @flow(name="shuffle-corpus", flow_run_name=run_name, persist_result=False)
@@ -30,10 +31,10 @@ def shuffle_corpus(
         ray_address: HOST:PORT of a running Ray cluster; by default what the file says.
         fresh: Empty the run folder and start over.
     """
-    with open_workshop(["corpus", "shuffle"], config_path, run_dir, overrides, ray_address, fresh) as workshop:
-        corpus(workshop)
-        shuffle(workshop)
-    return workshop.completed("shuffle")
+    with run_context([CORPUS, SHUFFLE], config_path, run_dir, overrides, ray_address, fresh) as run:
+        documents = corpus(run)
+        shuffle(run, documents)
+    return run.completed(SHUFFLE)
 
 
 def main(arguments: list[str] | None = None) -> int:

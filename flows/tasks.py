@@ -1,8 +1,10 @@
-"""One Prefect task per stage: retries, tags and artifacts around the library's stage function."""
+"""One Prefect task per stage, by the stage's name: retries, tags and artifacts around the stage's ``make``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -12,19 +14,25 @@ from prefect.states import Completed
 from prefect.tasks import Task
 
 from flows.artifacts import ArtifactProgress, TrainingArtifacts, emit, show_result
-from flows.workshop import Workshop
+from flows.context import FlowContext
+from kexue_train.executor import connect_ray
+from kexue_train.foundation.background import run_in_thread
 from kexue_train.foundation.errors import KexueError
-from kexue_train.pipeline.run import run_stage, train_beside
-from kexue_train.pipeline.stage_result import StageResult
+from kexue_train.foundation.runtime import available_cpus
+from kexue_train.foundation.stage import Stage
+from kexue_train.pipeline.run import Run, run_stage
+from kexue_train.pipeline.run_config import RunConfig
+from kexue_train.pipeline.stages import EVALUATE, EXPORT, REPORT, STAGES, TRAIN
+from kexue_train.train.job import TrainDir
 
 TRAINING_TAG = "kexue-train"
 """One task with it at a time, once ``flows.set_up`` has made the limit: one training per cluster."""
 # Where the work does not grow with the corpus; a training that hangs is its own watchdog's affair.
-_TIMEOUTS_SECONDS = {"export": 3600, "report": 3600}
+_TIMEOUTS_SECONDS = {EXPORT.name: 3600, REPORT.name: 3600}
 
 
 def is_worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Retry what may pass by itself; not what the user has to correct."""
+    """Return whether the error may pass by itself; what the user has to correct is not tried again."""
     return not _is_mistake(state.result(raise_on_failure=False))
 
 
@@ -32,69 +40,71 @@ def _is_mistake(error: object) -> bool:
     return isinstance(error, KexueError) and error.exit_code == KexueError.exit_code
 
 
-def stage_task(name: str) -> Task[[Workshop], Any]:
-    """The Prefect task of the stage ``name``; its state says what it made, its result is the folder's path."""
+def stage_task(stage: Stage[RunConfig]) -> Task[..., Any]:
+    """Return the Prefect task of ``stage``; its state says what it made, its result is the folder with it."""
 
     @task(
-        name=name,
-        task_run_name=name,
+        name=stage.name,
+        task_run_name=stage.name,
         retries=1,
         retry_delay_seconds=5,
         retry_condition_fn=is_worth_retrying,
-        timeout_seconds=_TIMEOUTS_SECONDS.get(name),
+        timeout_seconds=_TIMEOUTS_SECONDS.get(stage.name),
         cache_policy=NO_CACHE,
         persist_result=False,
-        tags=["kexue_train", name, *([TRAINING_TAG] if name == "train" else [])],
+        tags=["kexue_train", stage.name, *([TRAINING_TAG] if stage is TRAIN else [])],
     )
-    def run(workshop: Workshop) -> State[str]:
-        board = workshop.board
-        board.start(name)
+    def make(context: FlowContext, *inputs: Path, out: Path | None = None) -> State[Path]:
+        board, run = context.board, context.run
+        board.start(stage.name)
         try:
-            result = _STAGES.get(name, _make)(name, workshop)
+            if stage is TRAIN:
+                progress: Any = TrainingArtifacts(run, board)
+                call = partial(_in_thread, run, progress)
+            else:
+                progress, call = ArtifactProgress(stage.name, board), _directly
+            result = run_stage(stage, run, progress, inputs=inputs, out=out, call=call)
+            progress.complete()
         except Exception as error:
             if not _is_mistake(error):  # it may be tried again, which should not go unseen
                 board.note(f"failed: {type(error).__name__}: {error}")
             raise
+        if stage is EVALUATE:
+            emit("kexue.evaluation.finished", run, {"model": str(inputs[0].absolute()), "summary": result.summary})
         show_result(result)
-        board.finish(name, result.summary, result.seconds, made=result.made)
-        workshop.summaries[name] = result.summary
-        return Completed(message=result.summary, data=str(result.folder))
+        board.finish(stage.name, result.summary, result.seconds, made=result.made)
+        context.summaries[stage.name] = result.summary
+        return Completed(message=result.summary, data=result.folder)
 
-    return run
-
-
-def _make(name: str, workshop: Workshop) -> StageResult:
-    progress = ArtifactProgress(name, workshop.board)
-    result = run_stage(name, workshop.run, progress)
-    progress.complete()
-    return result
+    return make
 
 
-def _train(_: str, workshop: Workshop) -> StageResult:
-    artifacts = TrainingArtifacts(workshop.run, workshop.board)
+def _directly(make: Callable[[], object]) -> None:
+    make()
+
+
+def _in_thread(run: Run, artifacts: TrainingArtifacts, make: Callable[[], object]) -> None:
+    """Train in a thread; a signal that raises in this one makes the training save a checkpoint and end."""
+    train, stop = run.config.train, TrainDir(run.folder_of(TRAIN)).stop
+
+    def request_stop() -> None:
+        if stop.parent.is_dir():
+            stop.touch()
+
+    if train.workers.launcher == "ray":  # a local Ray ends with the thread that has started it
+        connect_ray(run.config.execution.ray_address, max(available_cpus(), train.num_workers))
     try:
-        result = train_beside(workshop.run, artifacts, meanwhile=artifacts.send)
+        run_in_thread(make, on_poll=artifacts.send, request_stop=request_stop, stop_seconds=train.faults.stop_timeout)
     except KexueError:
         artifacts.send_failure()
         raise
-    artifacts.complete()
-    return result
 
 
-def _evaluate(name: str, workshop: Workshop) -> StageResult:
-    result = _make(name, workshop)
-    payload = {"model": str(workshop.run.model.absolute()), "summary": result.summary}
-    emit("kexue.evaluation.finished", workshop.run, payload)
-    return result
+_TASKS = {stage.name: stage_task(stage) for stage in STAGES}
 
 
-_STAGES: dict[str, Callable[[str, Workshop], StageResult]] = {"train": _train, "evaluate": _evaluate}
-
-corpus = stage_task("corpus")
-shuffle = stage_task("shuffle")
-tokenizer = stage_task("tokenizer")
-samples = stage_task("samples")
-train = stage_task("train")
-export = stage_task("export")
-evaluate = stage_task("evaluate")
-report = stage_task("report")
+def __getattr__(name: str) -> Task[..., Any]:
+    """Let flows import the task of every stage by its name: ``from flows.tasks import shuffle``."""
+    if name not in _TASKS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _TASKS[name]

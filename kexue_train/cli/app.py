@@ -129,18 +129,18 @@ def train(
     """Pretrain on sample shards; resumes from the last checkpoint."""
     from kexue_train.foundation.artifacts import write_atomic  # noqa: PLC0415
     from kexue_train.foundation.run_dir import RunDir  # noqa: PLC0415
-    from kexue_train.pipeline.run import Run  # noqa: PLC0415
     from kexue_train.pipeline.run_config import RunConfig  # noqa: PLC0415
     from kexue_train.train.launch import launcher_of  # noqa: PLC0415
     from kexue_train.train.pretrain import pretrain  # noqa: PLC0415
+    from kexue_train.train.stage import job_of  # noqa: PLC0415
 
     chosen = [*(overrides or []), *([f"train.workers.launcher={launcher}"] if launcher else [])]
     run_config = RunConfig.load(config, [*chosen, *_on_ray(ray)])
-    run = Run(run_config, RunDir(out))
+    job = job_of(run_config)
     with RunDir(out).lock(), _progress("train") as progress:
         write_atomic(out / "config.yaml", run_config.to_yaml())
-        launch = launcher_of(run.job, out / "config.yaml", samples, out, run_config.execution, port)
-        manifest = pretrain(run.job, samples, out, launch=launch, progress=progress)
+        launch = launcher_of(job, out / "config.yaml", samples, out, run_config.execution, port)
+        manifest = pretrain(job, samples, out, launch=launch, progress=progress)
     _report(out, manifest, as_json)
 
 
@@ -152,7 +152,7 @@ def export(
 ) -> None:
     """Write a checkpoint as a Hugging Face folder and check that it computes the same."""
     from kexue_train.export.export_hf import export_hf  # noqa: PLC0415  # loads torch and transformers
-    from kexue_train.pipeline.run import last_checkpoint  # noqa: PLC0415
+    from kexue_train.train.stage import last_checkpoint  # noqa: PLC0415
 
     is_training = (checkpoint / "checkpoints").is_dir()
     manifest = export_hf(last_checkpoint(checkpoint) if is_training else checkpoint, out)
@@ -187,11 +187,12 @@ def report(
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Write the page about a run, RUN/report/index.html, or one that compares several."""
+    from kexue_train.pipeline.stages import STAGES  # noqa: PLC0415
     from kexue_train.report.build_report import build_comparison, build_report  # noqa: PLC0415  # loads jinja2
 
     if out and len(runs) == 1:
         raise ConfigError("--out is for comparisons; the page about one run is its report/index.html")
-    path = build_report(runs[0]) if len(runs) == 1 else build_comparison(runs, out or Path("comparison.html"))
+    path = build_report(runs[0], STAGES) if len(runs) == 1 else build_comparison(runs, out or Path("comparison.html"))
     typer.echo(str(path))
     if open_page:
         typer.launch(path.absolute().as_uri())
@@ -214,8 +215,7 @@ def plan(
     from rich.console import Console  # noqa: PLC0415
 
     from kexue_train.foundation.runtime import available_cpus, available_memory_bytes  # noqa: PLC0415
-    from kexue_train.pipeline.plan.plan_run import Machine, find_sources, plan_run  # noqa: PLC0415
-    from kexue_train.pipeline.plan.table import plan_values, print_plan  # noqa: PLC0415
+    from kexue_train.pipeline.plan import Machine, find_sources, plan_run, plan_values, print_plan  # noqa: PLC0415
     from kexue_train.pipeline.run_config import RunConfig  # noqa: PLC0415
 
     run = RunConfig.load(config, overrides or [])
@@ -241,18 +241,19 @@ def pipeline(
 
     from kexue_train.cli.terminal import make_board, print_ending  # noqa: PLC0415
     from kexue_train.foundation.run_dir import RunDir  # noqa: PLC0415
-    from kexue_train.pipeline.run import STAGES, open_run, run_stage  # noqa: PLC0415
+    from kexue_train.pipeline.run import open_run, run_stage  # noqa: PLC0415
     from kexue_train.pipeline.run_config import RunConfig  # noqa: PLC0415
+    from kexue_train.pipeline.stages import STAGES  # noqa: PLC0415
 
     run_config = RunConfig.load(config, [*(overrides or []), *_on_ray(ray)])
     root, console = run_dir or Path("runs", run_config.name), Console()
     with RunDir(root).lock():
         run = open_run(run_config, root, fresh=fresh)
-        with make_board(list(STAGES), console) as board:
+        with make_board([stage.name for stage in STAGES], console) as board:
             for stage in STAGES:
-                board.start(stage)
+                board.start(stage.name)
                 result = run_stage(stage, run, board)
-                board.finish(stage, result.summary, result.seconds, made=result.made)
+                board.finish(stage.name, result.summary, result.seconds, made=result.made)
     print_ending(root, console)
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import xxhash
 
@@ -27,12 +27,16 @@ from kexue_train.foundation.artifacts import (
     find_complete,
     open_partial,
     publish,
+    read_manifest,
 )
 from kexue_train.foundation.errors import CorpusError
 from kexue_train.foundation.progress import SILENT, Progress
-from kexue_train.foundation.runtime import parse_size
+from kexue_train.foundation.runtime import format_size, parse_size
+from kexue_train.foundation.stage import Outlook, Stage, StagePlan
 
 DOCUMENTS_NAME = "documents.jsonl"
+_BYTES_PER_SECOND = 0.41e6
+"""In one process whatever the CPUs: 16.0 MB in 38.9 s (benchmarks/RESULTS.md, "demo run")."""
 
 
 def build_docs_corpus(
@@ -46,12 +50,11 @@ def build_docs_corpus(
         CorpusError: If hardly any documentation is installed.
         ArtifactError: If ``out_dir`` holds something else.
     """
-    max_bytes = parse_size(config.max_size)
-    recipe = Recipe(kind="corpus", settings={"source": "installed_docs", "max_bytes": max_bytes})
+    recipe = _recipe_of(config)
     if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
         return manifest
     partial = open_partial(out_dir, recipe)
-    statistics = write_docs_corpus(partial / DOCUMENTS_NAME, max_bytes=max_bytes, progress=progress)
+    statistics = write_docs_corpus(partial / DOCUMENTS_NAME, max_bytes=parse_size(config.max_size), progress=progress)
     checksum = statistics.pop("rows_checksum")
     files = describe_files(partial, rows={DOCUMENTS_NAME: statistics["documents"]})
     proof = RowsChecksum(input=checksum, output=checksum)
@@ -120,3 +123,47 @@ def _drop_seen(text: str, seen: set[int]) -> str:
             seen.add(digest)
             kept.append(paragraph)
     return "\n\n".join(kept)
+
+
+def documents_of(config: CorpusConfig, folder: Path) -> tuple[str, ...]:
+    """Return the inputs of the shuffle: what the stage wrote to ``folder``, or the files that were given."""
+    return (str(folder / DOCUMENTS_NAME),) if config.source == "installed_docs" else config.inputs
+
+
+class _Config(Protocol):
+    @property
+    def corpus(self) -> CorpusConfig: ...
+
+
+def _recipe_of(config: CorpusConfig) -> Recipe:
+    return Recipe(kind="corpus", settings={"source": "installed_docs", "max_bytes": parse_size(config.max_size)})
+
+
+def _recipe(config: _Config, _inputs: Sequence[Path], out: Path) -> dict[Path, Recipe]:
+    return {out: _recipe_of(config.corpus)} if config.corpus.source == "installed_docs" else {}
+
+
+def _make(config: _Config, _inputs: Sequence[Path], out: Path, progress: Progress) -> None:
+    if config.corpus.source == "installed_docs":
+        build_docs_corpus(config.corpus, out, replace=True, progress=progress)
+
+
+def _describe(config: _Config, out: Path) -> str:
+    if config.corpus.source == "files":
+        return "files as given"
+    manifest = read_manifest(out)
+    return f"{manifest.rows:,} documents, {format_size(manifest.bytes)} of installed documentation"
+
+
+def _plan(config: _Config, _outlook: Outlook) -> StagePlan:
+    if config.corpus.source == "files":
+        return StagePlan(tasks=0, seconds=0.0, basis="files as given")
+    size = parse_size(config.corpus.max_size)
+    basis = "demo run: 0.41 MB/s, in one process"
+    return StagePlan(disk_bytes=size, seconds=size / _BYTES_PER_SECOND, basis=basis)
+
+
+CORPUS = Stage(
+    name="corpus", folder="corpus", title="Corpus", recipe=_recipe, make=_make, describe=_describe, plan=_plan
+)
+"""Where the text comes from: files as given, or a corpus made from the documentation installed here."""

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from kexue_train.foundation.config import Config
+from kexue_train.foundation.runtime import available_cpus
 
 
 class ExecutionConfig(Config):
@@ -29,3 +30,8 @@ class ExecutionConfig(Config):
     cluster_timeout: float = Field(default=600.0, ge=0)
     """Seconds to wait for a Ray cluster that is smaller than asked, or busy, since machines may be on their way;
     0: fail at once."""
+
+    @property
+    def num_tasks_at_once(self) -> int:
+        """Tasks at once on this machine."""
+        return self.num_workers or available_cpus()

@@ -11,9 +11,9 @@ from transformers import AutoModelForPreTraining
 from transformers.utils import logging as transformers_logging
 
 from kexue_train.export.model_card import write_model_card
+from kexue_train.export.stage import recipe_of
 from kexue_train.foundation.artifacts import (
     Manifest,
-    Recipe,
     build_manifest,
     describe_files,
     find_complete,
@@ -41,7 +41,7 @@ def export_hf(checkpoint: Path, out_dir: Path, *, replace: bool = False, progres
     source = read_manifest(checkpoint)
     if source.kind != "checkpoint" or not (checkpoint / "trainer_state.json").exists():
         raise ArtifactError(f"{checkpoint}: is no checkpoint; give one such as pretrain/checkpoints/step-00001000")
-    recipe = Recipe(kind="hf_model", settings={}, parents={"checkpoint": source.content_digest})
+    recipe = recipe_of(source)
     if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
         return manifest
     verify_artifact(checkpoint)

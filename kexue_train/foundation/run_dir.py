@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,15 +53,6 @@ class RunDir:
     def samples(self) -> Path:
         """Sample shards, rows of ``samples.seq_len``."""
         return self.root / "samples"
-
-    @property
-    def samples_of_all_lengths(self) -> Path:
-        """Where training has phases of several lengths: the list of ``sample_folders``, for it to read."""
-        return self.root / "samples.yaml"
-
-    def sample_folders(self, seq_len: int, others: Iterable[int]) -> dict[int, Path]:
-        """Length of the rows -> folder: ``samples`` for ``seq_len``, ``samples-128`` for another length."""
-        return {seq_len: self.samples} | {other: self.root / f"samples-{other}" for other in others if other != seq_len}
 
     @property
     def pretrain(self) -> Path:
@@ -143,19 +134,6 @@ class RunDir:
             file.seek(-1 if file.tell() else 0, os.SEEK_END)
             torn = file.read(1) not in (b"", b"\n")
             file.write((("\n" if torn else "") + line + "\n").encode())
-
-    def read_stages(self) -> dict[str, dict[str, Any]]:
-        """The latest record of every stage, by name."""
-        if not self.stages.exists():
-            return {}
-        records: dict[str, dict[str, Any]] = {}
-        for line in self.stages.read_bytes().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:  # torn by a kill
-                continue
-            records[record["stage"]] = record
-        return records
 
     def empty(self) -> None:
         """Delete everything in the run folder, so that the run starts over; a folder that is not there is fine.

@@ -24,35 +24,31 @@ from kexue_train.foundation.config import apply_overrides
 from kexue_train.foundation.errors import ArtifactError, ConfigError
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.foundation.run_dir import RunDir
-from kexue_train.pipeline.run import Run, last_checkpoint
+from kexue_train.pipeline.run import Run
 from kexue_train.pipeline.run_config import RunConfig
-from kexue_train.shuffle.recipe import make_recipe
+from kexue_train.samples.build_samples import list_of_lengths
 from kexue_train.train.config import RENAMED_KEYS
 from kexue_train.train.initial_weights import digest_of_weights
 from kexue_train.train.job import TrainDir
+from kexue_train.train.stage import last_checkpoint
 
 _SMALLEST_WEIGHT = 2 / WINDOW
 """Of a folder in a mixture, which gives each at least one position of a window."""
 _WARMUP_SHARE, _FINAL_MULTIPLIER = 0.05, 0.1
 
 
-class Generation(Run):
-    """A run that trains on, with new documents and old ones.
+@dataclass(frozen=True)
+class Generation:
+    """A run that trains on, with new documents and old ones."""
 
-    Args:
-        config: Its configuration.
-        folder: Its folder.
-        before: The run and its earlier generations, first to last.
-    """
-
-    def __init__(self, config: RunConfig, folder: RunDir, before: Sequence[RunDir]) -> None:
-        super().__init__(config, folder)
-        self.before = tuple(before)
+    run: Run
+    before: tuple[RunDir, ...]
+    """The first run and its earlier generations, first to last."""
 
     @property
-    def samples(self) -> Path:
-        """The list of new and old sample folders with their shares."""
-        return self.folder.samples_of_all_lengths
+    def mixture(self) -> Path:
+        """The list of new and old sample folders with their shares, which training reads."""
+        return list_of_lengths(self.run.folder.samples)
 
 
 @dataclass(frozen=True)
@@ -148,29 +144,25 @@ def plan_training(generation: Generation, *, replay: float = 0.5, overrides: Seq
     """
     if not 0 <= replay < 1:
         raise ConfigError(f"replay={replay} is no share of old rows; give a number from 0 up to, but not, 1")
-    new_rows = SampleDataset(generation.folder.samples).num_training_rows
-    old = {folder.samples: SampleDataset(folder.samples).num_training_rows for folder in generation.before}
-    weights = {generation.folder.samples: 1.0 - replay}
+    folder, config = generation.run.folder, generation.run.config
+    new_rows = SampleDataset(folder.samples).num_training_rows
+    old = {earlier.samples: SampleDataset(earlier.samples).num_training_rows for earlier in generation.before}
+    weights = {folder.samples: 1.0 - replay}
     if replay:
-        weights |= {folder: max(_SMALLEST_WEIGHT, replay * rows / sum(old.values())) for folder, rows in old.items()}
-    lines = [f"{os.path.relpath(folder, generation.folder.root)}: {weight!r}" for folder, weight in weights.items()]
-    write_atomic(generation.samples, "\n".join(lines) + "\n")
-    batch = generation.config.train.global_batch_size
+        weights |= {samples: max(_SMALLEST_WEIGHT, replay * rows / sum(old.values())) for samples, rows in old.items()}
+    lines = [f"{os.path.relpath(samples, folder.root)}: {weight!r}" for samples, weight in weights.items()]
+    write_atomic(generation.mixture, "\n".join(lines) + "\n")
+    batch = config.train.global_batch_size
     steps = max(1, math.ceil(new_rows / (1 - replay) / batch))
-    values = generation.config.model_dump(mode="json")
+    values = config.model_dump(mode="json")
     values["train"]["steps"] = steps
     values["optimizer"]["schedule"] = {max(1, round(_WARMUP_SHARE * steps)): 1.0} | (
         {steps: _FINAL_MULTIPLIER} if steps > 1 else {}
     )
     chosen = [override for override in overrides if override.startswith(("train.", "optimizer."))]
-    config = RunConfig.parse(apply_overrides(values, chosen, RENAMED_KEYS), where=str(generation.folder.config))
-    generation.folder.claim(config.name, config.to_yaml())
-    return Generation(config, generation.folder, generation.before)
-
-
-def _inputs(config: RunConfig, sources: Sequence[Source]) -> list[tuple[str, int, int]]:
-    """(URI, bytes, time of change) of sources, as a manifest names them."""
-    return make_recipe(config.shuffle, sources, num_shards=1, seed=config.seed).inputs
+    planned = RunConfig.parse(apply_overrides(values, chosen, RENAMED_KEYS), where=str(folder.config))
+    folder.claim(planned.name, planned.to_yaml())
+    return Generation(Run(planned, folder), generation.before)
 
 
 def _names_something(pattern: str) -> bool:
@@ -228,7 +220,7 @@ def _open(config: RunConfig, folder: RunDir, before: Sequence[RunDir], documents
     folder.root.mkdir(parents=True, exist_ok=True)
     folder.claim(parsed.name, parsed.to_yaml())
     _copy_tokenizer(before[0].tokenizer, folder.tokenizer)
-    return Generation(parsed, folder, before)
+    return Generation(Run(parsed, folder), tuple(before))
 
 
 def _copy_tokenizer(tokenizer: Path, copy: Path) -> None:

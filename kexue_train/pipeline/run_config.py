@@ -46,6 +46,16 @@ class RunConfig(Config):
     execution: ExecutionConfig = ExecutionConfig()
     """Where the work runs."""
 
+    @property
+    def num_cpus(self) -> int:
+        """CPUs of a local Ray: enough for the tasks of the data stages and for the workers of training."""
+        return max(self.execution.num_tasks_at_once, self.train.num_workers)
+
+    @property
+    def row_lengths(self) -> tuple[int, ...]:
+        """Lengths of the sample rows that training needs, ``samples.seq_len`` first."""
+        return tuple(dict.fromkeys((self.samples.seq_len, *self.train.seq_lens)))
+
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
         """Read a YAML file and ``section.key=value`` overrides.

@@ -13,7 +13,9 @@ from typing import Any
 from kexue_train.downstream.results.result import Headline
 from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.errors import ConfigError, ResourceError
+from kexue_train.foundation.progress import Progress
 from kexue_train.foundation.runtime import format_seconds
+from kexue_train.foundation.stage import Stage, StagePlan
 from kexue_train.report import compare, plots, tables
 from kexue_train.report.anomalies import LOOKED_FOR, find_anomalies
 from kexue_train.report.axes import short_number
@@ -24,16 +26,20 @@ from kexue_train.report.run_data import RunData, load_run
 from kexue_train.report.summary import summarise_run, total_seconds
 
 
-def build_report(run_dir: Path) -> Path:
+def build_report(run_dir: Path, stages: Sequence[Stage[Any]] = ()) -> Path:
     """Write ``run_dir/report/index.html`` about a run, finished or in progress, and return its path.
 
     The results go into the card of the exported model as well.
+
+    Args:
+        run_dir: The run folder.
+        stages: All stages of the run, in order; those that have not finished are named on the page.
 
     Raises:
         ArtifactError: If ``run_dir`` is not a run folder.
         ResourceError: If jinja2 is not installed, or the page cannot be written.
     """
-    run = load_run(run_dir)
+    run = load_run(run_dir, stages)
     path = _write(run_dir / "report" / "index.html", render_run(run))
     add_results_to_card(run)
     return path
@@ -154,3 +160,20 @@ def _split_sentence(record: dict[str, Any]) -> dict[str, Any]:
         for index in range(len(pieces) - 1)
     ]
     return {"pieces": pieces, "slots": slots}
+
+
+def report_on(stages: Sequence[Stage[Any]]) -> Stage[Any]:
+    """Return the stage that reports what the stages before it made."""
+
+    def make(_config: object, _inputs: Sequence[Path], out: Path, _progress: Progress) -> None:
+        build_report(out.parent, stages)
+
+    return Stage(
+        name="report",
+        folder="report",
+        reads=(stages[-1].name,),
+        recipe=None,
+        make=make,
+        describe=lambda _config, out: str(out / "index.html"),
+        plan=lambda _config, _outlook: StagePlan(seconds=0.4, disk_bytes=5 * 10**6, basis="demo run"),
+    )

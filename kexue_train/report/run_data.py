@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,19 +21,10 @@ from kexue_train.downstream.results.result import EvaluationResult
 from kexue_train.foundation.artifacts import MANIFEST_NAME, Manifest, read_manifest
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.foundation.run_dir import RunDir
+from kexue_train.foundation.stage import Stage
 
 Record = dict[str, Any]
 
-# Artifact -> the stage that makes it, in the order of the data.
-STAGES = {
-    "corpus": "corpus",
-    "shards": "shuffle",
-    "tokenizer": "tokenizer",
-    "samples": "samples",
-    "pretrain": "train",
-    "hf": "export",
-    "evaluate": "evaluate",
-}
 _PACKAGES = (
     "torch",
     "transformers",
@@ -72,6 +64,8 @@ class RunData:
     """``metrics.jsonl`` ends in the middle of a line: it is being written, or its writer was killed."""
     problems: list[str] = field(default_factory=list)
     """Parts that are there but cannot be read, in words."""
+    known_stages: Sequence[Stage[Any]] = ()
+    """All stages that the run has, in order, as far as the caller knows them."""
 
     def of_kind(self, *kinds: str) -> list[Record]:
         """The metrics of the given kinds, in order of writing."""
@@ -120,8 +114,8 @@ class RunData:
         return float(max((record.get("seconds") or 0.0 for record in self.of_kind("train")), default=0.0))
 
 
-def load_run(run_dir: Path) -> RunData:
-    """Read the run folder ``run_dir``.
+def load_run(run_dir: Path, stages: Sequence[Stage[Any]] = ()) -> RunData:
+    """Read the run folder ``run_dir``; ``stages`` are those that the run has, in order.
 
     Raises:
         ArtifactError: If it is not a run folder.
@@ -139,7 +133,7 @@ def load_run(run_dir: Path) -> RunData:
         folder=run_dir,
         config_text=text,
         config=config,
-        stages=_read_stages(run),
+        stages=_read_stages(run, [stage.name for stage in stages]),
         manifests=_read_manifests(run, problems),
         metrics=read_lines(run.pretrain / "metrics.jsonl"),
         predictions=_read_predictions(run.evaluate / "predictions.json", problems),
@@ -149,6 +143,7 @@ def load_run(run_dir: Path) -> RunData:
         last_written=_last_written(run.pretrain / "metrics.jsonl", run.stages),
         has_torn_line=_ends_within_a_line(run.pretrain / "metrics.jsonl"),
         problems=problems,
+        known_stages=stages,
     )
 
 
@@ -187,25 +182,25 @@ def _parse_config(text: str, problems: list[str]) -> Record:
     return config if isinstance(config, dict) else {}
 
 
-def _read_stages(run: RunDir) -> list[Record]:
-    """One record per stage: the last that did work, so that finding the work done later does not hide its time."""
+def _read_stages(run: RunDir, order: Sequence[str]) -> list[Record]:
+    """Return the last record of each stage that did work: that of finding it done later would hide its time."""
     latest: dict[str, Record] = {}
     for record in read_lines(run.stages):
         name = str(record.get("stage"))
         if name not in latest or record.get("status") != "found":
             latest[name] = record
-    known = list(STAGES.values())
-    return sorted(latest.values(), key=lambda r: known.index(r["stage"]) if r["stage"] in known else len(known))
+    return sorted(latest.values(), key=lambda r: order.index(r["stage"]) if r["stage"] in order else len(order))
 
 
 def _read_manifests(run: RunDir, problems: list[str]) -> dict[str, Manifest]:
+    """Return the manifests by folder; not of training, nor of variants such as ``samples-64``."""
     manifests = {}
-    for name in STAGES:
-        folder = run.root / name
-        if name == "pretrain" or not (folder / MANIFEST_NAME).exists():
+    for path in sorted(run.root.glob(f"*/{MANIFEST_NAME}")):
+        folder = path.parent
+        if folder == run.pretrain or not folder.name.isidentifier():
             continue
         try:
-            manifests[name] = read_manifest(folder)
+            manifests[folder.name] = read_manifest(folder)
         except ArtifactError as error:
             problems.append(str(error))
     return manifests

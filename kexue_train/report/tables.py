@@ -9,20 +9,13 @@ from typing import Any
 
 from kexue_train.foundation.artifacts import Manifest
 from kexue_train.foundation.runtime import format_seconds, format_size
-from kexue_train.report.run_data import STAGES, Record, RunData
+from kexue_train.report.run_data import Record, RunData
 from kexue_train.report.training import phase_speeds
 
 EMPTY = "–"
 _MAX_INPUTS = 20
 # Drawn as bars, or told among the checks.
 _NOT_LISTED = {"special_token_ids", "documents_by_source", "word_lengths", "rank_correlation", "source_mixing"}
-_TITLES = {
-    "corpus": "Corpus",
-    "shards": "Shuffled text",
-    "tokenizer": "Tokenizer",
-    "samples": "Samples",
-    "hf": "Exported model",
-}
 
 
 @dataclass(frozen=True)
@@ -42,9 +35,9 @@ class Table:
 def artifact_tables(run: RunData) -> list[Table]:
     """What each data stage made, from its manifest."""
     return [
-        Table(title, ["", ""], list(_describe_artifact(run.manifests[name])))
-        for name, title in _TITLES.items()
-        if name in run.manifests
+        Table(stage.title, ["", ""], list(_describe_artifact(run.manifests[stage.folder])))
+        for stage in run.known_stages
+        if stage.title and stage.folder in run.manifests
     ]
 
 
@@ -120,9 +113,9 @@ def missing_stages(run: RunData) -> list[str]:
     done = {str(record["stage"]) for record in run.stages}
     made_here = (run.config.get("corpus") or {}).get("source") == "installed_docs"
     return [
-        stage
-        for folder, stage in STAGES.items()
-        if stage not in done and folder not in run.manifests and (stage != "corpus" or made_here)
+        stage.name
+        for stage in run.known_stages
+        if stage.name not in done and stage.folder not in run.manifests and (stage.name != "corpus" or made_here)
     ]
 
 

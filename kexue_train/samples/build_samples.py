@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from kexue_train.executor import Executor
+from kexue_train.executor import DataStageConfig, Executor, choose_executor
 from kexue_train.foundation.arrow_shards import format_checksum, read_shard, shard_paths, write_dataset_files
 from kexue_train.foundation.artifacts import (
     MANIFEST_NAME,
@@ -28,20 +28,30 @@ from kexue_train.foundation.artifacts import (
     open_partial,
     publish,
     read_manifest,
+    write_atomic,
 )
 from kexue_train.foundation.errors import ArtifactError, CorpusError
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.foundation.runtime import require_disk
-from kexue_train.samples.config import SampleConfig
+from kexue_train.foundation.stage import SLOTS_PER_TEXT_BYTE, Outlook, Stage, StagePlan
+from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.samples.mix_rows import GatheredRows, GatherRowsTask, gather_rows
 from kexue_train.samples.row_counts import RowCounts
 from kexue_train.samples.sample_shard import ShardResult, ShardTask, make_sample_shard, sum_results
 from kexue_train.samples.schema import COUNTS_NAME, TOKENIZER_NAME, sample_schema
 from kexue_train.samples.segmentation import prepare_words, word_settings
 from kexue_train.samples.tokenizer import load_tokenizer, special_token_ids
+from kexue_train.shuffle.config import ShuffleConfig
+from kexue_train.shuffle.shuffle_corpus import planned_shards
 
 _SCRATCH = "scratch"
 _MIN_HELDOUT = 8
+# Chinese, the slower language: 109 MB in 18.0 s on 2 workers; a task held 1.14 GB for a shard of 273 MB
+# (benchmarks/RESULTS.md, "the sample stage and the loader").
+_BYTES_PER_CPU_SECOND, _MEMORY_PER_TEXT_BYTE = 3.0e6, 4.2
+_ROW_BYTES = 27
+"""Borders, labels and the like of a row, beside its ids and word starts ("demo run")."""
+_UINT16_IDS = 65_536
 _Result = TypeVar("_Result", bound="_CountedRows", covariant=True)
 
 
@@ -63,9 +73,7 @@ def build_samples(
         CorpusError: If no text would be left to train on.
     """
     text_manifest = read_manifest(shards)
-    parents = {"text_shards": text_manifest.content_digest, "tokenizer": read_manifest(tokenizer).content_digest}
-    settings = {**word_settings(config), "seed": seed}
-    recipe = Recipe(kind="sample_shards", settings=settings, parents=parents)
+    recipe = _recipe_of(config, text_manifest, tokenizer, seed)
     if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
         return manifest
     partial = open_partial(out_dir, recipe)
@@ -210,3 +218,92 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
 
 def _sum(checksums: Iterable[str]) -> str:
     return format_checksum(sum(int(checksum, 16) for checksum in checksums))
+
+
+def _recipe_of(config: SampleConfig, text_manifest: Manifest, tokenizer: Path, seed: int) -> Recipe:
+    parents = {"text_shards": text_manifest.content_digest, "tokenizer": read_manifest(tokenizer).content_digest}
+    return Recipe(kind="sample_shards", settings={**word_settings(config), "seed": seed}, parents=parents)
+
+
+def folders_by_length(folder: Path, lengths: Sequence[int]) -> dict[int, Path]:
+    """Return where the rows of each length lie: ``samples`` for the first, ``samples-128`` for another one."""
+    first, *others = lengths
+    return {first: folder} | {length: folder.with_name(f"{folder.name}-{length}") for length in others}
+
+
+def list_of_lengths(folder: Path) -> Path:
+    """Return the file that names the samples of all lengths, for a training that reads more than one."""
+    return folder.with_name(f"{folder.name}.yaml")
+
+
+class _Config(DataStageConfig, Protocol):
+    @property
+    def shuffle(self) -> ShuffleConfig: ...
+    @property
+    def tokenizer(self) -> TokenizerConfig: ...
+    @property
+    def samples(self) -> SampleConfig: ...
+    @property
+    def row_lengths(self) -> tuple[int, ...]: ...
+
+
+def _variants(config: _Config, out: Path) -> dict[Path, SampleConfig]:
+    folders = folders_by_length(out, config.row_lengths)
+    return {folder: config.samples.model_copy(update={"seq_len": length}) for length, folder in folders.items()}
+
+
+def _recipe(config: _Config, inputs: Sequence[Path], out: Path) -> dict[Path, Recipe]:
+    text_manifest = read_manifest(inputs[0])
+    return {
+        folder: _recipe_of(variant, text_manifest, inputs[1], config.seed)
+        for folder, variant in _variants(config, out).items()
+    }
+
+
+def _make(config: _Config, inputs: Sequence[Path], out: Path, progress: Progress) -> None:
+    (shards, tokenizer), variants = inputs, _variants(config, out)
+    for folder, variant in variants.items():
+        executor = choose_executor(config)
+        build_samples(
+            variant, shards, tokenizer, folder, seed=config.seed, executor=executor, replace=True, progress=progress
+        )
+    if len(variants) > 1:
+        write_atomic(list_of_lengths(out), "".join(f"{folder.name}: 1\n" for folder in variants))
+
+
+def _describe(config: _Config, out: Path) -> str:
+    found = {variant.seq_len: read_manifest(folder) for folder, variant in _variants(config, out).items()}
+    rows = " and ".join(f"{manifest.rows:,} rows of {seq_len}" for seq_len, manifest in found.items())
+    first = found[config.samples.seq_len].statistics
+    return f"{rows} tokens, {first['fill']:.1%} filled, {first['heldout_rows']:,} held out"
+
+
+def _plan_stage(config: _Config, outlook: Outlook) -> StagePlan:
+    lengths, text_bytes = config.row_lengths, outlook.text_bytes
+    shards, passes = planned_shards(config.shuffle, outlook.sources), 2 if config.samples.shuffle == "global" else 1
+    at_once = min(shards, outlook.cpus)
+    id_bytes = 2 if config.tokenizer.vocab_size <= _UINT16_IDS else 4
+    disk = sum(
+        math.ceil(outlook.token_slots / length) * (length * id_bytes + length // 8 + _ROW_BYTES) for length in lengths
+    )
+    return StagePlan(
+        tasks=shards * len(lengths) * passes,
+        disk_bytes=disk,
+        scratch_bytes=disk // len(lengths) * (passes - 1),
+        memory_bytes=int(at_once * (_MEMORY_PER_TEXT_BYTE * text_bytes / shards + 105e6)),
+        seconds=len(lengths) * text_bytes / (_BYTES_PER_CPU_SECOND * at_once),
+        basis=f"the sample stage: 3.0 MB/s per CPU; {SLOTS_PER_TEXT_BYTE} slots per byte, as of English",
+    )
+
+
+SAMPLES = Stage(
+    name="samples",
+    folder="samples",
+    title="Samples",
+    reads=("shuffle", "tokenizer"),
+    recipe=_recipe,
+    make=_make,
+    describe=_describe,
+    plan=_plan_stage,
+)
+"""Packed rows of sentence pairs, of every length that training needs."""

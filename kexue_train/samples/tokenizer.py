@@ -7,10 +7,10 @@ those that a vocabulary was trained on are text it has not seen.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
@@ -28,6 +28,7 @@ from kexue_train.foundation.artifacts import (
 from kexue_train.foundation.errors import ConfigError, CorpusError
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.foundation.runtime import parse_size
+from kexue_train.foundation.stage import Outlook, Stage, StagePlan
 from kexue_train.samples.bert_tokenizer import (
     PREFIX,
     SPECIAL_TOKENS,
@@ -43,6 +44,8 @@ from kexue_train.samples.words import BertWords
 
 _SHOWN = 10
 _MEASURE_BYTES = 1_000_000
+_BYTES_PER_SECOND = 2.3e6
+"""WordPiece of 8,192 pieces: 15.3 MB in 6.8 s, most of it words that were new (benchmarks/RESULTS.md, "demo run")."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,7 @@ def train_tokenizer(
         ArtifactError: If ``shards``, ``out_dir`` or ``config.source`` is not what it should be.
     """
     source = find_vocabulary(config.source) if config.source else None
-    parents = {"text_shards": read_manifest(shards).content_digest}
-    recipe = Recipe(kind="tokenizer", settings=_settings(config, source), parents=parents)
+    recipe = _recipe_of(config, source, shards)
     if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
         return manifest
     partial = open_partial(out_dir, recipe)
@@ -149,9 +151,12 @@ def special_token_ids(tokenizer: Tokenizer) -> dict[str, int]:
     return {name: vocab[token] for name, token in SPECIAL_TOKENS.items()}
 
 
-def _settings(config: TokenizerConfig, source: Path | None) -> dict[str, Any]:
-    """What determines the result; of a given vocabulary its contents, not where they lie."""
-    return {**config.model_dump(mode="json"), "source": file_checksum(source) if source else None}
+def _recipe_of(config: TokenizerConfig, source: Path | None, shards: Path) -> Recipe:
+    """Return what determines the result; of a given vocabulary its contents, not where they lie."""
+    settings: dict[str, Any] = config.model_dump(mode="json")
+    settings["source"] = file_checksum(source) if source else None
+    parents = {"text_shards": read_manifest(shards).content_digest}
+    return Recipe(kind="tokenizer", settings=settings, parents=parents)
 
 
 def _training_bytes(shards: Path, limit: int) -> int:
@@ -177,3 +182,43 @@ def _require_coverage(coverage: Coverage, config: TokenizerConfig, shards: Path)
         f"{shards} would be [UNK]; characters without a piece: {coverage.describe_unknown()}; {larger}"
         "take another vocabulary with tokenizer.source (--from), or allow more with tokenizer.max_unknown_rate"
     )
+
+
+class _Config(Protocol):
+    @property
+    def tokenizer(self) -> TokenizerConfig: ...
+
+
+def _recipe(config: _Config, inputs: Sequence[Path], out: Path) -> dict[Path, Recipe]:
+    source = find_vocabulary(config.tokenizer.source) if config.tokenizer.source else None
+    return {out: _recipe_of(config.tokenizer, source, inputs[0])}
+
+
+def _make(config: _Config, inputs: Sequence[Path], out: Path, progress: Progress) -> None:
+    train_tokenizer(config.tokenizer, inputs[0], out, replace=True, progress=progress)
+
+
+def _describe(_config: _Config, out: Path) -> str:
+    found = read_manifest(out).statistics
+    return f"{found['vocab_size']:,} pieces, {found['bytes_per_token']:.2f} bytes per token"
+
+
+def _plan(config: _Config, outlook: Outlook) -> StagePlan:
+    if config.tokenizer.source:
+        return StagePlan(seconds=1.0, basis="taken as it is")
+    read = min(outlook.text_bytes, parse_size(config.tokenizer.max_size))
+    basis = "demo run: 2.3 MB/s; less time per byte of a large corpus, whose words come again"
+    return StagePlan(disk_bytes=250_000, seconds=read / _BYTES_PER_SECOND, basis=basis)
+
+
+TOKENIZER = Stage(
+    name="tokenizer",
+    folder="tokenizer",
+    title="Tokenizer",
+    reads=("shuffle",),
+    recipe=_recipe,
+    make=_make,
+    describe=_describe,
+    plan=_plan,
+)
+"""The vocabulary, trained on the shards or taken as given."""

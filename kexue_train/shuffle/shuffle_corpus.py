@@ -7,9 +7,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
+from kexue_train.corpus.config import CorpusConfig
 from kexue_train.corpus.inputs import Source, check_unchanged, find_inputs
-from kexue_train.executor import Executor
+from kexue_train.corpus.installed_docs import documents_of
+from kexue_train.executor import DataStageConfig, Executor, choose_executor
 from kexue_train.foundation.arrow_shards import write_dataset_files
 from kexue_train.foundation.artifacts import (
     MANIFEST_NAME,
@@ -19,15 +22,17 @@ from kexue_train.foundation.artifacts import (
     open_partial,
     partial_dir,
     publish,
+    read_manifest,
     write_atomic,
 )
 from kexue_train.foundation.errors import CorpusError, MachineLostError, ResourceError
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.foundation.runtime import available_memory_bytes, format_size, parse_size, require_disk
+from kexue_train.foundation.stage import Outlook, Stage, StagePlan
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.outputs import shard_file_name
 from kexue_train.shuffle.passes import Passes, load_plan
-from kexue_train.shuffle.plan import count_shards, estimate_disk_bytes, estimate_text_bytes, split_memory
+from kexue_train.shuffle.plan import count_shards, estimate_disk_bytes, estimate_text_bytes, plan_shuffle, split_memory
 from kexue_train.shuffle.proof import Account, describe_shuffle_files, make_manifest
 from kexue_train.shuffle.recipe import make_recipe
 from kexue_train.shuffle.rejected_records import DROPPED, REJECTED, join_records
@@ -35,6 +40,11 @@ from kexue_train.shuffle.scatter_result import ScatterResult
 from kexue_train.shuffle.text_shards import text_features
 
 _SCRATCH = ".spill"
+# JSON Lines, 512 MB of memory: 121 to 127 MB/s on 2 cores; ``dd`` twice on the same disk, in bytes of input: a disk may
+# allow no more, whatever its CPUs (benchmarks/RESULTS.md, "the shuffle beside its peers").
+_BYTES_PER_CPU_SECOND, _BYTES_PER_DISK_SECOND = 62e6, 185e6
+_START_SECONDS = 4.0
+"""A local Ray, its first tasks, the end: 4.8 s for a shuffle of 15.5 MB ("demo run")."""
 _CACHE_SHARE = 0.4
 """Share of the free memory that the page cache is trusted to keep for a while."""
 
@@ -65,8 +75,8 @@ def shuffle_corpus(
         ResourceError: Too little disk.
         ArtifactError: ``out_dir`` holds something else.
     """
-    sources = find_inputs(inputs, format=config.format, document=config.document, weights=config.weights)
-    num_shards = config.shards or count_shards(sources, parse_size(config.shard_size))
+    sources = _find_sources(config, inputs)
+    num_shards = planned_shards(config, sources)
     recipe = make_recipe(config, sources, num_shards, seed)
     if (partial_dir(out_dir) / MANIFEST_NAME).exists():  # killed while publishing: only the tidying is left
         shutil.rmtree(partial_dir(out_dir) / _SCRATCH, ignore_errors=True)
@@ -181,3 +191,72 @@ def explain_full_disk(out: Path) -> Iterator[None]:
             "entries: df -i) there, then run the same command again: the pieces that are done are kept. To start "
             f"elsewhere, delete {partial_dir(out)} and give another --out"
         ) from None
+
+
+def planned_shards(config: ShuffleConfig, sources: Sequence[Source]) -> int:
+    """Return into how many shards ``sources`` go."""
+    return config.shards or count_shards(sources, parse_size(config.shard_size))
+
+
+def _find_sources(config: ShuffleConfig, inputs: Sequence[str]) -> list[Source]:
+    return find_inputs(inputs, format=config.format, document=config.document, weights=config.weights)
+
+
+class _Config(DataStageConfig, Protocol):
+    @property
+    def corpus(self) -> CorpusConfig: ...
+    @property
+    def shuffle(self) -> ShuffleConfig: ...
+
+
+def _recipe(config: _Config, inputs: Sequence[Path], out: Path) -> dict[Path, Recipe]:
+    sources = _find_sources(config.shuffle, documents_of(config.corpus, inputs[0]))
+    return {out: make_recipe(config.shuffle, sources, planned_shards(config.shuffle, sources), config.seed)}
+
+
+def _make(config: _Config, inputs: Sequence[Path], out: Path, progress: Progress) -> None:
+    shuffle_corpus(
+        config.shuffle,
+        documents_of(config.corpus, inputs[0]),
+        out,
+        seed=config.seed,
+        executor=choose_executor(config),
+        replace=True,
+        progress=progress,
+    )
+
+
+def _describe(_config: _Config, out: Path) -> str:
+    manifest, shards = read_manifest(out), len(list(out.glob("data-*")))
+    return f"{manifest.rows:,} documents in {shards} shards, {format_size(manifest.bytes)}, checksums agree"
+
+
+def _plan(config: _Config, outlook: Outlook) -> StagePlan:
+    memory = parse_size(config.shuffle.memory) if config.shuffle.memory else outlook.memory_bytes // 2
+    budget = split_memory(memory, outlook.cpus)
+    plan = plan_shuffle(outlook.sources, planned_shards(config.shuffle, outlook.sources), budget.bucket_bytes)
+    compress = outlook.text_bytes > outlook.memory_bytes // 2
+    by_cpus = _BYTES_PER_CPU_SECOND * budget.workers
+    rate = min(by_cpus, _BYTES_PER_DISK_SECOND)
+    limit = "CPUs" if by_cpus < _BYTES_PER_DISK_SECOND else "the disk of that machine"
+    return StagePlan(
+        tasks=len(plan.tasks) + plan.num_shards,
+        disk_bytes=outlook.text_bytes,
+        scratch_bytes=estimate_disk_bytes(outlook.sources, compress=compress) - outlook.text_bytes,
+        memory_bytes=memory,
+        seconds=_START_SECONDS + outlook.text_bytes / rate,
+        basis=f"the shuffle beside its peers: {rate / 1e6:.0f} MB/s, by {limit}; {plan.num_shards} shards",
+    )
+
+
+SHUFFLE = Stage(
+    name="shuffle",
+    folder="shards",
+    title="Shuffled text",
+    reads=("corpus",),
+    recipe=_recipe,
+    make=_make,
+    describe=_describe,
+    plan=_plan,
+)
+"""The corpus on disk in exactly uniform random order."""

@@ -17,8 +17,8 @@ from kexue_train.foundation.errors import (
     StaleArtifactError,
     TrainingError,
 )
-from kexue_train.pipeline.run import STAGES
-from kexue_train.pipeline.stage_result import StageResult
+from kexue_train.pipeline.run import StageResult
+from kexue_train.pipeline.stages import STAGES
 
 pytest.importorskip("prefect")
 
@@ -36,23 +36,30 @@ class Failed:
         return self.error
 
 
-def called_with_the_workshop() -> list[str]:
-    """The names called as ``name(workshop)`` in the flow's body, in order."""
+def stages_of_the_flow() -> list[tuple[str, tuple[str, ...]]]:
+    """Each line ``name = stage(run, ...)`` of the flow: the stage, and the stages whose results it is given."""
     tree = ast.parse(FLOW.read_text(encoding="utf-8"))
     flow = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "pretrain_pipeline")
-    calls = [node for node in ast.walk(flow) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
-    stages = [call for call in calls if [ast.unparse(argument) for argument in call.args] == ["workshop"]]
-    return [ast.unparse(call.func) for call in sorted(stages, key=lambda call: call.lineno)]
+    made_by: dict[str, str] = {}
+    found = []
+    for node in ast.walk(flow):
+        call = node.value if isinstance(node, ast.Assign | ast.Expr) else None
+        if isinstance(call, ast.Call) and call.args and ast.unparse(call.args[0]) == "run":
+            stage = ast.unparse(call.func)
+            found.append((stage, tuple(made_by[ast.unparse(argument)] for argument in call.args[1:])))
+            made_by |= {ast.unparse(target): stage for target in getattr(node, "targets", [])}
+    return found
 
 
-def test_the_flow_runs_the_stages_of_the_pipeline_in_their_order() -> None:
-    assert called_with_the_workshop() == list(STAGES)
+def test_the_flow_runs_the_stages_in_their_order_and_gives_each_what_it_reads() -> None:
+    assert stages_of_the_flow() == [(stage.name, stage.reads) for stage in STAGES]
 
 
 def test_every_name_in_the_flow_is_the_task_of_that_stage() -> None:
     from flows import pretrain_pipeline
 
-    assert {name: getattr(pretrain_pipeline, name).name for name in STAGES} == {name: name for name in STAGES}
+    names = [stage.name for stage in STAGES]
+    assert [getattr(pretrain_pipeline, name).name for name in names] == names
 
 
 @pytest.mark.parametrize(
@@ -107,7 +114,7 @@ def test_the_facts_of_work_done_before_have_no_speed_and_of_no_folder_no_numbers
 def test_only_training_is_limited_to_one_at_a_time() -> None:
     from flows import tasks
 
-    limited = [name for name in STAGES if tasks.TRAINING_TAG in getattr(tasks, name).tags]
+    limited = [stage.name for stage in STAGES if tasks.TRAINING_TAG in getattr(tasks, stage.name).tags]
     assert limited == ["train"]
 
 

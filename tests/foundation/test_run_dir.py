@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from kexue_train.foundation.errors import ArtifactError, ConfigError, ResourceError
 from kexue_train.foundation.run_dir import RunDir
+from kexue_train.report.run_data import read_lines
 
 
 def hold_lock(root: Path, repository: Path) -> subprocess.Popen[str]:
@@ -24,12 +26,6 @@ def hold_lock(root: Path, repository: Path) -> subprocess.Popen[str]:
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     return holder
-
-
-def test_samples_of_other_lengths_lie_beside_those_of_the_one_that_is_scored() -> None:
-    run = RunDir(Path("run"))
-    assert run.sample_folders(512, []) == {512: run.samples}
-    assert run.sample_folders(512, [128, 512]) == {512: run.samples, 128: Path("run", "samples-128")}
 
 
 @pytest.mark.slow
@@ -78,16 +74,14 @@ def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_the_latest_record_of_each_stage_is_read_back(tmp_path: Path) -> None:
+def test_every_record_of_a_stage_is_a_line_of_its_own(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    assert run.read_stages() == {}
     run.record_stage(stage="shuffle", seconds=1.5, source="维基")
     run.record_stage(stage="samples", seconds=2)
-    run.record_stage(stage="shuffle", seconds=3)
-    assert run.read_stages() == {
-        "shuffle": {"stage": "shuffle", "seconds": 3},
-        "samples": {"stage": "samples", "seconds": 2},
-    }
+    assert [json.loads(line) for line in run.stages.read_text(encoding="utf-8").splitlines()] == [
+        {"stage": "shuffle", "seconds": 1.5, "source": "维基"},
+        {"stage": "samples", "seconds": 2},
+    ]
 
 
 @pytest.mark.parametrize("kept", range(1, 40))
@@ -98,7 +92,7 @@ def test_a_line_torn_anywhere_costs_only_itself(tmp_path: Path, kept: int) -> No
     run.record_stage(stage="shuffle", source="维", n=1)
     run.stages.write_bytes(run.stages.read_bytes()[: len(whole) + kept])
     run.record_stage(stage="samples", seconds=2)
-    assert run.read_stages().keys() - {"shuffle"} == {"corpus", "samples"}
+    assert {record["stage"] for record in read_lines(run.stages)} - {"shuffle"} == {"corpus", "samples"}
 
 
 def test_a_run_folder_is_claimed_once_and_refuses_a_run_of_another_name(tmp_path: Path) -> None:
@@ -121,5 +115,5 @@ def test_a_folder_with_other_things_is_not_taken_as_a_run_folder(tmp_path: Path)
 def test_every_path_of_a_run_lies_below_its_root(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     paths = [getattr(run, name) for name, value in vars(RunDir).items() if isinstance(value, property)]
-    assert len(paths) == len(set(paths)) == 12
+    assert len(paths) == len(set(paths)) == 11
     assert all(path.parent == tmp_path for path in paths)

@@ -114,10 +114,9 @@ def redone(workplace: Path, run: str, *more: str) -> tuple[set[str], str]:
     return {stage for stage in STAGES if before[stage] != after[stage]}, said
 
 
-def test_a_run_leaves_all_that_it_promises_and_nothing_hidden_but_its_marks(workplace: Path) -> None:
+def test_a_run_leaves_all_that_it_promises_and_nothing_hidden_but_lock_and_owner(workplace: Path) -> None:
     names = {path.name for path in (workplace / "undisturbed").iterdir()}
-    marks = {".lock", ".run", ".complete.json"}
-    assert names == {*marks, "config.yaml", "stages.jsonl", "report", *STAGES.values()}
+    assert names == {".lock", ".run", "config.yaml", "stages.jsonl", "report", *STAGES.values()}
 
 
 def test_the_same_command_again_finds_every_stage_complete(workplace: Path) -> None:

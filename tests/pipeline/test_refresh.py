@@ -16,9 +16,12 @@ from kexue_train.foundation.artifacts import read_manifest
 from kexue_train.foundation.errors import ArtifactError, ConfigError, CorpusError
 from kexue_train.foundation.progress import SILENT
 from kexue_train.foundation.run_dir import RunDir
+from kexue_train.foundation.stage import Stage
 from kexue_train.pipeline.refresh import Generation, find_arrivals, next_generation, plan_training
-from kexue_train.pipeline.run import STAGES, Run, last_checkpoint, open_run, run_stage
+from kexue_train.pipeline.run import Run, open_run, run_stage
 from kexue_train.pipeline.run_config import RunConfig
+from kexue_train.pipeline.stages import EVALUATE, EXPORT, REPORT, SAMPLES, SHUFFLE, STAGES, TRAIN
+from kexue_train.train.stage import last_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -52,7 +55,7 @@ def config_of(folder: Path, **train: Any) -> RunConfig:
     return RunConfig.parse(values, where="test")
 
 
-def work(run: Run, *stages: str) -> None:
+def work(run: Run, *stages: Stage[RunConfig]) -> None:
     for stage in stages:
         run_stage(stage, run, SILENT)
 
@@ -63,9 +66,10 @@ def make_all(config: RunConfig, root: Path) -> None:
 
 
 def complete(generation: Generation) -> Generation:
-    work(generation, "shuffle", "samples")
+    work(generation.run, SHUFFLE, SAMPLES)
     planned = plan_training(generation)
-    work(planned, "train", "export", "evaluate", "report")
+    run_stage(TRAIN, planned.run, SILENT, inputs=[planned.mixture])
+    work(planned.run, EXPORT, EVALUATE, REPORT)
     return planned
 
 
@@ -107,34 +111,38 @@ def texts_of(folder: Path) -> set[int]:
 
 
 def test_each_generation_holds_the_new_documents_and_no_others(twice: list[Generation]) -> None:
-    assert [texts_of(generation.folder.shards) for generation in twice] == [set(range(150, 250)), set(range(250, 320))]
+    assert [texts_of(generation.run.folder.shards) for generation in twice] == [
+        set(range(150, 250)),
+        set(range(250, 320)),
+    ]
 
 
 def test_all_generations_have_the_tokenizer_of_the_run(trained: Path, twice: list[Generation]) -> None:
-    tokenizers = [read_manifest(generation.folder.tokenizer) for generation in twice]
+    tokenizers = [read_manifest(generation.run.folder.tokenizer) for generation in twice]
     assert tokenizers == [read_manifest(RunDir(trained / "run").tokenizer)] * 2
 
 
 def test_training_starts_with_the_last_weights_of_the_generation_before(trained: Path, twice: list[Generation]) -> None:
-    before = [RunDir(trained / "run"), twice[0].folder]
-    assert [generation.config.train.init_from for generation in twice] == [
+    before = [RunDir(trained / "run"), twice[0].run.folder]
+    assert [generation.run.config.train.init_from for generation in twice] == [
         last_checkpoint(folder.pretrain) for folder in before
     ]
 
 
 def test_every_new_row_is_read_once_beside_as_many_old_ones(trained: Path, twice: list[Generation]) -> None:
-    new = SampleDataset(twice[1].folder.samples).num_training_rows
-    assert twice[1].config.train.steps == math.ceil(2 * new / BATCH)
-    weights = yaml.safe_load(twice[1].samples.read_text())
+    new = SampleDataset(twice[1].run.folder.samples).num_training_rows
+    assert twice[1].run.config.train.steps == math.ceil(2 * new / BATCH)
+    weights = yaml.safe_load(twice[1].mixture.read_text())
     rows = [
-        SampleDataset(folder).num_training_rows for folder in (RunDir(trained / "run").samples, twice[0].folder.samples)
+        SampleDataset(folder).num_training_rows
+        for folder in (RunDir(trained / "run").samples, twice[0].run.folder.samples)
     ]
     expected = {"samples": 0.5, "../../samples": rows[0] / sum(rows) / 2, "../2/samples": rows[1] / sum(rows) / 2}
     assert weights == pytest.approx(expected)
 
 
 def test_the_learning_rate_warms_up_again_and_falls(twice: list[Generation]) -> None:
-    steps, schedule = twice[0].config.train.steps, twice[0].config.optimizer.schedule
+    steps, schedule = twice[0].run.config.train.steps, twice[0].run.config.optimizer.schedule
     assert schedule.multiplier(1) <= schedule.multiplier(schedule.warmup) == 1.0
     assert schedule.warmup <= steps / 10
     assert schedule.multiplier(steps) == pytest.approx(0.1)
@@ -154,7 +162,7 @@ def test_a_file_that_is_not_there_is_an_error(trained: Path, twice: list[Generat
 
 
 def test_a_file_changed_since_is_told_and_left_alone(trained: Path, twice: list[Generation], tmp_path: Path) -> None:
-    config, before = config_of(trained), [RunDir(trained / "run"), *(generation.folder for generation in twice)]
+    config, before = config_of(trained), [RunDir(trained / "run"), *(generation.run.folder for generation in twice)]
     changed = trained / "b.jsonl"
     bytes_before, times = changed.read_bytes(), changed.stat()
     write(changed, range(150, 260))
@@ -170,15 +178,15 @@ def test_an_interrupted_generation_is_finished_with_its_own_files_first(trained:
     write(trained / "d.jsonl", range(320, 380))
     begun = next_generation(config_of(trained), trained / "run")
     assert begun is not None
-    work(begun, "shuffle")
-    made = (begun.folder.shards / "manifest.json").stat().st_mtime_ns
+    work(begun.run, SHUFFLE)
+    made = (begun.run.folder.shards / "manifest.json").stat().st_mtime_ns
     write(trained / "e.jsonl", range(380, 440))
     resumed = refreshed(config_of(trained), trained / "run")
-    assert resumed.folder == begun.folder
-    assert (resumed.folder.shards / "manifest.json").stat().st_mtime_ns == made
+    assert resumed.run.folder == begun.run.folder
+    assert (resumed.run.folder.shards / "manifest.json").stat().st_mtime_ns == made
     following = next_generation(config_of(trained), trained / "run")
     assert following is not None
-    assert following.inputs == (str(trained / "e.jsonl"),)
+    assert following.run.config.corpus.inputs == (str(trained / "e.jsonl"),)
 
 
 def test_generations_of_a_training_made_anew_are_put_aside(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 import pytest
 
 from kexue_train.foundation.errors import ArtifactError, ConfigError
+from kexue_train.pipeline.stages import STAGES
 from kexue_train.report.build_report import build_comparison, build_report
 
 SECTIONS = ["learning", "evaluation", "predictions", "speed", "data", "checks", "anomalies", "configuration"]
@@ -25,7 +26,7 @@ class Elements(HTMLParser):
 
 
 def page_of(run_dir):
-    return build_report(run_dir).read_text(encoding="utf-8")
+    return build_report(run_dir, STAGES).read_text(encoding="utf-8")
 
 
 def without_scripts(html):

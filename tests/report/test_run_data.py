@@ -3,6 +3,7 @@ import json
 import pytest
 
 from kexue_train.foundation.errors import ArtifactError
+from kexue_train.pipeline.stages import STAGES
 from kexue_train.report.run_data import load_run, read_lines
 from tests.report.example_run import metric_lines, write_metrics
 
@@ -35,7 +36,7 @@ def test_work_found_later_does_not_hide_the_time_it_took(finished_run):
 def test_stages_come_in_the_order_of_the_data(finished_run):
     path = finished_run / "stages.jsonl"
     path.write_text("\n".join(reversed(path.read_text().splitlines())))
-    names = [record["stage"] for record in load_run(finished_run).stages]
+    names = [record["stage"] for record in load_run(finished_run, STAGES).stages]
     assert names == ["corpus", "shuffle", "tokenizer", "samples", "train", "export", "evaluate"]
 
 

@@ -6,8 +6,9 @@ Writes ``mlm.json`` (scores and baselines) and ``predictions.json`` (sentences w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from kexue_train.downstream.evaluate.config import EvaluateConfig
 from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import choose_sets, set_files
@@ -28,6 +29,11 @@ from kexue_train.foundation.artifacts import (
     write_atomic,
 )
 from kexue_train.foundation.progress import SILENT, Progress
+from kexue_train.foundation.stage import Outlook, Stage, StagePlan
+from kexue_train.samples.config import SampleConfig
+
+_START_SECONDS = 4.0
+"""Of Python and PyTorch, and the sentences ("demo run")."""
 
 
 def evaluate_model(
@@ -56,14 +62,9 @@ def evaluate_model(
         ConfigError: If a zero-shot task or a set is not known or wrong.
         ArtifactError: If an input is not what it should be.
     """
-    parents = {
-        "hf_model": read_manifest(model_dir).content_digest,
-        "sample_shards": read_manifest(samples).content_digest,
-    }
     tasks = load_tasks(config.tasks) if config.data else {}
     sets = choose_sets(config.sts_sets, config.sts_data) if config.sts_data else {}
-    settings = {**config.model_dump(mode="json"), "seed": seed}
-    recipe = Recipe(kind="evaluation", settings=settings, parents=parents, inputs=inputs_of(config))
+    recipe = _recipe_of(config, model_dir, samples, seed)
     if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
         return manifest
     from kexue_train.downstream.evaluate.load_model import load_tokenizer  # noqa: PLC0415  # the same
@@ -107,3 +108,67 @@ def inputs_of(config: EvaluateConfig) -> list[tuple[str, int, int]]:
     if config.sts_data and config.sts_data.is_dir():
         files += set_files(config.sts_sets, config.sts_data)
     return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]
+
+
+def _recipe_of(config: EvaluateConfig, model_dir: Path, samples: Path, seed: int) -> Recipe:
+    parents = {
+        "hf_model": read_manifest(model_dir).content_digest,
+        "sample_shards": read_manifest(samples).content_digest,
+    }
+    settings = {**config.model_dump(mode="json"), "seed": seed}
+    return Recipe(kind="evaluation", settings=settings, parents=parents, inputs=inputs_of(config))
+
+
+class _Device(Protocol):
+    @property
+    def device(self) -> str: ...
+
+
+class _Config(Protocol):
+    @property
+    def seed(self) -> int: ...
+    @property
+    def samples(self) -> SampleConfig: ...
+    @property
+    def train(self) -> _Device: ...
+    @property
+    def evaluate(self) -> EvaluateConfig: ...
+
+
+def _recipe(config: _Config, inputs: Sequence[Path], out: Path) -> dict[Path, Recipe]:
+    model, samples = inputs
+    return {out: _recipe_of(config.evaluate, model, samples, config.seed)}
+
+
+def _make(config: _Config, inputs: Sequence[Path], out: Path, progress: Progress) -> None:
+    out.parent.mkdir(exist_ok=True)
+    model, samples = inputs
+    evaluate_model(config.evaluate, model, samples, out, seed=config.seed, replace=True, progress=progress)
+
+
+def _describe(_config: _Config, out: Path) -> str:
+    found = read_manifest(out).statistics
+    return f"MLM loss {found['mlm_loss']:.2f} nats, {found['mlm_accuracy']:.1%} of predicted tokens right"
+
+
+def _plan(config: _Config, outlook: Outlook) -> StagePlan:
+    tokens, pace = outlook.token_slots * config.samples.heldout_fraction, outlook.tokens_per_second
+    pace = pace or outlook.flops_per_second / outlook.flops_per_token
+    is_known = outlook.tokens_per_second or config.train.device != "cuda"
+    return StagePlan(
+        disk_bytes=10_000,
+        seconds=_START_SECONDS + tokens / (3 * pace) if is_known else None,  # forward alone is a third
+        basis=f"forward passes on {tokens:.3g} held-out tokens, at the pace of training",
+    )
+
+
+EVALUATE = Stage(
+    name="evaluate",
+    folder="evaluate",
+    reads=("export", "samples"),
+    recipe=_recipe,
+    make=_make,
+    describe=_describe,
+    plan=_plan,
+)
+"""Scores of the exported model on the held-out rows."""

@@ -13,12 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from kexue_train.pipeline.plan import Machine, RunPlan, plan_run
-from kexue_train.pipeline.plan.plan_run import rows_of, text_source
-from kexue_train.pipeline.plan.table import plan_values, print_plan
-from kexue_train.pipeline.plan.training import activation_bytes, count_parameters, rule_of, state_bytes
-from kexue_train.pipeline.run import STAGES
+from kexue_train.foundation.stage import SLOTS_PER_TEXT_BYTE
+from kexue_train.pipeline.plan import Machine, RunPlan, plan_run, plan_values, print_plan, text_source
 from kexue_train.pipeline.run_config import RunConfig
+from kexue_train.pipeline.stages import STAGES
+from kexue_train.train.plan import activation_bytes, count_parameters, rule_of, state_bytes
 
 ROOT = Path(__file__).resolve().parents[3]
 GB = 10**9
@@ -39,21 +38,21 @@ def plan(run: RunConfig, text_bytes: int = GB, *, cpus: int = 2, memory: int = 1
 
 
 def stage(planned: RunPlan, name: str) -> Any:
-    return next(found for found in planned.stages if found.stage == name)
+    return planned.stages[name]
 
 
 def test_the_stages_are_those_of_a_run() -> None:
-    assert [found.stage for found in plan(config("demo")).stages] == list(STAGES)
+    assert list(plan(config("demo")).stages) == [stage.name for stage in STAGES]
 
 
 def test_the_demo_takes_what_it_took() -> None:
     planned = plan(config("demo"))
-    seconds = {found.stage: found.seconds for found in planned.stages}
+    seconds = {name: found.seconds for name, found in planned.stages.items()}
     assert {name: seconds[name] for name in DEMO_SECONDS} == pytest.approx(DEMO_SECONDS, rel=0.1)
     assert planned.seconds == pytest.approx(DEMO_SECONDS_IN_ALL, rel=0.1)
-    sizes = {found.stage: found.disk_bytes for found in planned.stages}
+    sizes = {name: found.disk_bytes for name, found in planned.stages.items()}
     assert {name: sizes[name] for name in DEMO_BYTES} == pytest.approx(DEMO_BYTES, rel=0.02)
-    assert rows_of(planned.text_bytes, 128) == pytest.approx(DEMO_ROWS, rel=0.02)
+    assert planned.text_bytes * SLOTS_PER_TEXT_BYTE / 128 == pytest.approx(DEMO_ROWS, rel=0.02)
 
 
 def test_the_demos_training_takes_the_memory_and_disk_it_took() -> None:
@@ -171,9 +170,9 @@ def test_table_and_values_tell_the_same(capsys: pytest.CaptureFixture[str]) -> N
     planned = plan(config("demo"))
     print_plan(planned, Console(width=200))
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1 : 1 + len(STAGES)]] == list(STAGES)
+    assert [line.split()[0] for line in lines[1 : 1 + len(STAGES)]] == [stage.name for stage in STAGES]
     values = json.loads(json.dumps(plan_values(planned)))
-    assert [entry["stage"] for entry in values["stages"]] == list(STAGES)
+    assert [entry["stage"] for entry in values["stages"]] == [stage.name for stage in STAGES]
     assert values["seconds"] == pytest.approx(sum(entry["seconds"] for entry in values["stages"]))
     assert all(entry["basis"] for entry in values["stages"])
 

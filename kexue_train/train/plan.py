@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from kexue_train.foundation.runtime import format_size
-from kexue_train.pipeline.plan import rates
-from kexue_train.pipeline.plan.stage_plan import StagePlan
-from kexue_train.pipeline.run_config import RunConfig
+from kexue_train.foundation.stage import Outlook, StagePlan
 from kexue_train.train.config import RecomputeEvery
 from kexue_train.train.monitor.flops import FlopRule, flop_rule
+from kexue_train.train.stage import TrainSections
 
 _WORD_TABLE_MULTIPLE = 128
+
+# Measured on one CPU (half of a machine with 2 cores, AMD EPYC), without a GPU; benchmarks/RESULTS.md explains each.
+_WORKER_BYTES = 1.35e9
+"""Resident memory of a training worker beside model and activations: Python, PyTorch, DeepSpeed ("demo run")."""
+_CHECKPOINT_EXTRA_BYTES = 0.3e6
+"""Tokenizer and settings in every checkpoint ("demo run")."""
+_KEPT_BYTES = {"none": 102.0, "selective": 35.9, "full": 4.0}
+"""Kept by one layer per token and unit of width after forward, fp32 with dropout, feed-forward four times as wide ("the
+encoder", recomputation): the slopes from 6 to 24 layers."""
+_KEPT_BESIDE_LAYERS = 2 * _KEPT_BYTES["none"]
+"""The same for embeddings and heads, and for the layer that backward is in: the table's peaks within a sixth."""
+_RECOMPUTE_SLOWDOWN = {"none": 1.0, "selective": 1.23, "full": 1.4}
+"""("the encoder", recomputation)"""
+_NARROW, _WIDE = (192, 41e9), (768, 65e9)
+"""Width of the model, useful operations per second of one CPU in fp32 without recomputation: the demo's 5,850
+tokens/s with its recomputation taken off, and base size at 233 tokens/s ("the encoder")."""
 
 
 def count_parameters(rule: FlopRule, hidden_size: int) -> int:
@@ -19,58 +35,57 @@ def count_parameters(rule: FlopRule, hidden_size: int) -> int:
     return (rule.per_token + rule.per_prediction) // 6 + 4 * hidden_size  # two segments, two answers of the NSP head
 
 
-def rule_of(config: RunConfig) -> FlopRule:
+def rule_of(config: TrainSections) -> FlopRule:
     """The rule of operations, with the word table as large as ``tokenizer.vocab_size`` makes it."""
     vocab_size = -(-config.tokenizer.vocab_size // _WORD_TABLE_MULTIPLE) * _WORD_TABLE_MULTIPLE
     return flop_rule(config.model, vocab_size)
 
 
-def flops_per_token(config: RunConfig) -> float:
+def flops_per_token(config: TrainSections) -> float:
     """Useful operations of a token, forward and backward, in rows that one sequence fills."""
     predicted = config.train.objective.masking.total
-    return rule_of(config).per_token_of(mean_length=config.samples.seq_len, predicted_share=predicted)
+    return rule_of(config).per_token_of(mean_length=config.row_lengths[0], predicted_share=predicted)
 
 
-def count_slots(config: RunConfig) -> int:
+def count_slots(config: TrainSections) -> int:
     """Token slots of all steps; hardly one is padding."""
     phases = config.train.phase_settings
-    return sum(p.steps * p.global_batch_size * (p.seq_len or config.samples.seq_len) for p in phases)
+    return sum(p.steps * p.global_batch_size * (p.seq_len or config.row_lengths[0]) for p in phases)
 
 
-def plan_training(config: RunConfig, cpus: int, tokens_per_second: float | None) -> StagePlan:
-    """The plan of the stage.
-
-    Args:
-        config: The run.
-        cpus: CPUs that the workers share.
-        tokens_per_second: Of all workers, if it was measured; without it a GPU's time is not known.
-    """
+def plan_training(config: TrainSections, outlook: Outlook) -> StagePlan:
+    """Return the plan of the stage ``train``."""
     train = config.train
-    parameters = count_parameters(rule_of(config), config.model.hidden_size)
-    checkpoint = int(parameters * _checkpoint_bytes(config) + rates.CHECKPOINT_EXTRA_BYTES)
+    parameters, measured = outlook.parameters, outlook.tokens_per_second
+    checkpoint = int(parameters * _checkpoint_bytes(config) + _CHECKPOINT_EXTRA_BYTES)
     kept_for_ever = train.steps // train.checkpoints.keep_every if train.checkpoints.keep_every else 0
     on_gpu = train.device == "cuda"
     worker_bytes = int(parameters * state_bytes(config) + activation_bytes(config))
-    rate = tokens_per_second or (None if on_gpu else cpu_tokens_per_second(config, cpus))
+    rate = measured or (None if on_gpu else cpu_tokens_per_second(config, outlook.flops_per_second))
     return StagePlan(
-        stage="train",
         tasks=train.num_workers,
         disk_bytes=(train.checkpoints.keep + 1 + kept_for_ever) * checkpoint,  # and the best
         scratch_bytes=checkpoint,  # the new one, before an old one goes
-        memory_bytes=int(train.num_workers * (rates.WORKER_BYTES + (0 if on_gpu else worker_bytes))),
+        memory_bytes=int(train.num_workers * (_WORKER_BYTES + (0 if on_gpu else worker_bytes))),
         device_bytes=worker_bytes if on_gpu else None,
         seconds=None if rate is None else count_slots(config) / rate,
-        basis=_basis(config, parameters, rate, measured=tokens_per_second is not None),
+        basis=_basis(config, parameters, rate, measured=measured is not None),
     )
 
 
-def cpu_tokens_per_second(config: RunConfig, cpus: int) -> float:
-    """Of all workers of a machine with ``cpus``, in fp32."""
-    work = flops_per_token(config) * _of_recompute(config, rates.RECOMPUTE_SLOWDOWN)
-    return cpus * rates.cpu_flops_per_second(config.model.hidden_size) / work
+def cpu_tokens_per_second(config: TrainSections, flops_per_second: float) -> float:
+    """Return the pace of all workers of a machine without a GPU, in fp32."""
+    return flops_per_second / (flops_per_token(config) * _of_recompute(config, _RECOMPUTE_SLOWDOWN))
 
 
-def state_bytes(config: RunConfig) -> float:
+def cpu_flops_per_second(hidden_size: int) -> float:
+    """Return the useful operations of one CPU in training, on a line through log(width) of the model, flat outside."""
+    (low, slow), (high, fast) = _NARROW, _WIDE
+    share = math.log(hidden_size / low) / math.log(high / low)
+    return slow + (fast - slow) * min(1.0, max(0.0, share))
+
+
+def state_bytes(config: TrainSections) -> float:
     """Per weight and worker: weight, momentum, master copy, gradient (docs/training.md, "DeepSpeed")."""
     train, optimizer = config.train, config.optimizer
     moments = 8 if optimizer.name in ("adamw", "lamb") else 4
@@ -82,18 +97,18 @@ def state_bytes(config: RunConfig) -> float:
     return 4.0 if optimizer.states == "bf16" else 4 + moments + gradient
 
 
-def activation_bytes(config: RunConfig) -> float:
+def activation_bytes(config: TrainSections) -> float:
     """At the peak of one worker's micro-batch, in the phase that takes most; ``auto`` counts as one row."""
     layers, width = config.model.num_hidden_layers, config.model.hidden_size
-    per_layer = _of_recompute(config, rates.KEPT_BYTES)
+    per_layer = _of_recompute(config, _KEPT_BYTES)
     tokens = max(
-        (1 if phase.micro_batch_size == "auto" else phase.micro_batch_size) * (phase.seq_len or config.samples.seq_len)
+        (1 if phase.micro_batch_size == "auto" else phase.micro_batch_size) * (phase.seq_len or config.row_lengths[0])
         for phase in config.train.phase_settings
     )
-    return tokens * width * (layers * per_layer + rates.KEPT_BESIDE_LAYERS)
+    return tokens * width * (layers * per_layer + _KEPT_BESIDE_LAYERS)
 
 
-def _of_recompute(config: RunConfig, values: Mapping[str, float]) -> float:
+def _of_recompute(config: TrainSections, values: Mapping[str, float]) -> float:
     """The value for ``train.compute.recompute``; the mean of the layers where only some are computed again."""
     recompute = config.train.compute.recompute
     if isinstance(recompute, RecomputeEvery):
@@ -101,14 +116,14 @@ def _of_recompute(config: RunConfig, values: Mapping[str, float]) -> float:
     return values[recompute]
 
 
-def _checkpoint_bytes(config: RunConfig) -> int:
+def _checkpoint_bytes(config: TrainSections) -> int:
     """Per weight: the weight, the moments, and fp32 copies beside bf16 weights."""
     if config.optimizer.states == "bf16":
         return 4
     return 4 + (8 if config.optimizer.name in ("adamw", "lamb") else 4)
 
 
-def _basis(config: RunConfig, parameters: int, rate: float | None, *, measured: bool) -> str:
+def _basis(config: TrainSections, parameters: int, rate: float | None, *, measured: bool) -> str:
     slots = count_slots(config)
     amount = f"{parameters:,} weights, {slots:.3g} tokens, {slots * flops_per_token(config):.2g} operations"
     if rate is None:

@@ -18,40 +18,50 @@ from flows.artifacts import show_link
 from kexue_train.cli.terminal import PlainBoard, StageBoard, make_board
 from kexue_train.foundation.errors import ConfigError, KexueError
 from kexue_train.foundation.run_dir import RunDir
+from kexue_train.foundation.stage import Stage
 from kexue_train.pipeline.run import Run, open_run
 from kexue_train.pipeline.run_config import RunConfig
 
 _LINKS = {"KEXUE_TENSORBOARD_URL": ("tensorboard", "TensorBoard"), "KEXUE_RAY_URL": ("ray", "Ray's dashboard")}
 
 
-class Workshop:
+class FlowContext:
     """What the tasks of one flow run share. A plain class, so that Prefect does not look into it."""
 
-    def __init__(self, run: Run, board: StageBoard) -> None:
+    def __init__(self, run: Run, board: StageBoard, summaries: dict[str, str] | None = None) -> None:
         self.run, self.board = run, board
-        self.summaries: dict[str, str] = {}
+        self.summaries: dict[str, str] = {} if summaries is None else summaries
 
-    def completed(self, *stages: str) -> State[str]:
-        """The state to end with: what ``stages`` made, in words, and where it lies, as the result."""
-        return self.ended("; ".join(self.summaries[stage] for stage in stages))
+    @property
+    def folder(self) -> RunDir:
+        """The run folder."""
+        return self.run.folder
+
+    def on(self, run: Run) -> FlowContext:
+        """Return the context of the same flow run for work on another run, such as a generation of this one."""
+        return FlowContext(run, self.board, self.summaries)
+
+    def completed(self, *stages: Stage[RunConfig]) -> State[str]:
+        """Return the state to end with: what ``stages`` made, in words, and where it lies, as the result."""
+        return self.ended("; ".join(self.summaries[stage.name] for stage in stages))
 
     def ended(self, message: str) -> State[str]:
-        """The same with a message."""
-        root = str(self.run.folder.root)
+        """Return the state to end with, with a message of its own."""
+        root = str(self.folder.root)
         return Completed(message=f"{root}: {message}", data=root)
 
 
 @contextmanager
-def open_workshop(
-    stages: Sequence[str],
+def run_context(
+    stages: Sequence[Stage[RunConfig]],
     config_path: Path,
     run_dir: Path | None = None,
     overrides: Sequence[str] | None = None,
     ray_address: str | None = None,
     fresh: bool = False,
     claim: bool = True,
-) -> Iterator[Workshop]:
-    """Load the configuration, claim the run folder and hold its lock; says how to go on if the work is ended.
+) -> Iterator[FlowContext]:
+    """Load the configuration, claim the run folder and hold its lock; an interrupted run says how to resume it.
 
     Without ``claim`` the folder's configuration stays as it is.
 
@@ -60,15 +70,15 @@ def open_workshop(
     """
     config = load_config(config_path, overrides, ray_address)
     root = run_dir or Path("runs", config.name)
-    with RunDir(root).lock(), _board(stages) as board, _said_how_to_go_on(board, root):
+    with RunDir(root).lock(), _board(stages) as board, hint_resume_on_interrupt(board, root):
         for variable, (key, text) in _LINKS.items():
             if address := os.environ.get(variable):
                 show_link(key, address, text)
-        yield Workshop(open_run(config, root, fresh=fresh) if claim else Run(config, RunDir(root)), board)
+        yield FlowContext(open_run(config, root, fresh=fresh) if claim else Run(config, RunDir(root)), board)
 
 
 def load_config(path: Path, overrides: Sequence[str] | None = None, ray_address: str | None = None) -> RunConfig:
-    """The configuration, with ``ray_address`` as one more override.
+    """Return the configuration, with ``ray_address`` as one more override.
 
     Raises:
         ConfigError: If it is not here, with the machine and folder where "here" is; or any value is wrong.
@@ -83,7 +93,7 @@ def load_config(path: Path, overrides: Sequence[str] | None = None, ray_address:
 
 
 def run_name() -> str:
-    """``base from base.yaml``: the run and its configuration, in place of Prefect's chance names."""
+    """Return the name of the flow run, ``base from base.yaml``, in place of Prefect's random ones."""
     parameters: dict[str, Any] = flow_run.parameters
     config = Path(parameters["config_path"])
     run_dir = parameters.get("run_dir")
@@ -103,21 +113,22 @@ class _RunLog:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no line is held back."""
 
 
-def _board(stages: Sequence[str]) -> StageBoard:
+def _board(stages: Sequence[Stage[RunConfig]]) -> StageBoard:
     if deployment.id:
         return PlainBoard(Console(file=_RunLog(), width=1000))  # type: ignore[arg-type]  # all that rich uses of a file
-    return make_board(list(stages), Console())
+    return make_board([stage.name for stage in stages], Console())
 
 
 @contextmanager
-def _said_how_to_go_on(board: StageBoard, root: Path) -> Iterator[None]:
+def hint_resume_on_interrupt(board: StageBoard, root: Path) -> Iterator[None]:
+    """Say on the board how to resume if a signal ends the work."""
     try:
         yield
     except KexueError:
-        raise  # says it itself
+        raise  # its message says how
     except BaseException as error:
         if not isinstance(error, Exception):  # a signal: cancelled, or about to be killed
             board.note(f"stopped; what is finished is kept in {root}. Run again with the same parameters to go on")
