@@ -25,13 +25,12 @@ if not __package__:  # run as a script: the repository's root takes the place of
 
 from benchmarks.encoder import facts, report
 from benchmarks.encoder_cost import seconds
-from kexue_train.downstream.evaluate.load_model import LoadedHead, load_next_sentence_model
-from kexue_train.downstream.evaluate.sentence_vectors.moments import Moments
-from kexue_train.downstream.evaluate.sentence_vectors.whitening import Whitening
-from kexue_train.downstream.evaluate.zero_shot.answer_task import TaskData
-from kexue_train.downstream.evaluate.zero_shot.next_sentence import score_next_sentences
+from kexue_train.downstream.evaluate.sentence_vectors.whitening import Moments, Whitening
+from kexue_train.downstream.evaluate.zero_shot.evaluate_tasks import TaskData
+from kexue_train.downstream.evaluate.zero_shot.prompt_scores import score_next_sentences
 from kexue_train.downstream.evaluate.zero_shot.questions import Questions, next_sentence_questions
-from kexue_train.downstream.evaluate.zero_shot.task import Task, load_tasks
+from kexue_train.downstream.evaluate.zero_shot.task import ZeroShotTask, load_zero_shot_tasks
+from kexue_train.downstream.load_model import LoadedHead, load_next_sentence_model
 from kexue_train.foundation.errors import KexueError
 from kexue_train.foundation.runtime import format_size
 
@@ -70,7 +69,7 @@ def zero_shot(
     json_path: Annotated[Path | None, typer.Option("--json", help="File for all raw figures.")] = None,
 ) -> None:
     """Next-sentence scores of one task, tokenization and sorting included."""
-    loaded, [(name, chosen)] = load_next_sentence_model(model), load_tasks([task]).items()
+    loaded, [(name, chosen)] = load_next_sentence_model(model), load_zero_shot_tasks([task]).items()
     test = TaskData.read(chosen, data)
     questions = next_sentence_questions(chosen, test.records[:records], test.labels)
     contestants, tokens = make_contestants(loaded, chosen, questions)
@@ -113,7 +112,9 @@ def whitening(
     report("whitening", table, facts(torch.device("cpu")) | raw, json_path)
 
 
-def make_contestants(loaded: LoadedHead, task: Task, questions: Questions) -> tuple[dict[str, Callable[[], Any]], int]:
+def make_contestants(
+    loaded: LoadedHead, task: ZeroShotTask, questions: Questions
+) -> tuple[dict[str, Callable[[], Any]], int]:
     """What is measured, and how many tokens each computes."""
     options: dict[str, Any] = {"order": task.order, "has_blank": task.blank is not None, "max_length": 128}
     recorder = Recorder(loaded.model)
@@ -143,7 +144,7 @@ def make_contestants(loaded: LoadedHead, task: Task, questions: Questions) -> tu
     return contestants, sum(int(batch["attention_mask"].sum()) for batch in recorder.batches)
 
 
-def _in_order(task: Task, questions: Questions) -> list[tuple[str, str]]:
+def _in_order(task: ZeroShotTask, questions: Questions) -> list[tuple[str, str]]:
     pairs = [
         ("".join(text), questions.prompts[place])
         for text, places in zip(questions.texts, questions.prompt_of, strict=True)

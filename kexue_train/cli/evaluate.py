@@ -29,9 +29,9 @@ def evaluate_mlm(
     as_json: AsJson = False,
 ) -> None:
     """Score masked words and next sentences of held-out text, compared with baselines."""
-    from kexue_train.downstream.evaluate.load_model import load_masked_lm  # noqa: PLC0415  # loads torch
     from kexue_train.downstream.evaluate.masked_lm import evaluate_masked_lm  # noqa: PLC0415  # loads torch
     from kexue_train.downstream.evaluate.masked_words import pseudo_perplexities, read_sentences  # noqa: PLC0415  # loads torch
+    from kexue_train.downstream.load_model import load_masked_lm  # noqa: PLC0415  # loads torch
 
     config, texts = given.config(), read_sentences(sentences) if sentences else []
     with show_progress("evaluate") as progress:
@@ -60,9 +60,9 @@ def evaluate_nsp_zero_shot(
 ) -> None:
     """Ask tasks that the model was not trained for, compared with published results; exit 1 if a task failed."""
     from kexue_train.downstream.evaluate.zero_shot.evaluate_tasks import evaluate_zero_shot  # noqa: PLC0415  # loads torch
-    from kexue_train.downstream.evaluate.zero_shot.task import load_tasks  # noqa: PLC0415
+    from kexue_train.downstream.evaluate.zero_shot.task import load_zero_shot_tasks  # noqa: PLC0415
 
-    settings, tasks = given.config(), load_tasks(task or [])
+    settings, tasks = given.config(), load_zero_shot_tasks(task or [])
     with show_progress("evaluate") as progress:
         results = evaluate_zero_shot(
             model, data, tasks, methods=settings.methods, max_length=settings.max_length, progress=progress
@@ -83,8 +83,8 @@ def evaluate_similarity(
     as_json: AsJson = False,
 ) -> None:
     """Measure how well cosines of sentence vectors rank pairs by similarity; exit 1 if a set failed."""
-    from kexue_train.downstream.evaluate.sentence_vectors.choices import choose_whitening  # noqa: PLC0415
     from kexue_train.downstream.evaluate.sentence_vectors.evaluate_sts import evaluate_sts  # noqa: PLC0415  # loads torch
+    from kexue_train.downstream.evaluate.sentence_vectors.score_set import choose_whitening  # noqa: PLC0415
     from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import choose_sets  # noqa: PLC0415
 
     settings, chosen = given.config(), choose_sets(sets or [], data)
@@ -117,7 +117,7 @@ def evaluate_explain(
     """Show which words made the model answer as it did (integrated gradients)."""
     from rich.console import Console  # noqa: PLC0415
 
-    from kexue_train.downstream.evaluate.attribution.explain import explain  # noqa: PLC0415  # loads torch
+    from kexue_train.downstream.evaluate.explain import explain  # noqa: PLC0415  # loads torch
     from kexue_train.downstream.results.explanation import (  # noqa: PLC0415
         as_html_page,
         as_terminal_text,

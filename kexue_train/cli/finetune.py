@@ -30,9 +30,9 @@ def finetune_task(
 ) -> None:
     """Train on labelled tasks, compared with a random encoder and baselines; exit 1 if something failed."""
     from kexue_train.downstream.finetune.harness import finetune_tasks  # noqa: PLC0415  # loads torch
-    from kexue_train.downstream.finetune.tasks.task import load_tasks  # noqa: PLC0415
+    from kexue_train.downstream.finetune.tasks.task import load_supervised_tasks  # noqa: PLC0415
 
-    settings, tasks = given.config(), load_tasks(task or [])
+    settings, tasks = given.config(), load_supervised_tasks(task or [])
     with show_progress("finetune") as progress:
         results = finetune_tasks(model, data, tasks, settings, save=save, progress=progress)
     print_result(out, results, f"{len(tasks)} tasks, {settings.seeds} seeds", as_json)

@@ -1,5 +1,15 @@
-"""What an exported model is worth, from the model folder alone.
+"""What an exported model is worth. This wing needs only the model's folder, never training's own objects.
 
-settings (what a user may choose) -> results (their form) -> evaluate (scores without training)
-    -> finetune (classification, tagging, reading, choice, sentence vectors)
+In goes a folder that ``from_pretrained`` opens (``hf`` of a run, or any other), and data sets with answers. Out come
+result files (``results/``), which the terminal, the report, the model card and comparisons show.
+
+    settings.py      what a user may choose, without torch    results/        every kind of result, without torch
+    load_model.py    the model and its tokenizer              task_files.py   JSON Lines records, YAML files of tasks
+    sequences.py     texts -> token sequences -> batches
+    evaluate/        scores without training: held-out text, zero-shot tasks, sentence vectors, explanations
+    finetune/        scores after training on labels: classification, tagging, reading, choice, sentence vectors
+
+Start with ``evaluate/evaluate_model.py``, the stage of a run, then ``results/result.py``. A new evaluation is one
+function that returns a result, one file in ``results/`` for its kind with an entry in ``results/files.py``, and one
+command in ``cli/evaluate.py``; the report, the card and comparisons need no change.
 """

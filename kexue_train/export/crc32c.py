@@ -16,7 +16,7 @@ _PIECE = 1024  # bytes of a piece; a power of two
 
 
 def crc32c(data: bytes | memoryview) -> int:
-    """CRC-32C of ``data``; ``crc32c(b"123456789") == 0xE3069283``."""
+    """Return the CRC-32C of ``data``; ``crc32c(b"123456789") == 0xE3069283``."""
     octets = np.frombuffer(data, np.uint8)
     # Zeros in front leave a register of 0 as it is, so they make the number of pieces a power of two.
     pieces = 1 << max(0, (len(octets) - 1) // _PIECE).bit_length()
@@ -31,7 +31,7 @@ def crc32c(data: bytes | memoryview) -> int:
 
 
 def unmask(masked: int) -> int:
-    """The checksum behind the form in which TensorFlow's and LevelDB's files store it."""
+    """Recover the checksum from the masked form in which TensorFlow's and LevelDB's files store it."""
     rotated = (masked - 0xA282EAD8) & 0xFFFFFFFF
     return ((rotated >> 17) | (rotated << 15)) & 0xFFFFFFFF
 
@@ -54,7 +54,7 @@ def _run(registers: _Words, pieces: NDArray[np.uint8]) -> _Words:
 
 
 def _multiply(matrix: _Words, vectors: _Words) -> _Words:
-    """Matrix [32 columns] times each vector [n], over GF(2)."""
+    """Multiply a matrix [32 columns] with each vector [n], over GF(2)."""
     product = np.zeros_like(vectors)
     for bit, column in enumerate(matrix):
         product ^= np.where(vectors >> np.uint32(bit) & np.uint32(1), column, np.uint32(0))
@@ -62,7 +62,7 @@ def _multiply(matrix: _Words, vectors: _Words) -> _Words:
 
 
 def _zeros_matrix(num_bytes: int) -> _Words:
-    """What ``num_bytes`` zero bytes do to a register."""
+    """Return the matrix of what ``num_bytes`` zero bytes do to a register."""
     result = np.uint32(1) << np.arange(32, dtype=np.uint32)
     step = _run(result, np.zeros((32, 1), np.uint8))
     while num_bytes:

@@ -65,7 +65,7 @@ def export_hf(checkpoint: Path, out_dir: Path, *, replace: bool = False, progres
 
 @torch.no_grad()
 def compare_logits(model: RoFormerV2ForPreTraining, folder: Path) -> float:
-    """Largest absolute difference of any logit between ``model`` and what ``AutoModel`` loads from ``folder``."""
+    """Return the largest difference of any logit between ``model`` and what ``AutoModel`` loads from ``folder``."""
     transformers_logging.disable_progress_bar()
     exported = AutoModelForPreTraining.from_pretrained(folder.absolute(), trust_remote_code=True).eval()
     generator = torch.Generator().manual_seed(0)

@@ -1,7 +1,7 @@
 """Published RoFormerV2 weights -> the Hugging Face folder that ``kexue export`` would write of them.
 
 Two forms are read: the folders of JunnYu/RoFormer_pytorch, whose names are ours, and the TensorFlow checkpoints of
-bert4keras, whose kernels are [in, out]. Every tensor must be there, with its shape, and none beside.
+bert4keras, whose kernels are [in, out]. Every tensor must be there, with its shape, and no other.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SINES = "roformer.encoder.embed_positions.weight"
 
 
 @dataclass(frozen=True)
-class Source:
+class PublishedWeights:
     """A folder of published weights: what it holds by our names, in our layout."""
 
     form: str
@@ -64,10 +64,10 @@ def import_weights(folder: Path, out_dir: Path, *, replace: bool = False, progre
     fresh one. The tokenizer is BERT's, over ``vocab.txt``; without that file the folder has none.
 
     Args:
-        folder: config.json and model.safetensors or pytorch_model.bin; or bert_config.json and NAME.ckpt.index with its
-            .data file. vocab.txt beside them.
+        folder: Holds config.json and model.safetensors or pytorch_model.bin, or bert_config.json and NAME.ckpt.index
+            with its .data file; vocab.txt too if there shall be a tokenizer.
         out_dir: The folder to write.
-        replace: Make a stale or damaged folder anew.
+        replace: Rebuild a stale or damaged folder.
         progress: Receives notes.
 
     Raises:
@@ -97,7 +97,7 @@ def import_weights(folder: Path, out_dir: Path, *, replace: bool = False, progre
     return publish(partial, out_dir, build_manifest(recipe, described, inputs=inputs, statistics=statistics))
 
 
-def open_source(folder: Path) -> Source:
+def open_source(folder: Path) -> PublishedWeights:
     """Find out which form of weights ``folder`` holds and open it.
 
     Raises:
@@ -117,8 +117,8 @@ def open_source(folder: Path) -> Source:
     )
 
 
-def build_model(source: Source) -> RoFormerV2ForMaskedLM | RoFormerV2ForPreTraining:
-    """The model with the source's weights in fp32; the one with the NSP head if the source has its weights.
+def build_model(source: PublishedWeights) -> RoFormerV2ForMaskedLM | RoFormerV2ForPreTraining:
+    """Build the model with the source's weights in fp32; with the NSP head if the source has its weights.
 
     Raises:
         ArtifactError: Names every tensor that is missing, not the model's, or of another shape.
@@ -160,11 +160,11 @@ def _compare(found: Mapping[str, Shape], needed: Mapping[str, Shape], names: Map
 
 
 def _in_file(given: str, shape: Shape) -> Shape:
-    """A shape in the layout of the file, whose name of the tensor is ``given``; the other way round it is the same."""
+    """Return a shape in the layout of the file that names the tensor ``given``; the mapping is its own inverse."""
     return shape[::-1] if given.endswith("/kernel") else shape
 
 
-def _open_pytorch(folder: Path, weights: Path) -> Source:
+def _open_pytorch(folder: Path, weights: Path) -> PublishedWeights:
     config_file, config = _read_config(folder, "config.json")
     try:
         if weights.suffix == ".safetensors":
@@ -176,10 +176,10 @@ def _open_pytorch(folder: Path, weights: Path) -> Source:
         raise ArtifactError(f"{weights}: cannot be read as weights ({first}); copy the file again") from None
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     read = lambda name: tensors[name].float()  # noqa: E731  # one expression
-    return Source("pytorch", [config_file, weights], config, shapes, {name: name for name in shapes}, read)
+    return PublishedWeights("pytorch", [config_file, weights], config, shapes, {name: name for name in shapes}, read)
 
 
-def _open_bert4keras(folder: Path, index: Path) -> Source:
+def _open_bert4keras(folder: Path, index: Path) -> PublishedWeights:
     config_file, config = _read_config(folder, "bert_config.json", "config.json")
     if config.hidden_act != "relu":
         raise ArtifactError(f"{config_file}: hidden_act={config.hidden_act!r}; TensorFlow checkpoints hold 'relu' only")
@@ -193,11 +193,11 @@ def _open_bert4keras(folder: Path, index: Path) -> Source:
         return values.T.contiguous() if names[name].endswith("/kernel") else values
 
     data = sorted(folder.glob(f"{index.stem}.data-*"))
-    return Source("bert4keras", [config_file, *data, index], config, shapes, names, read)
+    return PublishedWeights("bert4keras", [config_file, *data, index], config, shapes, names, read)
 
 
 def bert4keras_names(num_layers: int) -> dict[str, str]:
-    """Our name of each tensor -> its name in a TensorFlow checkpoint; those that end in /kernel are transposed."""
+    """Return our name of each tensor -> its name in a TensorFlow checkpoint; those ending in /kernel are transposed."""
     names = {
         f"roformer.embeddings.{table}.weight": f"bert/embeddings/{table}"
         for table in ("word_embeddings", "token_type_embeddings")

@@ -98,7 +98,7 @@ def write_import_card(folder: Path, form: str, config: RoFormerV2Config, *, has_
 
 
 def _rows_per_step(train: dict[str, Any]) -> str:
-    """Of every phase, if there are several."""
+    """Return the rows per step, of every phase if there are several."""
     return ", then ".join(str(phase["global_batch_size"]) for phase in train.get("phases", [train]))
 
 

@@ -65,7 +65,7 @@ class TensorFlowCheckpoint:
             ) from None
 
     def read(self, name: str) -> np.ndarray[Any, Any]:
-        """One tensor, a copy.
+        """Read one tensor, as a copy.
 
         Raises:
             ArtifactError: If its file is missing or too short, its checksum wrong, or its kind not a weight's.
@@ -82,7 +82,7 @@ class TensorFlowCheckpoint:
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no such file, but tensor '{name}' lies there; copy it, too") from None
         if len(octets) != entry.num_bytes or crc32c(octets) != entry.checksum:
-            raise ArtifactError(f"{path}: tensor '{name}' has not its checksum, the file is damaged; copy it again")
+            raise ArtifactError(f"{path}: checksum mismatch in tensor '{name}', so the file is damaged; copy it again")
         values = np.frombuffer(octets, _DTYPES[entry.dtype])
         if values.size != np.prod(entry.shape, dtype=np.int64):
             raise ArtifactError(f"{path}: tensor '{name}' has {values.size} values, not the {entry.shape} of the index")
@@ -90,7 +90,7 @@ class TensorFlowCheckpoint:
 
 
 def _read_header(message: bytes) -> int:
-    """The number of data files."""
+    """Return the number of data files."""
     fields = dict(_fields(message))
     if fields.get(2, 0) != 0:
         raise ValueError("written on a big-endian machine")
@@ -112,7 +112,7 @@ def _read_entry(message: bytes) -> TensorEntry:
 
 
 def _read_table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """All (key, value) pairs of a table."""
+    """Yield all (key, value) pairs of a table."""
     footer = content[-_FOOTER_BYTES:]
     if not footer.endswith(_MAGIC):
         raise ValueError("it does not end like one")
@@ -128,7 +128,7 @@ def _block(content: bytes, handle: bytes) -> bytes:
     size, _ = _varint(handle, at)
     body, end = content[offset : offset + size + 1], offset + size + _TRAILER_BYTES
     if end > len(content) or unmask(int.from_bytes(content[end - 4 : end], "little")) != crc32c(body):
-        raise ValueError(f"the block at byte {offset} has not its checksum")
+        raise ValueError(f"checksum mismatch in the block at byte {offset}")
     match body[-1]:
         case 0:
             return body[:-1]
@@ -140,7 +140,7 @@ def _block(content: bytes, handle: bytes) -> bytes:
 
 
 def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(key, value) pairs; at the end are places to start at, which reading it all does not need."""
+    """Yield (key, value) pairs; the restart points at the end are not needed to read everything."""
     end = len(block) - 4 * (int.from_bytes(block[-4:], "little") + 1)
     at, key = 0, b""
     while at < end:
@@ -153,7 +153,7 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(number, value) of each field of a protocol buffer."""
+    """Yield (number, value) of each field of a protocol buffer."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -174,7 +174,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number at ``at``, seven bits a byte, and the place after it."""
+    """Return the number at ``at``, seven bits a byte, and the place after it."""
     value = shift = 0
     while True:
         byte = data[at]

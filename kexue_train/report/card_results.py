@@ -26,7 +26,7 @@ def add_results_to_card(run: RunData) -> bool:
 
 
 def model_index(name: str, scores: list[Score]) -> dict[str, Any]:
-    """One entry of ``model-index``: the scores by what was asked (https://huggingface.co/docs/hub/model-cards)."""
+    """Return one entry of ``model-index``: the scores by what was asked (https://huggingface.co/docs/hub/model-cards)."""
     results = [
         {
             "task": {"type": task_type},
@@ -39,13 +39,13 @@ def model_index(name: str, scores: list[Score]) -> dict[str, Any]:
 
 
 def markdown(run: RunData) -> str:
-    """The section of the card."""
+    """Return the section of the card."""
     parts = ["## Evaluation", describe_quality(run), *(table_markdown(table) for table in evaluation_tables(run))]
     return "\n\n".join(parts) + "\n"
 
 
 def table_markdown(table: Table) -> str:
-    """A table with its caption and notes."""
+    """Return a table with its caption and notes."""
     lines = [table.header, ["---", *["---:" if table.numeric else "---"] * (len(table.header) - 1)], *table.rows]
     text = "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines

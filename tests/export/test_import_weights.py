@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer, BertTokenizer
 
-from kexue_train.downstream.evaluate.load_model import load_model
+from kexue_train.downstream.load_model import load_model
 from kexue_train.export.import_weights import import_weights
 from kexue_train.foundation.artifacts import verify_artifact
 from kexue_train.foundation.errors import ArtifactError, StaleArtifactError

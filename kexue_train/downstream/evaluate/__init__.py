@@ -1,7 +1,8 @@
-"""Exported model + sample shards -> what the model knows, beside baselines that need no model.
+"""Exported model -> what it knows without further training, compared with baselines that need no model.
 
-load_model.py -> masked_lm.py (held-out loss and accuracy; baselines.py), masked_sentences.py, zero_shot/ (tasks)
-    -> evaluate_model.py; masked_words.py: words at masks, for zero_shot/ and for the likelihood of sentences
+masked_lm.py with baselines.py: held-out loss and accuracy. masked_words.py: words at [MASK], likelihood of sentences.
+zero_shot/: tasks answered by prompts. sentence_vectors/: similarity of sentences. explain.py with
+integrated_gradients.py: which words made an answer. evaluate_model.py runs the first four as a stage.
 
-Only the exported folder is used, never training's own objects, so a good score also tests the export.
+Only the exported folder is used, so a good score also tests the export.
 """

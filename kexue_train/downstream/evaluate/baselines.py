@@ -21,7 +21,7 @@ class TokenSums:
 
     @classmethod
     def zeros(cls, vocab_size: int) -> TokenSums:
-        """Nothing predicted yet."""
+        """Return sums without any prediction."""
         return cls(np.zeros(vocab_size, np.int64), np.zeros(vocab_size), np.zeros(vocab_size, np.int64))
 
     def add(
@@ -34,7 +34,7 @@ class TokenSums:
         self.correct += np.bincount(targets[correct], minlength=size)
 
     def scores(self, tokens: npt.NDArray[np.intp] | slice = slice(None)) -> dict[str, Any]:
-        """Mean loss and accuracy over the predictions whose target is in ``tokens``; None where there is none."""
+        """Return mean loss and accuracy of the predictions with a target in ``tokens``; None without any."""
         total = int(self.count[tokens].sum())
         return {
             "predictions": total,
@@ -57,12 +57,12 @@ class WordSums:
         self.right += len(words) - len(np.unique(word_of_token[~correct]))
 
     def scores(self) -> dict[str, Any]:
-        """Share of words that are right as a whole; None if there is none."""
+        """Return the share of words that are right as a whole; None if there is none."""
         return {"words": self.words, "word_accuracy": self.right / self.words if self.words else None}
 
 
 def unigram_entropy(counts: Counts) -> float:
-    """Entropy in nats of the empirical distribution ``counts / counts.sum()``.
+    """Return the entropy in nats of the empirical distribution ``counts / counts.sum()``.
 
     No predictor that gives the same distribution everywhere has a lower mean loss on exactly these targets.
     """
@@ -71,13 +71,13 @@ def unigram_entropy(counts: Counts) -> float:
 
 
 def unigram_cross_entropy(counts: Counts, training_counts: Counts) -> float:
-    """Mean loss in nats of always predicting the training frequencies, each count plus one."""
+    """Return the mean loss in nats of always predicting the training frequencies, each count plus one."""
     log_share = np.log(training_counts + 1.0) - np.log((training_counts + 1.0).sum())
     return float(-(counts * log_share).sum() / counts.sum())
 
 
 def frequency_bands(training_counts: Counts, num_bands: int = 4) -> list[npt.NDArray[np.intp]]:
-    """Token ids in ``num_bands`` groups, the most frequent first, each covering an equal share of the training text.
+    """Return token ids in ``num_bands`` groups, the most frequent first, with equal shares of the training text.
 
     Tokens that never occur in training are in the last group.
     """

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from kexue_train.downstream.evaluate.config import EvaluateConfig
 from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import choose_sets, set_files
-from kexue_train.downstream.evaluate.zero_shot.task import input_files, load_tasks
+from kexue_train.downstream.evaluate.zero_shot.task import input_files, load_zero_shot_tasks
 from kexue_train.downstream.results.files import json_text, rounded, write_result
 from kexue_train.downstream.results.result import EvaluationResult
 from kexue_train.downstream.results.zero_shot import Method
@@ -62,20 +62,20 @@ def evaluate_model(
         ConfigError: If a zero-shot task or a set is not known or wrong.
         ArtifactError: If an input is not what it should be.
     """
-    tasks = load_tasks(config.tasks) if config.data else {}
+    tasks = load_zero_shot_tasks(config.tasks) if config.data else {}
     sets = choose_sets(config.sts_sets, config.sts_data) if config.sts_data else {}
     recipe = _recipe_of(config, model_dir, samples, seed)
     if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
         return manifest
-    from kexue_train.downstream.evaluate.load_model import load_tokenizer  # noqa: PLC0415  # the same
     from kexue_train.downstream.evaluate.masked_lm import evaluate_masked_lm  # noqa: PLC0415  # torch: not when done before
-    from kexue_train.downstream.evaluate.masked_sentences import complete_sentences  # noqa: PLC0415  # the same
+    from kexue_train.downstream.evaluate.masked_words import complete_sentences  # noqa: PLC0415  # the same
     from kexue_train.downstream.evaluate.sentence_vectors.evaluate_sts import evaluate_sts  # noqa: PLC0415  # the same
     from kexue_train.downstream.evaluate.zero_shot.evaluate_tasks import evaluate_zero_shot  # noqa: PLC0415  # the same
+    from kexue_train.downstream.load_model import load_model_tokenizer  # noqa: PLC0415  # the same
 
     partial = open_partial(out_dir, recipe)
     heldout = evaluate_masked_lm(model_dir, samples, seed=seed, batch_size=config.batch_size, progress=progress)
-    frequent = load_tokenizer(model_dir).convert_ids_to_tokens(heldout.baselines.most_frequent_token)
+    frequent = load_model_tokenizer(model_dir).convert_ids_to_tokens(heldout.baselines.most_frequent_token)
     named = heldout.baselines.model_copy(update={"most_frequent_token_text": str(frequent)})
     heldout = heldout.model_copy(update={"baselines": named})
     results: dict[str, EvaluationResult] = {"mlm.json": heldout}

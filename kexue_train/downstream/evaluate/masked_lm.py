@@ -27,7 +27,7 @@ from kexue_train.downstream.evaluate.baselines import (
     unigram_cross_entropy,
     unigram_entropy,
 )
-from kexue_train.downstream.evaluate.load_model import LoadedModel, load_model
+from kexue_train.downstream.load_model import LoadedModel, load_model
 from kexue_train.downstream.results.held_out import HeldOutResults
 from kexue_train.foundation.artifacts import Manifest, read_manifest
 from kexue_train.foundation.errors import ArtifactError, EvaluationError
@@ -88,7 +88,7 @@ def evaluate_masked_lm(
 
 @torch.inference_mode()
 def _add_batch(sums: _Sums, loaded: LoadedModel, batch: Batch, words: Counts, mask_id: int, where: str) -> None:
-    """``words`` (B·S,): the number of the word of every slot."""
+    """Add a batch to ``sums``; ``words`` (B·S,) holds the number of the word of every slot."""
     inputs = {
         "input_ids": batch["input_ids"],
         "sequence_ids": batch["sequence_ids"],
@@ -115,7 +115,7 @@ def _add_batch(sums: _Sums, loaded: LoadedModel, batch: Batch, words: Counts, ma
 def _score(
     head: Any, states: torch.Tensor, slots: npt.NDArray[np.int64], targets: npt.NDArray[np.int64], where: str
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Loss (n,) and whether the most probable class is the target (n,), of the states at slots (n,), in pieces."""
+    """Return the loss (n,), and whether the most probable class is the target (n,), at slots (n,) of ``states``."""
     losses, correct = np.zeros(len(targets)), np.zeros(len(targets), np.bool_)
     step = max(1, _MAX_LOGITS // _num_classes(head))
     for start in range(0, len(targets), step):
@@ -182,7 +182,7 @@ def _results(
 
 
 def _score_bands(sums: TokenSums, training_counts: Counts) -> list[dict[str, Any]]:
-    """Scores by frequency of the target; of hidden tokens, since rare ones would mostly be right by copying."""
+    """Score by frequency of the target, on hidden tokens only, since rare ones would mostly be right by copying."""
     bands = frequency_bands(training_counts)
     share = [training_counts[band].sum() / max(1, training_counts.sum()) for band in bands]
     return [

@@ -1,4 +1,4 @@
-"""How probable a masked language model finds given words at masks, and with that the likelihood of whole sentences."""
+"""What a masked language model writes at [MASK]: its first choices, how probable given words are, whole sentences."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from kexue_train.downstream.evaluate.load_model import LoadedHead
-from kexue_train.downstream.evaluate.sequences import Ids, batches, encode, padded, tokens_at_once
+from kexue_train.downstream.evaluate.config import MASK
+from kexue_train.downstream.load_model import LoadedHead, LoadedModel, load_model, load_model_tokenizer
 from kexue_train.downstream.results.held_out import SentenceScore
+from kexue_train.downstream.sequences import Ids, batches, encode, padded, tokens_at_once
 from kexue_train.foundation.errors import EvaluationError
 from kexue_train.foundation.progress import SILENT, Progress
 
@@ -35,7 +37,7 @@ class Cloze:
 def masked_word_scores(
     loaded: LoadedHead, clozes: Sequence[Cloze], on_tokens: Callable[[int, int], None] = lambda _done, _total: None
 ) -> list[npt.NDArray[np.float64]]:
-    """For every cloze the log-probability of each candidate, in nats: (K,), summed over its k masks, in one forward.
+    """Return the log-probabilities of the candidates of every cloze in nats: (K,), summed over its k masks.
 
     Raises:
         EvaluationError: If a score is not finite.
@@ -73,10 +75,10 @@ def _score(loaded: LoadedHead, clozes: Sequence[Cloze]) -> list[npt.NDArray[np.f
 
 
 def read_sentences(path: Path) -> list[str]:
-    """The lines of a text file that are not blank.
+    """Return the lines of a text file that are not blank.
 
     Raises:
-        EvaluationError: If it cannot be read, or there is none.
+        EvaluationError: If it cannot be read, or holds no sentence.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -113,7 +115,7 @@ def _one_mask_each(loaded: LoadedHead, ids: Ids, sentence: str) -> list[Cloze]:
     longest = loaded.longest_input
     if not 0 < len(ids) <= (longest or len(ids) + 2) - 2:
         raise EvaluationError(
-            f"the sentence {sentence[:40]!r} has {len(ids)} tokens; expected at least one and, beside [CLS] and "
+            f"the sentence {sentence[:40]!r} has {len(ids)} tokens; expected at least one and, with [CLS] and "
             f"[SEP], no more than fit {longest or 'the model'}"
         )
     whole = np.concatenate(([loaded.tokenizer.cls_token_id], ids, [loaded.tokenizer.sep_token_id]))
@@ -123,3 +125,42 @@ def _one_mask_each(loaded: LoadedHead, ids: Ids, sentence: str) -> list[Cloze]:
         masked[place] = loaded.tokenizer.mask_token_id
         clozes.append(Cloze(masked, np.array([place]), np.array([[token]])))
     return clozes
+
+
+def complete_sentences(model_dir: Path, sentences: Sequence[str], num_predictions: int = 5) -> list[dict[str, Any]]:
+    """Return the most probable tokens at every [MASK] of every sentence.
+
+    Returns:
+        Per sentence ``{"sentence": str, "masks": [[{"token": str, "probability": float}, ...] per mask]}``, the most
+        probable first.
+
+    Raises:
+        EvaluationError: If the model or its tokenizer cannot be loaded, or a sentence holds no mask.
+    """
+    tokenizer, loaded = load_model_tokenizer(model_dir), load_model(model_dir)
+    return [_complete(tokenizer, loaded, sentence, num_predictions) for sentence in sentences]
+
+
+@torch.inference_mode()
+def _complete(tokenizer: Any, loaded: LoadedModel, sentence: str, num_predictions: int) -> dict[str, Any]:
+    # The tokenizer's own mask token may be spelt differently from the one users write.
+    encoded = tokenizer(sentence.replace(MASK, tokenizer.mask_token), return_tensors="pt")
+    input_ids = encoded["input_ids"].to(loaded.device)
+    places = input_ids[0] == tokenizer.mask_token_id
+    if not bool(places.any()):
+        raise EvaluationError(f"the sentence {sentence!r} holds no {MASK}; write {MASK} where a word is to be guessed")
+    states = loaded.model.roformer(input_ids).last_hidden_state[0, places]
+    logits = loaded.model.cls.predictions(states).float()[:, : len(tokenizer)]
+    if not bool(torch.isfinite(logits).all()):
+        raise EvaluationError(
+            f"the model gives values that are not finite for the sentence {sentence!r}; its weights are damaged"
+        )
+    top = logits.softmax(-1).topk(min(num_predictions, logits.shape[-1]))
+    masks = [
+        [
+            {"token": str(tokenizer.convert_ids_to_tokens(int(token))), "probability": float(probability)}
+            for probability, token in zip(probabilities, tokens, strict=True)
+        ]
+        for probabilities, tokens in zip(top.values, top.indices, strict=True)
+    ]
+    return {"sentence": sentence, "masks": masks}

@@ -1,6 +1,5 @@
-"""An exported model, trained further on labelled data, and what that is worth: scores before and after, over seeds.
+"""An exported model, trained further on labelled data, and what that is worth: scores over several seeds.
 
-loop.py (batches, schedule, best epoch) with adafactor.py
-
-sentence_vectors/: a bi-encoder, for similarity and retrieval; tasks/: classification, spans, tags, choices.
+loop.py trains (batches, schedule, best epoch) with adafactor.py. harness.py runs the supervised tasks of tasks/,
+compared with a random encoder, guessing and bag_of_words.py. sentence_vectors/ trains for similarity and retrieval.
 """

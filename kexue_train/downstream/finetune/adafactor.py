@@ -22,7 +22,7 @@ _SMALLEST_SQUARE, _SMALLEST_SCALE = 1e-30, 1e-3
 
 
 class AdaFactor(torch.optim.Optimizer):
-    """See the module; ``beta`` is β₁. The state is two tensors of a parameter's shape."""
+    """The optimizer of this module; ``beta`` is β₁. The state is two tensors of the shape of each parameter."""
 
     def __init__(self, params: Iterable[Tensor], lr: float = 5e-4, beta: float = 0.9) -> None:
         super().__init__(params, {"lr": lr, "beta": beta})

@@ -31,7 +31,7 @@ Text = tuple[str, ...]
 Labels = npt.NDArray[np.int64]
 
 
-class Rows(NamedTuple):
+class SparseRows(NamedTuple):
     """A sparse matrix of n rows, as ``embedding_bag`` takes it."""
 
     buckets: Tensor
@@ -64,8 +64,8 @@ class Vectorizer:
             found[list(count_grams(text))] += 1
         return cls(np.log((1 + len(texts)) / (1 + found)))
 
-    def rows(self, texts: Sequence[Text], dtype: torch.dtype = torch.float32) -> Rows:
-        """A row per text; all zeros where every gram is in every text."""
+    def rows(self, texts: Sequence[Text], dtype: torch.dtype = torch.float32) -> SparseRows:
+        """Return a row per text; all zeros where every gram is in every text."""
         buckets, weights, starts, size = [], [], [], 0
         for text in texts:
             counts = count_grams(text)
@@ -75,7 +75,7 @@ class Vectorizer:
             weights.append(values / max(float(np.linalg.norm(values)), 1e-12))
             starts.append(size)
             size += len(columns)
-        return Rows(
+        return SparseRows(
             torch.from_numpy(np.concatenate(buckets)),
             torch.tensor(starts),
             torch.from_numpy(np.concatenate(weights)).to(dtype),
@@ -83,7 +83,7 @@ class Vectorizer:
 
 
 def count_grams(text: Text) -> Counter[int]:
-    """Bucket -> how often a gram in it occurs; of a pair, a gram in both texts also counts as common."""
+    """Return bucket -> how often a gram in it occurs; of a pair, a gram in both texts also counts as common."""
     grams = [Counter(part[i : i + n] for n in SIZES for i in range(len(part) - n + 1)) for part in text]
     counts: Counter[int] = Counter()
     for number, own in enumerate(grams):
@@ -99,16 +99,16 @@ def _bucket(gram: str, part: int) -> int:
     return xxhash.xxh64_intdigest(gram.encode("utf-8", "surrogatepass"), seed=part) % BUCKETS
 
 
-def logits(rows: Rows, weight: Tensor, bias: Tensor) -> Tensor:
-    """[n, C], of ``weight`` [columns, C] and ``bias`` [C]."""
+def logits(rows: SparseRows, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the logits [n, C] of ``weight`` [columns, C] and ``bias`` [C]."""
     products = F.embedding_bag(rows.buckets, weight, rows.starts, mode="sum", per_sample_weights=rows.weights)
     return products + bias
 
 
 def fit_logistic_regression(
-    rows: Rows, labels: Tensor, num_labels: int, *, penalty: float, columns: int = BUCKETS
+    rows: SparseRows, labels: Tensor, num_labels: int, *, penalty: float, columns: int = BUCKETS
 ) -> tuple[Tensor, Tensor]:
-    """The minimum of Σ cross entropy + ½ · penalty · ‖weight‖², by L-BFGS from zero.
+    """Return the minimum of Σ cross entropy + ½ · penalty · ‖weight‖², by L-BFGS from zero.
 
     Args:
         rows: n vectors; their dtype is that of the result.

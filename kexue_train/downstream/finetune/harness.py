@@ -1,6 +1,6 @@
-"""Train an exported encoder on supervised tasks, several seeds each, beside a random encoder and baselines.
+"""Train an exported encoder on supervised tasks, several seeds each, compared with a random encoder and baselines.
 
-A task that fails is reported beside the others, and so is a seed.
+A task that fails is reported next to the others, and so is a seed.
 """
 
 from __future__ import annotations
@@ -10,14 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kexue_train.downstream.evaluate.load_model import load_encoder
-from kexue_train.downstream.finetune.loop import fit
-from kexue_train.downstream.finetune.tasks.encoders import load_with_head, save_encoder, with_fresh_weights
-from kexue_train.downstream.finetune.tasks.inputs import Reader
-from kexue_train.downstream.finetune.tasks.make_problem import make_problem
+from kexue_train.downstream.finetune.loop import train_seed
+from kexue_train.downstream.finetune.tasks.choice import ChoiceProblem
+from kexue_train.downstream.finetune.tasks.classification import ClassificationProblem, text_of
 from kexue_train.downstream.finetune.tasks.problem import Problem
-from kexue_train.downstream.finetune.tasks.splits import Splits
-from kexue_train.downstream.finetune.tasks.task import Task
+from kexue_train.downstream.finetune.tasks.reading import ReadingProblem
+from kexue_train.downstream.finetune.tasks.splits import Splits, read_splits
+from kexue_train.downstream.finetune.tasks.tagging import TaggingProblem, read_marked
+from kexue_train.downstream.finetune.tasks.task import (
+    ChoiceTask,
+    ClassificationTask,
+    ReadingTask,
+    SupervisedTask,
+    TaggingTask,
+)
+from kexue_train.downstream.load_model import load_encoder, load_with_head, save_encoder, with_fresh_weights
 from kexue_train.downstream.results.fine_tuning import (
     Baseline,
     EncoderKind,
@@ -26,19 +33,19 @@ from kexue_train.downstream.results.fine_tuning import (
     FineTuningResults,
     SeedFailure,
 )
+from kexue_train.downstream.results.result import TASK_ERRORS, reason_of
 from kexue_train.downstream.results.training import SeedRun, spreads
+from kexue_train.downstream.sequences import Reader
 from kexue_train.downstream.settings import FitSettings, HarnessSettings
-from kexue_train.foundation.errors import EvaluationError, KexueError
+from kexue_train.downstream.task_files import Record, fill_template
+from kexue_train.foundation.errors import EvaluationError
 from kexue_train.foundation.progress import SILENT, Progress
-
-# What may go wrong in one task alone; the second is also how PyTorch says that a device has too little memory.
-_TASK_ERRORS = (KexueError, RuntimeError, MemoryError)
 
 
 def finetune_tasks(
     model_dir: Path,
     data: Path,
-    tasks: Mapping[str, Task],
+    tasks: Mapping[str, SupervisedTask],
     settings: HarnessSettings,
     *,
     save: Path | None = None,
@@ -63,14 +70,14 @@ def finetune_tasks(
     encoder = load_encoder(model_dir)
     results = []
     for name, task in tasks.items():
-        wanted = settings.max_length or task.max_length
-        reader = Reader(encoder.tokenizer, min(wanted, encoder.longest_input or wanted), settings.one_segment)
+        max_length = encoder.fitting(settings.max_length or task.max_length)
+        reader = Reader(encoder.tokenizer, max_length, settings.one_segment)
         run = _TaskRun(name, task, model_dir, reader, settings, save / name if save else None, progress)
         results.append(run.run(data))
         progress.note(_in_words(results[-1]))
     return FineTuningResults(
-        model_type=str(encoder.model.config.model_type),
-        parameters=sum(parameter.numel() for parameter in encoder.model.parameters()),
+        model_type=encoder.model_type,
+        parameters=encoder.parameters,
         seeds=settings.seeds,
         one_segment=settings.one_segment,
         tasks=results,
@@ -82,7 +89,7 @@ class _TaskRun:
     """One task with everything that its trainings share."""
 
     name: str
-    task: Task
+    task: SupervisedTask
     model_dir: Path
     reader: Reader
     settings: HarnessSettings
@@ -108,10 +115,8 @@ class _TaskRun:
             problem, splits = make_problem(
                 self.task, data, self.reader, max_train=self.settings.max_train, max_eval=self.settings.max_eval
             )
-        except _TASK_ERRORS as error:
-            return FineTunedTaskResult(
-                **about, failures=[SeedFailure(encoder=None, seed=None, error=_first_words(error))]
-            )
+        except TASK_ERRORS as error:
+            return FineTunedTaskResult(**about, failures=[SeedFailure(encoder=None, seed=None, error=reason_of(error))])
         baselines, failures = _baselines(problem)
         encoders = []
         for kind in ("pretrained", "random") if self.settings.random_encoder else ("pretrained",):
@@ -141,8 +146,8 @@ class _TaskRun:
         for seed in range(self.settings.seeds):
             try:
                 runs.append(self._train(problem, splits, kind, seed))
-            except _TASK_ERRORS as error:
-                failures.append(SeedFailure(encoder=kind, seed=seed, error=_first_words(error)))
+            except TASK_ERRORS as error:
+                failures.append(SeedFailure(encoder=kind, seed=seed, error=reason_of(error)))
         return runs, failures
 
     def _train(self, problem: Problem, splits: Splits, kind: EncoderKind, seed: int) -> SeedRun:
@@ -150,32 +155,25 @@ class _TaskRun:
         if kind == "random":
             model = with_fresh_weights(model, seed=seed)
         unit = f"steps of {self.name}, {kind} encoder, seed {seed}"
-        found = fit(
+        run = train_seed(
             model,
-            problem.num_examples,
-            lambda places: problem.loss(model, places),
+            problem,
             self.fit_settings,
+            splits.scored,
             seed=seed,
-            score=lambda: problem.score(model, "dev")[problem.metric],
             on_step=lambda done, total: self.progress.update(done, total, unit),
         )
         if self.save is not None and (kind, seed) == ("pretrained", 0):
             save_encoder(model, self.reader.tokenizer, self.save, problem.label_names)
-        return SeedRun(
-            seed=seed,
-            best_epoch=found.best_epoch,
-            losses=found.losses,
-            dev_by_epoch=found.scores,
-            scores={split: problem.score(model, split) for split in splits.scored},
-        )
+        return run
 
 
 def _baselines(problem: Problem) -> tuple[list[Baseline], list[SeedFailure]]:
     found = [Baseline(name=name, scores=dict(scores)) for name, scores in problem.baselines().items()]
     try:
         words = problem.bag_of_words()
-    except _TASK_ERRORS as error:
-        return found, [SeedFailure(encoder=None, seed=None, error=f"no bag of words: {_first_words(error)}")]
+    except TASK_ERRORS as error:
+        return found, [SeedFailure(encoder=None, seed=None, error=f"no bag of words: {reason_of(error)}")]
     if words is not None:
         scores = {split: {"accuracy": value} for split, value in words.accuracy.items()}
         found.append(Baseline(name="bag_of_words", scores=scores, penalty=words.penalty))
@@ -190,5 +188,36 @@ def _in_words(result: FineTunedTaskResult) -> str:
     return f"{result.task}: " + "; ".join([*found, *failed])
 
 
-def _first_words(error: BaseException) -> str:
-    return str(error).strip() or type(error).__name__
+def make_problem(
+    task: SupervisedTask, data: Path, reader: Reader, *, max_train: int | None = None, max_eval: int | None = None
+) -> tuple[Problem, Splits]:
+    """Read the files of ``task`` and bring them into the tokens of ``reader``'s model.
+
+    Raises:
+        EvaluationError: If a file or a record in it cannot be used.
+    """
+    splits = read_splits(task, data, lambda record: _text_of(task, record), max_train=max_train, max_eval=max_eval)
+    match task:
+        case ClassificationTask():
+            return ClassificationProblem.make(task, splits, reader), splits
+        case TaggingTask():
+            return TaggingProblem.make(task, splits, reader), splits
+        case ReadingTask():
+            return ReadingProblem.make(task, splits, reader), splits
+        case ChoiceTask():
+            return ChoiceProblem.make(task, splits, reader), splits
+    raise TypeError(f"no problem is made of a {type(task).__name__}")
+
+
+def _text_of(task: SupervisedTask, record: Record) -> str:
+    """Return what records that belong together have in common: a text and all questions on it."""
+    match task:
+        case ClassificationTask():
+            return "\0".join(text_of(task, record))
+        case TaggingTask():
+            return read_marked(task, record).text
+        case ReadingTask():
+            return record.text(task.context)
+        case ChoiceTask():
+            return fill_template(task.context, record)
+    raise TypeError(f"no text is known of a {type(task).__name__}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kexue_train.downstream.finetune.adafactor import AdaFactor
+from kexue_train.downstream.results.training import SeedRun
 from kexue_train.downstream.settings import FitSettings
 from kexue_train.foundation.counter_rng import Purpose, generator
 from kexue_train.foundation.errors import TrainingError
@@ -92,8 +94,58 @@ def fit(
     return Fit(losses, scores, scores.index(max(scores)) + 1 if scores else settings.epochs)
 
 
+class Trainable(Protocol):
+    """What ``train_seed`` asks of a problem."""
+
+    @property
+    def metric(self) -> str:
+        """The metric that chooses the epoch."""
+
+    @property
+    def num_examples(self) -> int:
+        """What an epoch goes through."""
+
+    def loss(self, model: Any, places: Places) -> Tensor:
+        """Return the mean loss of the training examples at ``places``."""
+
+    def score(self, model: Any, split: str) -> dict[str, float]:
+        """Return every metric on the split ``dev`` or ``test``."""
+
+
+def train_seed(
+    model: nn.Module,
+    problem: Trainable,
+    settings: FitSettings,
+    splits: Iterable[str],
+    *,
+    seed: int,
+    on_step: Callable[[int, int], None],
+) -> SeedRun:
+    """Train ``model`` on ``problem``, keep the epoch that is best on dev, and score every split.
+
+    Raises:
+        TrainingError: If the loss is not finite.
+    """
+    found = fit(
+        model,
+        problem.num_examples,
+        lambda places: problem.loss(model, places),
+        settings,
+        seed=seed,
+        score=lambda: problem.score(model, "dev")[problem.metric],
+        on_step=on_step,
+    )
+    return SeedRun(
+        seed=seed,
+        best_epoch=found.best_epoch,
+        losses=found.losses,
+        dev_by_epoch=found.scores,
+        scores={split: problem.score(model, split) for split in splits},
+    )
+
+
 def _backward(loss_of: Callable[[Places], Tensor], batch: Places, settings: FitSettings, step: int) -> float:
-    """Gradients of the mean loss of ``batch``; flooding acts on each piece of it."""
+    """Compute the gradients of the mean loss of ``batch``; flooding acts on each piece of it."""
     mean = 0.0
     for piece in np.array_split(batch, min(settings.accumulation_steps, len(batch))):
         loss, share = loss_of(piece), len(piece) / len(batch)
@@ -115,6 +167,6 @@ def _drop_gradients(parameters: list[nn.Parameter], keep: float, seed: int, step
 
 
 def _multiplier(settings: FitSettings, step: int, total: int) -> float:
-    """Of the learning rate at ``step`` in 1...total: up to 1 in the warm-up, then down; never zero."""
+    """Return the share of the learning rate at ``step`` in 1...total: up to 1 in the warm-up, then down; never zero."""
     warmup = max(1, round(settings.warmup * total))
     return piecewise_linear({warmup: 1.0, total + 1: 0.0}, step)

@@ -6,10 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
+
+from kexue_train.foundation.errors import KexueError
 
 _LOWER_IS_BETTER = {"loss", "perplexity"}
 _NOT_SHARES = {*_LOWER_IS_BETTER, "spearman"}
+TASK_ERRORS = (KexueError, RuntimeError, MemoryError)
+"""What may go wrong in one task alone; RuntimeError is also how PyTorch says that a device has too little memory."""
 UNREADABLE_RATE = 0.2
 """A larger share of unknown tokens is worth a note."""
 
@@ -62,6 +67,11 @@ class Failure(NamedTuple):
     def text(self) -> str:
         """The failure in one line."""
         return f"{self.subject}: no {self.missing}: {self.reason}"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the message of an error, or its name if it has none."""
+    return str(error).strip() or type(error).__name__
 
 
 class Headline(NamedTuple):
@@ -132,6 +142,12 @@ def score_table(
             for name, count, values in rows
         ],
     )
+
+
+def mean_columns(columns: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of every column that has a value in all of the rows ``columns``."""
+    names = [name for name in columns[0] if all(name in values for values in columns)] if columns else []
+    return {name: float(np.mean([values[name] for values in columns])) for name in names}
 
 
 def list_shares(shares: Mapping[str, float]) -> str:

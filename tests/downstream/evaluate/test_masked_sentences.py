@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kexue_train.downstream.evaluate.masked_sentences import complete_sentences
+from kexue_train.downstream.evaluate.masked_words import complete_sentences
 from kexue_train.foundation.errors import EvaluationError
 from tests.downstream.evaluate.tiny_artifacts import tiny_model
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from kexue_train.downstream.evaluate.load_model import load_masked_lm
 from kexue_train.downstream.evaluate.masked_words import Cloze, masked_word_scores, pseudo_perplexities, read_sentences
+from kexue_train.downstream.load_model import load_masked_lm
 from kexue_train.foundation.errors import EvaluationError
 from tests.downstream.evaluate.zero_shot.tiny_models import VOCABULARY, export_roformer, make_bert, random_roformer
 

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.downstream.evaluate.sequences import batches, padded
+from kexue_train.downstream.sequences import batches, padded
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=60), st.integers(1, 200))

@@ -9,7 +9,7 @@ import torch
 
 from kexue_train.downstream.finetune.bag_of_words import (
     BUCKETS,
-    Rows,
+    SparseRows,
     Vectorizer,
     count_grams,
     fit_logistic_regression,
@@ -20,7 +20,7 @@ from kexue_train.downstream.finetune.bag_of_words import (
 
 def dense_rows(matrix):
     n, columns = matrix.shape
-    return Rows(
+    return SparseRows(
         torch.arange(columns).repeat(n),
         torch.arange(n) * columns,
         torch.from_numpy(matrix.astype(np.float64)).flatten(),

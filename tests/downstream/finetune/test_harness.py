@@ -9,8 +9,8 @@ import pytest
 
 from kexue_train.downstream.finetune import harness
 from kexue_train.downstream.finetune.harness import finetune_tasks
-from kexue_train.downstream.finetune.tasks.encoders import load_with_head, with_fresh_weights
 from kexue_train.downstream.finetune.tasks.task import KINDS
+from kexue_train.downstream.load_model import load_with_head, with_fresh_weights
 from kexue_train.downstream.results.fine_tuning import FineTuningResults
 from kexue_train.downstream.settings import HarnessSettings
 from kexue_train.foundation.errors import EvaluationError, TrainingError
@@ -180,13 +180,13 @@ def test_a_bert_of_transformers_does_as_well(data, name, tmp_path):
 
 
 def test_a_run_that_breaks_is_a_failure_of_that_seed_alone(encoder, data, monkeypatch):
-    def fit(*arguments, seed, **options):
+    def train_seed(*arguments, seed, **options):
         if seed == 1:
             raise TrainingError("the loss is nan")
         return real(*arguments, seed=seed, **options)
 
-    real = harness.fit
-    monkeypatch.setattr(harness, "fit", fit)
+    real = harness.train_seed
+    monkeypatch.setattr(harness, "train_seed", train_seed)
     results = run(encoder, data, {"label": task("label")}, seeds=3, epochs=1, max_train=16, max_eval=8)
     [result] = results.tasks
     assert [run_.seed for run_ in result.encoders[0].runs] == [0, 2]

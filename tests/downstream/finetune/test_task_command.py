@@ -61,7 +61,7 @@ def test_the_saved_model_is_opened_by_transformers_and_names_its_labels(ended, f
 
 
 def test_its_answer_is_explained_by_the_letter_that_tells_it(ended, folder):
-    from kexue_train.downstream.evaluate.attribution.explain import explain
+    from kexue_train.downstream.evaluate.explain import explain
 
     found = explain(folder / "trained" / "mine", "x a b c d e")
     assert (found.head, found.answer) == ("classification", "yes")

@@ -1,4 +1,4 @@
-"""Sentences -> vectors of a model, in batches of similar lengths."""
+"""Sentences -> token states of a model -> one vector per sentence, in batches of similar lengths."""
 
 from __future__ import annotations
 
@@ -10,11 +10,30 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kexue_train.downstream.evaluate.load_model import LoadedHead
-from kexue_train.downstream.evaluate.sentence_vectors.pooling import pool
-from kexue_train.downstream.evaluate.sequences import Ids, batches, encode, padded, tokens_at_once
+from kexue_train.downstream.load_model import LoadedHead
+from kexue_train.downstream.sequences import Ids, batches, encode, padded, tokens_at_once
 from kexue_train.downstream.settings import Pooling
 from kexue_train.foundation.errors import EvaluationError
+
+
+def pool(hidden_states: Sequence[torch.Tensor], attention_mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """Return one vector per row: (B, E), in the dtype of the states.
+
+    Args:
+        hidden_states: (B, S, E) each: the embeddings, then the output of every layer.
+        attention_mask: (B, S), 1 for tokens, [CLS] and [SEP] among them, 0 for padding, which counts for nothing.
+        pooling: ``cls``: the last state of the first token. ``mean``: the mean of the last states. ``first-last``: the
+            mean of the mean states of the first layer and of the last.
+
+    Source: https://kexue.fm/archives/8069; its code takes the first layer's output, not the embeddings.
+    """
+    last = hidden_states[-1]
+    if pooling == "cls":
+        return last[:, 0]
+    states = last if pooling == "mean" else (hidden_states[min(1, len(hidden_states) - 1)] + last) / 2
+    mask = attention_mask.unsqueeze(-1).to(states.dtype)
+    return (states * mask).sum(1) / mask.sum(1)
+
 
 Vectors = npt.NDArray[np.float32]
 OnTokens = Callable[[int, int], None]
@@ -53,7 +72,7 @@ def encode_sentences(
     tokens_per_batch: int | None = None,
     on_tokens: OnTokens = lambda _done, _total: None,
 ) -> dict[Pooling, Vectors]:
-    """Vectors (n, E) of all sentences by each pooling, from one forward pass over them.
+    """Return the vectors (n, E) of all sentences by each pooling, from one forward pass over them.
 
     Raises:
         EvaluationError: If a vector is not finite.
@@ -63,7 +82,7 @@ def encode_sentences(
     found: dict[Pooling, list[torch.Tensor]] = {pooling: [] for pooling in poolings}
     for batch in batches(lengths, tokens_per_batch or tokens_at_once(loaded.device)):
         states, mask = hidden_states(loaded.model, loaded.tokenizer, [sentences.ids[i] for i in batch])
-        for pooling in poolings:  # not waited for: a GPU goes on
+        for pooling in poolings:  # not waited for, so that a GPU stays busy
             found[pooling].append(pool(states, mask, pooling).float())
         places.append(batch)
         done += int(lengths[batch].sum())
@@ -81,7 +100,7 @@ def encode_sentences(
 
 
 def hidden_states(model: Any, tokenizer: Any, rows: Sequence[Ids]) -> tuple[Sequence[torch.Tensor], torch.Tensor]:
-    """The states (B, S, E) of the embeddings and every layer of a body, and the mask (B, S) of what is no padding."""
+    """Return the states (B, S, E) of embeddings and every layer of a body, and the mask (B, S) of real tokens."""
     lengths = np.array([len(ids) for ids in rows])
     mask = torch.from_numpy((np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)).to(model.device)
     ids = torch.from_numpy(padded(rows, tokenizer.pad_token_id or 0)).to(model.device, non_blocking=True)

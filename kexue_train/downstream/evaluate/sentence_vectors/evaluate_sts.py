@@ -1,4 +1,4 @@
-"""Score a model's sentence vectors on sets of pairs; one set that fails is reported beside the others."""
+"""Score a model's sentence vectors on sets of pairs; a set that fails is reported next to the others."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from kexue_train.downstream.evaluate.load_model import LoadedHead, load_encoder
 from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import Sentences, encode_sentences
 from kexue_train.downstream.evaluate.sentence_vectors.score_set import WhiteningChoice, score_baselines, score_vectors
 from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import StsSet, read_set
+from kexue_train.downstream.load_model import LoadedHead, load_encoder
+from kexue_train.downstream.results.result import TASK_ERRORS, mean_columns, reason_of
 from kexue_train.downstream.results.similarity import StsFailure, StsResults, StsSetResult
 from kexue_train.downstream.settings import POOLINGS, SENTENCE_LENGTH, Pooling
-from kexue_train.foundation.errors import EvaluationError, KexueError
+from kexue_train.foundation.errors import EvaluationError
 from kexue_train.foundation.progress import SILENT, Progress
 
 _UNREADABLE = 0.5  # a larger share of unknown tokens, and the vectors tell little of the words
-# What may go wrong in one set alone; the second is also how PyTorch says that a device has too little memory.
-_SET_ERRORS = (KexueError, RuntimeError, MemoryError)
 
 
 def evaluate_sts(
@@ -48,15 +45,15 @@ def evaluate_sts(
         EvaluationError: If the model cannot be loaded.
     """
     loaded = load_encoder(model_dir)
-    max_length = min(max_length, loaded.longest_input or max_length)
+    max_length = loaded.fitting(max_length)
     evaluation = _Evaluation(loaded, data, poolings, whitening or WhiteningChoice(), max_length, progress)
     results = []
     for name, entry in sets.items():
         results.append(evaluation.of(name, entry))
         progress.note(_in_words(results[-1]))
     return StsResults(
-        model_type=str(loaded.model.config.model_type),
-        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        model_type=loaded.model_type,
+        parameters=loaded.parameters,
         max_length=max_length,
         sets=results,
         means=means_of(results),
@@ -64,12 +61,12 @@ def evaluate_sts(
 
 
 def means_of(results: Sequence[StsSetResult]) -> dict[str, dict[str, float]]:
-    """Of every column that has a value for all sets: by language, and over ``all`` where there are several."""
+    """Return the means of every column that has a value for all sets: by language, and ``all`` if there are several."""
     languages = dict.fromkeys(result.language for result in results)
     groups = {name: [result for result in results if result.language == name] for name in languages if name}
     if len(languages) > 1 or not groups:
         groups["all"] = list(results)
-    return {name: _means([result.columns for result in group]) for name, group in groups.items()}
+    return {name: mean_columns([result.columns for result in group]) for name, group in groups.items()}
 
 
 @dataclass(frozen=True)
@@ -84,13 +81,13 @@ class _Evaluation:
     progress: Progress
 
     def of(self, name: str, entry: StsSet) -> StsSetResult:
-        """Everything about one set; what was found before a failure is kept."""
+        """Evaluate one set; what was found before a failure is kept."""
         published = {title: value / 100 for title, value in entry.published.items()}
         found: dict[str, Any] = {"name": name, "language": entry.language, "published": published, "failures": []}
         try:
             self._score(name, entry, found)
-        except _SET_ERRORS as error:
-            found["failures"].append(StsFailure(column=None, error=str(error).strip() or type(error).__name__))
+        except TASK_ERRORS as error:
+            found["failures"].append(StsFailure(column=None, error=reason_of(error)))
         return StsSetResult(**found)
 
     def _score(self, name: str, entry: StsSet, found: dict[str, Any]) -> None:
@@ -112,11 +109,6 @@ class _Evaluation:
         )
         found["scores"], failures = score_vectors(pairs, vectors, self.whitening)
         found["failures"] += failures
-
-
-def _means(columns: list[dict[str, float]]) -> dict[str, float]:
-    names = [name for name in columns[0] if all(name in values for values in columns)] if columns else []
-    return {name: float(np.mean([values[name] for values in columns])) for name in names}
 
 
 def _in_words(result: StsSetResult) -> str:

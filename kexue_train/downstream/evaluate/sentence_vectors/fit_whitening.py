@@ -7,13 +7,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from kexue_train.downstream.evaluate.load_model import LoadedHead, load_encoder
 from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import Sentences, encode_sentences
-from kexue_train.downstream.evaluate.sentence_vectors.moments import Moments
 from kexue_train.downstream.evaluate.sentence_vectors.sentence_transformers_folder import (
     write_sentence_transformers_folder,
 )
-from kexue_train.downstream.evaluate.sentence_vectors.whitening import WHITENING_NAME, Whitening
+from kexue_train.downstream.evaluate.sentence_vectors.whitening import WHITENING_NAME, Moments, Whitening
+from kexue_train.downstream.load_model import LoadedHead, load_encoder
 from kexue_train.downstream.settings import SENTENCE_LENGTH, Pooling
 from kexue_train.foundation.artifacts import (
     InputFile,
@@ -73,7 +72,7 @@ def fit_whitening(
         return manifest
     parts = [_moments_of_folder(path, recipe) for path in folders]
     loaded = load_encoder(model_dir)
-    max_length = min(max_length, loaded.longest_input or max_length)
+    max_length = loaded.fitting(max_length)
     moments = Moments.merged(itertools.chain(parts, _moments_of_files(files, loaded, pooling, max_length, progress)))
     whitening = Whitening.fit(moments, dimensions)
     partial = open_partial(out_dir, recipe, progress)
@@ -101,7 +100,7 @@ def _moments_of_files(
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file that are not blank."""
+    """Return the lines of a text file that are not blank."""
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
             yield from (line.strip() for line in file if line.strip())
@@ -131,5 +130,5 @@ def _describe(path: Path) -> InputFile:
 
 
 def _digest_of_model(folder: Path) -> str:
-    """Of the bytes of the model's files."""
+    """Return a digest of the bytes of the model's files."""
     return digest_of({path.name: file_checksum(path) for path in sorted(folder.glob("*")) if path.is_file()})

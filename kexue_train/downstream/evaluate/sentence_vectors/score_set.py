@@ -1,21 +1,53 @@
-"""One set of pairs, one model: how far cosines agree in order with the scores, for every kind of vector."""
+"""One set of pairs: how far cosines agree in rank with the scores, for every kind of vector and for baselines."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from kexue_train.downstream.evaluate.sentence_vectors.baselines import random_vectors, word_cosines
-from kexue_train.downstream.evaluate.sentence_vectors.moments import Moments
 from kexue_train.downstream.evaluate.sentence_vectors.spearman import spearman, standard_error
 from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import Pairs
-from kexue_train.downstream.evaluate.sentence_vectors.whitening import Whitening
+from kexue_train.downstream.evaluate.sentence_vectors.whitening import WHITENING_NAME, Moments, Whitening
 from kexue_train.downstream.results.similarity import StsFailure, StsScore, WhiteningKind, column_of
-from kexue_train.downstream.settings import Pooling
-from kexue_train.foundation.errors import EvaluationError
+from kexue_train.downstream.settings import POOLINGS, Pooling
+from kexue_train.foundation.counter_rng import Purpose, generator
+from kexue_train.foundation.errors import ConfigError, EvaluationError
+
+_RANDOM_DIMENSIONS = 64
+_WORD = re.compile(r"[㐀-鿿]|[^\W㐀-鿿]+")  # a Chinese character, or letters and digits up to the next
+
+
+def random_vectors(number: int) -> npt.NDArray[np.float32]:
+    """Return a random direction for every sentence, (number, 64): what equal sentences alone earn."""
+    random = generator(0, Purpose.RANDOM_VECTORS)
+    return random.standard_normal((number, _RANDOM_DIMENSIONS), np.float32)
+
+
+def word_cosines(sentences: Sequence[str], pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return cosines of bags of words with tf·idf, of pairs (n, 2) of indices in ``sentences``: (n,), 0 without words.
+
+    Words are runs of letters and digits in lower case, and single Chinese characters; idf = ln((1+N)/(1+df)) + 1, over
+    these sentences.
+    """
+    bags = [Counter(_WORD.findall(sentence.lower())) for sentence in sentences]
+    frequency = Counter(word for bag in bags for word in bag)
+    idf = {word: float(np.log((1 + len(bags)) / (1 + count)) + 1) for word, count in frequency.items()}
+    weighted = [{word: count * idf[word] for word, count in bag.items()} for bag in bags]
+    norms = [sum(weight**2 for weight in bag.values()) ** 0.5 or 1.0 for bag in weighted]
+    return np.array(
+        [
+            sum(weight * weighted[b].get(word, 0.0) for word, weight in weighted[a].items()) / (norms[a] * norms[b])
+            for a, b in pairs.tolist()
+        ]
+    )
+
 
 Vectors = npt.NDArray[np.floating]
 Places = npt.NDArray[np.int64]
@@ -24,7 +56,7 @@ Cosines = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class WhiteningChoice:
-    """Which whitening stands beside the plain vectors."""
+    """Which whitened vectors are scored in addition to the plain ones."""
 
     kind: WhiteningKind = "own"
     """own: fitted on the sentences of each set."""
@@ -35,11 +67,11 @@ class WhiteningChoice:
     """Of the vectors that the given one was fitted on; the others stay plain."""
 
     def kinds_for(self, pooling: Pooling) -> Sequence[WhiteningKind]:
-        """Plain, and whitened if it is asked for."""
+        """Return which vectors are scored: plain ones, and whitened ones if asked for."""
         return ["none"] if self.kind == "none" or self.pooling not in (None, pooling) else ["none", self.kind]
 
     def apply(self, kind: WhiteningKind, vectors: Vectors) -> Vectors:
-        """The vectors (n, E), or (n, k) whitened ones.
+        """Return the vectors (n, E), or whitened ones (n, k).
 
         Raises:
             EvaluationError: If they vary in too few directions, or are of another size than the given whitening.
@@ -53,7 +85,7 @@ class WhiteningChoice:
 def score_vectors(
     pairs: Pairs, vectors: Mapping[Pooling, Vectors], whitening: WhiteningChoice
 ) -> tuple[list[StsScore], list[StsFailure]]:
-    """Correlations of all kinds of vectors of ``pairs.sentences``; those that cannot be had, with the reason."""
+    """Score all kinds of vectors of ``pairs.sentences``; returns the scores, and failures with their reason."""
     scores, failures = [], []
     for pooling, rows in vectors.items():
         for kind in whitening.kinds_for(pooling):
@@ -78,7 +110,7 @@ def score_vectors(
 
 
 def score_baselines(pairs: Pairs) -> tuple[dict[str, float], list[StsFailure]]:
-    """The same of what needs no model.
+    """Score random vectors and bags of words, which need no model; returns the scores, and failures.
 
     Raises:
         EvaluationError: If the scores have no order.
@@ -98,7 +130,7 @@ def score_baselines(pairs: Pairs) -> tuple[dict[str, float], list[StsFailure]]:
 
 
 def pair_cosines(vectors: Vectors, places: Places) -> Cosines:
-    """Cosines of pairs (n, 2) of rows of ``vectors``: (n,).
+    """Return cosines of pairs (n, 2) of rows of ``vectors``: (n,).
 
     Raises:
         EvaluationError: If a vector is zero.
@@ -108,3 +140,38 @@ def pair_cosines(vectors: Vectors, places: Places) -> Cosines:
         raise EvaluationError(f"{np.count_nonzero(norms == 0)} of {len(vectors)} vectors are zero, without direction")
     units = vectors / norms[:, None]
     return np.asarray((units[places[:, 0]] * units[places[:, 1]]).sum(axis=1))
+
+
+def choose_poolings(names: Sequence[str] | None) -> tuple[Pooling, ...]:
+    """Return the poolings by these names, each once; all poolings without any name.
+
+    Raises:
+        ConfigError: If a name is not known.
+    """
+    for name in names or ():
+        if name not in POOLINGS:
+            raise ConfigError(f"--pooling {name!r} is not known; choose {', '.join(POOLINGS)}")
+    return tuple(cast(Pooling, name) for name in dict.fromkeys(names or POOLINGS))
+
+
+def choose_whitening(text: str) -> WhiteningChoice:
+    """Return the whitening that ``text`` names: ``none``, ``all`` or a number (each set's own), or a folder with one.
+
+    Raises:
+        ConfigError: If it is something else.
+        EvaluationError: If the folder's whitening cannot be read.
+    """
+    if text == "none":
+        return WhiteningChoice(kind="none")
+    if text == "all":
+        return WhiteningChoice()
+    if text.isdigit() and int(text):
+        return WhiteningChoice(dimensions=int(text))
+    if not Path(text).is_dir():
+        raise ConfigError(
+            f"--whitening {text!r} is no folder; give one of 'kexue finetune whitening', a number of dimensions, "
+            "'all' or 'none'"
+        )
+    given, facts = Whitening.load(Path(text) / WHITENING_NAME)
+    (pooling,) = choose_poolings([facts.get("pooling", "")])
+    return WhiteningChoice(kind="given", given=given, pooling=pooling)

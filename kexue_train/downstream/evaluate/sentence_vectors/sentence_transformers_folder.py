@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from kexue_train.downstream.evaluate.load_model import LoadedHead
 from kexue_train.downstream.evaluate.sentence_vectors.whitening import Whitening
+from kexue_train.downstream.load_model import LoadedHead
 from kexue_train.downstream.settings import Pooling
 from kexue_train.foundation.artifacts import MANIFEST_NAME
 

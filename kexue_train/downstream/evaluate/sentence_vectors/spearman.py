@@ -13,7 +13,7 @@ Numbers = npt.NDArray[np.floating] | npt.NDArray[np.integer]
 
 
 def spearman(first: Numbers, second: Numbers) -> float:
-    """Spearman's rank correlation of two (n,), -1 to 1; equal numbers share the mean of their ranks.
+    """Return Spearman's rank correlation of two (n,), -1 to 1; equal numbers share the mean of their ranks.
 
     Raises:
         EvaluationError: If there are fewer than two pairs, a number is not finite, or all numbers of a list are equal.
@@ -25,7 +25,7 @@ def spearman(first: Numbers, second: Numbers) -> float:
 
 
 def standard_error(rho: float, num_pairs: int) -> float:
-    """Of a Spearman correlation, by the number of pairs.
+    """Return the standard error of a Spearman correlation, by the number of pairs.
 
     Source: Bonett and Wright, "Sample size requirements for estimating Pearson, Kendall and Spearman correlations",
     2000: sqrt((1 + ρ²/2) / (n - 3)) on Fisher's scale.

@@ -1,4 +1,4 @@
-"""Sets of sentence pairs with a score of likeness: which there are, and their records."""
+"""Sets of sentence pairs with a score of similarity: which there are, and their records."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from kexue_train.downstream.evaluate.zero_shot.records import Record, read_records
-from kexue_train.foundation.config import Config, read_yaml
+from kexue_train.downstream.task_files import Record, read_catalogue, read_json_lines
+from kexue_train.foundation.config import Config
 from kexue_train.foundation.errors import ConfigError, EvaluationError
 
 
@@ -41,7 +40,7 @@ class Pairs:
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Pairs:
-        """From records with ``text_a``, ``text_b`` and a number ``score`` or ``label``.
+        """Collect pairs from records with ``text_a``, ``text_b`` and a number ``score`` or ``label``.
 
         Raises:
             EvaluationError: If a record lacks one of them.
@@ -54,14 +53,12 @@ class Pairs:
 
 
 def catalogue() -> dict[str, StsSet]:
-    """Name -> set, in the order of ``sts_sets.yaml``."""
-    with as_file(files(__package__) / "sts_sets.yaml") as path:
-        values, _ = read_yaml(path)
-        return {name: StsSet.parse(entry, where=f"{path}: {name}") for name, entry in values.items()}
+    """Return the known sets by name, in the order of ``sts_sets.yaml``."""
+    return read_catalogue(__package__, "sts_sets.yaml", lambda entry: StsSet.parse(entry.values, where=entry.where))
 
 
 def choose_sets(names: Sequence[str], data: Path) -> dict[str, StsSet]:
-    """The sets by these names: of the catalogue, or folders of ``data`` with a test file; by default those there.
+    """Return the sets by these names, known ones or folders of ``data``; by default the known ones that are there.
 
     Raises:
         EvaluationError: If ``data`` is no folder or holds none of the sets.
@@ -84,7 +81,7 @@ def choose_sets(names: Sequence[str], data: Path) -> dict[str, StsSet]:
 
 
 def read_set(name: str, entry: StsSet, data: Path) -> Pairs:
-    """What is scored of a set.
+    """Return the pairs of a set that are scored.
 
     Raises:
         EvaluationError: If a file is missing, empty or wrong.
@@ -93,7 +90,7 @@ def read_set(name: str, entry: StsSet, data: Path) -> Pairs:
 
 
 def set_files(names: Sequence[str], data: Path) -> list[Path]:
-    """The files that the sets read."""
+    """Return the files that the sets read."""
     return [
         path
         for name, entry in choose_sets(names, data).items()
@@ -106,7 +103,7 @@ def _records(folder: Path, pattern: str) -> list[Record]:
     paths = sorted(folder.glob(pattern))
     if not paths:
         raise EvaluationError(f"{folder / pattern}: no such file; give the folder that holds {folder.name!r}")
-    return [record for path in paths for record in read_records(path)]
+    return [record for path in paths for record in read_json_lines(path)]
 
 
 def _number(record: Record) -> float:

@@ -19,13 +19,13 @@ Labels = npt.NDArray[np.int64]
 
 
 def candidates_contrast(scores: Scores) -> Labels:
-    """The column with the highest score, the first of equals: (n, K) -> (n,)."""
+    """Return the column with the highest score, the first of equal ones: (n, K) -> (n,)."""
     best: Labels = scores.argmax(axis=1)
     return best
 
 
 def samples_contrast(scores: Scores, num_labels: int, names: Sequence[str]) -> Labels:
-    """Labels (n,) by rank of the scores (n,): n // K of each, the remainder in the top one.
+    """Return labels (n,) by rank of the scores (n,): n // K of each, the remainder in the top one.
 
     Args:
         scores: (n,).
@@ -40,7 +40,7 @@ def samples_contrast(scores: Scores, num_labels: int, names: Sequence[str]) -> L
 
 
 def find_thresholds(scores: Scores, num_labels: int) -> Scores:
-    """The K - 1 lowest scores of the upper parts when (n,) scores in order are cut into K equal parts.
+    """Return the K - 1 lowest scores of the upper parts when (n,) sorted scores are cut into K equal parts.
 
     Raises:
         ValueError: If n < K: some part would be empty.
@@ -52,12 +52,12 @@ def find_thresholds(scores: Scores, num_labels: int) -> Scores:
 
 
 def by_thresholds(scores: Scores, thresholds: Scores) -> Labels:
-    """How many of the thresholds (rising) a score (n,) is not below."""
+    """Count for every score (n,) how many of the rising thresholds it reaches."""
     return np.searchsorted(thresholds, scores, side="right")
 
 
 def _parts(size: int, num_labels: int) -> Labels:
-    """The part of every rank: (size,); all are in the top one where there are fewer ranks than parts."""
+    """Return the part of every rank: (size,); all are in the top one where there are fewer ranks than parts."""
     in_each = size // num_labels
     if not in_each:
         return np.full(size, num_labels - 1)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kexue_train.downstream.evaluate.zero_shot.records import Record, Text, fields, fill, fill_text
-from kexue_train.downstream.evaluate.zero_shot.task import LABEL, Task
+from kexue_train.downstream.evaluate.zero_shot.task import LABEL, ZeroShotTask
+from kexue_train.downstream.task_files import Record, Text, fill_template, fill_text, template_fields
 from kexue_train.foundation.errors import EvaluationError
 
 Indices = npt.NDArray[np.int64]
@@ -27,8 +27,8 @@ class Questions:
     """(n, K) places in ``prompts``; -1 where a record has fewer than K."""
 
 
-def find_labels(task: Task, data: Path) -> dict[str, str]:
-    """Label -> its words, in order; empty if every record has candidates of its own.
+def read_labels(task: ZeroShotTask, data: Path) -> dict[str, str]:
+    """Return label -> its words, in order; empty if every record has its own candidates.
 
     Raises:
         EvaluationError: If the file of labels is missing or holds fewer than two.
@@ -48,8 +48,8 @@ def find_labels(task: Task, data: Path) -> dict[str, str]:
     return labels
 
 
-def find_answers(task: Task, records: Sequence[Record], labels: dict[str, str]) -> tuple[list[str], Indices]:
-    """Names of the labels, and which one is right in every record: (n,).
+def find_answers(task: ZeroShotTask, records: Sequence[Record], labels: dict[str, str]) -> tuple[list[str], Indices]:
+    """Return the names of the labels, and which one is right in every record: (n,).
 
     Raises:
         EvaluationError: If a record has no answer, or one that is not among the labels.
@@ -70,20 +70,20 @@ def find_answers(task: Task, records: Sequence[Record], labels: dict[str, str]) 
     return names, np.array(found, np.int64)
 
 
-def next_sentence_questions(task: Task, records: Sequence[Record], labels: dict[str, str]) -> Questions:
-    """One prompt per label (candidates-contrast) or per record (samples-contrast).
+def next_sentence_questions(task: ZeroShotTask, records: Sequence[Record], labels: dict[str, str]) -> Questions:
+    """Return questions with a prompt per label (candidates-contrast) or per record (samples-contrast).
 
     Raises:
         EvaluationError: If a record lacks what the templates ask for.
     """
     texts = [fill_text(task.text, record, task.blank) for record in records]
     if task.contrast == "samples":
-        return _collect(texts, [[fill(task.prompt, record)] for record in records])
+        return _collect(texts, [[fill_template(task.prompt, record)] for record in records])
     return _collect(texts, _prompts(task.prompt, task, records, list(labels.values())))
 
 
-def masked_word_questions(task: Task, records: Sequence[Record], labels: dict[str, str]) -> Questions:
-    """The words of every label as prompts, for the blank of ``task.pet``.
+def masked_word_questions(task: ZeroShotTask, records: Sequence[Record], labels: dict[str, str]) -> Questions:
+    """Return questions with the words of every label as prompts, for the blank of ``task.pet``.
 
     Raises:
         EvaluationError: If the task has no such pattern, a label lacks words, or a record lacks a value.
@@ -96,12 +96,12 @@ def masked_word_questions(task: Task, records: Sequence[Record], labels: dict[st
     return _collect(texts, _prompts(LABEL, task, records, [words[name] for name in labels]))
 
 
-def _prompts(template: str, task: Task, records: Sequence[Record], words: list[str]) -> list[list[str]]:
+def _prompts(template: str, task: ZeroShotTask, records: Sequence[Record], words: list[str]) -> list[list[str]]:
     if task.candidates:
-        return [[fill(template, record, word) for word in record.texts(task.candidates)] for record in records]
-    if fields(template) == {"label"}:
-        return [[fill(template, records[0], word) for word in words]] * len(records)
-    return [[fill(template, record, word) for word in words] for record in records]
+        return [[fill_template(template, record, word) for word in record.texts(task.candidates)] for record in records]
+    if template_fields(template) == {"label"}:
+        return [[fill_template(template, records[0], word) for word in words]] * len(records)
+    return [[fill_template(template, record, word) for word in words] for record in records]
 
 
 def _collect(texts: list[Text], prompts: list[list[str]]) -> Questions:

@@ -7,18 +7,17 @@ of a label. ``fewclue.yaml`` holds the nine tasks of FewCLUE; a file of one's ow
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from kexue_train.downstream.evaluate.config import MASK
-from kexue_train.foundation.config import Config, read_yaml
+from kexue_train.downstream.task_files import TaskEntry, choose_tasks, is_task_file, read_catalogue
+from kexue_train.foundation.config import Config
 from kexue_train.foundation.errors import ConfigError
 
 LABEL = "{label}"
-_SUFFIXES = (".yaml", ".yml")
 
 
 class MaskedPattern(Config):
@@ -32,7 +31,7 @@ class MaskedPattern(Config):
     """Label -> its words, for all labels equally many tokens; by default those of the task."""
 
 
-class Task(Config):
+class ZeroShotTask(Config):
     """One labelled data set and how it is asked without training."""
 
     title: str
@@ -62,7 +61,7 @@ class Task(Config):
     pet: MaskedPattern | None = None
     """The same question for a masked language model."""
     published: dict[str, float] = Field(default_factory=dict)
-    """Accuracies from elsewhere, in percent, to stand beside."""
+    """Accuracies from elsewhere, in percent, for comparison."""
 
     @field_validator("text")
     @classmethod
@@ -93,49 +92,28 @@ class Task(Config):
         return self
 
 
-def load_tasks(chosen: Sequence[str] = ()) -> dict[str, Task]:
-    """The tasks named in ``chosen``, each the name of a FewCLUE task or the path of a YAML file; all nine if empty.
+def load_zero_shot_tasks(chosen: Sequence[str] = ()) -> dict[str, ZeroShotTask]:
+    """Return the chosen tasks, each the name of a FewCLUE task or the path of a YAML file; by default FewCLUE's nine.
 
     Raises:
         ConfigError: If a name is not known, a file cannot be read, or a task in it is wrong: by line and key.
     """
-    with as_file(files(__package__) / "fewclue.yaml") as path:
-        known = read_tasks(path)
-    tasks: dict[str, Task] = {}
-    for name in chosen:
-        if name in known:
-            tasks[name] = known[name]
-        elif Path(name).suffix in _SUFFIXES:
-            tasks |= read_tasks(Path(name))
-        else:
-            raise ConfigError(f"there is no task {name!r}; give a YAML file, or one of {', '.join(known)}")
-    return tasks or known
+    known = read_catalogue(__package__, "fewclue.yaml", _parse)
+    return choose_tasks(chosen, known, _parse) or known
 
 
 def input_files(chosen: Sequence[str], data: Path) -> list[Path]:
-    """All files that the tasks of ``load_tasks(chosen)`` are made of and read from the folder ``data``.
+    """Return all files that the chosen tasks are made of, and those that they read from the folder ``data``.
 
     Raises:
-        ConfigError: As ``load_tasks``.
+        ConfigError: As ``load_zero_shot_tasks``.
     """
-    named = (name for task in load_tasks(chosen).values() for name in (task.test, task.dev, task.labels_file))
-    own = [Path(name) for name in chosen if Path(name).suffix in _SUFFIXES]
+    named = (name for task in load_zero_shot_tasks(chosen).values() for name in (task.test, task.dev, task.labels_file))
+    own = [Path(name) for name in chosen if is_task_file(name)]
     return [*own, *(data / name for name in named if name)]
 
 
-def read_tasks(path: Path) -> dict[str, Task]:
-    """The tasks of one file: name -> task.
-
-    Raises:
-        ConfigError: If the file cannot be read, or a task in it is wrong.
-    """
-    values, lines = read_yaml(path)
-    if not values:
-        raise ConfigError(f"{path}: holds no task; expected a name with keys such as test: and text: below it")
-    tasks = {}
-    for name, task in values.items():
-        if not isinstance(task, dict):
-            raise ConfigError(f"{path}:{lines[str(name)]}: '{name}' is no task; expected keys such as test: and text:")
-        own_lines = {key.removeprefix(f"{name}."): line for key, line in lines.items() if key.startswith(f"{name}.")}
-        tasks[str(name)] = Task.parse(task, where=f"{path}, {name}", lines=own_lines)
-    return tasks
+def _parse(entry: TaskEntry) -> ZeroShotTask:
+    if not isinstance(entry.values, dict):
+        raise ConfigError(f"{entry.line} is no task; expected keys such as test: and text:")
+    return ZeroShotTask.parse(entry.values, where=entry.where, lines=entry.lines)

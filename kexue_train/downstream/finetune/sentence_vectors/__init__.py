@@ -1,5 +1,4 @@
-"""A bi-encoder trained on labelled sentences: each sentence becomes a vector of its own, and cosines are compared.
+"""Sentence vectors trained on labels: bi_encoder.py learns similarity.py (pairs) or retrieval.py (classes).
 
-losses.py + bi_encoder.py → likeness.py (pairs with scores: CoSENT, Sentence-BERT), retrieval.py (many classes:
-AM-softmax) → train_vectors.py (seeds, before and after) → results.py → table.py
+train_vectors.py runs all sets with several seeds.
 """

@@ -12,12 +12,11 @@ import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 from torch import Tensor
 
 from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import Sentences, Vectors
-from kexue_train.downstream.evaluate.zero_shot.records import Record
-from kexue_train.downstream.finetune.bag_of_words import BUCKETS, Rows, Vectorizer
+from kexue_train.downstream.finetune.bag_of_words import BUCKETS, SparseRows, Vectorizer
 from kexue_train.downstream.finetune.loop import Places
-from kexue_train.downstream.finetune.sentence_vectors.bi_encoder import BiEncoder, Head
-from kexue_train.downstream.finetune.sentence_vectors.losses import am_softmax_loss
+from kexue_train.downstream.finetune.sentence_vectors.bi_encoder import BiEncoder, Head, am_softmax_loss
 from kexue_train.downstream.finetune.tasks.splits import Splits
+from kexue_train.downstream.task_files import Record
 from kexue_train.foundation.errors import EvaluationError
 
 Labels = npt.NDArray[np.int64]
@@ -37,25 +36,25 @@ class RetrievalProblem:
     def __init__(self, splits: Splits, tokenizer: Any, max_length: int) -> None:
         names = sorted({record.text("label") for record in splits.all_train})
         number = {name: place for place, name in enumerate(names)}
-        records = {"train": splits.train} | splits.scored
+        records = splits.by_name
         self.texts = {split: [record.text("text") for record in found] for split, found in records.items()}
         self.labels = {split: _numbers(found, number) for split, found in records.items()}
         self.sentences = {split: Sentences.read(tokenizer, texts, max_length) for split, texts in self.texts.items()}
         self.num_examples, self.num_labels = len(splits.train), len(names)
 
     def loss(self, model: BiEncoder, places: Places) -> Tensor:
-        """Of a batch of training sentences."""
+        """Return the loss of a batch of training sentences."""
         ids = self.sentences["train"].ids
         cosines = model.class_cosines(model.vectors([ids[i] for i in places]))
         return am_softmax_loss(cosines, model.on_device(self.labels["train"][places]))
 
     def score(self, model: BiEncoder, split: str) -> dict[str, float]:
-        """Of the queries of a split, by cosine."""
+        """Score the queries of a split by cosine."""
         queries, known = (_unit(model.encode(self.sentences[name])) for name in (split, "train"))
         return self._scores(split, (piece @ known.T for piece in torch.split(queries, _QUERIES_AT_ONCE)))
 
     def words(self, split: str) -> dict[str, float]:
-        """The same of tf-idf vectors of character n-grams."""
+        """Score the queries of a split by tf-idf vectors of character n-grams."""
         vectorizer = Vectorizer.fit([(text,) for text in self.texts["train"]])
         known = _sparse(vectorizer.rows([(text,) for text in self.texts["train"]]))
         texts = self.texts[split]
@@ -74,7 +73,7 @@ class RetrievalProblem:
 
 
 def first_ranks(cosines: Tensor, labels: Tensor, known: Tensor) -> Tensor:
-    """The rank of the nearest sentence of the right class, counted from 1: (Q,).
+    """Return the rank of the nearest sentence of the right class, counted from 1: (Q,).
 
     A sentence of another class that is as near comes before it, so equal vectors earn nothing; a class that has no
     sentence comes after all.
@@ -93,8 +92,8 @@ def _unit(vectors: Vectors) -> Tensor:
     return F.normalize(torch.from_numpy(vectors))
 
 
-def _sparse(rows: Rows) -> Tensor:
-    """(n, columns), sparse."""
+def _sparse(rows: SparseRows) -> Tensor:
+    """Return the rows as a sparse matrix (n, columns)."""
     ends = torch.cat([rows.starts[1:], torch.tensor([len(rows.buckets)])])
     row = torch.repeat_interleave(torch.arange(len(ends)), ends - rows.starts)
     indices = torch.stack([row, rows.buckets])

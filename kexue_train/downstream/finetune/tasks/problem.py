@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from kexue_train.downstream.finetune.bag_of_words import BagOfWordsScore
 from kexue_train.downstream.finetune.loop import Places
-from kexue_train.downstream.finetune.tasks.inputs import Reader
+from kexue_train.downstream.sequences import Reader
 
+Labels = npt.NDArray[np.int64]
 Scores = dict[str, float]
 """Name of a metric -> value from 0 to 1."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Problem(ABC):
     """A task in the tokens of one model."""
 
@@ -28,39 +30,44 @@ class Problem(ABC):
     """The metric that chooses the epoch."""
 
     reader: Reader
-
-    @property
-    @abstractmethod
-    def num_labels(self) -> int:
-        """Outputs of the model's head."""
-
-    @property
-    def label_names(self) -> list[str] | None:
-        """Of the outputs; None where they have none."""
-        return None
-
-    @property
-    @abstractmethod
-    def num_examples(self) -> int:
-        """What an epoch goes through: records, or windows or pieces of them."""
+    num_labels: int
+    """Outputs of the model's head."""
+    num_examples: int
+    """What an epoch goes through: records, or windows or pieces of them."""
+    label_names: list[str] = field(default_factory=list)
+    """Names of the outputs; empty where they have none."""
 
     @abstractmethod
     def loss(self, model: Any, places: Places) -> Tensor:
-        """Mean loss of the training examples at ``places``."""
+        """Return the mean loss of the training examples at ``places``."""
 
     @abstractmethod
     def score(self, model: Any, split: str) -> Scores:
-        """Every metric on the split ``dev`` or ``test``; the model is in evaluation mode."""
+        """Return every metric on the split ``dev`` or ``test``; the model is in evaluation mode."""
 
-    def baselines(self) -> Mapping[str, dict[str, Scores]]:
-        """Name of a baseline that needs no encoder -> split -> scores."""
+    def baselines(self) -> dict[str, dict[str, Scores]]:
+        """Score what needs no encoder: name of the baseline -> split -> scores."""
         return {}
 
     def bag_of_words(self) -> BagOfWordsScore | None:
-        """The same, learnt from counts of characters; None where that makes no sense."""
+        """Score what is learnt from counts of characters; None where that makes no sense."""
         return None
 
 
+def guessing_baselines(labels: Mapping[str, Labels], chances: Mapping[str, float]) -> dict[str, dict[str, Scores]]:
+    """Score guessing, and always the label that is most frequent in training.
+
+    Args:
+        labels: Split -> right labels (n,).
+        chances: Scored split -> expected accuracy of guessing.
+    """
+    frequent = np.bincount(labels["train"]).argmax()
+    return {
+        "chance": {split: {"accuracy": chance} for split, chance in chances.items()},
+        "majority": {split: accuracy(np.full_like(labels[split], frequent), labels[split]) for split in chances},
+    }
+
+
 def accuracy(found: np.ndarray, answers: np.ndarray) -> Scores:
-    """Share of equal entries, both (n,)."""
+    """Return the share of equal entries, both (n,)."""
     return {"accuracy": float((found == answers).mean())}

@@ -1,13 +1,23 @@
-"""Answers as spans of a text: windows over long texts, the best span of all windows.
+"""Exact match and F1 of answers in a text, as the data sets' own scripts compute them.
 
-A window is ``[CLS] question [SEP] part of the text [SEP]``. Learnt is where the answer starts and ends; a window
-without the whole answer points at [CLS]. There are never more such windows than others.
+* ``squad``: words; small letters, without punctuation and English articles; F1 of the bags of words.
+* ``squad_zh``: the same with every Chinese character as a word, as MLQA and XQuAD score Chinese.
+* ``cmrc``: units as ``squad_zh``; F1 of the longest run of units that both share, relative to both lengths.
+
+Of several right answers the nearest counts. Where CMRC's script cuts Latin text with NLTK, here runs of letters and
+digits are words.
+
+Source: evaluate-v1.1.py of SQuAD, mlqa_evaluation_v1.py of MLQA, cmrc2018_evaluate.py of github.com/ymcui/cmrc2018.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -17,14 +27,80 @@ import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 import xxhash
 from torch import Tensor
 
-from kexue_train.downstream.evaluate.zero_shot.records import Record
 from kexue_train.downstream.finetune.loop import Places
-from kexue_train.downstream.finetune.tasks.answer_scores import answer_scores
-from kexue_train.downstream.finetune.tasks.inputs import Reader, Segments, Spelled
 from kexue_train.downstream.finetune.tasks.problem import Problem, Scores
 from kexue_train.downstream.finetune.tasks.splits import Splits
 from kexue_train.downstream.finetune.tasks.task import ReadingTask
+from kexue_train.downstream.sequences import Reader, Segments, Spelled
+from kexue_train.downstream.task_files import Record
 from kexue_train.foundation.errors import EvaluationError
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_UNITS = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3400-\u9fff\uf900-\ufaff]+")
+_CMRC_PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》…·、「」（）－～『』")
+_ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+Units = list[str]
+
+
+def words(text: str) -> Units:
+    """Return the words of English text as SQuAD's script splits them."""
+    return _ARTICLES.sub(" ", text.lower().translate(_ASCII_PUNCTUATION)).split()
+
+
+def mixed_units(text: str) -> Units:
+    """Return Chinese characters and Latin words in small letters, without punctuation."""
+    return _UNITS.findall(text.lower())
+
+
+def bag_f1(found: Units, answer: Units) -> float:
+    """Return the harmonic mean of precision and recall of the units, counted as often as they occur."""
+    shared = sum((Counter(found) & Counter(answer)).values())
+    return 2 * shared / (len(found) + len(answer)) if shared else 0.0
+
+
+def run_f1(found: Units, answer: Units) -> float:
+    """Return the F1 of the longest run that both share."""
+    matcher = SequenceMatcher(None, found, answer, autojunk=False)
+    shared = matcher.find_longest_match().size
+    return 2 * shared / (len(found) + len(answer)) if shared else 0.0
+
+
+_Rules = tuple[Callable[[str], Units], Callable[[Units, Units], float]]
+SCORINGS: dict[str, _Rules] = {
+    "squad": (words, bag_f1),
+    "squad_zh": (mixed_units, bag_f1),
+    "cmrc": (mixed_units, run_f1),
+}
+
+
+def answer_scores(found: Sequence[str], answers: Sequence[Sequence[str]], scoring: str) -> dict[str, float]:
+    """Return the means over all questions of the best F1 and the best exact match among the right answers.
+
+    Args:
+        found: (n,) answers given.
+        answers: (n,) right answers of every question, at least one each.
+        scoring: Key of ``SCORINGS``.
+    """
+    units_of, f1_of = SCORINGS[scoring]
+    f1 = exact = 0.0
+    for text, right in zip(found, answers, strict=True):
+        units = units_of(text)
+        right_units = [units_of(answer) for answer in right]
+        f1 += max(f1_of(units, other) for other in right_units)
+        exact += max(_is_same(text, answer, scoring, units_of) for answer in right)
+    return {"f1": f1 / len(found), "exact_match": exact / len(found)}
+
+
+def _is_same(found: str, answer: str, scoring: str, units_of: Callable[[str], Units]) -> bool:
+    if scoring == "cmrc":  # its script joins what is left without punctuation
+        return _letters(found) == _letters(answer)
+    return units_of(found) == units_of(answer)
+
+
+def _letters(text: str) -> str:
+    return "".join(character for character in text.lower().strip() if character not in _CMRC_PUNCTUATION)
+
 
 _MOST_ANSWER_TOKENS = 64  # SQuAD's scripts have 30 words; Chinese answers may be sentences
 
@@ -53,9 +129,9 @@ class Window(NamedTuple):
     """First and last slot of the answer; (0, 0), the [CLS], if the window does not have it whole."""
 
 
-@dataclass(frozen=True)
-class Reading(Problem):
-    """See ``Problem``."""
+@dataclass(frozen=True, kw_only=True)
+class ReadingProblem(Problem):
+    """Questions on texts, in windows of tokens."""
 
     auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
     metric: ClassVar[str] = "f1"
@@ -65,7 +141,7 @@ class Reading(Problem):
     windows: dict[str, list[Window]]
 
     @classmethod
-    def make(cls, task: ReadingTask, splits: Splits, reader: Reader) -> Reading:
+    def make(cls, task: ReadingTask, splits: Splits, reader: Reader) -> ReadingProblem:
         """Read the records.
 
         Raises:
@@ -73,23 +149,20 @@ class Reading(Problem):
         """
         reader.require_places()
         questions = {
-            split: [read_question(task, record) for record in records]
-            for split, records in ({"train": splits.train} | splits.scored).items()
+            split: [read_question(task, record) for record in records] for split, records in splits.by_name.items()
         }
         windows = {split: _windows(entries, task.stride, reader) for split, entries in questions.items()}
         windows["train"] = _to_learn_from(windows["train"], questions["train"])
         if not windows["train"]:
             raise EvaluationError(f"{task.train}: no answer is found in its text, so there is nothing to learn")
-        return cls(reader, task.scoring, questions, windows)
-
-    @property
-    def num_labels(self) -> int:
-        """See ``Problem``, like the following."""
-        return 2
-
-    @property
-    def num_examples(self) -> int:  # noqa: D102
-        return len(self.windows["train"])
+        return cls(
+            reader=reader,
+            num_labels=2,  # start and end
+            num_examples=len(windows["train"]),
+            scoring=task.scoring,
+            questions=questions,
+            windows=windows,
+        )
 
     def loss(self, model: Any, places: Places) -> Tensor:  # noqa: D102
         windows = [self.windows["train"][place] for place in places]
@@ -109,7 +182,7 @@ class Reading(Problem):
 
     @torch.inference_mode()
     def find(self, model: Any, split: str) -> list[str]:
-        """The answer to every question: of all windows the span with the highest sum of logits."""
+        """Return the answer to every question: of all windows the span with the highest sum of logits."""
         windows, questions = self.windows[split], self.questions[split]
         best = [(-np.inf, "")] * len(questions)
         for places, inputs in self.reader.in_batches([window.sequence for window in windows], model.device):
@@ -127,7 +200,7 @@ class Reading(Problem):
 
 
 def best_span(starts: npt.NDArray[np.float32], ends: npt.NDArray[np.float32]) -> tuple[float, int, int]:
-    """The highest ``starts[i] + ends[j]`` with i <= j < i + 64, and its i and j; both are (n,), n > 0."""
+    """Return the highest ``starts[i] + ends[j]`` with i <= j < i + 64, and its i and j; both are (n,), n > 0."""
     sums = starts[:, None] + ends[None, :]
     places = np.arange(len(starts))
     length = places[None, :] - places[:, None]
@@ -137,7 +210,7 @@ def best_span(starts: npt.NDArray[np.float32], ends: npt.NDArray[np.float32]) ->
 
 
 def read_question(task: ReadingTask, record: Record) -> Question:
-    """The question of a record.
+    """Return the question of a record.
 
     Raises:
         EvaluationError: If a value is missing, the text is empty, or there is no answer.
@@ -157,7 +230,7 @@ def read_question(task: ReadingTask, record: Record) -> Question:
 
 
 def _find(context: str, answer: str, start: int) -> tuple[int, int] | None:
-    """Where ``answer`` stands: at ``start``, or else, if that is wrong, at its first place."""
+    """Find ``answer``: at ``start``, or else, if that is wrong, at its first occurrence."""
     if not answer:
         return None
     if context[start : start + len(answer)] != answer:
@@ -166,7 +239,7 @@ def _find(context: str, answer: str, start: int) -> tuple[int, int] | None:
 
 
 def _windows(questions: Sequence[Question], stride: int, reader: Reader) -> list[Window]:
-    """Every text in windows that each begin ``stride`` tokens after the one before."""
+    """Cut every text into windows that each begin ``stride`` tokens after the one before."""
     contexts = dict(zip(dict.fromkeys(q.context for q in questions), _spell_contexts(questions, reader), strict=True))
     spelled = reader.spell([question.question for question in questions])
     windows: list[Window] = []
@@ -192,7 +265,7 @@ def _spell_contexts(questions: Sequence[Question], reader: Reader) -> list[Spell
 
 
 def _slots(span: tuple[int, int] | None, spans: npt.NDArray[np.int64], first: int) -> tuple[int, int]:
-    """The slots of the tokens that the answer touches, if it lies whole between the window's ends."""
+    """Return the slots of the tokens that the answer touches, if it lies whole between the window's ends."""
     if span is None or span[0] < spans[0, 0] or span[1] > spans[-1, 1]:
         return 0, 0
     touched = np.flatnonzero((spans[:, 0] < span[1]) & (spans[:, 1] > span[0]))
@@ -200,7 +273,7 @@ def _slots(span: tuple[int, int] | None, spans: npt.NDArray[np.int64], first: in
 
 
 def _to_learn_from(windows: Sequence[Window], questions: Sequence[Question]) -> list[Window]:
-    """Windows with an answer, and at most as many without, chosen by a hash."""
+    """Return the windows with an answer, and at most as many without, chosen by a hash."""
     usable = [window for window in windows if questions[window.question].span is not None]
     answered = [window for window in usable if window.answer != (0, 0)]
     others = [window for window in usable if window.answer == (0, 0)]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import xxhash
 
-from kexue_train.downstream.evaluate.zero_shot.records import Record, read_records
-from kexue_train.downstream.finetune.tasks.task import Task
+from kexue_train.downstream.finetune.tasks.task import SupervisedTask
+from kexue_train.downstream.task_files import Record, read_json_lines
 from kexue_train.foundation.errors import EvaluationError
 
 _HELD_OUT_OF = 10  # every tenth text
@@ -35,9 +35,14 @@ class Splits:
         """``dev``, and ``test`` if there is one."""
         return {"dev": self.dev} | ({} if self.test is None else {"test": self.test})
 
+    @property
+    def by_name(self) -> dict[str, list[Record]]:
+        """``train``, ``dev``, and ``test`` if there is one."""
+        return {"train": self.train} | self.scored
+
 
 def read_splits(
-    task: Task, folder: Path, text_of: Callable[[Record], str], *, max_train: int | None, max_eval: int | None
+    task: SupervisedTask, folder: Path, text_of: Callable[[Record], str], *, max_train: int | None, max_eval: int | None
 ) -> Splits:
     """Read the files of ``task``.
 
@@ -53,9 +58,9 @@ def read_splits(
     Raises:
         EvaluationError: If a file is missing, damaged or empty, or leaves nothing to hold out.
     """
-    train = read_records(folder / task.train)
+    train = read_json_lines(folder / task.train)
     if task.dev is not None:
-        dev = read_records(folder / task.dev)
+        dev = read_json_lines(folder / task.dev)
     else:
         is_dev = [_hash(text_of(record), _HELD_OUT) % _HELD_OUT_OF == 0 for record in train]
         dev = [record for record, held_out in zip(train, is_dev, strict=True) if held_out]
@@ -64,7 +69,7 @@ def read_splits(
             raise EvaluationError(
                 f"{folder / task.train}: {len(train) + len(dev)} records are too few to hold some out; name a dev file"
             )
-    test = read_records(folder / task.test) if task.test is not None else None
+    test = read_json_lines(folder / task.test) if task.test is not None else None
     return Splits(
         train=_choose(train, max_train),
         dev=_choose(dev, max_eval),

@@ -1,10 +1,10 @@
-"""Entities in a text, by a tag per token."""
+"""Entities in a text, by a tag per token: reading tags of any common scheme, learning them, scoring entities."""
 
 from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,15 +14,83 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 from torch import Tensor
 
-from kexue_train.downstream.evaluate.sequences import Ids, padded
-from kexue_train.downstream.evaluate.zero_shot.records import Record
 from kexue_train.downstream.finetune.loop import Places
-from kexue_train.downstream.finetune.tasks.entities import OUTSIDE, Entity, entities_of, entity_scores, tag_names
-from kexue_train.downstream.finetune.tasks.inputs import Reader, Segments, Spelled
 from kexue_train.downstream.finetune.tasks.problem import Problem, Scores
 from kexue_train.downstream.finetune.tasks.splits import Splits
 from kexue_train.downstream.finetune.tasks.task import TaggingTask
+from kexue_train.downstream.sequences import Ids, Reader, Segments, Spelled, padded
+from kexue_train.downstream.task_files import Record
 from kexue_train.foundation.errors import EvaluationError
+
+_STARTS, _INSIDE, _ENDS, _SINGLE = "B", "IM", "EL", "SUW"
+OUTSIDE = "O"
+
+
+class Entity(NamedTuple):
+    """A span ``start ... end - 1`` of characters (or of tags) and its type."""
+
+    start: int
+    end: int
+    type: str
+
+
+def entities_of(tags: Sequence[str]) -> list[Entity]:
+    """Return the spans that ``tags`` mark, in places of ``tags``.
+
+    BIO, BMES, BIOES and BILOU alike. What follows no fitting beginning begins an entity of its own, as in the CoNLL
+    evaluation, so every sequence of tags has exactly one reading.
+
+    Raises:
+        ValueError: If a tag is of no such scheme.
+    """
+    found: list[Entity] = []
+    start, kind = 0, ""
+    for place, tag in enumerate([*tags, OUTSIDE]):
+        prefix, kind_here = _split(tag)
+        if kind and (kind_here != kind or prefix in (_STARTS, *_SINGLE)):
+            found.append(Entity(start, place, kind))
+            kind = ""
+        if kind_here and not kind:
+            start, kind = place, kind_here
+        if kind and prefix in (*_ENDS, *_SINGLE):
+            found.append(Entity(start, place + 1, kind))
+            kind = ""
+    return found
+
+
+def _split(tag: str) -> tuple[str, str]:
+    """Return (prefix, type), both "" outside of an entity."""
+    if tag == OUTSIDE:
+        return "", ""
+    prefix, dash, kind = tag.partition("-")
+    if not dash or not kind or prefix not in (_STARTS, *_INSIDE, *_ENDS, *_SINGLE):
+        raise ValueError(
+            f"the tag {tag!r} is of no known scheme; expected O, or such as B-PER (BIO, BMES, BIOES, BILOU)"
+        )
+    return prefix, kind
+
+
+def tag_names(types: Iterable[str]) -> list[str]:
+    """Return O, then B and I of every type, as the model's outputs are numbered."""
+    return [OUTSIDE, *(f"{prefix}-{kind}" for kind in types for prefix in "BI")]
+
+
+def entity_scores(found: Sequence[Sequence[Entity]], answers: Sequence[Sequence[Entity]]) -> dict[str, float]:
+    """Return precision, recall and F1 over all texts; an entity is right if start, end and type are.
+
+    A ratio without anything to count is 0, except that nothing found where nothing was to be found is 1.
+    """
+    found_sets, answer_sets = [set(spans) for spans in found], [set(spans) for spans in answers]
+    right = sum(len(a & b) for a, b in zip(found_sets, answer_sets, strict=True))
+    num_found, num_answers = sum(map(len, found_sets)), sum(map(len, answer_sets))
+    if not num_found and not num_answers:
+        return {"f1": 1.0, "precision": 1.0, "recall": 1.0}
+    return {
+        "f1": 2 * right / (num_found + num_answers),
+        "precision": right / max(1, num_found),
+        "recall": right / max(1, num_answers),
+    }
+
 
 _NO_TAG = -100
 
@@ -34,7 +102,7 @@ class Marked(NamedTuple):
     entities: list[Entity]
 
 
-class Piece(NamedTuple):
+class TextPiece(NamedTuple):
     """So much of a text as the model takes; the pieces of a text do not overlap."""
 
     sequence: Segments
@@ -46,20 +114,18 @@ class Piece(NamedTuple):
     """(tokens, 2) characters of every token."""
 
 
-@dataclass(frozen=True)
-class Tagging(Problem):
-    """See ``Problem``."""
+@dataclass(frozen=True, kw_only=True)
+class TaggingProblem(Problem):
+    """Texts with entities, in pieces of tokens; the outputs are O, then B and I of every type."""
 
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     metric: ClassVar[str] = "f1"
 
-    names: list[str]
-    """The tags: O, then B and I of every type."""
     texts: dict[str, list[Marked]]
-    pieces: dict[str, list[Piece]]
+    pieces: dict[str, list[TextPiece]]
 
     @classmethod
-    def make(cls, task: TaggingTask, splits: Splits, reader: Reader) -> Tagging:
+    def make(cls, task: TaggingTask, splits: Splits, reader: Reader) -> TaggingProblem:
         """Read the records.
 
         Raises:
@@ -72,26 +138,19 @@ class Tagging(Problem):
             raise EvaluationError(f"{task.train}: holds no entity, so there is nothing to learn; check the keys")
         names = tag_names(types)
         texts = {}
-        for split, records in ({"train": splits.train} | splits.scored).items():
+        for split, records in splits.by_name.items():
             texts[split] = [read_marked(task, record) for record in records]
             for record, marked in zip(records, texts[split], strict=True):
                 _require_known(record, marked, types)
+        pieces = {split: list(_pieces(entries, names, reader)) for split, entries in texts.items()}
         return cls(
-            reader, names, texts, {split: list(_pieces(entries, names, reader)) for split, entries in texts.items()}
+            reader=reader,
+            num_labels=len(names),
+            num_examples=len(pieces["train"]),
+            label_names=names,
+            texts=texts,
+            pieces=pieces,
         )
-
-    @property
-    def num_labels(self) -> int:
-        """See ``Problem``, like the following."""
-        return len(self.names)
-
-    @property
-    def label_names(self) -> list[str]:  # noqa: D102
-        return self.names
-
-    @property
-    def num_examples(self) -> int:  # noqa: D102
-        return len(self.pieces["train"])
 
     def loss(self, model: Any, places: Places) -> Tensor:  # noqa: D102
         pieces = [self.pieces["train"][place] for place in places]
@@ -106,13 +165,13 @@ class Tagging(Problem):
 
     @torch.inference_mode()
     def find(self, model: Any, split: str) -> list[list[Entity]]:
-        """The entities of every text, in characters."""
+        """Return the entities of every text, in characters."""
         pieces = self.pieces[split]
         tags: list[list[str]] = [[] for _ in pieces]
         for places, inputs in self.reader.in_batches([piece.sequence for piece in pieces], model.device):
             best = model(**inputs).logits.argmax(-1).cpu().numpy()
             for place, row in zip(places, best, strict=True):
-                tags[place] = [self.names[number] for number in row[1 : 1 + len(pieces[place].spans)]]
+                tags[place] = [self.label_names[number] for number in row[1 : 1 + len(pieces[place].spans)]]
         tags_of: dict[int, list[str]] = defaultdict(list)
         spans_of: dict[int, list[list[int]]] = defaultdict(list)
         for piece, found in zip(pieces, tags, strict=True):
@@ -125,7 +184,7 @@ class Tagging(Problem):
 
 
 def read_marked(task: TaggingTask, record: Record) -> Marked:
-    """The text of a record and its entities.
+    """Return the text of a record and its entities.
 
     Raises:
         EvaluationError: If a value is missing, or the spans or tags are damaged.
@@ -177,7 +236,7 @@ def _require_known(record: Record, marked: Marked, types: Sequence[str]) -> None
             )
 
 
-def _pieces(texts: Sequence[Marked], names: Sequence[str], reader: Reader) -> Iterator[Piece]:
+def _pieces(texts: Sequence[Marked], names: Sequence[str], reader: Reader) -> Iterator[TextPiece]:
     number_of = {name: number for number, name in enumerate(names)}
     room = reader.max_length - 2
     for number, (marked, spelled) in enumerate(zip(texts, reader.spell([t.text for t in texts]), strict=True)):
@@ -186,11 +245,11 @@ def _pieces(texts: Sequence[Marked], names: Sequence[str], reader: Reader) -> It
         for start in range(0, len(tags), room):
             part = slice(start, start + room)
             with_special = np.concatenate(([_NO_TAG], tags[part], [_NO_TAG]))
-            yield Piece(reader.join(spelled.ids[part]), with_special, number, spelled.spans[part])
+            yield TextPiece(reader.join(spelled.ids[part]), with_special, number, spelled.spans[part])
 
 
 def _tags(marked: Marked, spelled: Spelled) -> list[str]:
-    """A BIO tag per token; a token belongs to the first entity that it touches."""
+    """Return a BIO tag per token; a token belongs to the first entity that it touches."""
     tags = [OUTSIDE] * len(spelled.ids)
     starts, ends = spelled.spans[:, 0], spelled.spans[:, 1]
     for entity in marked.entities:

@@ -8,19 +8,16 @@ results (github.com/ZhuiyiTechnology/roformer-v2).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import as_file, files
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from kexue_train.foundation.config import Config, read_yaml
+from kexue_train.downstream.task_files import TaskEntry, choose_tasks, read_catalogue
+from kexue_train.foundation.config import Config
 from kexue_train.foundation.errors import ConfigError
 
-_SUFFIXES = (".yaml", ".yml")
 
-
-class Task(Config):
+class SupervisedTask(Config):
     """What tasks of every kind have."""
 
     title: str
@@ -43,7 +40,7 @@ class Task(Config):
     """Times that every record is seen."""
 
 
-class ClassificationTask(Task):
+class ClassificationTask(SupervisedTask):
     """A label for a text or a pair of texts."""
 
     kind: Literal["classification"]
@@ -64,7 +61,7 @@ class ClassificationTask(Task):
         return value
 
 
-class TaggingTask(Task):
+class TaggingTask(SupervisedTask):
     """Entities in a text: spans with a type."""
 
     kind: Literal["tagging"]
@@ -89,7 +86,7 @@ class TaggingTask(Task):
         return self
 
 
-class ReadingTask(Task):
+class ReadingTask(SupervisedTask):
     """The answer to a question as a span of a text."""
 
     kind: Literal["reading"]
@@ -106,10 +103,10 @@ class ReadingTask(Task):
     stride: int = Field(default=128, ge=1)
     """Tokens from the start of a window to that of the next."""
     accumulation_steps: int = Field(default=2, ge=1)
-    """See ``Task``."""
+    """Pieces that a batch is computed in, for less memory."""
 
 
-class ChoiceTask(Task):
+class ChoiceTask(SupervisedTask):
     """One of several options, given a text and a question."""
 
     kind: Literal["choice"]
@@ -122,14 +119,14 @@ class ChoiceTask(Task):
     label: str = "label"
     """Key of the place of the right one, counted from 0."""
     max_length: int = Field(default=512, ge=16)
-    """See ``Task``."""
+    """Tokens of a sequence."""
     batch_size: int = Field(default=16, ge=1)
-    """See ``Task``."""
+    """Records per step."""
     accumulation_steps: int = Field(default=4, ge=1)
-    """See ``Task``."""
+    """Pieces that a batch is computed in, for less memory."""
 
 
-KINDS: dict[str, type[Task]] = {
+KINDS: dict[str, type[SupervisedTask]] = {
     "classification": ClassificationTask,
     "tagging": TaggingTask,
     "reading": ReadingTask,
@@ -137,41 +134,26 @@ KINDS: dict[str, type[Task]] = {
 }
 
 
-def load_tasks(chosen: Sequence[str]) -> dict[str, Task]:
-    """The tasks named in ``chosen``, each the name of a known task or the path of a YAML file.
+def load_supervised_tasks(chosen: Sequence[str]) -> dict[str, SupervisedTask]:
+    """Return the tasks named in ``chosen``, each the name of a known task or the path of a YAML file.
 
     Raises:
         ConfigError: If nothing is chosen, a name is not known, a file cannot be read, or a task in it is wrong.
     """
-    with as_file(files(__package__) / "nlu.yaml") as path:
-        known = read_tasks(path)
-    tasks: dict[str, Task] = {}
-    for name in chosen:
-        if name in known:
-            tasks[name] = known[name]
-        elif Path(name).suffix in _SUFFIXES:
-            tasks |= read_tasks(Path(name))
-        else:
-            raise ConfigError(f"there is no task {name!r}; give a YAML file, or one of {', '.join(known)}")
-    if not tasks:
+    known = read_catalogue(__package__, "nlu.yaml", parse_supervised_task)
+    if not chosen:
         raise ConfigError(f"no task is chosen; give YAML files or some of {', '.join(known)}")
-    return tasks
+    return choose_tasks(chosen, known, parse_supervised_task)
 
 
-def read_tasks(path: Path) -> dict[str, Task]:
-    """The tasks of one file: name -> task.
+def parse_supervised_task(entry: TaskEntry) -> SupervisedTask:
+    """Return the task of an entry, by its kind.
 
     Raises:
-        ConfigError: If the file cannot be read, or a task in it is wrong: by line and key.
+        ConfigError: If the kind is missing or not known, or a value is wrong: by line and key.
     """
-    values, lines = read_yaml(path)
-    return {str(name): _parse(path, str(name), task, lines) for name, task in values.items()}
-
-
-def _parse(path: Path, name: str, task: Any, lines: dict[str, int]) -> Task:
-    kind = task.get("kind") if isinstance(task, dict) else None
+    kind = entry.values.get("kind") if isinstance(entry.values, dict) else None
     if kind not in KINDS:
         given = "no 'kind'" if kind is None else f"the kind {kind!r}"
-        raise ConfigError(f"{path}:{lines[name]}: '{name}' has {given}; expected a task of kind {', '.join(KINDS)}")
-    own_lines = {key.removeprefix(f"{name}."): line for key, line in lines.items() if key.startswith(f"{name}.")}
-    return KINDS[kind].parse(task, where=f"{path}, {name}", lines=own_lines)
+        raise ConfigError(f"{entry.line} has {given}; expected a task of kind {', '.join(KINDS)}")
+    return KINDS[kind].parse(entry.values, where=entry.where, lines=entry.lines)

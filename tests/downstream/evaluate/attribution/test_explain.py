@@ -12,8 +12,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from kexue_train.cli.app import app
-from kexue_train.downstream.evaluate.attribution.explain import explain
-from kexue_train.downstream.evaluate.load_model import load_masked_lm, load_next_sentence_model
+from kexue_train.downstream.evaluate.explain import explain
+from kexue_train.downstream.load_model import load_masked_lm, load_next_sentence_model
 from kexue_train.downstream.results.explanation import (
     Explanation,
     TokenShare,
@@ -113,8 +113,8 @@ def test_a_classifier_is_asked_for_its_labels(tmp_path):
         (("a b",), {}, "give the other one: --pair TEXT"),
         (("a [MASK] [MASK]",), {}, "[MASK] 2 times"),
         (("a b",), {"head": "mlm"}, "[MASK] 0 times"),
-        (("[MASK]",), {}, "no token besides special ones"),
-        (("", ""), {}, "no token besides special ones"),
+        (("[MASK]",), {}, "the text has only special tokens"),
+        (("", ""), {}, "the text has only special tokens"),
         (("a [MASK]",), {"answer": "quark"}, "no answer 'quark'; give a token of its vocabulary"),
         (("a " * 600, "b"), {}, "604 tokens with [CLS] and [SEP], the model takes 512; shorten the text"),
         (("a",), {"head": "classification"}, "weights are missing"),
@@ -129,7 +129,7 @@ def test_what_cannot_be_asked_is_refused(roformer, arguments, options, words):
 def test_damaged_weights_are_said_to_be_damaged(tmp_path):
     model = random_roformer()
     model.cls.next_sentence.dense.weight.data[0, 0] = float("nan")
-    with pytest.raises(EvaluationError, match="its answer is no number"):
+    with pytest.raises(EvaluationError, match="its answer is NaN"):
         explain(export_roformer(tmp_path / "roformer", model), "a", "b")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kexue_train.downstream.evaluate.attribution.integrated_gradients import integrated_gradients, path_points
+from kexue_train.downstream.evaluate.integrated_gradients import integrated_gradients, path_points
 
 X = torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.25, -1.0]], dtype=torch.float64)
 X0 = torch.tensor([[0.5, 1.0, -0.5], [-1.0, 2.0, 0.0]], dtype=torch.float64)

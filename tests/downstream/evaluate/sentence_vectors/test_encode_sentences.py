@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from kexue_train.downstream.evaluate.load_model import LoadedHead, load_encoder
-from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import Sentences, encode_sentences
-from kexue_train.downstream.evaluate.sentence_vectors.pooling import pool
+from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import Sentences, encode_sentences, pool
+from kexue_train.downstream.load_model import LoadedHead, load_encoder
 from kexue_train.downstream.settings import POOLINGS
 from tests.downstream.evaluate.zero_shot.tiny_models import export_roformer, make_bert
 

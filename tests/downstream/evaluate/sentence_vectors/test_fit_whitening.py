@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from kexue_train.cli.app import app
-from kexue_train.downstream.evaluate.load_model import load_encoder
-from kexue_train.downstream.evaluate.sentence_vectors.choices import choose_poolings, choose_whitening
 from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import Sentences, encode_sentences
 from kexue_train.downstream.evaluate.sentence_vectors.fit_whitening import fit_whitening
+from kexue_train.downstream.evaluate.sentence_vectors.score_set import choose_poolings, choose_whitening
 from kexue_train.downstream.evaluate.sentence_vectors.whitening import Whitening
+from kexue_train.downstream.load_model import load_encoder
 from kexue_train.downstream.settings import POOLINGS, Pooling
 from kexue_train.foundation.artifacts import verify_artifact
 from kexue_train.foundation.errors import ConfigError, EvaluationError, StaleArtifactError

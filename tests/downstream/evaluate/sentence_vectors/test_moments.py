@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kexue_train.downstream.evaluate.sentence_vectors.moments import Moments
+from kexue_train.downstream.evaluate.sentence_vectors.whitening import Moments
 from kexue_train.foundation.errors import EvaluationError
 
 

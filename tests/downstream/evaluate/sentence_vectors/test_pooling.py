@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kexue_train.downstream.evaluate.sentence_vectors.pooling import pool
+from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import pool
 from kexue_train.downstream.settings import POOLINGS, Pooling
 
 LENGTHS = [5, 2, 3]

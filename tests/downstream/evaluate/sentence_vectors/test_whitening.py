@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kexue_train.downstream.evaluate.sentence_vectors.moments import Moments
-from kexue_train.downstream.evaluate.sentence_vectors.whitening import Whitening
+from kexue_train.downstream.evaluate.sentence_vectors.whitening import Moments, Whitening
 from kexue_train.foundation.errors import EvaluationError
 from tests.downstream.evaluate.sentence_vectors.test_moments import vectors
 

@@ -13,7 +13,7 @@ import pytest
 
 from kexue_train.downstream.evaluate.zero_shot import evaluate_tasks
 from kexue_train.downstream.evaluate.zero_shot.evaluate_tasks import evaluate_zero_shot, mean_accuracies
-from kexue_train.downstream.evaluate.zero_shot.task import Task, load_tasks
+from kexue_train.downstream.evaluate.zero_shot.task import ZeroShotTask, load_zero_shot_tasks
 from kexue_train.downstream.results.zero_shot import ZeroShotResults, ZeroShotTaskResult
 from kexue_train.foundation.errors import EvaluationError
 from tests.downstream.evaluate.zero_shot.tiny_models import export_roformer, load_knowing, make_bert
@@ -22,9 +22,9 @@ NUMBER = 240
 LETTERS = "abcdefgh"
 
 
-def task(**values: object) -> Task:
+def task(**values: object) -> ZeroShotTask:
     common = {"title": "which letter?", "text": "x {sentence}", "prompt": "it is {label}", "answer": "letter"}
-    return Task.parse(common | values, where="test")
+    return ZeroShotTask.parse(common | values, where="test")
 
 
 TASKS = {
@@ -82,7 +82,7 @@ Evaluate = Callable[..., ZeroShotResults]
 @pytest.fixture
 def evaluate(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     def run(
-        log_odds: Callable[[str, str], float], tasks: dict[str, Task] = TASKS, folder: Path = data
+        log_odds: Callable[[str, str], float], tasks: dict[str, ZeroShotTask] = TASKS, folder: Path = data
     ) -> ZeroShotResults:
         monkeypatch.setitem(evaluate_tasks._LOAD, "nsp", lambda _path: load_knowing(tmp_path, log_odds))
         return evaluate_zero_shot(tmp_path, folder, tasks, methods=["nsp"])
@@ -224,7 +224,7 @@ def test_inputs_are_no_longer_than_the_model_was_made_for(data, tmp_path):
 def published_results() -> list[ZeroShotTaskResult]:
     return [
         ZeroShotTaskResult(task=name, title="", published={key: value / 100 for key, value in task.published.items()})
-        for name, task in load_tasks().items()
+        for name, task in load_zero_shot_tasks().items()
     ]
 
 

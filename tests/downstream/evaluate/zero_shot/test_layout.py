@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.downstream.evaluate.zero_shot.layout import EncodedText, Layout
+from kexue_train.downstream.evaluate.zero_shot.prompt_scores import EncodedText, Layout
 
 CLS, SEP = 101, 102
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from kexue_train.downstream.evaluate.load_model import load_next_sentence_model
-from kexue_train.downstream.evaluate.zero_shot.next_sentence import score_next_sentences
+from kexue_train.downstream.evaluate.zero_shot.prompt_scores import score_next_sentences
 from kexue_train.downstream.evaluate.zero_shot.questions import Questions
-from kexue_train.downstream.evaluate.zero_shot.records import Text
+from kexue_train.downstream.load_model import load_next_sentence_model
+from kexue_train.downstream.task_files import Text
 from kexue_train.foundation.errors import EvaluationError
 from tests.downstream.evaluate.zero_shot.tiny_models import export_roformer, make_bert, random_roformer
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from kexue_train.downstream.evaluate.load_model import load_masked_lm
-from kexue_train.downstream.evaluate.zero_shot.pet import score_masked_words
+from kexue_train.downstream.evaluate.zero_shot.prompt_scores import score_masked_words
 from kexue_train.downstream.evaluate.zero_shot.questions import Questions
-from kexue_train.downstream.evaluate.zero_shot.records import Text
+from kexue_train.downstream.load_model import load_masked_lm
+from kexue_train.downstream.task_files import Text
 from kexue_train.foundation.errors import EvaluationError
 from tests.downstream.evaluate.zero_shot.tiny_models import VOCABULARY, export_roformer
 

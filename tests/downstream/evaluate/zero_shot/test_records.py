@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from kexue_train.downstream.evaluate.zero_shot.records import Record, fill, fill_text, read_records
+from kexue_train.downstream.task_files import Record, fill_template, fill_text, read_json_lines
 from kexue_train.foundation.errors import EvaluationError
 
 
@@ -14,7 +14,7 @@ def test_records_are_lines_whatever_else_a_string_holds(tmp_path):
     path = tmp_path / "data.json"
     values = [{"a": "one\u2028two\u0085three"}, {"a": "crlf"}]
     path.write_bytes(b"\r\n".join(json.dumps(value, ensure_ascii=False).encode() for value in values) + b"\r\n\n")
-    found = read_records(path)
+    found = read_json_lines(path)
     assert [entry.values for entry in found] == values
     assert [entry.where for entry in found] == [f"{path}:1", f"{path}:2"]
 
@@ -32,28 +32,28 @@ def test_records_are_lines_whatever_else_a_string_holds(tmp_path):
 def test_damaged_files_are_refused_by_line(content, message, tmp_path):
     (tmp_path / "data.json").write_bytes(content)
     with pytest.raises(EvaluationError, match=message):
-        read_records(tmp_path / "data.json")
+        read_json_lines(tmp_path / "data.json")
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(EvaluationError, match=r"none\.json: cannot be read \(No such file"):
-        read_records(tmp_path / "none.json")
+        read_json_lines(tmp_path / "none.json")
 
 
 def test_templates_take_numbers_truth_values_lists_and_values_inside_mappings():
     values = record(n=3, yes=True, keywords=["x", "y"], target={"span": "he"})
-    assert fill("{n}|{yes}|{keywords}|{target.span}|{label}", values, "L") == "3|true|x,y|he|L"
+    assert fill_template("{n}|{yes}|{keywords}|{target.span}|{label}", values, "L") == "3|true|x,y|he|L"
 
 
 @pytest.mark.parametrize("value", [None, {"a": 1}, [1, 2]])
 def test_other_values_are_refused(value):
     with pytest.raises(EvaluationError, match=r"data\.json:3: 'a' is .*; expected text, a number, or a list of texts"):
-        fill("{a}", record(a=value))
+        fill_template("{a}", record(a=value))
 
 
 def test_a_missing_value_is_refused_with_those_that_are_there():
     with pytest.raises(EvaluationError, match=r"data\.json:3: no value 'b\.c'; the record has a, b"):
-        fill("{b.c}", record(a="x", b="y"))
+        fill_template("{b.c}", record(a="x", b="y"))
 
 
 def test_a_text_is_parted_around_its_longest_value():

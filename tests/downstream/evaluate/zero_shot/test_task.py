@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kexue_train.downstream.evaluate.zero_shot.answer_task import TaskData
+from kexue_train.downstream.evaluate.zero_shot.evaluate_tasks import TaskData
 from kexue_train.downstream.evaluate.zero_shot.questions import (
-    find_labels,
     masked_word_questions,
     next_sentence_questions,
+    read_labels,
 )
-from kexue_train.downstream.evaluate.zero_shot.task import Task, load_tasks, read_tasks
+from kexue_train.downstream.evaluate.zero_shot.task import ZeroShotTask, load_zero_shot_tasks
 from kexue_train.foundation.errors import ConfigError, EvaluationError
 
 MINE = """
@@ -32,42 +32,46 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_the_published_means_are_those_of_the_table():
-    tasks = load_tasks()
+    tasks = load_zero_shot_tasks()
     means = {name: np.mean([task.published[name] for task in tasks.values()]) for name in ("NSP-BERT", "PET-zero")}
     assert means == {"NSP-BERT": pytest.approx(55.96, abs=0.01), "PET-zero": pytest.approx(45.10, abs=0.01)}
 
 
 def test_the_nine_tasks_have_the_published_numbers_of_labels():
-    sizes = {name: len(task.labels) for name, task in load_tasks().items()}
+    sizes = {name: len(task.labels) for name, task in load_zero_shot_tasks().items()}
     assert sizes == {
         "eprstmt": 2, "csldcp": 0, "tnews": 15, "iflytek": 119, "ocnli": 3, "bustm": 2, "csl": 2,
         "chid": 0, "cluewsc": 2,
     }  # fmt: skip
-    assert len(load_tasks()["csldcp"].pet.labels) == 67
+    assert len(load_zero_shot_tasks()["csldcp"].pet.labels) == 67
 
 
 def test_samples_contrast_is_for_the_tasks_of_the_paper():
-    assert {name for name, task in load_tasks().items() if task.contrast == "samples"} == {
+    assert {name for name, task in load_zero_shot_tasks().items() if task.contrast == "samples"} == {
         "ocnli", "bustm", "csl", "cluewsc",
     }  # fmt: skip
-    assert {name for name, task in load_tasks().items() if task.order == "suffix"} == {"csl", "chid", "cluewsc"}
+    assert {name for name, task in load_zero_shot_tasks().items() if task.order == "suffix"} == {
+        "csl",
+        "chid",
+        "cluewsc",
+    }
 
 
 def test_words_for_masks_are_equally_long_and_all_different():
-    patterns = {name: task.pet.labels or task.labels for name, task in load_tasks().items() if name != "chid"}
+    patterns = {name: task.pet.labels or task.labels for name, task in load_zero_shot_tasks().items() if name != "chid"}
     assert all(len({len(word) for word in words.values()}) == 1 for words in patterns.values())
     assert all(len(set(words.values())) == len(words) for words in patterns.values())
 
 
 def test_tasks_of_ones_own_stand_beside_the_built_in_ones(tmp_path):
-    tasks = load_tasks(["tnews", str(write(tmp_path, MINE))])
+    tasks = load_zero_shot_tasks(["tnews", str(write(tmp_path, MINE))])
     assert list(tasks) == ["tnews", "mine"]
     assert tasks["mine"].labels == {"A": "aa", "B": "bb"}
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="no task 'tnew'; give a YAML file, or one of eprstmt, csldcp"):
-        load_tasks(["tnew"])
+        load_zero_shot_tasks(["tnew"])
 
 
 @pytest.mark.parametrize(
@@ -88,31 +92,31 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
 def test_a_wrong_task_is_refused_by_line_and_key(old, new, message, tmp_path):
     assert old in MINE
     with pytest.raises(ConfigError, match=message):
-        read_tasks(write(tmp_path, MINE.replace(old, new, 1)))
+        load_zero_shot_tasks([str(write(tmp_path, MINE.replace(old, new, 1)))])
 
 
 @pytest.mark.parametrize(("text", "message"), [("{}", "holds no task"), ("mine: 3", "my.yaml:1: 'mine' is no task")])
 def test_a_file_without_tasks_is_refused(text, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
-        read_tasks(write(tmp_path, text))
+        load_zero_shot_tasks([str(write(tmp_path, text))])
 
 
 def labels_file_task(**values):
     given = {"title": "t", "test": "t.json", "labels_file": "labels.txt", "text": "{a}", "prompt": "{label}"}
-    return Task.parse(given | values, where="test")
+    return ZeroShotTask.parse(given | values, where="test")
 
 
 def test_labels_come_from_a_file_one_per_line(tmp_path):
     (tmp_path / "labels.txt").write_bytes("\ufeff体育\r\n财经\n\n".encode())
-    assert find_labels(labels_file_task(), tmp_path) == {"体育": "体育", "财经": "财经"}
+    assert read_labels(labels_file_task(), tmp_path) == {"体育": "体育", "财经": "财经"}
 
 
 def test_a_missing_or_empty_file_of_labels_is_refused(tmp_path):
     with pytest.raises(EvaluationError, match=r"labels\.txt: the file of labels cannot be read"):
-        find_labels(labels_file_task(), tmp_path)
+        read_labels(labels_file_task(), tmp_path)
     (tmp_path / "labels.txt").write_text("one\n")
     with pytest.raises(EvaluationError, match=r"labels\.txt: holds 1 labels"):
-        find_labels(labels_file_task(), tmp_path)
+        read_labels(labels_file_task(), tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +136,7 @@ def fewclue(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     ],
 )  # fmt: skip
 def test_every_record_of_fewclue_becomes_a_question_with_a_known_answer(name, records, labels, fewclue):
-    task = load_tasks()[name]
+    task = load_zero_shot_tasks()[name]
     data = TaskData.read(task, fewclue)
     assert (len(data.records), len(data.names)) == (records, labels)
     asked = next_sentence_questions(task, data.records, data.labels)
@@ -142,5 +146,5 @@ def test_every_record_of_fewclue_becomes_a_question_with_a_known_answer(name, re
 
 
 def test_the_answers_of_chid_fit_their_candidates(fewclue):
-    data = TaskData.read(load_tasks()["chid"], fewclue)
+    data = TaskData.read(load_zero_shot_tasks()["chid"], fewclue)
     assert np.bincount(data.answers).tolist() == [286] * 7

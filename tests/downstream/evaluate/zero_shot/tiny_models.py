@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from kexue_train.downstream.evaluate.load_model import LoadedHead
+from kexue_train.downstream.load_model import LoadedHead
 from kexue_train.model import RoFormerV2Config, RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import write_hf_folder
 

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kexue_train.downstream.evaluate.zero_shot.records import Record
 from kexue_train.downstream.finetune.sentence_vectors.retrieval import RetrievalProblem, first_ranks
 from kexue_train.downstream.finetune.tasks.splits import Splits
+from kexue_train.downstream.task_files import Record
 from kexue_train.foundation.errors import EvaluationError
 from tests.downstream.evaluate.zero_shot.tiny_models import make_tokenizer
 

@@ -12,9 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from kexue_train.cli.app import app
-from kexue_train.downstream.evaluate.load_model import load_encoder
-from kexue_train.downstream.finetune.sentence_vectors.train_on_set import read_vector_splits
-from kexue_train.downstream.finetune.sentence_vectors.train_vectors import train_vectors
+from kexue_train.downstream.finetune.sentence_vectors.train_vectors import read_vector_splits, train_vectors
+from kexue_train.downstream.load_model import load_encoder
 from kexue_train.downstream.results.trained_vectors import VectorResults
 from kexue_train.downstream.settings import VectorSettings
 from kexue_train.foundation.errors import ConfigError, EvaluationError

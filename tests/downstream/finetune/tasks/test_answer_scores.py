@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.downstream.finetune.tasks.answer_scores import SCORINGS, answer_scores, run_f1
+from kexue_train.downstream.finetune.tasks.reading import SCORINGS, answer_scores, run_f1
 
 SHORT = st.lists(st.sampled_from("ab"), max_size=6)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.downstream.finetune.tasks.entities import Entity, entities_of, entity_scores, tag_names
+from kexue_train.downstream.finetune.tasks.tagging import Entity, entities_of, entity_scores, tag_names
 
 SPANS = st.lists(
     st.builds(

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.downstream.finetune.tasks.inputs import Reader
+from kexue_train.downstream.sequences import Reader
 from tests.downstream.evaluate.zero_shot.tiny_models import VOCABULARY, make_tokenizer
 
 CLS, SEP = VOCABULARY.index("[CLS]"), VOCABULARY.index("[SEP]")

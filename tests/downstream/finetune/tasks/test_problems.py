@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import BertTokenizer
 
-from kexue_train.downstream.evaluate.zero_shot.records import read_records
-from kexue_train.downstream.finetune.tasks.entities import Entity
-from kexue_train.downstream.finetune.tasks.inputs import Reader
-from kexue_train.downstream.finetune.tasks.make_problem import make_problem
+from kexue_train.downstream.finetune.harness import make_problem
 from kexue_train.downstream.finetune.tasks.reading import best_span
-from kexue_train.downstream.finetune.tasks.task import KINDS, load_tasks
+from kexue_train.downstream.finetune.tasks.tagging import Entity
+from kexue_train.downstream.finetune.tasks.task import KINDS, load_supervised_tasks
+from kexue_train.downstream.sequences import Reader
+from kexue_train.downstream.task_files import read_json_lines
 from kexue_train.foundation.errors import EvaluationError
 from tests.downstream.evaluate.zero_shot.tiny_models import VOCABULARY, make_tokenizer
 from tests.downstream.finetune.tasks.tiny_tasks import (
@@ -85,7 +85,7 @@ def classifier(sign):
 )
 def test_who_knows_the_label_gets_all_and_who_swaps_labels_gets_none(make, source, values):
     problem = make(source, "classification", **values)
-    assert problem.names == ["no", "yes"]
+    assert problem.label_names == ["no", "yes"]
     assert problem.score(classifier(1), "dev") == {"accuracy": 1.0, "macro_f1": 1.0}
     assert problem.score(classifier(-1), "dev") == {"accuracy": 0.0, "macro_f1": 0.0}
 
@@ -112,7 +112,7 @@ def test_macro_f1_is_the_mean_over_labels(make):
 
 
 def tagger(problem):
-    numbers = {name: number for number, name in enumerate(problem.names)}
+    numbers = {name: number for number, name in enumerate(problem.label_names)}
 
     tag_of = {X: "B-person", Y: "B-place", Z: "I-place"}
 
@@ -128,7 +128,7 @@ def tagger(problem):
 
 def test_who_knows_the_tags_finds_every_entity(make):
     problem = make(text_with_entities, "tagging", tokens="tokens", joined_by=" ")
-    assert problem.names == ["O", "B-person", "I-person", "B-place", "I-place"]
+    assert problem.label_names == ["O", "B-person", "I-person", "B-place", "I-place"]
     assert problem.score(tagger(problem), "dev") == {"f1": 1.0, "precision": 1.0, "recall": 1.0}
     assert float(problem.loss(tagger(problem), np.arange(60))) < 0.01
 
@@ -166,8 +166,8 @@ def test_entities_survive_the_way_into_tokens_and_back_whatever_the_pieces(make,
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["weibo_ner", "resume_ner", "wnut17", "cluener"])
 def test_nearly_all_real_entities_can_be_said_in_tokens(name, shared_data):
-    task, folder = load_tasks([name])[name], shared_data / "nlu"
-    texts = [json.dumps(record.values, ensure_ascii=False) for record in read_records(folder / task.dev)]
+    task, folder = load_supervised_tasks([name])[name], shared_data / "nlu"
+    texts = [json.dumps(record.values, ensure_ascii=False) for record in read_json_lines(folder / task.dev)]
     letters = sorted(set("".join(texts).lower()))
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
     tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})

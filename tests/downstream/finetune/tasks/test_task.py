@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from pathlib import Path
-
 import pytest
 
-from kexue_train.downstream.finetune.tasks.inputs import Reader
-from kexue_train.downstream.finetune.tasks.make_problem import make_problem
+from kexue_train.downstream.finetune.harness import make_problem
 from kexue_train.downstream.finetune.tasks.task import (
     KINDS,
     ChoiceTask,
     ClassificationTask,
     ReadingTask,
     TaggingTask,
-    load_tasks,
-    read_tasks,
+    load_supervised_tasks,
+    parse_supervised_task,
 )
+from kexue_train.downstream.sequences import Reader
+from kexue_train.downstream.task_files import read_catalogue
 from kexue_train.foundation.errors import ConfigError
 from tests.downstream.evaluate.zero_shot.tiny_models import make_tokenizer
 
-KNOWN = read_tasks(Path(str(files("kexue_train.downstream.finetune.tasks") / "nlu.yaml")))
+KNOWN = read_catalogue("kexue_train.downstream.finetune.tasks", "nlu.yaml", parse_supervised_task)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +60,7 @@ def test_every_form_of_record_can_be_read(name, shared_data, tmp_path):
 
 def test_a_file_of_ones_own_and_a_known_name_together(tmp_path):
     (tmp_path / "my.yaml").write_text("mine: {title: t, kind: classification, train: a.jsonl, text: '{subject}'}")
-    tasks = load_tasks([str(tmp_path / "my.yaml"), "c3"])
+    tasks = load_supervised_tasks([str(tmp_path / "my.yaml"), "c3"])
     assert list(tasks) == ["mine", "c3"]
     assert tasks["mine"].text == "{subject}"
 
@@ -87,12 +85,12 @@ def test_a_file_of_ones_own_and_a_known_name_together(tmp_path):
 def test_a_wrong_task_is_refused_by_line_and_key(yaml, words, tmp_path):
     (tmp_path / "my.yaml").write_text(yaml)
     with pytest.raises(ConfigError) as caught:
-        load_tasks([str(tmp_path / "my.yaml")])
+        load_supervised_tasks([str(tmp_path / "my.yaml")])
     assert words in str(caught.value)
 
 
 def test_unknown_names_and_no_names_are_refused():
     with pytest.raises(ConfigError, match="no task 'trek'; give a YAML file, or one of chnsenti_hotel"):
-        load_tasks(["trek"])
+        load_supervised_tasks(["trek"])
     with pytest.raises(ConfigError, match="no task is chosen"):
-        load_tasks([])
+        load_supervised_tasks([])

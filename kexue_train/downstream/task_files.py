@@ -1,4 +1,4 @@
-"""JSON Lines -> records, and templates filled with their values."""
+"""Files of evaluation data: JSON Lines -> records, templates filled with their values, YAML files of tasks."""
 
 from __future__ import annotations
 
@@ -6,13 +6,74 @@ import gzip
 import json
 import re
 import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from kexue_train.foundation.errors import EvaluationError
+from kexue_train.foundation.config import read_yaml
+from kexue_train.foundation.errors import ConfigError, EvaluationError
+
+T = TypeVar("T")
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
+
+
+class TaskEntry(NamedTuple):
+    """One task in a YAML file, not yet checked."""
+
+    values: Any
+    where: str
+    """File and name, for messages."""
+    line: str
+    """File and line, for messages."""
+    lines: dict[str, int]
+    """Line of every key of the task."""
+
+
+def read_catalogue(package: str, name: str, parse: Callable[[TaskEntry], T]) -> dict[str, T]:
+    """Return the tasks of the YAML file ``name`` that ``package`` brings along: name -> task."""
+    with as_file(files(package) / name) as path:
+        return read_task_file(path, parse)
+
+
+def read_task_file(path: Path, parse: Callable[[TaskEntry], T]) -> dict[str, T]:
+    """Return the tasks of one YAML file: name -> task.
+
+    Raises:
+        ConfigError: If the file cannot be read or holds no task, or as ``parse``.
+    """
+    values, lines = read_yaml(path)
+    if not values:
+        raise ConfigError(f"{path}: holds no task; expected names, each with the keys of a task below it")
+    tasks = {}
+    for name, entry in values.items():
+        own = {key.removeprefix(f"{name}."): line for key, line in lines.items() if key.startswith(f"{name}.")}
+        tasks[str(name)] = parse(TaskEntry(entry, f"{path}, {name}", f"{path}:{lines[str(name)]}: '{name}'", own))
+    return tasks
+
+
+def choose_tasks(chosen: Sequence[str], known: Mapping[str, T], parse: Callable[[TaskEntry], T]) -> dict[str, T]:
+    """Return the tasks named in ``chosen``, each a ``known`` name or the path of a YAML file.
+
+    Raises:
+        ConfigError: If a name is not known, a file cannot be read, or a task in it is wrong.
+    """
+    tasks: dict[str, T] = {}
+    for name in chosen:
+        if name in known:
+            tasks[name] = known[name]
+        elif is_task_file(name):
+            tasks |= read_task_file(Path(name), parse)
+        else:
+            raise ConfigError(f"there is no task {name!r}; give a YAML file, or one of {', '.join(known)}")
+    return tasks
+
+
+def is_task_file(name: str) -> bool:
+    """Whether ``name`` is the path of a YAML file rather than the name of a known task."""
+    return Path(name).suffix in (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -24,10 +85,10 @@ class Record:
     """File and line, for messages."""
 
     def value(self, key: str) -> Any:
-        """The value of ``key``, dots going into mappings.
+        """Return the value of ``key``; dots in it go into mappings.
 
         Raises:
-            EvaluationError: If there is none.
+            EvaluationError: If the record has no such value.
         """
         value: Any = self.values
         for part in key.split("."):
@@ -39,15 +100,15 @@ class Record:
         return value
 
     def text(self, key: str) -> str:
-        """The same as text; a list of texts is joined by commas.
+        """Return the value of ``key`` as text; a list of texts is joined by commas.
 
         Raises:
-            EvaluationError: If there is none, or it is no text.
+            EvaluationError: If it is missing or not text.
         """
         return self._as_text(self.value(key), key)
 
     def texts(self, key: str) -> list[str]:
-        """The texts in the list ``key``.
+        """Return the texts in the list ``key``.
 
         Raises:
             EvaluationError: If it is no list of texts with at least one.
@@ -78,8 +139,8 @@ class Text(NamedTuple):
     after: str
 
 
-def read_records(path: Path) -> list[Record]:
-    """The records of a JSON Lines file, which may be gzipped (.gz); blank lines are passed over.
+def read_json_lines(path: Path) -> list[Record]:
+    """Read the records of a JSON Lines file, which may be gzipped (.gz); blank lines are skipped.
 
     Raises:
         EvaluationError: If the file is missing, a line is no JSON object, or there is no record.
@@ -111,13 +172,13 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def fields(template: str) -> set[str]:
-    """The keys in ``template``."""
+def template_fields(template: str) -> set[str]:
+    """Return the keys in ``template``."""
     return set(_FIELD.findall(template))
 
 
-def fill(template: str, record: Record, label: str | None = None) -> str:
-    """``template`` with the values of ``record``, and ``label`` for ``{label}``.
+def fill_template(template: str, record: Record, label: str | None = None) -> str:
+    """Return ``template`` with the values of ``record``, and ``label`` for ``{label}``.
 
     Raises:
         EvaluationError: If the record lacks a value.
@@ -126,7 +187,7 @@ def fill(template: str, record: Record, label: str | None = None) -> str:
 
 
 def fill_text(template: str, record: Record, blank: str | None = None) -> Text:
-    """``template`` with the values of ``record``, in pieces: around ``blank``, or around the longest value.
+    """Return ``template`` with the values of ``record``, in pieces: around ``blank``, or around the longest value.
 
     Raises:
         EvaluationError: If the record lacks a value, or the text does not hold ``blank`` once.
@@ -145,7 +206,7 @@ def fill_text(template: str, record: Record, blank: str | None = None) -> Text:
 
 
 def _values(template: str, record: Record, label: str | None = None) -> list[str]:
-    """Literal text and values in turn."""
+    """Return literal text and values in turn."""
     pieces = _FIELD.split(template)
     for i in range(1, len(pieces), 2):
         pieces[i] = label if label is not None and pieces[i] == "label" else record.text(pieces[i])

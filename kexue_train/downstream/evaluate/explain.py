@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kexue_train.downstream.evaluate.attribution.integrated_gradients import Attribution, integrated_gradients
-from kexue_train.downstream.evaluate.load_model import (
+from kexue_train.downstream.evaluate.integrated_gradients import Attribution, integrated_gradients
+from kexue_train.downstream.load_model import (
     LoadedHead,
     load_masked_lm,
+    load_model_tokenizer,
     load_next_sentence_model,
     load_pretrained,
-    load_tokenizer,
     require_weights,
 )
 from kexue_train.downstream.results.explanation import Explanation, TokenShare
@@ -62,7 +62,7 @@ def explain(
         EvaluationError: If the model lacks the head or is damaged, the text does not fit it, or the answer is unknown.
         ResourceError: If transformers is not installed.
     """
-    tokenizer = load_tokenizer(model_dir, ("cls_token", "sep_token", "mask_token"))
+    tokenizer = load_model_tokenizer(model_dir, ("cls_token", "sep_token", "mask_token"))
     if not tokenizer.is_fast:
         raise EvaluationError(
             f"{model_dir}: the tokenizer does not tell where its tokens stand in a text; save it as tokenizer.json"
@@ -74,7 +74,7 @@ def explain(
         probabilities = asked.logits(words[None])[0].double().softmax(-1)
     if not probabilities.isfinite().all():
         raise EvaluationError(
-            f"{model_dir}: its answer is no number, so its weights are damaged; export the checkpoint again"
+            f"{model_dir}: its answer is NaN, so its weights are damaged; export the checkpoint again"
         )
     number = int(probabilities.argmax()) if answer is None else _find(answer, asked.answers)
     start = words.clone()
@@ -138,7 +138,7 @@ class _Asked:
         special = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id]
         moves = ~np.isin(ids, special)
         if not moves.any():
-            raise EvaluationError("the text has no token besides special ones, so there is nothing to attribute")
+            raise EvaluationError("the text has only special tokens, so there is nothing to attribute")
         return cls(
             loaded,
             torch.tensor([ids], device=loaded.device),
@@ -150,13 +150,13 @@ class _Asked:
         )
 
     def logits(self, words: Tensor) -> Tensor:
-        """[n, answers], of word embeddings [n, S, E]."""
+        """Return the logits [n, answers] of word embeddings [n, S, E]."""
         types, mask = self.types.expand(len(words), -1), torch.ones(words.shape[:2], dtype=torch.long).to(words.device)
         logits: Tensor = self.loaded.model(inputs_embeds=words, attention_mask=mask, token_type_ids=types).logits
         return logits if self.slot is None else logits[:, self.slot, : len(self.answers)]
 
     def embedding_of(self, token: int) -> Tensor:
-        """The row [E] of the word table."""
+        """Return the row [E] of the word table."""
         embedding: Tensor = self.loaded.model.get_input_embeddings()(self.ids.new_tensor(token)).detach()
         return embedding
 
@@ -186,7 +186,7 @@ def _load(model_dir: Path, head: HeadName, tokenizer: Any) -> LoadedHead:
 
 
 def _spell(tokenizer: Any, text: str) -> tuple[list[int], list[str]]:
-    """The tokens of ``text``, and each as it stands there, with the space before it."""
+    """Return the tokens of ``text``, and each as it stands there, with the space before it."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ends = [end for _, end in encoded["offset_mapping"]]
     return encoded["input_ids"], [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
@@ -217,14 +217,14 @@ def _find(answer: str, answers: list[str]) -> int:
 
 
 def _log_odds(logits: Tensor, number: int) -> Tensor:
-    """Of one answer [n], from [n, answers] logits."""
+    """Return the log-odds [n] of one answer, from logits [n, answers]."""
     logits = logits.float()
     others = torch.cat((logits[:, :number], logits[:, number + 1 :]), 1)
     return logits[:, number] - others.logsumexp(1)
 
 
 def _until_complete(function: Callable[[Tensor], Tensor], words: Tensor, start: Tensor) -> Attribution:
-    """With as many points of the path as it takes, up to a limit."""
+    """Integrate with as many points of the path as it takes, up to a limit."""
     steps = _FIRST_STEPS
     while True:
         found = integrated_gradients(function, words, start, steps=steps)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +63,23 @@ class LoadedHead:
         return device
 
     @property
+    def model_type(self) -> str:
+        """The name of the architecture."""
+        return str(self.model.config.model_type)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
     def longest_input(self) -> int | None:
         """Tokens of the longest input it was made for; None if it does not say."""
         return getattr(self.model.config, "max_position_embeddings", None)
+
+    def fitting(self, tokens: int) -> int:
+        """Return ``tokens``, or fewer if the model was made for fewer."""
+        return min(tokens, self.longest_input or tokens)
 
 
 def load_model(model_dir: Path) -> LoadedModel:
@@ -86,7 +101,7 @@ def load_model(model_dir: Path) -> LoadedModel:
 
 
 def load_next_sentence_model(model_dir: Path) -> LoadedHead:
-    """Any model that ``AutoModelForNextSentencePrediction`` opens, with its tokenizer; nothing is downloaded.
+    """Load any model that ``AutoModelForNextSentencePrediction`` opens, with its tokenizer; nothing is downloaded.
 
     Raises:
         EvaluationError: If the folder holds no model or tokenizer, the model has no NSP head, or weights are missing.
@@ -106,7 +121,7 @@ def load_next_sentence_model(model_dir: Path) -> LoadedHead:
 
 
 def load_masked_lm(model_dir: Path) -> LoadedHead:
-    """Any model that ``AutoModelForMaskedLM`` opens, with its tokenizer; nothing is downloaded.
+    """Load any model that ``AutoModelForMaskedLM`` opens, with its tokenizer; nothing is downloaded.
 
     Raises:
         EvaluationError: If the folder holds no model or tokenizer, the model has no MLM head, or weights are missing.
@@ -118,7 +133,7 @@ def load_masked_lm(model_dir: Path) -> LoadedHead:
 
 
 def load_encoder(model_dir: Path) -> LoadedHead:
-    """Any model that ``AutoModel`` opens, without head, with its tokenizer; nothing is downloaded.
+    """Load any model that ``AutoModel`` opens, without head, with its tokenizer; nothing is downloaded.
 
     Raises:
         EvaluationError: If the folder holds no model or tokenizer, or weights are missing.
@@ -130,7 +145,7 @@ def load_encoder(model_dir: Path) -> LoadedHead:
 
 
 def load_pretrained(model_dir: Path, auto_class: str, kind: str, **settings: Any) -> tuple[Any, set[str]]:
-    """What ``auto_class`` of transformers opens, in evaluation mode, in fp32, on the best device here.
+    """Load what ``auto_class`` of transformers opens, in evaluation mode, in fp32, on the best device here.
 
     ``settings`` replace those of its configuration.
 
@@ -175,7 +190,7 @@ def require_weights(model_dir: Path, missing: set[str]) -> None:
 
 
 def _with_tokenizer(model_dir: Path, model: Any, special: tuple[str, ...]) -> LoadedHead:
-    tokenizer = load_tokenizer(model_dir, special)
+    tokenizer = load_model_tokenizer(model_dir, special)
     if len(tokenizer) > model.config.vocab_size:
         raise EvaluationError(
             f"{model_dir}: the tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}; "
@@ -184,11 +199,11 @@ def _with_tokenizer(model_dir: Path, model: Any, special: tuple[str, ...]) -> Lo
     return LoadedHead(model, tokenizer, model_dir)
 
 
-def load_tokenizer(model_dir: Path, special: tuple[str, ...] = ("mask_token",)) -> Any:
-    """The tokenizer in an exported folder.
+def load_model_tokenizer(model_dir: Path, special: tuple[str, ...] = ("mask_token",)) -> Any:
+    """Load the tokenizer of an exported folder.
 
     Raises:
-        EvaluationError: If there is none, or it lacks one of the ``special`` tokens.
+        EvaluationError: If it is missing, or lacks one of the ``special`` tokens.
         ResourceError: If transformers is not installed.
     """
     transformers = import_transformers()
@@ -208,7 +223,7 @@ def load_tokenizer(model_dir: Path, special: tuple[str, ...] = ("mask_token",)) 
 
 
 def import_transformers() -> Any:
-    """The transformers package.
+    """Import the transformers package.
 
     Raises:
         ResourceError: If it is not installed.
@@ -225,7 +240,7 @@ def import_transformers() -> Any:
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Transformers writes a bar, and tables of weights that a head has no use for, through the stage's own display."""
+    """Silence transformers, whose bars and tables of unused weights would disturb the stage's own display."""
     logging = transformers.utils.logging
     shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
@@ -240,3 +255,43 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def load_with_head(model_dir: Path, auto_class: str, num_labels: int, *, seed: int) -> Any:
+    """Load the encoder in ``model_dir`` under a fresh head, in fp32, on the best device here.
+
+    Args:
+        model_dir: Exported model, or any that ``auto_class`` of transformers opens.
+        auto_class: Such as ``AutoModelForSequenceClassification``.
+        num_labels: Outputs of the head.
+        seed: Fixes the head.
+
+    Raises:
+        EvaluationError: If the folder holds no such model, or lacks weights of the encoder.
+        ResourceError: If transformers is not installed.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model, missing = load_pretrained(
+            model_dir, auto_class, f"a model that {auto_class} opens", num_labels=num_labels
+        )
+    body = f"{model.base_model_prefix}."
+    require_weights(model_dir, {name for name in missing if name.startswith(body) and ".pooler." not in name})
+    return model
+
+
+def with_fresh_weights(model: Any, *, seed: int) -> Any:
+    """Return a model of the same class and sizes that has learnt nothing, on the same device."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return type(model)(copy.deepcopy(model.config)).float().to(model.device).eval()
+
+
+def save_encoder(model: Any, tokenizer: Any, folder: Path, names: Sequence[str]) -> None:
+    """Write a fine-tuned model, its tokenizer and the ``names`` of its labels as a folder for ``from_pretrained``."""
+    if names:
+        model.config.id2label = dict(enumerate(names))
+        model.config.label2id = {name: number for number, name in enumerate(names)}
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

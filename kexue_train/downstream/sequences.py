@@ -1,4 +1,4 @@
-"""Texts -> token sequences -> padded batches for a model."""
+"""Texts -> token sequences of any lengths -> padded batches of similar lengths."""
 
 from __future__ import annotations
 
@@ -11,8 +11,61 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kexue_train.downstream.evaluate.sequences import Ids, batches, padded, tokens_at_once
 from kexue_train.foundation.errors import EvaluationError
+
+Ids = npt.NDArray[np.int64]
+
+
+def tokens_at_once(device: Any) -> int:
+    """Return how many slots are scored at once: many fill a GPU; a CPU is a quarter faster if states fit its cache."""
+    return 1 << 11 if device.type == "cpu" else 1 << 14
+
+
+def encode(tokenizer: Any, strings: Sequence[str]) -> list[Ids]:
+    """Return the tokens of every string, without special ones."""
+    if not strings:
+        return []
+    encoded = tokenizer(
+        list(strings),
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,  # no advice on long texts: who cuts them counts them
+    )
+    return [np.array(ids, np.int64) for ids in encoded["input_ids"]]
+
+
+def batches(lengths: Ids, tokens_per_batch: int) -> Iterator[Ids]:
+    """Yield indices into ``lengths`` (n,), the longest first, as many at once as fit ``tokens_per_batch`` with padding.
+
+    Similar lengths together leave little padding; the longest first, too little memory shows at once.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        rows = max(1, tokens_per_batch // max(1, int(lengths[order[start]])))
+        yield order[start : start + rows]
+        start += rows
+
+
+def padded(sequences: Sequence[Ids], fill: int) -> Ids:
+    """Return the sequences as (B, S), with ``fill`` after the end of each."""
+    rows = np.full((len(sequences), max(map(len, sequences))), fill, np.int64)
+    for row, sequence in zip(rows, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return rows
+
+
+def share_room(first: int, second: int, room: int) -> int:
+    """Return how many tokens the first of two texts keeps when both have to fit ``room``: the longer one is cut first.
+
+    Args:
+        first: Tokens of the first.
+        second: Tokens of the second; with the first more than ``room``.
+        room: Tokens of both together; the second keeps the rest of it.
+    """
+    shorter = min(first, second, room // 2)
+    return shorter if first <= second else room - shorter
 
 
 class Segments(NamedTuple):
@@ -50,7 +103,7 @@ class Reader:
         return self.num_unknown / max(1, self.num_tokens)
 
     def spell(self, texts: Sequence[str]) -> list[Spelled]:
-        """The tokens of every text and where they stand in it."""
+        """Return the tokens of every text and where they stand in it."""
         if not texts:
             return []
         encoded = self.tokenizer(
@@ -75,7 +128,7 @@ class Reader:
             )
 
     def join(self, first: Ids, second: Ids | None = None, *, keep_second: bool = False) -> Segments:
-        """``[CLS] first [SEP]`` or ``[CLS] first [SEP] second [SEP]``; too long, the longer of the two loses its end.
+        """Return ``[CLS] first [SEP]`` or ``[CLS] first [SEP] second [SEP]``; the longer text loses its end.
 
         Args:
             first: Tokens.
@@ -92,18 +145,14 @@ class Reader:
             second = second[:room]
             first = first[: room - len(second)]
         elif size > room:
-            shorter = min(len(first), len(second), room // 2)
-            first, second = (
-                (first[:shorter], second[: room - shorter])
-                if len(first) <= len(second)
-                else (first[: room - shorter], second[:shorter])
-            )
+            kept = share_room(len(first), len(second), room)
+            first, second = first[:kept], second[: room - kept]
         sep = [self.tokenizer.sep_token_id]
         ids = np.concatenate(([self.tokenizer.cls_token_id], first, sep, second, sep))
         return Segments(ids, len(first) + 2)
 
     def batch(self, sequences: Sequence[Segments], device: torch.device) -> dict[str, Tensor]:
-        """``input_ids``, ``attention_mask`` and ``token_type_ids``, each [B, S]."""
+        """Return ``input_ids``, ``attention_mask`` and ``token_type_ids``, each [B, S]."""
         ids = padded([sequence.ids for sequence in sequences], self.tokenizer.pad_token_id or 0)  # never attended to
         slots = np.arange(ids.shape[1])
         lengths = np.array([len(sequence.ids) for sequence in sequences])[:, None]
@@ -115,7 +164,7 @@ class Reader:
     def in_batches(
         self, sequences: Sequence[Segments], device: torch.device
     ) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, Tensor]]]:
-        """All sequences in batches of similar lengths: their places, and the tensors."""
+        """Yield all sequences in batches of similar lengths: their indices, and the tensors."""
         lengths = np.array([len(sequence.ids) for sequence in sequences], np.int64)
         for places in batches(lengths, tokens_at_once(device)):
             yield places, self.batch([sequences[place] for place in places], device)

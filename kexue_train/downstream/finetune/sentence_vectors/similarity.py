@@ -1,4 +1,4 @@
-"""Pairs with a score of likeness: CoSENT learns their order, Sentence-BERT their classes."""
+"""Pairs with a score of similarity: CoSENT learns their order, Sentence-BERT their classes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ import numpy as np
 import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 from torch import Tensor
 
-from kexue_train.downstream.evaluate.sentence_vectors.baselines import word_cosines
 from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import Sentences
-from kexue_train.downstream.evaluate.sentence_vectors.score_set import pair_cosines
+from kexue_train.downstream.evaluate.sentence_vectors.score_set import pair_cosines, word_cosines
 from kexue_train.downstream.evaluate.sentence_vectors.spearman import spearman
 from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import Pairs
 from kexue_train.downstream.finetune.loop import Places
-from kexue_train.downstream.finetune.sentence_vectors.bi_encoder import BiEncoder, Head
-from kexue_train.downstream.finetune.sentence_vectors.losses import cosent_loss
+from kexue_train.downstream.finetune.sentence_vectors.bi_encoder import BiEncoder, Head, cosent_loss
 from kexue_train.downstream.finetune.tasks.splits import Splits
 
 
-class LikenessProblem:
+class SimilarityProblem:
     """A set of pairs as a model reads it; scored by Spearman's correlation of cosines and scores."""
 
     metric = "spearman"
@@ -27,7 +25,7 @@ class LikenessProblem:
     def __init__(
         self, splits: Splits, tokenizer: Any, max_length: int, loss: Literal["cosent", "sentence-bert"]
     ) -> None:
-        self.pairs = {name: Pairs.of(records) for name, records in ({"train": splits.train} | splits.scored).items()}
+        self.pairs = {name: Pairs.of(records) for name, records in splits.by_name.items()}
         self.sentences = {
             name: Sentences.read(tokenizer, pairs.sentences, max_length) for name, pairs in self.pairs.items()
         }
@@ -39,7 +37,7 @@ class LikenessProblem:
         self.num_labels = len(self.classes)
 
     def loss(self, model: BiEncoder, places: Places) -> Tensor:
-        """Of a batch of training pairs."""
+        """Return the loss of a batch of training pairs."""
         pairs, ids = self.pairs["train"], self.sentences["train"].ids
         both = model.vectors([ids[i] for i in pairs.places[places].T.ravel()])
         first, second = both[: len(places)], both[len(places) :]
@@ -48,7 +46,7 @@ class LikenessProblem:
         return F.cross_entropy(model.compare(first, second), model.on_device(self.class_of[places]))
 
     def score(self, model: BiEncoder, split: str) -> dict[str, float]:
-        """Of the cosines of a split.
+        """Score the cosines of a split.
 
         Raises:
             EvaluationError: If they, or the scores, have no order.
@@ -57,7 +55,7 @@ class LikenessProblem:
         return {"spearman": spearman(pair_cosines(model.encode(self.sentences[split]), pairs.places), pairs.scores)}
 
     def words(self, split: str) -> dict[str, float]:
-        """The same of tf-idf vectors of words.
+        """Score the tf-idf vectors of words of a split.
 
         Raises:
             EvaluationError: If they, or the scores, have no order.

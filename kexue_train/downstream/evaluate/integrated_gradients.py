@@ -80,7 +80,7 @@ def integrated_gradients(
 
 
 def path_points(steps: int, rule: Rule) -> tuple[Points, Points]:
-    """Points t in [0, 1] and their weights, which sum to 1; both (steps,).
+    """Return points t in [0, 1] and their weights, which sum to 1; both (steps,).
 
     Raises:
         ValueError: If there are too few steps.
