@@ -17,17 +17,10 @@ from rich.text import Text
 
 from kexue_train.downstream.results.result import EvaluationResult
 from kexue_train.foundation.runtime import format_seconds, format_size
+from kexue_train.metrics.fields import ETA_SECONDS, Metric, metric_of
 from kexue_train.report.summary import summarise
 
 _PLAIN_INTERVAL_SECONDS = 10.0
-_NAMES = {
-    "tokens_per_second": "tokens/s",
-    "mlm_accuracy": "MLM acc",
-    "nsp_accuracy": "NSP acc",
-    "mfu": "MFU",
-    "memory_bytes": "memory",
-}
-_SHARES = ("mlm_accuracy", "nsp_accuracy", "mfu")
 
 
 class StageBoard(Protocol):
@@ -75,7 +68,7 @@ class _Meter:
         if self.first is None or unit != self.unit:
             self.first, self.started = done, time.monotonic()
         self.done, self.total, self.unit, self.facts = done, total, unit, facts
-        self.seconds_left = facts.pop("eta_seconds", None)  # of a stage that knows better
+        self.seconds_left = facts.pop(ETA_SECONDS.key, None)  # of a stage that knows better
 
     def describe(self) -> str:
         """Such as ``412/600 steps  ETA 1 min 12 s  loss 4.81``."""
@@ -99,8 +92,8 @@ class _Meter:
         return "  ".join(parts)
 
     def describe_facts(self) -> str:
-        """Such as ``loss 4.81  MLM acc 23.4%``."""
-        return "  ".join(f"{_NAMES.get(name, name)} {_format(name, value)}" for name, value in self.facts.items())
+        """Return such as ``loss 4.812  MLM accuracy 23.4%``."""
+        return "  ".join(_describe_fact(name, value) for name, value in self.facts.items())
 
 
 class PlainBoard:
@@ -208,14 +201,10 @@ def _ending(summary: str, seconds: float, made: bool) -> str:
     return f"{summary}  ({format_seconds(seconds)})" if made else f"{summary}  (complete before)"
 
 
-def _format(name: str, value: float | str) -> str:
-    if isinstance(value, str):
-        return value
-    if name in _SHARES:
-        return f"{value:.1%}"
-    if name == "memory_bytes":
-        return format_size(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+def _describe_fact(name: str, value: float | str) -> str:
+    """Write a fact of a stage: a metric of training as it is declared, others by their names."""
+    metric = metric_of(name) or Metric(name, name)
+    return f"{metric.label} {value if isinstance(value, str) else metric.write(value)}"
 
 
 class SingleStage:

@@ -17,11 +17,11 @@ from kexue_train.metrics.heads import HEADS, Head
 
 Record = dict[str, Any]
 """One line: its ``kind`` (a ``Kind``), its ``step`` (steps done) and its values by key."""
-Form = Literal["plain", "count", "share", "bytes", "seconds"]
+Form = Literal["plain", "count", "scaled", "share", "bytes", "seconds"]
 
 EMPTY = "–"
 """What is shown where there is no value."""
-_MAX_INTEGER = 2**63
+_LARGEST = 2**100
 
 
 class Kind(StrEnum):
@@ -84,11 +84,16 @@ class Metric:
     """Whether it is shown while training runs: in the terminal and in Prefect's table."""
 
     def of(self, record: Mapping[str, Any]) -> float | None:
-        """Return the number in ``record``, None if there is none; NaN and infinity are numbers."""
+        """Return the number in ``record``, None if there is none that a training writes; NaN and infinity are such."""
         value = record.get(self.key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
-        return value if isinstance(value, float) or abs(value) < _MAX_INTEGER else None
+        return None if _LARGEST < abs(value) < math.inf else value
+
+    def amount(self, record: Mapping[str, Any]) -> float:
+        """Return the number in ``record``, 0 if it is missing or not finite."""
+        value = self.of(record)
+        return value if value is not None and math.isfinite(value) else 0
 
     def text(self, record: Mapping[str, Any]) -> str:
         """Return the number in ``record`` for a reader, a dash if there is none."""
@@ -97,33 +102,58 @@ class Metric:
 
     def write(self, value: float) -> str:
         """Format a value for a reader."""
-        if not math.isfinite(value):
-            return str(value)
-        match self.form:
-            case "plain":
-                return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-            case "count":
-                return f"{value:,.0f}"
-            case "share":
-                return f"{value:.1%}"
-            case "bytes":
-                return format_size(value)
-            case "seconds":
-                return format_seconds(value)
-            case _:
-                assert_never(self.form)
+        return write_value(value, self.form)
+
+
+def write_value(value: float, form: Form) -> str:
+    """Format a value for a reader, by default with four digits."""
+    if not math.isfinite(value):
+        return str(value)
+    match form:
+        case "plain":
+            return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        case "count":
+            return f"{value:,.0f}"
+        case "scaled":
+            return short_number(value)
+        case "share":
+            return f"{value:.1%}"
+        case "bytes":
+            return format_size(value)
+        case "seconds":
+            return format_seconds(value)
+        case _:
+            assert_never(form)
+
+
+def short_number(value: float) -> str:
+    """Format a number with three digits and a unit, such as ``3.28 M``."""
+    for unit in ("", " k", " M", " G"):
+        if abs(value) < 999.5:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:,.3g} T"
 
 
 @dataclass(frozen=True)
 class TextField:
-    """Something in a line that is no number: a name, a reason, a list."""
+    """Something in a line other than a number: a name, a reason, a list."""
 
     key: str
+
+    @property
+    def label(self) -> str:
+        """Its name for a reader."""
+        return self.key.replace("_", " ")
 
     def of(self, record: Mapping[str, Any]) -> str:
         """Return it as text, empty if it is missing."""
         value = record.get(self.key)
         return "" if value is None else str(value)
+
+    def text(self, record: Mapping[str, Any]) -> str:
+        """Return it as text, a dash if it is missing."""
+        return self.of(record) or EMPTY
 
 
 # Every line has a step, and every event the time.
@@ -147,7 +177,7 @@ _START_FIELDS: tuple[Metric | TextField, ...] = (
     *PHASE_FIELDS,
     PARAMETERS,
     Metric("rows_per_epoch", "rows an epoch", "count"),
-    Metric("peak_flops_per_second", "peak FLOP/s"),
+    Metric("peak_flops_per_second", "peak FLOP/s", "scaled"),
 )
 
 # Progress and speed of training.
@@ -219,6 +249,8 @@ USUAL_LOSS = Metric("usual", "usual loss", unit="nat")
 SYMPTOM = TextField("symptom")
 MESSAGE = TextField("message")
 PATH = TextField("path")
+TENSORS = TextField("tensors")
+"""Number of steps by the name of the tensor whose gradient was not finite."""
 
 
 def head_metrics(head: Head) -> tuple[Metric, Metric]:
@@ -247,7 +279,7 @@ LINES: dict[Kind, tuple[Metric | TextField, ...]] = {
         *_SCORES,
         LEARNING_RATE,
         TOKENS_PER_SECOND,
-        Metric("flops_per_second", "FLOP/s"),
+        Metric("flops_per_second", "FLOP/s", "scaled"),
         MFU,
         MFU_DATASHEET,
         DATA_WAIT,
@@ -265,7 +297,7 @@ LINES: dict[Kind, tuple[Metric | TextField, ...]] = {
     Kind.MIRRORED: (_STORAGE, SECONDS, Metric("bytes", "size", "bytes")),
     Kind.MIRROR_FAILED: (_STORAGE, REASON),
     Kind.MIRROR_BACK: (_STORAGE, SECONDS),
-    Kind.NONFINITE: (TextField("tensors"), Metric("in_a_row", "steps in a row", "count")),
+    Kind.NONFINITE: (TENSORS, Metric("in_a_row", "steps in a row", "count")),
     Kind.ROLLBACK: (SPIKE_STEP, SPIKE_LOSS, USUAL_LOSS, TextField("left_out")),
     Kind.WARNING: (SYMPTOM, MESSAGE),
     Kind.PROFILE: (PATH,),

@@ -70,7 +70,7 @@ class MetricWriter:
         found = read_metric_lines(path)
         kept = [record for record in found.records if record["step"] <= resumed_step]
         write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))
-        self.kept_seconds = max((SECONDS.of(r) or 0.0 for r in kept if r["kind"] == Kind.TRAIN), default=0.0)
+        self.kept_seconds = max((SECONDS.amount(r) for r in kept if r["kind"] == Kind.TRAIN), default=0.0)
         self.problem = describe_foreign(path, found.foreign) if found.foreign else None
         self._path, self._file = path, path.open("ab", buffering=0)
         self._num_lost = 0

@@ -1,21 +1,32 @@
-"""What was out of the ordinary in a run, told from its metrics, manifests and results."""
+"""Find what was out of the ordinary in a run, in its metrics, manifests and results."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Literal
 
-from kexue_train.report.run_data import Record, RunData
+from kexue_train.metrics.fields import (
+    EMBEDDING_DRIFTED_ROWS,
+    EMBEDDING_MAX,
+    MESSAGE,
+    REASON,
+    SPIKE_LOSS,
+    SPIKE_STEP,
+    SYMPTOM,
+    TENSORS,
+    USUAL_LOSS,
+    Kind,
+    Metric,
+    Record,
+    head_metrics,
+)
+from kexue_train.metrics.heads import HEADS
+from kexue_train.metrics.spikes import SpikeDetector
+from kexue_train.report.run_data import RunData
 
-_WINDOW = 50
-_MIN_BEFORE = 8
-_DEVIATIONS = 10.0
-_NORMAL = 1.4826  # standard deviations per median absolute deviation, of a normal distribution
-_MIN_RISE = 0.1
 _MAX_UNKNOWN = 0.01
 _MAX_NAMED = 6
 LOOKED_FOR = (
@@ -34,7 +45,7 @@ class Anomaly:
 
 
 def find_anomalies(run: RunData) -> list[Anomaly]:
-    """All of them, the warnings first."""
+    """Find all anomalies, the warnings first."""
     parts = (_spikes, _nonfinite, _restarts, _symptoms, _failed_writes, _embeddings, _records, _samples, _evaluations)
     found = [anomaly for part in parts for anomaly in part(run)]
     if run.has_torn_line:
@@ -43,89 +54,82 @@ def find_anomalies(run: RunData) -> list[Anomaly]:
     return sorted(found, key=lambda anomaly: anomaly.severity == "note")
 
 
-def loss_spikes(lines: list[Record]) -> list[int]:
-    """Steps of "train" lines whose loss lies far above the median of the 50 lines before."""
-    steps, before = [], list[float]()
+def loss_spikes(lines: list[Record], loss: Metric, borders: Sequence[int] = ()) -> list[int]:
+    """Return the steps of the lines whose loss is a spike; losses are not compared across ``borders`` of phases.
+
+    A loss that is not finite is no spike here: the checks tell of it.
+    """
+    detector, found, left = SpikeDetector(), [], sorted(borders)
     for line in lines:
-        loss = line.get("mlm_loss")
-        if not isinstance(loss, int | float) or not math.isfinite(loss):
-            continue
-        recent = before[-_WINDOW:]
-        # The first comparison is implied by the second, and spares most medians.
-        if len(recent) >= _MIN_BEFORE and loss > (1 + _MIN_RISE) * min(recent) and loss > _highest_usual(recent):
-            steps.append(int(line["step"]))
-        else:
-            before.append(float(loss))
-    return steps
-
-
-def _highest_usual(losses: list[float]) -> float:
-    middle = median(losses)
-    deviation = _NORMAL * median(abs(loss - middle) for loss in losses)
-    return max(middle + _DEVIATIONS * deviation, middle * (1 + _MIN_RISE))
+        while left and left[0] < line["step"]:
+            left.pop(0)
+            detector.forget()
+        value = loss.of(line)
+        if value is not None and math.isfinite(value) and detector.is_spike(value):
+            found.append(line["step"])
+    return found
 
 
 def _spikes(run: RunData) -> Iterator[Anomaly]:
-    for record in run.of_kind("rollback"):
-        usual = f", usual is {record['usual']:.3f}" if record.get("usual") is not None else ""
+    for record in run.of_kind(Kind.ROLLBACK):
+        usual = f", the usual loss {USUAL_LOSS.text(record)}" if USUAL_LOSS.of(record) is not None else ""
         details = (
-            f"the loss of step {record.get('spike_step')} was {_number(record.get('loss'))}{usual}; "
-            "the rows read since are left out"
+            f"the loss of step {SPIKE_STEP.text(record)} was {SPIKE_LOSS.text(record)}{usual}; "
+            "the rows read since are skipped"
         )
         yield Anomaly("warning", f"Training went back to step {record['step']:,} after a loss spike", details)
-    if steps := loss_spikes(run.curve("train")):
+    borders = [record["step"] for record in run.of_kind(Kind.PHASE)]
+    loss, _ = head_metrics(HEADS[0])
+    if steps := loss_spikes(run.curve(Kind.TRAIN), loss, borders):
         yield Anomaly("warning", f"{_times(len(steps), 'logged loss', 'es')} far above the usual", _at_steps(steps))
 
 
 def _nonfinite(run: RunData) -> Iterator[Anomaly]:
-    if records := run.of_kind("nonfinite"):
+    if records := run.of_kind(Kind.NONFINITE):
         number: Counter[str] = Counter()
         for record in records:
-            number.update(record.get("tensors") or {})
+            number.update(_counts(record.get(TENSORS.key)))
         worst = ", ".join(f"{name} in {_times(steps, 'step')}" for name, steps in number.most_common(3))
-        details = f"{_at_steps([int(r['step']) for r in records])}; most often {worst}"
-        yield Anomaly("warning", "Gradients were not finite", details if number else "")
+        yield Anomaly("warning", "Gradients were not finite", f"{_at_steps_of(records)}; most often {worst}")
+
+
+def _counts(value: object) -> dict[str, int]:
+    entries = value.items() if isinstance(value, dict) else ()
+    return {name: number for name, number in entries if isinstance(number, int)}
 
 
 def _restarts(run: RunData) -> Iterator[Anomaly]:
-    rolled_back = {r.get("step") for r in run.of_kind("rollback")}
-    if steps := [int(r["step"]) for r in run.of_kind("resume") if r.get("step") not in rolled_back]:
-        details = f"{_at_steps(steps)}, from the checkpoint there; a resume repeats no row and skips none"
-        yield Anomaly("note", f"Training was resumed {_times(len(steps), 'time')}", details)
+    rolled_back = {record["step"] for record in run.of_kind(Kind.ROLLBACK)}
+    if resumes := [record for record in run.of_kind(Kind.RESUME) if record["step"] not in rolled_back]:
+        details = f"{_at_steps_of(resumes)}, from the checkpoint there; a resume repeats no row and skips none"
+        yield Anomaly("note", f"Training was resumed {_times(len(resumes), 'time')}", details)
 
 
 def _symptoms(run: RunData) -> Iterator[Anomaly]:
     by_symptom: dict[str, list[Record]] = {}
-    for record in run.of_kind("warning"):
-        by_symptom.setdefault(str(record.get("symptom")), []).append(record)
+    for record in run.of_kind(Kind.WARNING):
+        by_symptom.setdefault(SYMPTOM.of(record), []).append(record)
     for symptom, records in by_symptom.items():
-        details = f"{_at_steps([int(r['step']) for r in records])}: {records[-1].get('message', '')}"
+        details = f"{_at_steps_of(records)}: {MESSAGE.of(records[-1])}"
         yield Anomaly("warning", f"Training warned of “{symptom}”", details)
 
 
 def _failed_writes(run: RunData) -> Iterator[Anomaly]:
     for kind, what in (
-        ("checkpoint_failed", "A checkpoint could not be written"),
-        ("mirror_failed", "A mirror failed"),
+        (Kind.CHECKPOINT_FAILED, "A checkpoint could not be written"),
+        (Kind.MIRROR_FAILED, "A mirror failed"),
     ):
         if records := run.of_kind(kind):
-            details = (
-                f"{_at_steps([int(r['step']) for r in records])}; last: {records[-1].get('reason', 'no reason told')}"
-            )
-            yield Anomaly("warning", what, details)
+            yield Anomaly("warning", what, f"{_at_steps_of(records)}; the last reason: {REASON.text(records[-1])}")
 
 
 def _embeddings(run: RunData) -> Iterator[Anomaly]:
-    lines = [r for r in run.curve("train") if "embedding_max" in r]
-    if not lines:
-        return
-    last = lines[-1]
-    if not math.isfinite(last["embedding_max"]):
+    last = next((r for r in reversed(run.curve(Kind.TRAIN)) if EMBEDDING_MAX.of(r) is not None), {})
+    largest, drifted = EMBEDDING_MAX.of(last) or 0.0, EMBEDDING_DRIFTED_ROWS.of(last)
+    if not math.isfinite(largest):
         yield Anomaly("warning", "The word table holds values that are not finite")
-    elif drifted := last.get("embedding_drifted_rows"):
-        details = (
-            f"largest value {last['embedding_max']:.3g}; rows of rare tokens are driven by weight decay and sign alone"
-        )
+    elif drifted:
+        details = f"largest value {largest:.3g}; weight decay and sign alone move the rows of rare tokens"
         yield Anomaly("warning", f"{drifted:.2%} of the rows of the word table have drifted", details)
 
 
@@ -160,6 +164,10 @@ def _reasons(counts: Counter[str]) -> str:
     return ", ".join(f"{number:,} {reason}" for reason, number in counts.most_common(_MAX_NAMED))
 
 
+def _at_steps_of(records: list[Record]) -> str:
+    return _at_steps([record["step"] for record in records])
+
+
 def _at_steps(steps: list[int]) -> str:
     named = ", ".join(f"{step:,}" for step in steps[:_MAX_NAMED])
     more = f" and {len(steps) - _MAX_NAMED:,} more" if len(steps) > _MAX_NAMED else ""
@@ -168,7 +176,3 @@ def _at_steps(steps: list[int]) -> str:
 
 def _times(number: int, noun: str, ending: str = "s") -> str:
     return f"{number:,} {noun}{'' if number == 1 else ending}"
-
-
-def _number(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, int | float) else str(value)

@@ -1,16 +1,16 @@
-"""Axes of charts: their ranges, round values along them, and how numbers are written."""
+"""Axes of charts: their ranges and the round values along them."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
-Form = Literal["number", "percent"]
+from kexue_train.metrics.fields import Form
 
 _UNITS = ((" G", 1e9), (" M", 1e6), (" k", 1e3))
 _SMALL = 1e-2
 _EQUAL = 1e-6
+_SMALLEST_RANGE = 1e-200
 _NICE_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -20,22 +20,6 @@ class Tick:
 
     place: float
     label: str
-
-
-def write_value(value: float, form: Form) -> str:
-    """A value in text: four digits, or percent."""
-    if form == "percent":
-        return f"{value:.1%}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def short_number(value: float) -> str:
-    """Three digits and a unit, such as ``3.28 M``."""
-    for unit in ("", " k", " M", " G"):
-        if abs(value) < 999.5:
-            return f"{value:.3g}{unit}"
-        value /= 1000
-    return f"{value:,.3g} T"
 
 
 def share_of(value: float, low: float, high: float) -> float:
@@ -52,7 +36,7 @@ def room_for(low: float, high: float, *, fixed_low: bool) -> tuple[float, float]
 
 def ticks_of(low: float, high: float, number: int, form: Form) -> list[Tick]:
     """At most about ``number`` round values inside the range."""
-    if high <= low:
+    if high - low < _SMALLEST_RANGE:
         return [Tick(50.0, _write_tick(low, abs(low) or 1.0, form, ("", 1.0)))]
     rough = (high - low) / number
     size = 10.0 ** math.floor(math.log10(rough))
@@ -66,7 +50,7 @@ def ticks_of(low: float, high: float, number: int, form: Form) -> list[Tick]:
 
 
 def _write_tick(value: float, step: float, form: Form, unit: tuple[str, float]) -> str:
-    if form == "percent":
+    if form == "share":
         return f"{100 * value:.{_decimals(100 * step)}f}%"
     name, size = unit
     return f"{value / size:,.{_decimals(step / size)}f}{name}" if value else "0"

@@ -16,9 +16,9 @@ from kexue_train.foundation.errors import ConfigError, ResourceError
 from kexue_train.foundation.progress import Progress
 from kexue_train.foundation.runtime import format_seconds
 from kexue_train.foundation.stage import Stage, StagePlan
+from kexue_train.metrics.fields import EPOCH, ETA_SECONDS, STEP, TOKENS, Kind, short_number
 from kexue_train.report import compare, plots, tables
 from kexue_train.report.anomalies import LOOKED_FOR, find_anomalies
-from kexue_train.report.axes import short_number
 from kexue_train.report.card_results import add_results_to_card
 from kexue_train.report.checks import check_run
 from kexue_train.report.results import evaluation_tables, headlines_of
@@ -66,9 +66,7 @@ def render_run(run: RunData) -> str:
         run=run,
         summary=summarise_run(run),
         facts=_facts(run),
-        learning=plots.learning_charts(run),
-        speed=plots.speed_charts(run),
-        monitors=plots.monitor_charts(run),
+        charts=plots.training_charts(run),
         time_bars=plots.time_bars(run),
         bands=plots.band_bars(run),
         data_bars=plots.data_bars(run),
@@ -134,14 +132,14 @@ def _write(path: Path, html: str) -> Path:
 
 def _facts(run: RunData) -> list[Headline]:
     """Return the large numbers at the top of the page."""
-    train, facts = run.curve("train"), headlines_of(run)
+    train, facts = run.curve(Kind.TRAIN), headlines_of(run)
     if train:
-        last = train[-1]
-        facts.append(Headline("Steps", f"{last['step']:,}", f"of {run.total_steps:,}" if run.total_steps else ""))
-        if last.get("tokens"):
-            facts.append(Headline("Tokens read", short_number(last["tokens"]), f"{last.get('epoch') or 0:.2f} epochs"))
-        if not run.is_complete and last.get("eta_seconds") and last["step"] < (run.total_steps or 0):
-            facts.append(Headline("Left to train", format_seconds(last["eta_seconds"]), "at this pace"))
+        last, total = train[-1], run.total_steps
+        facts.append(Headline("Steps", STEP.text(last), f"of {total:,}" if total else ""))
+        if tokens := TOKENS.amount(last):
+            facts.append(Headline("Tokens read", short_number(tokens), f"{EPOCH.amount(last):.2f} epochs"))
+        if not run.is_complete and ETA_SECONDS.amount(last) and last["step"] < (total or 0):
+            facts.append(Headline("Left to train", ETA_SECONDS.text(last), "at this pace"))
     facts.append(Headline("Time", format_seconds(total_seconds(run)), "all stages" if run.is_complete else "so far"))
     return facts
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from kexue_train.report.axes import Form, Tick, room_for, share_of, ticks_of, write_value
+from kexue_train.metrics.fields import Form, write_value
+from kexue_train.report.axes import Tick, room_for, share_of, ticks_of
 
 Point = tuple[float, float]
 Mark = Literal["line", "dots", "level"]
@@ -105,7 +106,7 @@ def line_chart(
     title: str,
     series: Sequence[Series],
     *,
-    form: Form = "number",
+    form: Form = "plain",
     from_zero: bool = False,
     events: Sequence[tuple[float, str]] = (),
     x_label: str = "step",
@@ -141,7 +142,7 @@ def line_chart(
         title=title,
         description=_describe(title, drawn, form, x_label, inside),
         curves=curves,
-        x_ticks=ticks_of(left, right, 6, "number"),
+        x_ticks=ticks_of(left, right, 6, "plain"),
         y_ticks=ticks_of(low, high, 5, form),
         events=_label_events([Tick(100 * share_of(x, left, right), label) for x, label in inside]),
         values=_values_json(drawn, form, x_label, (left, right), (low, high)),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from kexue_train.foundation.artifacts import check_files
 from kexue_train.foundation.errors import ArtifactError
+from kexue_train.metrics.fields import Kind, head_metrics
+from kexue_train.metrics.heads import HEADS
 from kexue_train.report.run_data import RunData
 
 _MOD = 1 << 128
@@ -118,9 +120,10 @@ def _check_export(run: RunData) -> list[Check]:
 
 
 def _check_losses(run: RunData) -> list[Check]:
-    records = run.of_kind("train", "validation")
+    records = run.of_kind(Kind.TRAIN, Kind.VALIDATION)
     if not records:
         return []
-    bad = [r.get("step") for r in records if not math.isfinite(r.get("mlm_loss") or 0.0)]
+    losses = [head_metrics(head)[0] for head in HEADS]
+    bad = [record["step"] for record in records if not all(math.isfinite(loss.of(record) or 0.0) for loss in losses)]
     evidence = f"not finite at step {bad[0]}" if bad else f"{len(records):,} log entries"
     return [Check("Every logged loss is finite", not bad, evidence)]

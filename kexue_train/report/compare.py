@@ -10,14 +10,29 @@ from typing import Any
 
 from kexue_train.downstream.results.result import Score
 from kexue_train.foundation.runtime import format_seconds
-from kexue_train.report.axes import Form
+from kexue_train.metrics.fields import (
+    EMPTY,
+    LEARNING_RATE,
+    SECONDS,
+    STEP,
+    TOKENS,
+    TOKENS_PER_SECOND,
+    Kind,
+    Metric,
+    Record,
+    head_metrics,
+    short_number,
+)
+from kexue_train.metrics.heads import HEADS
 from kexue_train.report.charts import COLOURS, LineChart, Mark, Series, line_chart
 from kexue_train.report.plots import points_of
 from kexue_train.report.results import scores_of
-from kexue_train.report.run_data import Record, RunData
+from kexue_train.report.run_data import RunData
 from kexue_train.report.summary import summarise_run, total_seconds
-from kexue_train.report.tables import EMPTY, Table
+from kexue_train.report.tables import Table
 from kexue_train.report.training import phase_speeds
+
+_HOURS = Metric("hours", "hours")
 
 
 @dataclass(frozen=True)
@@ -51,17 +66,16 @@ def overview_table(runs: list[RunData], labels: list[str]) -> Table:
     """What each run is and how far it has come."""
     rows = []
     for run, label in zip(runs, labels, strict=True):
-        lines, summary = run.curve("train"), summarise_run(run)
-        last = lines[-1] if lines else {}
+        summary, last = summarise_run(run), next(reversed(run.curve(Kind.TRAIN)), {})
         speeds = [speed.tokens_per_second for speed in phase_speeds(run) if speed.tokens_per_second]
         rows.append(
             [
                 label,
                 summary.state,
-                f"{summary.parameters / 1e6:.3g} M" if summary.parameters else EMPTY,
-                f"{last['step']:,}" if last else EMPTY,
-                f"{last['tokens']:,}" if last.get("tokens") else EMPTY,
-                f"{speeds[-1]:,.0f}" if speeds else EMPTY,
+                short_number(summary.parameters) if summary.parameters else EMPTY,
+                STEP.text(last),
+                TOKENS.text(last),
+                TOKENS_PER_SECOND.write(speeds[-1]) if speeds else EMPTY,
                 format_seconds(total_seconds(run)),
             ]
         )
@@ -88,73 +102,51 @@ def differing_settings(runs: list[RunData], labels: list[str]) -> Table | None:
 
 
 def overlaid_charts(runs: list[RunData], labels: list[str]) -> list[LineChart]:
-    """The curves of all runs, over steps, tokens and time."""
-    charts = [
-        _overlay(
-            runs,
-            labels,
-            "validation-loss",
-            "Validation loss on masked tokens (nats)",
-            "validation",
-            "mlm_loss",
-            wide=True,
-        ),
-        _overlay(runs, labels, "loss-by-tokens", "The same by tokens read", "validation", "mlm_loss", x="tokens"),
-        _overlay(runs, labels, "loss-by-time", "The same by hours of training", "validation", "mlm_loss", x="hours"),
-        _overlay(runs, labels, "training-loss", "Training loss on masked tokens (nats)", "train", "mlm_loss"),
-        _overlay(
-            runs,
-            labels,
-            "mlm-accuracy",
-            "Validation accuracy on masked tokens",
-            "validation",
-            "mlm_accuracy",
-            form="percent",
-        ),
-        _overlay(
-            runs,
-            labels,
-            "nsp-accuracy",
-            "Validation accuracy on next sentences",
-            "validation",
-            "nsp_accuracy",
-            form="percent",
-        ),
-        _overlay(runs, labels, "learning-rate", "Learning rate", "train", "lr", from_zero=True),
-        _overlay(runs, labels, "throughput", "Real tokens per second", "train", "tokens_per_second", from_zero=True),
+    """Draw the curves of all runs, over steps, tokens and time."""
+    loss, _ = head_metrics(HEADS[0])
+    figures = [
+        ("validation-loss", loss, Kind.VALIDATION, STEP, " in validation"),
+        ("loss-by-tokens", loss, Kind.VALIDATION, TOKENS, " in validation, by tokens read"),
+        ("loss-by-time", loss, Kind.VALIDATION, _HOURS, " in validation, by hours of training"),
+        ("training-loss", loss, Kind.TRAIN, STEP, " in training"),
+        *((f"{head.name}-accuracy", head_metrics(head)[1], Kind.VALIDATION, STEP, " in validation") for head in HEADS),
+        ("learning-rate", LEARNING_RATE, Kind.TRAIN, STEP, ""),
+        ("throughput", TOKENS_PER_SECOND, Kind.TRAIN, STEP, ""),
     ]
+    charts = [_overlay(runs, labels, *figure) for figure in figures]
     return [chart for chart in charts if chart]
 
 
 def _overlay(
-    runs: list[RunData],
-    labels: list[str],
-    name: str,
-    title: str,
-    kind: str,
-    key: str,
-    *,
-    x: str = "step",
-    form: Form = "number",
-    from_zero: bool = False,
-    wide: bool = False,
+    runs: list[RunData], labels: list[str], name: str, metric: Metric, kind: Kind, x: Metric, title: str
 ) -> LineChart | None:
-    mark: Mark = "dots" if kind == "validation" else "line"
+    """Draw the curves of a metric; the title is that of its chart in a run's page and ``title``."""
+    assert metric.chart
+    mark: Mark = "dots" if kind == Kind.VALIDATION else "line"
     series = [
-        Series(label, points_of(_with_progress(run, kind), key, x), 1 + number % COLOURS, mark)
+        Series(label, points_of(_with_progress(run, kind), metric, x), 1 + number % COLOURS, mark)
         for number, (run, label) in enumerate(zip(runs, labels, strict=True))
     ]
-    return line_chart(name, title, series, form=form, from_zero=from_zero, x_label=x, wide=wide)
+    return line_chart(
+        name,
+        metric.chart.title + title,
+        series,
+        form=metric.form,
+        from_zero=metric.chart.from_zero,
+        x_label=x.key,
+        wide=name == "validation-loss",
+    )
 
 
-def _with_progress(run: RunData, kind: str) -> list[Record]:
-    """The records of ``kind`` with the ``tokens`` and ``hours`` of the training line of their step."""
-    lines = {record["step"]: record for record in run.curve("train")}
+def _with_progress(run: RunData, kind: Kind) -> list[Record]:
+    """Return the records of ``kind`` with the tokens and hours of the training line of their step."""
+    lines = {record["step"]: record for record in run.curve(Kind.TRAIN)}
     found = []
     for record in run.curve(kind):
         line = lines.get(record["step"], {})
-        hours = {"hours": line["seconds"] / 3600} if "seconds" in line else {}
-        found.append({"tokens": line.get("tokens")} | hours | record)
+        seconds = SECONDS.of(line)
+        hours = {} if seconds is None else {_HOURS.key: seconds / 3600}
+        found.append({TOKENS.key: TOKENS.of(line)} | hours | record)
     return found
 
 

@@ -1,67 +1,75 @@
-"""Which charts the page of a run has: pure functions from what was read of it."""
+"""Which figures the page of a run has: pure functions from what was read of it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from kexue_train.foundation.runtime import format_seconds
-from kexue_train.report.axes import Form
+from kexue_train.metrics.fields import PHASE, STEP, Chart, Kind, Metric, Record, training_metrics
+from kexue_train.metrics.heads import HEADS
 from kexue_train.report.charts import BarChart, LineChart, Point, Series, bar_chart, line_chart
-from kexue_train.report.run_data import Record, RunData
+from kexue_train.report.run_data import RunData
 from kexue_train.report.training import training_shares
 
 
-def learning_charts(run: RunData) -> list[LineChart]:
-    """Losses, accuracies and learning rate over the steps; empty before the first line of metrics."""
+def training_charts(run: RunData) -> dict[str, list[LineChart]]:
+    """Return the figures that metrics name, by the section of the page; a metric that was never written has none."""
+    metrics: dict[Chart, list[Metric]] = {}
+    for metric in training_metrics():
+        if metric.chart:
+            metrics.setdefault(metric.chart, []).append(metric)
+    found: dict[str, list[LineChart]] = {chart.section: [] for chart in metrics}
+    for chart, members in metrics.items():
+        if drawn := _draw(run, chart, members):
+            found[chart.section].append(drawn)
+    return found
+
+
+def _draw(run: RunData, chart: Chart, metrics: Sequence[Metric]) -> LineChart | None:
+    """Draw one metric in training and validation, or several in training, with what happened on the way."""
+    train, first = run.curve(Kind.TRAIN), metrics[0]
+    if len(metrics) > 1:
+        series = [Series(metric.label, points_of(train, metric), i) for i, metric in enumerate(metrics, 1)]
+    else:
+        validation = points_of(run.curve(Kind.VALIDATION), first)
+        series = [Series("training", points_of(train, first), 1), Series("validation", validation, 2, "dots")]
+    ends = [point[0] for curve in series for point in curve.points]
+    if (level := _level(run, first)) and ends:
+        label, height = level
+        series.append(Series(label, [(min(ends), height), (max(ends), height)], mark="level"))
+    return line_chart(
+        chart.name,
+        chart.title,
+        series,
+        form=first.form,
+        from_zero=chart.from_zero,
+        events=_events(run),
+        wide=chart.wide,
+    )
+
+
+def _level(run: RunData, metric: Metric) -> tuple[str, float] | None:
+    """Return what the scores of a head are compared with: the loss or accuracy of guessing."""
     baselines = run.mlm.get("baselines") or {}
-    entropy = baselines.get("unigram_entropy") or run.training_entropy
-    charts = [
-        _chart(
-            run,
-            "mlm-loss",
-            "Loss on masked tokens (nats)",
-            "mlm_loss",
-            level=("best without context", entropy),
-            wide=True,
-        ),
-        _chart(run, "mlm-accuracy", "Accuracy on masked tokens", "mlm_accuracy", form="percent"),
+    for head in HEADS:
+        if metric.key == head.accuracy_key and head.guessing_accuracy:
+            return "guessing", baselines.get(f"{head.name}_majority") or head.guessing_accuracy
+        if metric.key == head.loss_key and head.guessing_loss:
+            return "guessing", head.guessing_loss
+        if metric.key == head.loss_key and (entropy := baselines.get("unigram_entropy") or run.training_entropy):
+            return "best without context", entropy
+    return None
+
+
+def _events(run: RunData) -> list[tuple[float, str]]:
+    rolled_back = {record["step"] for record in run.of_kind(Kind.ROLLBACK)}
+    labels = {Kind.RESUME: "resumed", Kind.ROLLBACK: "went back"}
+    return [
+        (float(record["step"]), labels.get(record["kind"], f"phase {PHASE.text(record)}"))
+        for record in run.of_kind(Kind.RESUME, Kind.PHASE, Kind.ROLLBACK)
+        if not (record["kind"] == Kind.RESUME and record["step"] in rolled_back)
     ]
-    if any(record.get("nsp_accuracy") is not None for record in run.of_kind("train", "validation")):
-        guess = ("guessing", baselines.get("nsp_majority") or 0.5)
-        charts += [
-            _chart(run, "nsp-accuracy", "Accuracy on next sentences", "nsp_accuracy", form="percent", level=guess),
-            _chart(run, "nsp-loss", "Loss on next sentences (nats)", "nsp_loss", level=("guessing", math.log(2))),
-        ]
-    charts.append(_chart(run, "learning-rate", "Learning rate", "lr", from_zero=True))
-    return [chart for chart in charts if chart]
-
-
-def speed_charts(run: RunData) -> list[LineChart]:
-    """Throughput, MFU and memory over the steps, as far as the metrics tell."""
-    charts = [
-        _chart(run, "throughput", "Real tokens per second", "tokens_per_second", from_zero=True),
-        _chart(run, "mfu", "MFU against the measured rate of the devices", "mfu", form="percent", from_zero=True),
-        _chart(
-            run, "data-wait", "Share of the time spent waiting for data", "data_wait", form="percent", from_zero=True
-        ),
-    ]
-    return [chart for chart in charts if chart]
-
-
-def monitor_charts(run: RunData) -> list[LineChart]:
-    """Sizes of the word table over the steps, where drift shows."""
-    lines = run.curve("train")
-    names = {
-        "embedding_rms_median": "median row",
-        "embedding_rms_max": "largest row",
-        "embedding_rms_rare": "rarer half",
-    }
-    series = [Series(label, points_of(lines, key), i) for i, (key, label) in enumerate(names.items(), 1)]
-    charts = [
-        line_chart("embedding-rms", "Root mean square of the rows of the word table", series, from_zero=True),
-        _chart(run, "embedding-max", "Largest value in the word table", "embedding_max", from_zero=True),
-    ]
-    return [chart for chart in charts if chart]
 
 
 def time_bars(run: RunData) -> list[BarChart]:
@@ -93,51 +101,22 @@ def data_bars(run: RunData) -> list[BarChart]:
 
 def band_bars(run: RunData) -> list[BarChart]:
     """Accuracy by how frequent the token is in training; empty before the evaluation."""
-    bands = [band for band in run.mlm.get("frequency_bands") or [] if band.get("predictions")]
+    words = HEADS[0]
+    bands = [band for band in run.mlm.get("frequency_bands") or [] if band.get(words.counted)]
     if not bands:
         return []
-    rows = [(f"{band['tokens']:,} tokens", float(band["mlm_accuracy"])) for band in bands]
+    rows = [(f"{band['tokens']:,} tokens", float(band[words.accuracy_key])) for band in bands]
     rows[0] = (f"most frequent: {rows[0][0]}", rows[0][1])
     rows[-1] = (f"rarest: {rows[-1][0]}", rows[-1][1])
     notes = ["Each group is a quarter of the training text."]
     return [bar_chart("Predicted tokens found, by frequency", rows, lambda s: f"{s:.1%}", colour=2, notes=notes)]
 
 
-def points_of(records: list[Record], key: str, x: str = "step") -> list[Point]:
-    """(x, value) of the records that have both, finite."""
-    pairs = [
-        (r[x], r[key]) for r in records if isinstance(r.get(x), int | float) and isinstance(r.get(key), int | float)
-    ]
-    return [(float(place), float(value)) for place, value in pairs if math.isfinite(place) and math.isfinite(value)]
-
-
-def _chart(
-    run: RunData,
-    name: str,
-    title: str,
-    key: str,
-    *,
-    form: Form = "number",
-    from_zero: bool = False,
-    level: tuple[str, float | None] | None = None,
-    wide: bool = False,
-) -> LineChart | None:
-    """``key`` in training and validation, with what happened on the way."""
-    train, validation = (points_of(run.curve(kind), key) for kind in ("train", "validation"))
-    series = [Series("training", train, 1), Series("validation", validation, 2, "dots")]
-    ends = [point[0] for point in (*train[:1], *train[-1:], *validation[:1], *validation[-1:])]
-    if level and level[1] is not None and ends:
-        series.append(Series(level[0], [(min(ends), level[1]), (max(ends), level[1])], mark="level"))
-    return line_chart(name, title, series, form=form, from_zero=from_zero, events=_events(run), wide=wide)
-
-
-def _events(run: RunData) -> list[tuple[float, str]]:
-    rolled_back = {r.get("step") for r in run.of_kind("rollback")}
-    names = {"resume": "resumed", "phase": "phase", "rollback": "went back"}
-    records = [
-        r for r in run.of_kind(*names) if "step" in r and not (r["kind"] == "resume" and r["step"] in rolled_back)
-    ]
+def points_of(records: list[Record], metric: Metric, x: Metric = STEP) -> list[Point]:
+    """Return (x, value) of the records that have both, finite."""
+    pairs = [(x.of(record), metric.of(record)) for record in records]
     return [
-        (float(r["step"]), f"phase {r['phase']}" if r["kind"] == "phase" and "phase" in r else names[r["kind"]])
-        for r in records
+        (float(across), float(value))
+        for across, value in pairs
+        if across is not None and value is not None and math.isfinite(across) and math.isfinite(value)
     ]

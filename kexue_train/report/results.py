@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from kexue_train.downstream.results.result import EvaluationResult, Headline, Score
+from kexue_train.metrics.fields import EMPTY
 from kexue_train.report.run_data import RunData
-from kexue_train.report.tables import EMPTY, Table
+from kexue_train.report.tables import Table
 
 _NARROW = 4  # columns
 

@@ -22,8 +22,8 @@ from kexue_train.foundation.artifacts import MANIFEST_NAME, Manifest, read_manif
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.foundation.run_dir import RunDir
 from kexue_train.foundation.stage import Stage
-
-Record = dict[str, Any]
+from kexue_train.metrics.fields import SECONDS, Kind, Record
+from kexue_train.metrics.file import describe_foreign, read_metric_lines
 
 _PACKAGES = (
     "torch",
@@ -67,30 +67,20 @@ class RunData:
     known_stages: Sequence[Stage[Any]] = ()
     """All stages that the run has, in order, as far as the caller knows them."""
 
-    def of_kind(self, *kinds: str) -> list[Record]:
-        """The metrics of the given kinds, in order of writing."""
-        if len(kinds) == 1:
-            return self._by_kind.get(kinds[0], [])
-        return [record for record in self.metrics if record.get("kind") in kinds]
+    def of_kind(self, *kinds: Kind) -> list[Record]:
+        """Return the metrics of the given kinds, in order of writing."""
+        return [record for record in self.metrics if record["kind"] in kinds]
 
-    def curve(self, kind: str) -> list[Record]:
-        """The metrics of ``kind`` by rising step; where steps were done again, the last writing counts."""
-        return self._curves.get(kind, [])
-
-    @cached_property
-    def _by_kind(self) -> dict[str, list[Record]]:
-        found: dict[str, list[Record]] = {}
-        for record in self.metrics:
-            found.setdefault(str(record.get("kind")), []).append(record)
-        return found
+    def curve(self, kind: Kind) -> list[Record]:
+        """Return the metrics of ``kind`` by rising step; where steps were repeated, the last writing counts."""
+        if kind not in self._curves:
+            by_step = {record["step"]: record for record in self.of_kind(kind)}
+            self._curves[kind] = [by_step[step] for step in sorted(by_step)]
+        return self._curves[kind]
 
     @cached_property
-    def _curves(self) -> dict[str, list[Record]]:
-        curves = {}
-        for kind in ("train", "validation"):
-            by_step = {int(record["step"]): record for record in self.of_kind(kind) if "step" in record}
-            curves[kind] = [by_step[step] for step in sorted(by_step)]
-        return curves
+    def _curves(self) -> dict[Kind, list[Record]]:
+        return {}
 
     @cached_property
     def mlm(self) -> Record:
@@ -111,7 +101,7 @@ class RunData:
     @property
     def training_seconds(self) -> float:
         """Seconds spent training, over all restarts."""
-        return float(max((record.get("seconds") or 0.0 for record in self.of_kind("train")), default=0.0))
+        return max((SECONDS.amount(record) for record in self.of_kind(Kind.TRAIN)), default=0.0)
 
 
 def load_run(run_dir: Path, stages: Sequence[Stage[Any]] = ()) -> RunData:
@@ -128,6 +118,9 @@ def load_run(run_dir: Path, stages: Sequence[Stage[Any]] = ()) -> RunData:
     problems: list[str] = []
     text = run.config.read_text(encoding="utf-8")
     config = _parse_config(text, problems)
+    metrics = read_metric_lines(run.pretrain / "metrics.jsonl")
+    if metrics.foreign:
+        problems.append(describe_foreign(run.pretrain / "metrics.jsonl", metrics.foreign))
     return RunData(
         name=str(config.get("name") or run_dir.resolve().name),
         folder=run_dir,
@@ -135,13 +128,13 @@ def load_run(run_dir: Path, stages: Sequence[Stage[Any]] = ()) -> RunData:
         config=config,
         stages=_read_stages(run, [stage.name for stage in stages]),
         manifests=_read_manifests(run, problems),
-        metrics=read_lines(run.pretrain / "metrics.jsonl"),
+        metrics=metrics.records,
         predictions=_read_predictions(run.evaluate / "predictions.json", problems),
         results=_read_results(run.evaluate, problems),
         training_entropy=_training_entropy(run.samples / "token_counts.npy"),
         versions=installed_versions(),
         last_written=_last_written(run.pretrain / "metrics.jsonl", run.stages),
-        has_torn_line=_ends_within_a_line(run.pretrain / "metrics.jsonl"),
+        has_torn_line=metrics.is_torn,
         problems=problems,
         known_stages=stages,
     )
@@ -231,10 +224,6 @@ def _read_results(folder: Path, problems: list[str]) -> dict[str, EvaluationResu
 def _last_written(*paths: Path) -> datetime | None:
     times = [path.stat().st_mtime for path in paths if path.is_file()]
     return datetime.fromtimestamp(max(times), UTC) if times else None
-
-
-def _ends_within_a_line(path: Path) -> bool:
-    return path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
 
 
 def _training_entropy(path: Path) -> float | None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from kexue_train.downstream.results.result import confidence
 from kexue_train.foundation.runtime import format_seconds
+from kexue_train.metrics.fields import PARAMETERS, Kind, head_metrics
+from kexue_train.metrics.heads import HEADS, Head
 from kexue_train.report.run_data import RunData, load_run
 
 _MIN_GAIN_NATS = 0.05  # smaller differences to guessing are called none
@@ -34,7 +36,7 @@ class Summary:
     """Python that loads the model."""
 
     def to_markdown(self) -> str:
-        """A short Markdown text with the snippet."""
+        """Return a short Markdown text with the snippet."""
         where = f"`{self.model_dir}`" if self.model_dir else "not exported yet"
         lines = [
             f"# {self.name}: {self.state}",
@@ -81,19 +83,20 @@ def summarise_run(run: RunData) -> Summary:
 
 
 def describe_quality(run: RunData) -> str:
-    """How good the model is against guessing without context, in one or two sentences."""
+    """Say how good the model is against guessing without context, in one or two sentences."""
     mlm = run.mlm
     if not mlm:
         return _describe_progress(run)
     # Where a token is shown it can be copied; only hidden ones compare fairly with guessing.
     scores: dict[str, Any] = mlm.get("hidden_only") or {}
-    loss, entropy = scores.get("mlm_loss"), scores.get("unigram_entropy")
+    words, *others = HEADS
+    loss, entropy = scores.get(words.loss_key), scores.get("unigram_entropy")
     if loss is None or entropy is None:
         return "The held-out text holds no hidden token, so nothing can be said about how good the model is."
     gain = entropy - loss
     if gain >= _MIN_GAIN_NATS:
         verdict = (
-            f"On held-out text the model finds {scores['mlm_accuracy']:.1%} of the hidden tokens at first guess. "
+            f"On held-out text the model finds {scores[words.accuracy_key]:.1%} of the hidden tokens at first guess. "
             f"Its loss on them is {loss:.2f} nats, {gain:.2f} below {entropy:.2f}, the best that is possible without "
             "looking at the context."
         )
@@ -103,57 +106,58 @@ def describe_quality(run: RunData) -> str:
             f"and knowing only how often each token occurs reaches {entropy:.2f}. "
             "It needs more steps, more text or another learning rate."
         )
-    return f"{verdict} {_describe_nsp(mlm)}".strip()
+    return " ".join(filter(None, [verdict, *(_describe_head(mlm, head) for head in others)]))
 
 
 def total_seconds(run: RunData) -> float:
-    """Seconds of all stages; training counts what its metrics say, which includes the parts before a restart."""
+    """Add up the seconds of all stages; training counts by its metrics, which include the parts before a restart."""
     stages = {str(record.get("stage")): float(record.get("seconds") or 0.0) for record in run.stages}
     stages["train"] = max(stages.get("train", 0.0), run.training_seconds)
     return sum(stages.values())
 
 
 def count_parameters(run: RunData) -> int | None:
-    """Number of weights, from whatever part of the run knows it."""
+    """Return the number of weights, from whatever part of the run knows it."""
     exported = run.manifests["hf"].statistics if "hf" in run.manifests else {}
-    started = next((r["parameters"] for r in reversed(run.of_kind("start", "resume")) if "parameters" in r), None)
+    started = next(filter(None, map(PARAMETERS.amount, reversed(run.of_kind(Kind.START, Kind.RESUME)))), None)
     found = exported.get("parameters") or run.mlm.get("parameters") or started
     return int(found) if found else None
 
 
-def _describe_nsp(mlm: dict[str, Any]) -> str:
-    accuracy, pairs = mlm.get("nsp_accuracy"), int(mlm.get("pairs") or 0)
-    majority = (mlm.get("baselines") or {}).get("nsp_majority")
+def _describe_head(mlm: dict[str, Any], head: Head) -> str:
+    """Compare a head with guessing the more frequent answer, in a sentence; empty if it was not evaluated."""
+    accuracy, number = mlm.get(head.accuracy_key), int(mlm.get(head.counted) or 0)
+    majority = (mlm.get("baselines") or {}).get(f"{head.name}_majority")
     if accuracy is None or majority is None:
         return ""
-    margin = confidence(accuracy, pairs)
+    margin = confidence(accuracy, number)
     if accuracy - margin > majority:
         return (
-            f"It tells a following passage from a foreign one in {accuracy:.1%} of {pairs:,} pairs "
-            f"(guessing: {majority:.1%})."
+            f"On {head.subject} it is right for {accuracy:.1%} of {number:,} {head.counted} (guessing: {majority:.1%})."
         )
     return (
-        f"On whether a passage follows another it is not reliably better than guessing: {accuracy:.1%} ± {margin:.1%} "
-        f"of {pairs:,} pairs (guessing: {majority:.1%})."
+        f"On {head.subject} it is not reliably better than guessing: {accuracy:.1%} ± {margin:.1%} of {number:,} "
+        f"{head.counted} (guessing: {majority:.1%})."
     )
 
 
 def _describe_progress(run: RunData) -> str:
-    if validation := run.curve("validation"):
-        last = validation[-1]
-        against = f"; guessing by frequency alone reaches {run.training_entropy:.2f}" if run.training_entropy else ""
-        return (
-            f"Not evaluated yet. The last validation, at step {last['step']:,}, gives a loss "
-            f"of {last['mlm_loss']:.2f} nats and {last['mlm_accuracy']:.1%} of the predicted tokens right{against}."
-        )
-    return "Not evaluated yet, and no validation so far."
+    validation = run.curve(Kind.VALIDATION)
+    if not validation:
+        return "Not evaluated yet, and no validation so far."
+    (loss, accuracy), last = head_metrics(HEADS[0]), validation[-1]
+    against = f"; guessing by frequency alone reaches {run.training_entropy:.2f}" if run.training_entropy else ""
+    return (
+        f"Not evaluated yet. The last validation, at step {last['step']:,}, gives a loss of {loss.text(last)} nats and "
+        f"{accuracy.text(last)} of the predicted tokens right{against}."
+    )
 
 
 def _state(run: RunData) -> str:
     if run.is_complete:
         return "complete"
     if run.metrics:
-        step = max((int(record.get("step") or 0) for record in run.metrics), default=0)
+        step = max(record["step"] for record in run.metrics)
         total = f" of {run.total_steps:,}" if run.total_steps else ""
         return (
             "trained, not evaluated yet" if "hf" in run.manifests else f"in progress, training at step {step:,}{total}"

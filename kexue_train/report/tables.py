@@ -9,11 +9,27 @@ from typing import Any
 
 from kexue_train.foundation.artifacts import Manifest
 from kexue_train.foundation.runtime import format_seconds, format_size
-from kexue_train.report.run_data import Record, RunData
+from kexue_train.metrics.fields import (
+    EMPTY,
+    GLOBAL_BATCH_SIZE,
+    LINES,
+    MEMORY_BYTES,
+    MFU,
+    MFU_DATASHEET,
+    SECONDS,
+    SEQ_LEN,
+    STEP,
+    TIME,
+    TOKENS,
+    TOKENS_PER_SECOND,
+    Kind,
+    Record,
+)
+from kexue_train.report.run_data import RunData
 from kexue_train.report.training import phase_speeds
 
-EMPTY = "–"
 _MAX_INPUTS = 20
+_YEAR_9999 = 253_000_000_000  # in seconds since 1970
 # Drawn as bars, or told among the checks.
 _NOT_LISTED = {"special_token_ids", "documents_by_source", "word_lengths", "rank_correlation", "source_mixing"}
 
@@ -33,7 +49,7 @@ class Table:
 
 
 def artifact_tables(run: RunData) -> list[Table]:
-    """What each data stage made, from its manifest."""
+    """Return what each data stage made, from its manifest."""
     return [
         Table(stage.title, ["", ""], list(_describe_artifact(run.manifests[stage.folder])))
         for stage in run.known_stages
@@ -42,7 +58,7 @@ def artifact_tables(run: RunData) -> list[Table]:
 
 
 def input_table(run: RunData) -> Table | None:
-    """The files that the shuffle read, with what it refused and left out; the largest ones if there are many."""
+    """Return the files that the shuffle read with their rejected and filtered records; of many, the largest ones."""
     inputs = run.manifests["shards"].inputs if "shards" in run.manifests else []
     if not inputs:
         return None
@@ -62,21 +78,26 @@ def input_table(run: RunData) -> Table | None:
 
 
 def phase_table(run: RunData) -> Table | None:
-    """How fast each phase of training was; None before the first line of metrics."""
+    """Return how fast each phase of training was; None before the first line of metrics."""
     speeds = phase_speeds(run)
     if not speeds:
         return None
     rows = [
         [
             f"Phase {speed.number}: steps {speed.first_step + 1:,} to {speed.last_step:,}",
-            _int(speed.facts.get("seq_len")),
-            _int(speed.facts.get("global_batch_size")),
-            _int(speed.tokens),
-            format_seconds(speed.seconds),
-            _int(speed.tokens_per_second),
-            _percent(speed.mfu),
-            _percent(speed.mfu_datasheet),
-            format_size(speed.memory_bytes) if speed.memory_bytes else EMPTY,
+            SEQ_LEN.text(speed.facts),
+            GLOBAL_BATCH_SIZE.text(speed.facts),
+            *(
+                EMPTY if value is None else metric.write(value)
+                for metric, value in (
+                    (TOKENS, speed.tokens),
+                    (SECONDS, speed.seconds),
+                    (TOKENS_PER_SECOND, speed.tokens_per_second),
+                    (MFU, speed.mfu),
+                    (MFU_DATASHEET, speed.mfu_datasheet),
+                    (MEMORY_BYTES, speed.memory_bytes),
+                )
+            ),
         ]
         for speed in speeds
     ]
@@ -92,7 +113,7 @@ def phase_table(run: RunData) -> Table | None:
 
 
 def stage_table(run: RunData) -> Table | None:
-    """Time, rows and bytes of every finished stage."""
+    """Return time, rows and bytes of every finished stage."""
     if not run.stages:
         return None
     rows = [
@@ -109,7 +130,7 @@ def stage_table(run: RunData) -> Table | None:
 
 
 def missing_stages(run: RunData) -> list[str]:
-    """Names of the stages that have not finished, in order; the corpus only if the configuration makes one."""
+    """Return the stages that have not finished, in order; the corpus only if the configuration makes one."""
     done = {str(record["stage"]) for record in run.stages}
     made_here = (run.config.get("corpus") or {}).get("source") == "installed_docs"
     return [
@@ -120,18 +141,18 @@ def missing_stages(run: RunData) -> list[str]:
 
 
 def event_table(run: RunData) -> Table | None:
-    """Starts, phases, resumes, stops and ends of training."""
-    records = run.of_kind("start", "phase", "resume", "rollback", "stop", "end")
+    """Return starts, phases, resumes, rollbacks, stops and ends of training."""
+    records = run.of_kind(Kind.START, Kind.PHASE, Kind.RESUME, Kind.ROLLBACK, Kind.STOP, Kind.END)
     if not records:
         return None
-    rows = [[_event_time(r), str(r["kind"]), f"{r.get('step', 0):,}", _event_details(r)] for r in records]
+    rows = [[_event_time(record), record["kind"], STEP.text(record), _event_details(record)] for record in records]
     return Table(
         "Starts, phases, resumes and ends of training", ["Time (UTC)", "Event", "Step", "Details"], rows, numeric=False
     )
 
 
 def version_table(run: RunData) -> Table:
-    """Versions of the software that wrote the report."""
+    """Return the versions of the software that wrote the report."""
     return Table("Software", ["", "Version"], [[name, version] for name, version in run.versions.items()])
 
 
@@ -168,20 +189,12 @@ def _format_value(key: str, value: Any) -> str:
 
 
 def _event_time(record: Record) -> str:
-    seconds = record.get("time")
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d\u00a0%H:%M:%S") if seconds else EMPTY
+    seconds = TIME.of(record)
+    if seconds is None or not 0 <= seconds < _YEAR_9999:
+        return EMPTY
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d\u00a0%H:%M:%S")
 
 
 def _event_details(record: Record) -> str:
-    told = [
-        f"{k.replace('_', ' ')} {_format_value(k, v)}" for k, v in record.items() if k not in ("kind", "step", "time")
-    ]
-    return ", ".join(told) or EMPTY
-
-
-def _int(value: float | None) -> str:
-    return EMPTY if value is None else f"{value:,.0f}"
-
-
-def _percent(value: float | None) -> str:
-    return EMPTY if value is None else f"{value:.1%}"
+    fields = [field for field in LINES[record["kind"]] if record.get(field.key) is not None]
+    return ", ".join(f"{field.label} {field.text(record)}" for field in fields) or EMPTY

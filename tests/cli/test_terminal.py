@@ -46,8 +46,8 @@ def test_a_plain_board_says_start_progress_every_ten_seconds_and_end(clock: Cloc
         board.finish("train", "200 steps", 125.2, made=True)
     assert text.getvalue().splitlines() == [
         "train: started",
-        "train: 40/200 steps  ETA 40.0 s  loss 4.81  tokens/s 23,413",
-        "train: 80/200 steps  ETA 30.0 s  loss 4.81  tokens/s 23,413",
+        "train: 40/200 steps  ETA 40.0 s  loss 4.812  tokens/s 23,413",
+        "train: 80/200 steps  ETA 30.0 s  loss 4.812  tokens/s 23,413",
         "train: resumed from checkpoint step-00000010",
         "train: 200 steps  (2 min 05 s)",
     ]
@@ -81,7 +81,7 @@ def test_a_training_is_told_in_its_units_and_with_its_own_estimate_of_the_time_l
     facts = {"loss": 3.21, "mlm_accuracy": 0.4567, "lr": 1e-3, "mfu": 0.391, "memory_bytes": 3.2e9}
     board.update(100, 1000, "steps", eta_seconds=75.0, **facts)
     assert text.getvalue().splitlines()[-1] == (
-        "train: 100/1,000 steps  ETA 1 min 15 s  loss 3.21  MLM acc 45.7%  lr 0.001  MFU 39.1%  memory 3.2 GB"
+        "train: 100/1,000 steps  ETA 1 min 15 s  loss 3.21  MLM accuracy 45.7%  lr 0.001  MFU 39.1%  memory 3.2 GB"
     )
 
 

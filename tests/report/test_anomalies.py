@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from kexue_train.metrics.fields import head_metrics
+from kexue_train.metrics.heads import HEADS
 from kexue_train.report.anomalies import find_anomalies, loss_spikes
 from kexue_train.report.run_data import load_run
 from tests.report.example_run import metric_lines, write_metrics
@@ -9,6 +11,9 @@ from tests.report.example_run import metric_lines, write_metrics
 
 def found_in(run_dir):
     return {anomaly.what: anomaly.details for anomaly in find_anomalies(load_run(run_dir))}
+
+
+MLM_LOSS, _ = head_metrics(HEADS[0])
 
 
 def losses(*values):
@@ -39,27 +44,36 @@ def test_everything_that_happened_is_told_with_warnings_first(eventful_run):
 
 def test_details_name_steps_and_reasons(eventful_run):
     found = found_in(eventful_run)
-    assert "the loss of step 412 was nan, usual is 5.100" in found["Training went back to step 400 after a loss spike"]
-    assert "at step 600; last: No space left on device" in found["A checkpoint could not be written"]
+    assert (
+        "the loss of step 412 was nan, the usual loss 5.1;"
+        in found["Training went back to step 400 after a loss spike"]
+    )
+    assert "at step 600; the last reason: No space left on device" in found["A checkpoint could not be written"]
     assert found["3 records were refused in shards"] == "3 not valid UTF-8"
     assert found["Training was resumed 1 time"].startswith("at step 700")
 
 
 def test_a_loss_far_above_the_median_is_a_spike():
-    assert loss_spikes(losses(*[5.0, 5.1] * 8, 9.0, 5.0, 5.05, 8.0)) == [17, 20]
+    assert loss_spikes(losses(*[5.0, 5.1] * 8, 9.0, 5.0, 5.05, 8.0), MLM_LOSS) == [17, 20]
 
 
 def test_falling_and_noisy_losses_are_none():
-    assert loss_spikes([r for r in metric_lines(1000) if r["kind"] == "train"]) == []
+    assert loss_spikes([r for r in metric_lines(1000) if r["kind"] == "train"], MLM_LOSS) == []
 
 
 def test_a_rise_of_less_than_a_tenth_is_none_however_quiet_it_was():
-    assert loss_spikes(losses(*[5.0] * 20, 5.4)) == []
-    assert loss_spikes(losses(*[5.0] * 20, 5.6)) == [21]
+    assert loss_spikes(losses(*[5.0] * 20, 5.4), MLM_LOSS) == []
+    assert loss_spikes(losses(*[5.0] * 20, 5.6), MLM_LOSS) == [21]
+
+
+def test_rows_of_another_length_are_not_compared_with_those_before():
+    jump = losses(*[5.0] * 20, *[8.0] * 20)
+    assert loss_spikes(jump, MLM_LOSS)[0] == 21
+    assert loss_spikes(jump, MLM_LOSS, borders=[20]) == []
 
 
 def test_losses_that_are_not_finite_do_not_count_as_usual():
-    assert loss_spikes(losses(*[5.0] * 10, float("nan"), float("inf"), *[5.0] * 10)) == []
+    assert loss_spikes(losses(*[5.0] * 10, float("nan"), float("inf"), *[5.0] * 10), MLM_LOSS) == []
 
 
 @pytest.mark.parametrize(

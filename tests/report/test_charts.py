@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.report.axes import short_number
+from kexue_train.metrics.fields import short_number
 from kexue_train.report.charts import Series, bar_chart, line_chart, thin
 
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
@@ -40,7 +40,7 @@ def test_a_path_read_back_gives_the_points(points):
         assert high - down / 1000 * (high - low) == pytest.approx(y, abs=1e-3 * (high - low))
 
 
-@given(low=numbers, span=st.floats(1e-6, 1e6), form=st.sampled_from(["number", "percent"]))
+@given(low=numbers, span=st.floats(1e-6, 1e6), form=st.sampled_from(["plain", "share"]))
 def test_ticks_stand_where_their_labels_say(low, span, form):
     chart = chart_of([(0, low), (10, low + span)], form=form)
     bottom, top = axis_of(chart, "up")

@@ -1,5 +1,6 @@
 import pytest
 
+from kexue_train.metrics.fields import SEQ_LEN
 from kexue_train.report.run_data import load_run
 from kexue_train.report.tables import phase_table
 from kexue_train.report.training import phase_speeds, training_shares
@@ -20,7 +21,7 @@ def test_each_phase_has_its_own_speed(young_run):
     first, second = phase_speeds(load_run(young_run))
     assert (first.first_step, first.last_step, first.tokens, first.seconds) == (0, 2, 4000, 4.0)
     assert first.mfu == pytest.approx((0.1 * 1 + 0.3 * 3) / 4)
-    assert (first.tokens_per_second, first.memory_bytes, first.facts["seq_len"]) == (1000, 9, 128)
+    assert (first.tokens_per_second, first.memory_bytes, SEQ_LEN.of(first.facts)) == (1000, 9, 128)
     assert (second.first_step, second.tokens, second.seconds, second.mfu) == (2, 1000, 2.0, 0.4)
 
 
@@ -35,7 +36,7 @@ def test_a_share_above_one_is_called_meaningless(young_run, mfu, notes):
 def test_metrics_of_an_older_version_make_one_phase(young_run):
     write_metrics(young_run, [{"kind": "train", "step": 5, "tokens": 50, "seconds": 2.0}])
     (only,) = phase_speeds(load_run(young_run))
-    assert (only.number, only.tokens_per_second, only.mfu, only.facts) == (1, 25, None, {})
+    assert (only.number, only.tokens_per_second, only.mfu, SEQ_LEN.of(only.facts)) == (1, 25, None, None)
 
 
 def test_a_resume_within_a_phase_starts_no_other(young_run):

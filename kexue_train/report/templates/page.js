@@ -43,7 +43,7 @@ const nearest = (sorted, value) => {
   return low > 0 && value - sorted[low - 1] < sorted[low] - value ? low - 1 : low;
 };
 const writeNumber = (value) => value.toLocaleString("en", {maximumSignificantDigits: Math.abs(value) >= 1000 ? 15 : 4});
-const writeValue = (value, form) => form === "percent" ? `${(100 * value).toFixed(2)}%` : writeNumber(value);
+const writeValue = (value, form) => form === "share" ? `${(100 * value).toFixed(2)}%` : writeNumber(value);
 
 for (const figure of document.querySelectorAll("figure[data-chart]")) {
   const chart = JSON.parse(figure.querySelector("script").textContent);

@@ -35,20 +35,20 @@ def find_symptoms(lines: Sequence[Record]) -> dict[Symptom, str]:
     found: dict[Symptom, str] = {}
     if not math.isfinite(loss := LOSS.of(last) or 0.0):
         found[Symptom.LOSS] = f"the loss is {loss}; train.faults.on_spike says what follows"
-    waits = [DATA_WAIT.of(line) or 0.0 for line in lines[1:]][-_STARVING_LINES:]
+    waits = [DATA_WAIT.amount(line) for line in lines[1:]][-_STARVING_LINES:]
     if len(waits) == _STARVING_LINES and median(waits) > _STARVING_SHARE:
         found[Symptom.LOADER] = (
             f"the device waits for data {median(waits):.0%} of the time; raise train.workers.num_loader_workers, or "
             "put the samples on a faster disk"
         )
-    rates = [TOKENS_PER_SECOND.of(line) or 0.0 for line in lines]
+    rates = [TOKENS_PER_SECOND.amount(line) for line in lines]
     before, now = rates[:-_SLOW_LINES], rates[-_SLOW_LINES:]
     if len(before) >= _USUAL_LINES and max(now) < _SLOW_RATIO * median(before):
         found[Symptom.SLOW] = (
             f"throughput has fallen to {now[-1]:,.0f} tokens/s from the usual {median(before):,.0f}; look for other "
             "work on the machine, a hot or throttled device, or slow storage"
         )
-    if (share := MEMORY_SHARE.of(last) or 0.0) > _FULL:
+    if (share := MEMORY_SHARE.amount(last)) > _FULL:
         found[Symptom.MEMORY] = (
             f"{share:.0%} of the memory is taken; a little more ends the training. Lower "
             "train.micro_batch_size, or set train.compute.recompute"
