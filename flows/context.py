@@ -19,8 +19,9 @@ from kexue_train.cli.terminal import PlainBoard, StageBoard, make_board
 from kexue_train.foundation.errors import ConfigError, KexueError
 from kexue_train.foundation.run_dir import RunDir
 from kexue_train.foundation.stage import Stage
-from kexue_train.pipeline.run import Run, open_run
+from kexue_train.pipeline.run import Run, is_complete, open_run
 from kexue_train.pipeline.run_config import RunConfig
+from kexue_train.pipeline.stages import STAGES
 
 _LINKS = {"KEXUE_TENSORBOARD_URL": ("tensorboard", "TensorBoard"), "KEXUE_RAY_URL": ("ray", "Ray's dashboard")}
 
@@ -75,6 +76,17 @@ def run_context(
             if address := os.environ.get(variable):
                 show_link(key, address, text)
         yield FlowContext(open_run(config, root, fresh=fresh) if claim else Run(config, RunDir(root)), board)
+
+
+def found_complete(config: RunConfig, root: Path) -> bool:
+    """Return whether the run has nothing left to do, and show it if so; needs neither a server nor Ray nor torch."""
+    run = Run(config, RunDir(root))
+    if not is_complete(run):
+        return False
+    with make_board([stage.name for stage in STAGES], Console()) as board:
+        for stage in STAGES:
+            board.finish(stage.name, stage.describe(config, run.folder_of(stage)), 0.0, made=False)
+    return True
 
 
 def load_config(path: Path, overrides: Sequence[str] | None = None, ray_address: str | None = None) -> RunConfig:

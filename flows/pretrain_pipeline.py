@@ -1,6 +1,8 @@
-"""READ FIRST. The whole run in data order, one line per stage.
+"""READ FIRST. The whole run in data order, one line per stage: what it is given, and why it is there.
 
 Run it: ``python -m flows.pretrain_pipeline configs/demo.yaml [--run-dir DIR] [--fresh] [section.key=value ...]``
+Each name below is the Prefect task around a ``Stage``, which stands beside the function that does the work. What a line
+hands on is a folder. Sizes and times are those of configs/demo.yaml on 2 cores (benchmarks/RESULTS.md, "demo run").
 """
 
 from __future__ import annotations
@@ -10,16 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from rich.console import Console
 
 from flows.artifacts import show_summary
 from flows.command import run_flow
-from flows.context import run_context, run_name
+from flows.context import found_complete, run_context, run_name
 from flows.tasks import corpus, evaluate, export, report, samples, shuffle, tokenizer, train
-from kexue_train.cli.terminal import make_board, print_ending
-from kexue_train.foundation.run_dir import RunDir
-from kexue_train.pipeline.run import Run, is_complete
-from kexue_train.pipeline.run_config import RunConfig
+from kexue_train.cli.terminal import print_ending
 from kexue_train.pipeline.stages import EVALUATE, STAGES, TRAIN
 
 
@@ -31,7 +29,7 @@ def pretrain_pipeline(
     ray_address: str | None = None,
     fresh: bool = False,
 ) -> Any:
-    """Raw text in, a pretrained encoder with its report out; run again after any interruption, it goes on.
+    """Raw text in, a pretrained encoder with its report out; safe to interrupt, run the same command to resume.
 
     Args:
         config_path: YAML file of the run, as the machine that works sees it.
@@ -41,13 +39,21 @@ def pretrain_pipeline(
         fresh: Empty the run folder and start over.
     """
     with run_context(STAGES, config_path, run_dir, overrides, ray_address, fresh) as run:
+        # The text: files as given, or the documentation installed here. Demo: 4,932 documents, 16.0 MB, 36 s.
         documents = corpus(run)
+        # One uniform order on disk: the next document is a random other one. 4 shards, 15.5 MB, 5 s.
         shards = shuffle(run, documents)
+        # The vocabulary of this text, learnt from its first rows. 8,192 pieces of 4.4 bytes, 6 s.
         vocabulary = tokenizer(run, shards)
+        # Rows of one length, full of sentence pairs; the first are held out. 35,804 rows of 128 tokens, 10.7 MB, 2 s.
         rows = samples(run, shards, vocabulary)
+        # The encoder, from checkpoint to checkpoint. 2.9 million weights, 1,600 steps, 3.3 million tokens, 6 min 46 s.
         weights = train(run, rows)
+        # The last checkpoint as a Hugging Face folder that computes the same. 12 MB, 0.3 s.
         model = export(run, weights)
+        # How good it is, on rows that training never saw. Loss 4.7 nats; 6.2 without context; 4 s.
         scores = evaluate(run, model, rows)
+        # One page about all of it. 0.1 s.
         report(run, scores)
         show_summary(run.folder.root)
     return run.completed(TRAIN, EVALUATE)
@@ -55,17 +61,7 @@ def pretrain_pipeline(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the flow from a shell; returns the exit code."""
-    return run_flow(pretrain_pipeline, arguments, find_complete=_find_complete, ending=print_ending)
-
-
-def _find_complete(config: RunConfig, root: Path) -> bool:
-    run = Run(config, RunDir(root))
-    if not is_complete(run):
-        return False
-    with make_board([stage.name for stage in STAGES], Console()) as board:
-        for stage in STAGES:
-            board.finish(stage.name, stage.describe(config, run.folder_of(stage)), 0.0, made=False)
-    return True
+    return run_flow(pretrain_pipeline, arguments, find_complete=found_complete, ending=print_ending)
 
 
 if __name__ == "__main__":
