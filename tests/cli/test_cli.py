@@ -15,13 +15,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from kexue_train import __version__
 from kexue_train.cli import app as cli
 from kexue_train.foundation import runtime
 
 COMMANDS = [
     "doctor", "corpus-from-docs", "shuffle", "verify", "tokenizer", "samples", "train", "export",
     "import-weights",
-    "evaluate", "evaluate mlm", "evaluate nsp-zero-shot", "plan", "report", "pipeline",
+    "evaluate", "evaluate mlm", "evaluate nsp-zero-shot", "evaluate sts", "evaluate explain",
+    "finetune task", "finetune whitening", "finetune sentence-vectors", "plan", "report", "pipeline",
 ]  # fmt: skip
 HEAVY = {"torch", "ray", "pyarrow", "datasets", "transformers", "tokenizers", "numpy", "prefect"}
 SENTENCES = ["the cat sat on the mat", "a dog ran over the hill", "who let the dog out", "no cat was seen that day"]
@@ -110,6 +112,45 @@ def test_every_command_explains_itself(command: str, kexue: Kexue) -> None:
     ended = kexue(*command.split(), "--help")
     assert ended.code == 0
     assert ended.out.startswith(f"Usage: kexue {command}")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_short_option_for_help_is_the_long_one(command: str, kexue: Kexue) -> None:
+    assert kexue(*command.split(), "-h") == kexue(*command.split(), "--help")
+
+
+def test_the_version_is_that_of_the_package(kexue: Kexue) -> None:
+    ended = kexue("--version")
+    assert (ended.code, ended.out, ended.err) == (0, f"kexue {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("kexue shuf", {"shuffle"}),
+        ("kexue evaluate ", {"mlm", "nsp-zero-shot", "sts", "explain"}),
+        ("kexue shuffle x --on-", {"--on-bad-record"}),
+        ("kexue shuffle x --on-bad-record ", {"fail", "skip"}),
+        ("kexue evaluate sts m d --pooling ", {"cls", "mean", "first-last"}),
+    ],
+)
+def test_bash_completes_commands_options_and_choices(typed: str, offered: set[str]) -> None:
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split(" ")) - 1), "_KEXUE_COMPLETE": "complete_bash"}
+    command = [sys.executable, "-c", "from kexue_train.cli import main; main()"]
+    done = subprocess.run(command, env=os.environ | words, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == offered
+
+
+def test_bash_is_told_how_to_complete(kexue: Kexue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shellingham.detect_shell", lambda *_: ("bash", "/bin/bash"))
+    assert "complete -o default -F _kexue_completion kexue" in kexue("--show-completion").out
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line != "evaluate"])
+def test_every_command_has_an_example_and_json_in_its_help(command: str, kexue: Kexue) -> None:
+    out = kexue(*command.split(), "--help").out
+    assert f"Example:\n    kexue {command} " in out
+    assert "--json" in out
 
 
 def test_help_lists_every_command(kexue: Kexue) -> None:
