@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from kexue_train.train.distributed import slurm_environment
-from tests.train.tiny_training import free_port, make_config, write_samples
+from tests.free_port import free_port
+from tests.train.tiny_training import make_config, write_samples
 
 FOLDER = Path(__file__).resolve().parents[2] / "cluster" / "slurm"
 SCRIPTS = ["ray.sbatch", "torchrun.sbatch"]
@@ -68,7 +69,7 @@ if behaviour == "until stopped":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     out = Path(words[words.index("--out") + 1]) if "--out" in words else None
     Path(os.environ["FAKE_LOG"] + ".ready").touch()
-    for _ in range(600):
+    for _ in range(12000):
         if out and (out / "stop").exists(): sys.exit(3)
         time.sleep(0.05)
     sys.exit(99)
@@ -135,7 +136,7 @@ def batch(tmp_path: Path) -> Batch:
                 assert process.poll() is None, process.communicate()[0]
                 time.sleep(0.02)
             process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=600)
         return Ended(process.returncode, output, log)
 
     return run

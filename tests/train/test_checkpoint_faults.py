@@ -17,11 +17,12 @@ from kexue_train.train import loop
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.faults.stop import Ending
 from kexue_train.train.job import TrainDir
+from tests.free_port import free_port
 from tests.train.object_storage import S3Server, contents, local_contents
 from tests.train.tiny_training import (
+    SECONDS,
     curve,
     final_tensors,
-    free_port,
     make_config,
     rank_environment,
     same_bits,
@@ -127,7 +128,7 @@ def test_a_disk_that_stays_full_stops_training_with_the_reason(samples, tmp_path
 def test_kill_9_while_saving_never_leaves_a_torn_checkpoint(trained, samples, tmp_path, moment):
     out, script = tmp_path / "out", Path(__file__).with_name("kill_while_saving.py")
     killed = start_worker(make_config(), samples, out, script=f"{script} {moment}")
-    output, _ = killed.communicate(timeout=200)
+    output, _ = killed.communicate(timeout=SECONDS)
     assert killed.returncode == -signal.SIGKILL, output
     folder = TrainDir(out).checkpoints
     found = [path.name for path in list_checkpoints(folder)]
@@ -184,13 +185,13 @@ def test_ranks_with_disks_of_their_own_all_resume_from_that_of_rank_0(samples, t
     first, second, whole = tmp_path / "first", tmp_path / "second", tmp_path / "whole"
     script = Path(__file__).with_name("kill_after_step.py")
     train_here(make_config(STILL), samples, whole)
-    start_worker(make_config(STILL), samples, first, script=f"{script} 5").communicate(timeout=200)
+    start_worker(make_config(STILL), samples, first, script=f"{script} 5").communicate(timeout=SECONDS)
     config, port = make_config(STILL, num_workers=2, micro_batch_size=2), free_port()
     workers = [
         start_worker(config, samples, out, environment=rank_environment(rank, 2, port))
         for rank, out in enumerate((first, second))
     ]
-    outputs = [worker.communicate(timeout=200)[0] for worker in workers]
+    outputs = [worker.communicate(timeout=SECONDS)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
     assert [(line["step"], line["world_size"]) for line in curve(first, "resume")] == [(4, 2)]
     losses = [[line["loss"] for line in curve(out, "train")] for out in (first, whole)]

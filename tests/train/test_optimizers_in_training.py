@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kexue_train.train.job import TrainDir
-from tests.train.tiny_training import curve, final_tensors, make_config, same_bits, start_worker, train_here
+from tests.train.tiny_training import SECONDS, curve, final_tensors, make_config, same_bits, start_worker, train_here
 
 CHOICES: dict[str, dict[str, Any]] = {
     "gradient": {"accumulate": "gradient"},
@@ -56,7 +56,7 @@ def test_under_deepspeed_it_has_the_bits_of_plain_torch(choice, samples, tmp_pat
     train_here(config_of(choice, steps=4), samples, tmp_path / "torch")
     # In a process of its own, since DeepSpeed knows one process group in its life.
     worker = start_worker(config_of(choice, steps=4, engine="deepspeed"), samples, tmp_path / "deepspeed")
-    output, _ = worker.communicate(timeout=200)
+    output, _ = worker.communicate(timeout=SECONDS)
     assert worker.returncode == 0, output
     assert same_bits(final_tensors(tmp_path / "torch", 4), final_tensors(tmp_path / "deepspeed", 4))
 

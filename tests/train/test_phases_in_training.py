@@ -19,9 +19,16 @@ from kexue_train.samples.build_samples import build_samples
 from kexue_train.samples.config import SampleConfig
 from kexue_train.train import loop
 from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples
-from kexue_train.train.pretrain import pretrain
-from kexue_train.train.torchrun_launch import train_with_torchrun
-from tests.train.tiny_training import curve, final_tensors, make_config, same_bits, start_worker, train_here
+from tests.train.tiny_training import (
+    SECONDS,
+    curve,
+    final_tensors,
+    make_config,
+    same_bits,
+    start_worker,
+    train_by_ranks,
+    train_here,
+)
 
 # Of each step: length of the rows, rows of the batch, rows read before of the same length. 16 comes back in the third
 # phase, and the batches of 24 and 40 rows end epochs inside.
@@ -155,10 +162,10 @@ def test_one_phase_is_what_a_training_without_phases_is(trained, samples, tmp_pa
 def test_after_a_kill_phases_go_on_with_other_ranks_and_micro_batches(lengths, tmp_path, last):
     whole, out, script = tmp_path / "whole", tmp_path / "out", Path(__file__).with_name("kill_after_step.py")
     train_here(phased(STILL), lengths, whole)
-    start_worker(phased(STILL), lengths, out, script=f"{script} {last}").communicate(timeout=100)
+    start_worker(phased(STILL), lengths, out, script=f"{script} {last}").communicate(timeout=SECONDS)
     phases = [phase | {"micro_batch_size": 2} for phase in PHASES]
     config = make_config(STILL, phases=phases, num_workers=2, checkpoint_every=1, validate_every=3)
-    _torchrun(config, lengths, out)
+    train_by_ranks(config, lengths, out)
     assert [line["world_size"] for line in curve(out, "start", "resume")] == [1, 2]
     for name in ("rows", "tokens", "epoch"):
         assert [line[name] for line in curve(out, "train")] == [line[name] for line in curve(whole, "train")]
@@ -170,15 +177,9 @@ def test_after_a_kill_phases_go_on_with_other_ranks_and_micro_batches(lengths, t
 def test_phases_under_deepspeed_have_the_bits_of_plain_torch(undisturbed, lengths, tmp_path):
     pytest.importorskip("deepspeed")
     worker = start_worker(phased(engine="deepspeed"), lengths, tmp_path / "out")
-    output, _ = worker.communicate(timeout=100)
+    output, _ = worker.communicate(timeout=SECONDS)
     assert worker.returncode == 0, output
     assert same_bits(final_tensors(tmp_path / "out"), final_tensors(undisturbed))
-
-
-def _torchrun(config: JobConfig, samples: Path, out: Path) -> None:
-    file = out.with_name(f"{out.name}.yaml")
-    file.write_text(config.model_dump_json(), encoding="utf-8")
-    pretrain(config, samples, out, launch=lambda: train_with_torchrun(config, file, samples, out))
 
 
 def test_a_length_that_no_samples_have_is_refused(lengths):

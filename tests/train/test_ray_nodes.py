@@ -21,11 +21,11 @@ from kexue_train.train.checkpoint import list_checkpoints, step_of
 from kexue_train.train.faults.supervise import WorkersLost
 from kexue_train.train.job import TrainDir
 from kexue_train.train.pretrain import pretrain
-from tests.train.tiny_training import curve, make_config, train_here
+from tests.train.tiny_training import SECONDS, curve, make_config, train_here
 
 pytestmark = [
-    pytest.custom_resource.slow,
-    pytest.custom_resource.filterwarnings("ignore"),
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
 ]  # Ray's own warnings are not ours to heed
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 FIRST, SECOND, THIRD = "127.0.0.2", "127.0.0.3", "127.0.0.4"
@@ -87,7 +87,7 @@ class Story:
 
     def wait_for_start(self, number: int, world_size: int) -> None:
         """Until start ``number`` has so many workers and has saved a checkpoint of its own."""
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + SECONDS
         while True:
             starts, newest = self.starts, list_checkpoints(self.paths.checkpoints)
             if len(starts) >= number and newest and step_of(newest[0].name) > starts[-1]["step"]:
@@ -160,13 +160,13 @@ def test_a_training_that_waits_for_machines_says_so_and_can_be_stopped(samples, 
     out, config = tmp_path / "out", make_config(num_workers=8, micro_batch_size=1)
     with ThreadPoolExecutor(1) as thread:
         training = thread.submit(_train, config, samples, out, cluster.address)
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + SECONDS
         while "waiting up to 10 min 00 s" not in caplog.text:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         (out / "stop").touch()
         with pytest.raises(TrainingError, match="stopped before step 8"):
-            training.result(timeout=60)
+            training.result(timeout=SECONDS)
 
 
 def test_a_training_that_waits_for_busy_machines_can_be_stopped(samples, tmp_path, cluster):
@@ -186,10 +186,13 @@ def test_a_training_that_waits_for_busy_machines_can_be_stopped(samples, tmp_pat
     ray.get([holder.is_there.remote() for holder in holders])
     with ThreadPoolExecutor(1) as thread:
         training = thread.submit(_train, make_config(), samples, out, cluster.address)
-        time.sleep(15)  # Ray Train is up, and waits
+        deadline = time.monotonic() + SECONDS
+        while not any(group["state"] == "PENDING" for group in ray.util.placement_group_table().values()):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         (out / "stop").touch()
         with pytest.raises(TrainingError, match="stopped before step 8"):
-            training.result(timeout=60)
+            training.result(timeout=SECONDS)
 
 
 def test_training_keeps_to_marked_machines(cluster):
@@ -204,7 +207,7 @@ def test_training_keeps_to_marked_machines(cluster):
     cluster.remove_node(node, allow_graceful=False)
 
 
-@pytest.custom_resource.parametrize(("fewest", "kind"), [(True, ResourceError), (False, WorkersLost)])
+@pytest.mark.parametrize(("fewest", "kind"), [(True, ResourceError), (False, WorkersLost)])
 def test_a_start_without_room_is_tried_again_with_fewer_workers_if_there_may_be_fewer(cluster, fewest, kind):
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 

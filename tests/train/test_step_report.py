@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +13,9 @@ import torch.distributed as dist
 from kexue_train.train.distributed import join_process_group
 from kexue_train.train.faults.step_report import StepReports
 from kexue_train.train.objective import LossTerms
-from tests.train.tiny_training import free_port, rank_environment
+from tests.free_port import free_port
+from tests.train.tiny_training import SECONDS, rank_environment
+from tests.train.warm_worker import WarmProcess
 
 
 @pytest.fixture
@@ -60,11 +60,9 @@ def test_a_step_without_a_pair_counts_its_words(reports):
 @pytest.mark.slow
 def test_all_ranks_hear_the_same_sums_and_any_of_them_can_ask(tmp_path):
     script, port = Path(__file__).with_name("tell_each_other.py"), free_port()
-    ranks = [
-        subprocess.Popen([sys.executable, script, tmp_path / f"{rank}.json"], env=rank_environment(rank, 3, port))
-        for rank in range(3)
-    ]
-    assert [rank.wait(100) for rank in ranks] == [0, 0, 0]
+    ranks = [WarmProcess([script, tmp_path / f"{rank}.json"], rank_environment(rank, 3, port)) for rank in range(3)]
+    outputs = [rank.communicate(SECONDS)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0, 0], outputs
     heard = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
     assert heard[0] == heard[1] == heard[2]
     steps = [report for each in heard[0] for report in each if report[0]]

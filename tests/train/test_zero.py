@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +16,10 @@ from kexue_train.train.config import TrainConfig
 from kexue_train.train.engine import make_deepspeed_config
 from kexue_train.train.phases import plan_phases
 from kexue_train.train.zero_partitions import refuse_unsupported
+from tests.train.tiny_training import SECONDS
+from tests.train.warm_worker import WarmProcess
 from tests.train.zero_net import CASES, OPTIONS, make_objective, train, train_plainly
 
-pytestmark = pytest.mark.timeout(900)  # six processes that import DeepSpeed; a minute on two idle cores
 Tensors = dict[str, Tensor]
 RANKS = (1, 2, 3)
 FP32 = 1e-6
@@ -28,25 +27,21 @@ FP32 = 1e-6
 
 
 @pytest.fixture(scope="module")
-def folder(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of all processes."""
     pytest.importorskip("deepspeed")
     folder = tmp_path_factory.mktemp("zero")
-    environment = {**os.environ, "PYTHONPATH": str(repository), "GLOO_SOCKET_IFNAME": "lo"}
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
     script = Path(__file__).with_name("zero_rank.py")
-    logs = {(ranks, rank): folder / f"{ranks}-{rank}.log" for ranks in RANKS for rank in range(ranks)}
-    processes = []
-    for (ranks, rank), log in logs.items():
-        with log.open("w") as output:
-            command = [sys.executable, str(script), str(rank), str(ranks), str(folder)]
-            processes.append(subprocess.Popen(command, env=environment, cwd=repository, stdout=output, stderr=output))
+    ranks = [(rank, count) for count in RANKS for rank in range(count)]
+    processes = [WarmProcess([script, rank, count, folder], environment) for rank, count in ranks]
     try:
-        for process, log in zip(processes, logs.values(), strict=True):
-            assert process.wait(timeout=800) == 0, log.read_text()[-4000:]
+        for process in processes:
+            output, _ = process.communicate(timeout=SECONDS)
+            assert process.returncode == 0, output[-4000:]
     finally:
         for process in processes:
             process.kill()
-            process.wait()
     return folder
 
 

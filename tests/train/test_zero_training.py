@@ -10,9 +10,15 @@ import torch
 from kexue_train.train import feed
 from kexue_train.train.job import read_samples
 from kexue_train.train.phases import plan_phases
-from kexue_train.train.pretrain import pretrain
-from kexue_train.train.torchrun_launch import train_with_torchrun
-from tests.train.tiny_training import curve, final_tensors, make_config, start_worker, train_here
+from tests.train.tiny_training import (
+    SECONDS,
+    curve,
+    final_tensors,
+    make_config,
+    start_worker,
+    train_by_ranks,
+    train_here,
+)
 
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -38,19 +44,16 @@ def test_ranks_have_as_many_held_out_batches_and_label_together_what_one_does(sa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_training_goes_on_at_another_zero_stage_with_another_number_of_workers(samples, tmp_path):
     pytest.importorskip("deepspeed")
     out, whole = tmp_path / "out", tmp_path / "whole"
     train_here(make_config(STILL), samples, whole)
     script = Path(__file__).with_name("kill_after_step.py")
     killed = start_worker(make_config(STILL, engine="deepspeed", zero_stage=1), samples, out, script=f"{script} 5")
-    output, _ = killed.communicate(timeout=400)
+    output, _ = killed.communicate(timeout=SECONDS)
     assert curve(out, "train"), output
     config = make_config(STILL, engine="deepspeed", zero_stage=3, num_workers=2, recompute="full")
-    file = tmp_path / "sharded.yaml"
-    file.write_text(config.model_dump_json(), encoding="utf-8")
-    pretrain(config, samples, out, launch=lambda: train_with_torchrun(config, file, samples, out))
+    train_by_ranks(config, samples, out)
 
     starts = curve(out, "start", "resume")
     assert [(line["zero_stage"], line["world_size"], line["step"]) for line in starts] == [(1, 1, 0), (3, 2, 4)]

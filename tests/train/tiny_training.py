@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +38,11 @@ from kexue_train.train.job import JobConfig, TrainDir
 from kexue_train.train.launch import preserve_process_state
 from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
 from kexue_train.train.worker import run_worker
+from tests.free_port import free_port
+from tests.train.warm_worker import WarmProcess
 
+SECONDS = 600
+"""Far more than any process of these tests takes, also on a machine that does much else."""
 SEQ_LEN = 32
 MODEL = {
     "num_hidden_layers": 1,
@@ -117,12 +118,21 @@ def start_worker(
     *,
     script: str = "-m kexue_train.train.worker",
     environment: Mapping[str, str] | None = None,
-) -> subprocess.Popen[str]:
+) -> WarmProcess:
     """Start the worker as a process of its own; ``script`` may be a program that calls the worker's ``main``."""
     file = out.with_name(f"{out.name}.yaml")
     file.write_text(config.model_dump_json(), encoding="utf-8")
-    command = [sys.executable, *script.split(), "--config", str(file), "--samples", str(samples), "--out", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    return WarmProcess([*script.split(), "--config", file, "--samples", samples, "--out", out], environment)
+
+
+def train_by_ranks(config: JobConfig, samples: Path, out: Path) -> None:
+    """Train with ``config.train.num_workers`` processes, which are started without a launcher."""
+    count, port = config.train.num_workers, free_port()
+    ranks = [
+        start_worker(config, samples, out, environment=rank_environment(rank, count, port)) for rank in range(count)
+    ]
+    outputs = [process.communicate(timeout=SECONDS)[0] for process in ranks]
+    assert [process.returncode for process in ranks] == [0] * count, outputs
 
 
 def make_model(vocab_size: int, seed: int = 0, **changes: Any) -> tuple[RoFormerV2ForPreTraining, Tiger]:
@@ -179,14 +189,6 @@ def curve(out: Path, *kinds: str) -> list[dict[str, Any]]:
     """The lines of metrics of these kinds (by default training and validation), without times."""
     lines = [line for line in read_metrics(TrainDir(out).metrics) if line["kind"] in (kinds or ("train", "validation"))]
     return [{name: value for name, value in line.items() if name not in _TIMES} for line in lines]
-
-
-def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
