@@ -1,4 +1,4 @@
-"""What tests of several folders share: an offline, single-threaded environment and the fixtures below; nothing else."""
+"""What all tests share: an offline, single-threaded environment, their order, a guard of the process, and fixtures."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.process_state import differences, process_state
 
 if TYPE_CHECKING:
     from kexue_train.executor import RayExecutor
@@ -42,6 +44,26 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # The same examples in every run and on every machine, without a limit of time, for slow and busy machines.
 settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
+
+
+# Their tests take minutes together; see the list that `make test` ends with.
+_LONGEST_FILES = ("test_deployments.py", "test_faults.py", "test_pipeline.py", "test_ray_nodes.py", "test_ray_job.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, then those with slow tests, so that no worker has a long one left at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    ranks = {name: rank for rank, name in enumerate(_LONGEST_FILES)}
+    items.sort(key=lambda item: (ranks.get(item.path.name, len(ranks)), item.path not in slow))
+
+
+@pytest.fixture(autouse=True)
+def _process_is_left_as_it_was() -> Iterator[None]:
+    """Fail a test that changes the process for those after it; monkeypatch and the like undo their changes before."""
+    before = process_state()
+    yield
+    changed = differences(before, process_state())
+    assert not changed, "this test leaves the process changed for the tests after it:\n" + "\n".join(changed)
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,12 @@ import shutil
 import socket
 
 import pytest
+import torch
 
 from kexue_train.foundation.errors import ResourceError, StaleArtifactError, TrainingError
 from kexue_train.metrics.file import read_metrics
 from kexue_train.train.job import TrainDir
+from kexue_train.train.launch import preserve_process_state
 from kexue_train.train.pretrain import pretrain
 from kexue_train.train.torchrun_launch import train_with_torchrun
 from kexue_train.train.worker import main
@@ -78,5 +80,9 @@ def test_a_taken_port_is_named(samples, tmp_path):
 def test_a_users_mistake_ends_the_worker_with_2_and_one_paragraph(samples, tmp_path, capsys):
     (tmp_path / "c.yaml").write_text(make_config({"max_position_embeddings": 16}).model_dump_json())
     arguments = ["--config", tmp_path / "c.yaml", "--samples", samples, "--out", tmp_path / "out"]
-    assert main([str(argument) for argument in arguments]) == 2
+    with preserve_process_state():
+        try:
+            assert main([str(argument) for argument in arguments]) == 2
+        finally:
+            torch.distributed.destroy_process_group()  # a worker's ends with its process
     assert "model.max_position_embeddings=16" in capsys.readouterr().err
