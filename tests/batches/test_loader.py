@@ -169,7 +169,7 @@ def test_a_process_that_gave_up_waiting_during_a_validation_is_replaced(
 ) -> None:
     with closing(iter_batches(dataset, make_plan(0, 1), start_step=0, num_processes=1)) as made:
         assert_same(dense(next(made)), expected[0])
-        _, alive = psutil.wait_procs([psutil.Process(pid) for pid in children()], timeout=30)
+        _, alive = psutil.wait_procs([psutil.Process(pid) for pid in children()], timeout=300)
         assert alive == []
         for step in (1, 2):
             assert_same(dense(next(made)), expected[step])
@@ -201,7 +201,7 @@ def test_kill_9_of_the_trainer_leaves_no_process(samples: Path, tmp_path: Path) 
         left = psutil.Process(trainer.pid).children(recursive=True)
         assert len(left) >= 3
         trainer.kill()
-    _, alive = psutil.wait_procs(left, timeout=30)
+    _, alive = psutil.wait_procs(left, timeout=300)
     assert alive == []
 
 

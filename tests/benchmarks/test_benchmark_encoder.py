@@ -106,7 +106,7 @@ def test_it_runs_and_writes_its_figures(tmp_path, command):
     options = {"size": "tiny", "rounds": 1, "rows": 1, "seq-len": 64, "vocab": 90, "precision": "fp32", "json": out}
     options |= {"layers": "1,2"} if command == "recompute" else {}
     arguments = [f"--{name}={value}" for name, value in options.items()]
-    subprocess.run([sys.executable, str(script), command, *arguments], check=True, timeout=200)
+    subprocess.run([sys.executable, str(script), command, *arguments], check=True, timeout=600)
     results = json.loads(out.read_text(encoding="utf-8"))["results"]
     assert len(results) == (6 if command == "recompute" else len(ENCODERS))
     assert all((r.get("peak") or r["peak_bytes"]) > 0 for r in results)

@@ -182,5 +182,5 @@ def test_quality_of_all_optimizers_is_compared_and_written(tmp_path):
 def run_command(folder: Path, *arguments: str) -> dict:
     script, out = Path(__file__).parents[2] / "benchmarks" / "optimizer.py", folder / "figures.json"
     command = [sys.executable, str(script), *arguments, f"--json={out}"]
-    subprocess.run(command, check=True, timeout=280, capture_output=True)
+    subprocess.run(command, check=True, timeout=600, capture_output=True)
     return json.loads(out.read_text(encoding="utf-8"))

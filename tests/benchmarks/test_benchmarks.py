@@ -176,9 +176,9 @@ def test_a_failure_is_told_with_the_last_words_of_the_command(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_command_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
-    found = measure(Command(["sh", "-c", "sleep 60; true"]), tmp_path, timeout_seconds=0.3)
+    found = measure(Command(["sh", "-c", "sleep 300; true"]), tmp_path, timeout_seconds=0.3)
     assert found.error.startswith("took more than 0 s")
-    assert found.seconds < 30
+    assert found.seconds < 60
 
 
 @pytest.mark.slow
@@ -188,7 +188,7 @@ def test_the_benchmark_runs_from_end_to_end(tmp_path: Path, repository: Path) ->
     options = ["--size=400kB", "--rounds=1", "--memory=200MB", "--kinds=jsonl", f"--tools={','.join(names)}"]
     options += [f"--workdir={tmp_path}", f"--json={figures}", "--markdown"]
     command = [sys.executable, repository / "benchmarks" / "shuffle.py", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     values = json.loads(figures.read_text(encoding="utf-8"))
     assert {run["tool"]: run["measured"]["error"] for run in values["runs"]} == dict.fromkeys(names, "")

@@ -23,7 +23,7 @@ words = sys.argv[1:]
 with open(os.environ["FAKE_LOG"], "a") as log: log.write(" ".join([Path(sys.argv[0]).name, *words]) + "\\n")
 if words[:2] != ["server", "start"]:
     if Path(sys.argv[0]).name == "ray": sys.exit()
-    time.sleep(60)
+    time.sleep(600)
 class Answer(BaseHTTPRequestHandler):
     def do_GET(self): self.send_response(200); self.end_headers(); self.wfile.write(b"true")
     def log_message(self, *_): pass
@@ -54,7 +54,7 @@ class Machine:
         }  # fmt: skip
         with (self.folder / "output").open("w+") as output:  # a pipe would stay open as long as the servers live
             subprocess.run(
-                [str(FOLDER / script)], cwd=self.folder, env=environment, check=True, timeout=60, stdout=output
+                [str(FOLDER / script)], cwd=self.folder, env=environment, check=True, timeout=600, stdout=output
             )
             output.seek(0)
             return output.read()

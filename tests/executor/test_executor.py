@@ -22,6 +22,11 @@ import pytest
 from kexue_train.executor import Executor, Fetch, LocalExecutor, connect_ray, current_machine
 from kexue_train.foundation.errors import CorpusError, MachineLostError, ResourceError, StaleArtifactError
 
+SECONDS = 600.0
+"""Far more than anything here takes, also on a machine that does much else."""
+PROMPTLY = 20.0
+"""Far less than the two minutes of a long task; ending it takes a second on a machine that does nothing else."""
+
 
 @pytest.fixture(params=["local", "ray"])
 def executor(request: pytest.FixtureRequest) -> Executor:
@@ -316,8 +321,8 @@ def test_a_missing_ray_is_reported_with_the_package_to_install(monkeypatch: pyte
         connect_ray(None, None)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.1)

@@ -26,7 +26,7 @@ def results(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         for rank, ranks in (("0", "2"), ("1", "2"), ("0", "1"))
     ]
     try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+        assert [process.wait(timeout=600) for process in processes] == [0, 0, 0]
     finally:
         for process in processes:
             process.kill()

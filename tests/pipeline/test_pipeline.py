@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 STEPS = 12
 CONFIG = f"""
@@ -66,7 +66,7 @@ def start(folder: Path, run: str, *more: str) -> subprocess.Popen[str]:
 def finish(folder: Path, run: str, *more: str, code: int = 0) -> dict[str, str]:
     """Run to the end; the lines said, by the stage that said them last."""
     process = start(folder, run, *more)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == code, output
     return {line.partition(": ")[0]: line for line in output.splitlines() if ": " in line} | {"all": output}
 

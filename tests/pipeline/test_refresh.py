@@ -23,7 +23,7 @@ from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import EVALUATE, EXPORT, REPORT, SAMPLES, SHUFFLE, STAGES, TRAIN
 from kexue_train.train.stage import last_checkpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 BATCH = 4
 CONFIG: dict[str, Any] = {

@@ -19,7 +19,6 @@ CHARTS = {"finished": 6, "eventful": 10, "young": 6, "comparison": 8}
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(240),
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium to open the pages"),
 ]
 
@@ -41,7 +40,7 @@ def seen(tmp_path_factory):
     page.write_text(f"<!doctype html><meta charset=utf-8><body>{''.join(frames)}<script>{probe}</script>", "utf-8")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", *QUIET.split()]
     command = [CHROMIUM, *flags, f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=20000", "--dump-dom"]
-    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=200, check=True)
+    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=600, check=True)
     (result,) = re.findall(r'<pre id="result">(.*?)</pre>', done.stdout, flags=re.DOTALL)
     return json.loads(html.unescape(result)), done.stderr
 

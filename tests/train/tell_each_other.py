@@ -15,9 +15,9 @@ from kexue_train.train.distributed import join_process_group
 from kexue_train.train.faults.step_report import StepReports
 
 if __name__ == "__main__":
-    join_process_group("gloo", hang_timeout=30.0)
+    join_process_group("gloo", hang_timeout=300.0)
     rank, heard = dist.get_rank(), []
-    reports = StepReports(0.0, timedelta(seconds=30))
+    reports = StepReports(0.0, timedelta(seconds=300))
     asked = False
     for step in range(1, 7):
         time.sleep(0.02 * rank)

@@ -293,7 +293,7 @@ def test_nothing_anywhere_is_none(folder, samples, uri):
     assert list_checkpoints(folder) == []
 
 
-def _until(condition, seconds: float = 60.0) -> None:
+def _until(condition, seconds: float = 600.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
