@@ -117,7 +117,7 @@ def evaluate_explain(
     """Show which words made the model answer as it did (integrated gradients)."""
     from rich.console import Console  # noqa: PLC0415
 
-    from kexue_train.downstream.evaluate.explain import explain  # noqa: PLC0415  # loads torch
+    from kexue_train.downstream.evaluate.explain import explain_answer  # noqa: PLC0415  # loads torch
     from kexue_train.downstream.results.explanation import (  # noqa: PLC0415
         as_html_page,
         as_terminal_text,
@@ -130,7 +130,7 @@ def evaluate_explain(
     asked = given.config()
     if out is not None and out.suffix not in (".html", ".json"):
         raise ConfigError(f"--out {out}: expected a name that ends in .html or .json")
-    found = explain(model, text, asked.pair, head=asked.head, answer=asked.answer, baseline=asked.baseline)
+    found = explain_answer(model, text, asked.pair, head=asked.head, answer=asked.answer, baseline=asked.baseline)
     if as_json:
         typer.echo(json_text(found.model_dump(mode="json")), nl=False)
     else:

@@ -139,7 +139,7 @@ class Text(NamedTuple):
     after: str
 
 
-def read_json_lines(path: Path) -> list[Record]:
+def read_data_file(path: Path) -> list[Record]:
     """Read the records of a JSON Lines file, which may be gzipped (.gz); blank lines are skipped.
 
     Raises:

@@ -38,7 +38,7 @@ _FIRST_STEPS, _MOST_STEPS = 16, 512
 _NSP_ANSWERS = ("is next", "is random")
 
 
-def explain(
+def explain_answer(
     model_dir: Path,
     text: str,
     text_b: str | None = None,

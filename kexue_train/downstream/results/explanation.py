@@ -8,7 +8,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Literal
 
-from kexue_train.downstream.results.result import Failure, Headline, ResultPart, ResultTable, Score
+from kexue_train.downstream.results.result import Headline, ResultFailure, ResultPart, ResultTable, Score
 from kexue_train.downstream.settings import HeadName, PathStart
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Explanation(ResultPart):
     pieces: list[TokenShare]
 
     @property
-    def failures(self) -> list[Failure]:
+    def failures(self) -> list[ResultFailure]:
         """Nothing: an answer that cannot be explained has no file."""
         return []
 

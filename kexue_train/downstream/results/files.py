@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from kexue_train.downstream.results.explanation import Explanation
 from kexue_train.downstream.results.fine_tuning import FineTuningResults
 from kexue_train.downstream.results.held_out import HeldOutResults
-from kexue_train.downstream.results.result import EvaluationResult, Failure, Headline, ResultTable, Score
+from kexue_train.downstream.results.result import EvaluationResult, Headline, ResultFailure, ResultTable, Score
 from kexue_train.downstream.results.similarity import StsResults
 from kexue_train.downstream.results.trained_vectors import VectorResults
 from kexue_train.downstream.results.zero_shot import ZeroShotResults
@@ -101,7 +101,7 @@ class UnknownResult:
         self.name, self.record = name, record
 
     @property
-    def failures(self) -> list[Failure]:
+    def failures(self) -> list[ResultFailure]:
         """Nothing is known of failures."""
         return []
 

@@ -7,8 +7,8 @@ from typing import Literal
 from kexue_train import __version__
 from kexue_train.downstream.results.result import (
     UNREADABLE_RATE,
-    Failure,
     Headline,
+    ResultFailure,
     ResultPart,
     ResultTable,
     Score,
@@ -121,10 +121,10 @@ class FineTuningResults(ResultPart):
     tasks: list[FineTunedTaskResult]
 
     @property
-    def failures(self) -> list[Failure]:
+    def failures(self) -> list[ResultFailure]:
         """What has no result, and why."""
         return [
-            Failure(
+            ResultFailure(
                 result.task,
                 f"score of the {failure.encoder} encoder, seed {failure.seed}" if failure.encoder else "score",
                 failure.error,

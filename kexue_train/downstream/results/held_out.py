@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
-from kexue_train.downstream.results.result import Failure, Headline, ResultPart, ResultTable, Score, confidence
+from kexue_train.downstream.results.result import Headline, ResultFailure, ResultPart, ResultTable, Score, confidence
 
 _GROUP = "held-out text"
 
@@ -101,7 +101,7 @@ class HeldOutResults(_GivenValuesOnly):
     sentences: list[SentenceScore] = []
 
     @property
-    def failures(self) -> list[Failure]:
+    def failures(self) -> list[ResultFailure]:
         """Nothing: a model that cannot be scored has no file."""
         return []
 

@@ -54,7 +54,7 @@ class Score(NamedTuple):
         return f"{self.value:.3f}" if self.metric in _NOT_SHARES else f"{self.value:.1%}"
 
 
-class Failure(NamedTuple):
+class ResultFailure(NamedTuple):
     """Something that has no result."""
 
     subject: str
@@ -90,7 +90,7 @@ class EvaluationResult(Protocol):
         """The kind that the file names."""
 
     @property
-    def failures(self) -> list[Failure]:
+    def failures(self) -> list[ResultFailure]:
         """What has no result, and why."""
 
     def tables(self) -> list[ResultTable]:

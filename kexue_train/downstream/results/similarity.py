@@ -7,8 +7,8 @@ from typing import Literal
 from kexue_train import __version__
 from kexue_train.downstream.results.result import (
     UNREADABLE_RATE,
-    Failure,
     Headline,
+    ResultFailure,
     ResultPart,
     ResultTable,
     Score,
@@ -102,10 +102,10 @@ class StsResults(ResultPart):
     """Language, and ``all`` where there are several -> column -> mean over its sets, where all of them have a value."""
 
     @property
-    def failures(self) -> list[Failure]:
+    def failures(self) -> list[ResultFailure]:
         """What has no result, and why."""
         return [
-            Failure(result.name, failure.column or "score", failure.error)
+            ResultFailure(result.name, failure.column or "score", failure.error)
             for result in self.sets
             for failure in result.failures
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from kexue_train import __version__
-from kexue_train.downstream.results.result import Failure, Headline, ResultPart, ResultTable, Score
+from kexue_train.downstream.results.result import Headline, ResultFailure, ResultPart, ResultTable, Score
 from kexue_train.downstream.results.training import SeedRun, Split, SplitScores, Spread, reported_split
 from kexue_train.downstream.settings import FitSettings, Pooling, VectorLoss
 
@@ -85,10 +85,12 @@ class VectorResults(ResultPart):
     sets: list[VectorSetResult]
 
     @property
-    def failures(self) -> list[Failure]:
+    def failures(self) -> list[ResultFailure]:
         """What has no result, and why."""
         return [
-            Failure(result.name, failure.what, failure.error) for result in self.sets for failure in result.failures
+            ResultFailure(result.name, failure.what, failure.error)
+            for result in self.sets
+            for failure in result.failures
         ]
 
     def tables(self) -> list[ResultTable]:

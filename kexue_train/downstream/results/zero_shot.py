@@ -7,8 +7,8 @@ from typing import Literal
 from kexue_train import __version__
 from kexue_train.downstream.results.result import (
     UNREADABLE_RATE,
-    Failure,
     Headline,
+    ResultFailure,
     ResultPart,
     ResultTable,
     Score,
@@ -107,10 +107,10 @@ class ZeroShotResults(ResultPart):
     not cut into parts count under ``nsp transductive`` as under ``nsp``."""
 
     @property
-    def failures(self) -> list[Failure]:
+    def failures(self) -> list[ResultFailure]:
         """What has no result, and why."""
         return [
-            Failure(result.task, failure.method or "score", failure.error)
+            ResultFailure(result.task, failure.method or "score", failure.error)
             for result in self.tasks
             for failure in result.failures
         ]

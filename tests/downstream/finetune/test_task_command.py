@@ -61,9 +61,9 @@ def test_the_saved_model_is_opened_by_transformers_and_names_its_labels(ended, f
 
 
 def test_its_answer_is_explained_by_the_letter_that_tells_it(ended, folder):
-    from kexue_train.downstream.evaluate.explain import explain
+    from kexue_train.downstream.evaluate.explain import explain_answer
 
-    found = explain(folder / "trained" / "mine", "x a b c d e")
+    found = explain_answer(folder / "trained" / "mine", "x a b c d e")
     assert (found.head, found.answer) == ("classification", "yes")
     strongest = max(found.pieces, key=lambda piece: piece.value)
     assert strongest.text.strip() == "x"

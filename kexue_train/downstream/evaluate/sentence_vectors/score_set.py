@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -142,18 +141,6 @@ def pair_cosines(vectors: Vectors, places: Places) -> Cosines:
     return np.asarray((units[places[:, 0]] * units[places[:, 1]]).sum(axis=1))
 
 
-def choose_poolings(names: Sequence[str] | None) -> tuple[Pooling, ...]:
-    """Return the poolings by these names, each once; all poolings without any name.
-
-    Raises:
-        ConfigError: If a name is not known.
-    """
-    for name in names or ():
-        if name not in POOLINGS:
-            raise ConfigError(f"--pooling {name!r} is not known; choose {', '.join(POOLINGS)}")
-    return tuple(cast(Pooling, name) for name in dict.fromkeys(names or POOLINGS))
-
-
 def choose_whitening(text: str) -> WhiteningChoice:
     """Return the whitening that ``text`` names: ``none``, ``all`` or a number (each set's own), or a folder with one.
 
@@ -173,5 +160,10 @@ def choose_whitening(text: str) -> WhiteningChoice:
             "'all' or 'none'"
         )
     given, facts = Whitening.load(Path(text) / WHITENING_NAME)
-    (pooling,) = choose_poolings([facts.get("pooling", "")])
+    pooling = next((name for name in POOLINGS if name == facts.get("pooling")), None)
+    if pooling is None:
+        raise EvaluationError(
+            f"{text}: the whitening was fitted with the pooling {facts.get('pooling')!r}, which is not one of "
+            f"{', '.join(POOLINGS)}"
+        )
     return WhiteningChoice(kind="given", given=given, pooling=pooling)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from kexue_train.downstream.task_files import Record, read_catalogue, read_json_lines
+from kexue_train.downstream.task_files import Record, read_catalogue, read_data_file
 from kexue_train.foundation.config import Config
 from kexue_train.foundation.errors import ConfigError, EvaluationError
 
@@ -103,7 +103,7 @@ def _records(folder: Path, pattern: str) -> list[Record]:
     paths = sorted(folder.glob(pattern))
     if not paths:
         raise EvaluationError(f"{folder / pattern}: no such file; give the folder that holds {folder.name!r}")
-    return [record for path in paths for record in read_json_lines(path)]
+    return [record for path in paths for record in read_data_file(path)]
 
 
 def _number(record: Record) -> float:

@@ -41,7 +41,7 @@ from kexue_train.downstream.results.zero_shot import (
     ZeroShotTaskResult,
 )
 from kexue_train.downstream.settings import PROMPT_LENGTH
-from kexue_train.downstream.task_files import Record, read_json_lines
+from kexue_train.downstream.task_files import Record, read_data_file
 from kexue_train.foundation.errors import EvaluationError
 from kexue_train.foundation.progress import SILENT, Progress
 
@@ -72,7 +72,7 @@ class TaskData:
         Raises:
             EvaluationError: If a file is missing or damaged, or an answer is no known label.
         """
-        records, labels = read_json_lines(folder / task.test), read_labels(task, folder)
+        records, labels = read_data_file(folder / task.test), read_labels(task, folder)
         return cls(task, folder, records, labels, *find_answers(task, records, labels))
 
     @property
@@ -143,7 +143,7 @@ def _dev_thresholds(data: TaskData, loaded: LoadedHead, max_length: int) -> np.n
     if data.task.dev is None:
         raise EvaluationError("the task names no dev file")
     path = data.folder / data.task.dev
-    records = read_json_lines(path)
+    records = read_data_file(path)
     if len(records) < len(data.names):
         raise EvaluationError(f"{path}: {len(records)} records cannot be cut into {len(data.names)} parts; give more")
     _, found = _ask(data, records, loaded, max_length, lambda _done, _total: None)

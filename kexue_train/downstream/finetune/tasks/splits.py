@@ -10,7 +10,7 @@ from pathlib import Path
 import xxhash
 
 from kexue_train.downstream.finetune.tasks.task import SupervisedTask
-from kexue_train.downstream.task_files import Record, read_json_lines
+from kexue_train.downstream.task_files import Record, read_data_file
 from kexue_train.foundation.errors import EvaluationError
 
 _HELD_OUT_OF = 10  # every tenth text
@@ -58,9 +58,9 @@ def read_splits(
     Raises:
         EvaluationError: If a file is missing, damaged or empty, or leaves nothing to hold out.
     """
-    train = read_json_lines(folder / task.train)
+    train = read_data_file(folder / task.train)
     if task.dev is not None:
-        dev = read_json_lines(folder / task.dev)
+        dev = read_data_file(folder / task.dev)
     else:
         is_dev = [_hash(text_of(record), _HELD_OUT) % _HELD_OUT_OF == 0 for record in train]
         dev = [record for record, held_out in zip(train, is_dev, strict=True) if held_out]
@@ -69,7 +69,7 @@ def read_splits(
             raise EvaluationError(
                 f"{folder / task.train}: {len(train) + len(dev)} records are too few to hold some out; name a dev file"
             )
-    test = read_json_lines(folder / task.test) if task.test is not None else None
+    test = read_data_file(folder / task.test) if task.test is not None else None
     return Splits(
         train=_choose(train, max_train),
         dev=_choose(dev, max_eval),

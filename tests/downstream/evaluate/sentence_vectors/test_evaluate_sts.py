@@ -15,7 +15,7 @@ from kexue_train.downstream.evaluate.sentence_vectors.evaluate_sts import evalua
 from kexue_train.downstream.evaluate.sentence_vectors.score_set import WhiteningChoice, pair_cosines, score_baselines
 from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import Pairs, StsSet, catalogue, choose_sets, read_set
 from kexue_train.downstream.results.similarity import StsResults, StsSetResult
-from kexue_train.downstream.task_files import read_json_lines
+from kexue_train.downstream.task_files import read_data_file
 from kexue_train.foundation.errors import ConfigError, EvaluationError
 from tests.downstream.evaluate.sentence_vectors.oracles import known_vectors, make_records, write_set
 from tests.downstream.evaluate.zero_shot.tiny_models import make_bert
@@ -166,7 +166,7 @@ def test_words_order_pairs_that_share_them_and_random_vectors_nothing() -> None:
 
 def test_equal_sentences_are_encoded_once_and_labels_count_as_scores(tmp_path: Path) -> None:
     records = [{"text_a": "x", "text_b": "y", "label": "1"}, {"text_a": "y", "text_b": "x", "label": 0}]
-    pairs = Pairs.of(read_json_lines(write_set(tmp_path / "s", records) / "test.jsonl.gz"))
+    pairs = Pairs.of(read_data_file(write_set(tmp_path / "s", records) / "test.jsonl.gz"))
     assert pairs.sentences == ["x", "y"]
     assert pairs.places.tolist() == [[0, 1], [1, 0]]
     assert pairs.scores.tolist() == [1.0, 0.0]

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from kexue_train.cli.app import app
 from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import Sentences, encode_sentences
 from kexue_train.downstream.evaluate.sentence_vectors.fit_whitening import fit_whitening
-from kexue_train.downstream.evaluate.sentence_vectors.score_set import choose_poolings, choose_whitening
-from kexue_train.downstream.evaluate.sentence_vectors.whitening import Whitening
+from kexue_train.downstream.evaluate.sentence_vectors.score_set import choose_whitening
+from kexue_train.downstream.evaluate.sentence_vectors.whitening import WHITENING_NAME, Whitening
 from kexue_train.downstream.load_model import load_encoder
 from kexue_train.downstream.settings import POOLINGS, Pooling
 from kexue_train.foundation.artifacts import verify_artifact
@@ -155,11 +155,35 @@ def test_the_commands_work_together(models: dict[str, Path], texts: Path, tmp_pa
 
 
 def test_choices_in_words() -> None:
-    assert choose_poolings(None) == POOLINGS
-    assert choose_poolings(["mean", "cls", "mean"]) == ("mean", "cls")
     assert (choose_whitening("none").kind, choose_whitening("all").kind) == ("none", "own")
     assert choose_whitening("256").dimensions == 256
-    with pytest.raises(ConfigError, match="--pooling 'max' is not known; choose cls, mean, first-last"):
-        choose_poolings(["max"])
     with pytest.raises(ConfigError, match="--whitening '0' is no folder"):
         choose_whitening("0")
+
+
+def test_a_whitening_of_an_unknown_pooling_is_refused(tmp_path: Path) -> None:
+    whitening = Whitening(np.zeros(2), np.eye(2))
+    whitening.save(tmp_path / WHITENING_NAME, pooling="max")
+    with pytest.raises(EvaluationError, match="the pooling 'max', which is not one of cls, mean, first-last"):
+        choose_whitening(str(tmp_path))
+
+
+def test_a_pooling_counts_once_and_an_unknown_one_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    write_set(tmp_path / "data" / "mine", make_records())
+    common = [
+        "evaluate",
+        "sts",
+        str(models["bert"]),
+        str(tmp_path / "data"),
+        "--set",
+        "mine",
+        "-o",
+        str(tmp_path / "sts.json"),
+    ]
+    options = ["--whitening", "none", "--pooling", "mean", "--pooling", "cls", "--pooling", "mean"]
+    assert CliRunner().invoke(app, [*common, *options]).exit_code == 0
+    scores = json.loads((tmp_path / "sts.json").read_text())["sets"][0]["scores"]
+    assert [score["pooling"] for score in scores] == ["mean", "cls"]
+    ended = CliRunner().invoke(app, [*common, "--pooling", "max"])
+    assert isinstance(ended.exception, ConfigError)
+    assert "'cls', 'mean' or 'first-last'" in str(ended.exception)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from kexue_train.downstream.task_files import Record, fill_template, fill_text, read_json_lines
+from kexue_train.downstream.task_files import Record, fill_template, fill_text, read_data_file
 from kexue_train.foundation.errors import EvaluationError
 
 
@@ -14,7 +14,7 @@ def test_records_are_lines_whatever_else_a_string_holds(tmp_path):
     path = tmp_path / "data.json"
     values = [{"a": "one\u2028two\u0085three"}, {"a": "crlf"}]
     path.write_bytes(b"\r\n".join(json.dumps(value, ensure_ascii=False).encode() for value in values) + b"\r\n\n")
-    found = read_json_lines(path)
+    found = read_data_file(path)
     assert [entry.values for entry in found] == values
     assert [entry.where for entry in found] == [f"{path}:1", f"{path}:2"]
 
@@ -32,12 +32,12 @@ def test_records_are_lines_whatever_else_a_string_holds(tmp_path):
 def test_damaged_files_are_refused_by_line(content, message, tmp_path):
     (tmp_path / "data.json").write_bytes(content)
     with pytest.raises(EvaluationError, match=message):
-        read_json_lines(tmp_path / "data.json")
+        read_data_file(tmp_path / "data.json")
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(EvaluationError, match=r"none\.json: cannot be read \(No such file"):
-        read_json_lines(tmp_path / "none.json")
+        read_data_file(tmp_path / "none.json")
 
 
 def test_templates_take_numbers_truth_values_lists_and_values_inside_mappings():

@@ -15,7 +15,7 @@ from kexue_train.downstream.finetune.tasks.reading import best_span
 from kexue_train.downstream.finetune.tasks.tagging import Entity
 from kexue_train.downstream.finetune.tasks.task import KINDS, load_supervised_tasks
 from kexue_train.downstream.sequences import Reader
-from kexue_train.downstream.task_files import read_json_lines
+from kexue_train.downstream.task_files import read_data_file
 from kexue_train.foundation.errors import EvaluationError
 from tests.downstream.evaluate.zero_shot.tiny_models import VOCABULARY, make_tokenizer
 from tests.downstream.finetune.tasks.tiny_tasks import (
@@ -167,7 +167,7 @@ def test_entities_survive_the_way_into_tokens_and_back_whatever_the_pieces(make,
 @pytest.mark.parametrize("name", ["weibo_ner", "resume_ner", "wnut17", "cluener"])
 def test_nearly_all_real_entities_can_be_said_in_tokens(name, shared_data):
     task, folder = load_supervised_tasks([name])[name], shared_data / "nlu"
-    texts = [json.dumps(record.values, ensure_ascii=False) for record in read_json_lines(folder / task.dev)]
+    texts = [json.dumps(record.values, ensure_ascii=False) for record in read_data_file(folder / task.dev)]
     letters = sorted(set("".join(texts).lower()))
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
     tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})

@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from kexue_train.cli.app import app
-from kexue_train.downstream.evaluate.explain import explain
+from kexue_train.downstream.evaluate.explain import explain_answer
 from kexue_train.downstream.load_model import load_masked_lm, load_next_sentence_model
 from kexue_train.downstream.results.explanation import (
     Explanation,
@@ -38,7 +38,7 @@ def model(request, tmp_path_factory, roformer):
 
 @pytest.mark.parametrize("baseline", ["mask", "zero"])
 def test_shares_sum_to_the_way_from_the_baseline(model, baseline):
-    found = explain(model, "a b c", "d e", baseline=baseline)
+    found = explain_answer(model, "a b c", "d e", baseline=baseline)
     assert (found.head, found.baseline) == ("nsp", baseline)
     way = found.at_input - found.at_baseline
     assert abs(sum(piece.value for piece in found.pieces) - way) == pytest.approx(found.gap, abs=1e-9)
@@ -46,7 +46,7 @@ def test_shares_sum_to_the_way_from_the_baseline(model, baseline):
 
 
 def test_the_ends_of_the_path_are_the_models_own_log_odds(model):
-    found = explain(model, "a b c", "d e", answer="is random")
+    found = explain_answer(model, "a b c", "d e", answer="is random")
     loaded = load_next_sentence_model(model)
     inputs = loaded.tokenizer("a b c", "d e", return_tensors="pt")
     masked = {**inputs, "input_ids": inputs["input_ids"].clone()}
@@ -62,12 +62,12 @@ def test_the_ends_of_the_path_are_the_models_own_log_odds(model):
 
 
 def test_the_two_answers_of_a_pair_have_opposite_shares(model):
-    one, other = (explain(model, "a b c", "d e", answer=answer) for answer in ("is next", "is random"))
+    one, other = (explain_answer(model, "a b c", "d e", answer=answer) for answer in ("is next", "is random"))
     assert [piece.value for piece in one.pieces] == pytest.approx([-piece.value for piece in other.pieces], abs=1e-6)
 
 
 def test_a_masked_word_is_the_models_first_guess(model):
-    found = explain(model, "a [MASK] c")
+    found = explain_answer(model, "a [MASK] c")
     loaded = load_masked_lm(model)
     inputs = loaded.tokenizer("a [MASK] c", return_tensors="pt")
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_a_masked_word_is_the_models_first_guess(model):
 
 
 def test_special_tokens_stay_and_get_nothing(model):
-    found = explain(model, "a b", "c")
+    found = explain_answer(model, "a b", "c")
     special = [piece for piece in found.pieces if piece.is_special]
     assert [piece.text for piece in special] == ["[CLS] ", " [SEP] ", " [SEP] "]
     assert [piece.value for piece in special] == [0, 0, 0]
@@ -92,7 +92,7 @@ def test_special_tokens_stay_and_get_nothing(model):
 
 def test_the_pieces_are_the_text_itself(roformer):
     text = "Ab  c! 东京 d"
-    found = explain(roformer, f"{text} [MASK]")
+    found = explain_answer(roformer, f"{text} [MASK]")
     assert "".join(piece.text for piece in found.pieces[1:-1]) == f"{text} [MASK]"
 
 
@@ -100,11 +100,11 @@ def test_a_classifier_is_asked_for_its_labels(tmp_path):
     model = make_bert(
         tmp_path / "bert", "BertForSequenceClassification", num_labels=3, id2label={0: "no", 1: "so", 2: "yes"}
     )
-    found = explain(model, "a b c", answer="so")
+    found = explain_answer(model, "a b c", answer="so")
     assert (found.head, found.answer) == ("classification", "so")
     assert found.gap <= 0.01 * abs(found.at_input - found.at_baseline)
     with pytest.raises(EvaluationError, match="no answer 'maybe'; give no, so, yes"):
-        explain(model, "a b c", answer="maybe")
+        explain_answer(model, "a b c", answer="maybe")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_classifier_is_asked_for_its_labels(tmp_path):
 )
 def test_what_cannot_be_asked_is_refused(roformer, arguments, options, words):
     with pytest.raises(EvaluationError) as caught:
-        explain(roformer, *arguments, **options)
+        explain_answer(roformer, *arguments, **options)
     assert words in str(caught.value)
 
 
@@ -130,7 +130,7 @@ def test_damaged_weights_are_said_to_be_damaged(tmp_path):
     model = random_roformer()
     model.cls.next_sentence.dense.weight.data[0, 0] = float("nan")
     with pytest.raises(EvaluationError, match="its answer is NaN"):
-        explain(export_roformer(tmp_path / "roformer", model), "a", "b")
+        explain_answer(export_roformer(tmp_path / "roformer", model), "a", "b")
 
 
 FOUND = Explanation(
