@@ -22,7 +22,7 @@ from kexue_train.downstream.results.trained_vectors import VectorResults
 from kexue_train.downstream.results.zero_shot import ZeroShotResults
 from kexue_train.foundation.errors import ArtifactError
 
-# Written by version 0.1.0 before its files named their kind, of tiny models and a few records.
+# Written before files named their kind, of tiny models and a few records.
 OLD = Path(__file__).parent / "old_files"
 FORMS = {
     "mlm": HeldOutResults,
