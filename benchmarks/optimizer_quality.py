@@ -23,14 +23,12 @@ from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.loader import Plan, iter_batches
 from kexue_train.foundation.errors import ConfigError
 from kexue_train.model import RoFormerV2Config, RoFormerV2ForPreTraining
-from kexue_train.optim.build import build_optimizer, set_learning_rate
+from kexue_train.optim.build import AccumulatingOptimizer, build_optimizer, set_learning_rate
 from kexue_train.optim.config import OptimizerConfig
-from kexue_train.optim.library import build_library_optimizer
-from kexue_train.optim.library_windows import LibraryWindows
+from kexue_train.optim.library import GradientAccumulation, build_library_optimizer
 from kexue_train.optim.options import Options
 from kexue_train.optim.param_groups import build_param_groups
-from kexue_train.optim.schedule_config import Knots
-from kexue_train.optim.windows import WindowedOptimizer
+from kexue_train.optim.schedule import Knots
 from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
 from kexue_train.train.tensors import Tensors, to_device, to_tensors
 
@@ -170,7 +168,7 @@ def train(
     for step in range(1, task.steps + 1):
         set_learning_rate(optimizer, schedule.multiplier(step))
         for batch in islice(batches, task.accumulation_steps):
-            optimizer.saw_tokens(batch["input_ids"], batch["prediction_labels"])
+            optimizer.observe_tokens(batch["input_ids"], batch["prediction_labels"])
             _forward(objective, batch)[0].backward()
             optimizer.step()
         if step in points:
@@ -179,14 +177,14 @@ def train(
 
 def make_optimizer(
     contender: Contender, model: nn.Module, task: Task, *, lr: float, seed: int, embedding_lr: float
-) -> WindowedOptimizer:
+) -> AccumulatingOptimizer:
     """As a training run makes it, or torch's AdamW for the contender without settings; casts the model if it must."""
     k = task.accumulation_steps
     if not contender.settings:
         inner = build_library_optimizer("adamw", build_param_groups(model), lr=lr, weight_decay=0.01)
         for group in inner.param_groups:
             group["initial_lr"] = lr
-        return LibraryWindows(inner, accumulation_steps=k, options=Options())
+        return GradientAccumulation(inner, accumulation_steps=k, options=Options())
     config = OptimizerConfig(lr=lr, **contender.settings, **({"embedding_lr": embedding_lr} if embedding_lr else {}))
     if config.states == "bf16":
         model.bfloat16()

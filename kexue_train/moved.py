@@ -73,6 +73,20 @@ MOVED |= {
     "kexue_train.train.monitor.metrics": "kexue_train.metrics.file",
     "kexue_train.train.monitor.happenings": "kexue_train.train.monitor.events",
     "kexue_train.train.monitor.watch": "kexue_train.train.monitor.events",
+    "kexue_train.optim.clipping": "kexue_train.optim.gradients",
+    "kexue_train.optim.embedding_monitor": "kexue_train.optim.embedding_rows",
+    "kexue_train.optim.gradient_dropout": "kexue_train.optim.gradients",
+    "kexue_train.optim.layout": "kexue_train.optim.step_sizes",
+    "kexue_train.optim.library_windows": "kexue_train.optim.library",
+    "kexue_train.optim.rank_average": "kexue_train.optim.ranks",
+    "kexue_train.optim.scalars": "kexue_train.optim.step_sizes",
+    "kexue_train.optim.schedule_config": "kexue_train.optim.schedule",
+    "kexue_train.optim.seen_rows": "kexue_train.optim.embedding_rows",
+    "kexue_train.optim.segments": "kexue_train.optim.partitioned",
+    "kexue_train.optim.stochastic_rounding": "kexue_train.optim.random_bits",
+    "kexue_train.optim.tracked": "kexue_train.optim.param_groups",
+    "kexue_train.optim.weissi": "kexue_train.optim.step_sizes",
+    "kexue_train.optim.windows": "kexue_train.optim.build",
 }
 """Old name of a module or package -> new name."""
 

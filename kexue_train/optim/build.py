@@ -3,25 +3,59 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Protocol, assert_never
 
-from torch import nn
+from torch import Tensor, nn
 
 from kexue_train.optim.accumulation import HiddenAccumulation
 from kexue_train.optim.config import OptimizerConfig
-from kexue_train.optim.library import LibraryOptimizer, build_library_optimizer
-from kexue_train.optim.library_windows import LibraryWindows
+from kexue_train.optim.library import GradientAccumulation, build_library_optimizer
+from kexue_train.optim.nonfinite import NonfiniteReport
 from kexue_train.optim.options import Options
 from kexue_train.optim.param_groups import Role, build_param_groups
-from kexue_train.optim.partitioned import PartitionedAccumulation
-from kexue_train.optim.rules import AdamWRule, Rule, SgdmRule, TigerRule
-from kexue_train.optim.windows import WindowedOptimizer
+from kexue_train.optim.rules import AdamWRule, Rule, SgdmRule
+from kexue_train.optim.tiger_update import TigerRule
+
+
+class AccumulatingOptimizer(Protocol):
+    """What training asks of an optimizer, whoever wrote it; ``step`` is called after every micro-batch."""
+
+    param_groups: list[dict[str, Any]]
+    accumulation_steps: int
+    """Micro-batches per step; may be set between steps."""
+    steps: int
+    """Steps done."""
+
+    @property
+    def ends_step(self) -> bool:
+        """Whether the open micro-batch is the last of its step."""
+        ...
+
+    def step(self) -> bool:
+        """End one micro-batch; returns whether the parameters moved."""
+        ...
+
+    def observe_tokens(self, *ids: Tensor) -> None:
+        """Note the tokens of the micro-batch, for lazy rows."""
+        ...
+
+    def nonfinite_report(self) -> NonfiniteReport:
+        """Return bad gradients since the last report."""
+        ...
+
+    def named_moments(self) -> dict[str, Tensor]:
+        """Return states by ``<kind>.<parameter>``; may be written to."""
+        ...
+
+    def restart_at(self, steps: int) -> None:
+        """Open a new step after ``steps`` of them."""
+        ...
 
 
 def build_optimizer(
     config: OptimizerConfig, model: nn.Module, *, accumulation_steps: int, seed: int, partitioned: bool = False
-) -> WindowedOptimizer:
-    """Optimize all parameters of ``model`` that require gradients.
+) -> AccumulatingOptimizer:
+    """Build the optimizer of all parameters of ``model`` that require gradients.
 
     Args:
         config: The ``optimizer`` section.
@@ -34,33 +68,46 @@ def build_optimizer(
         ResourceError: If the optimizer's library is not installed.
     """
     groups = build_param_groups(model)
-    options = make_options(config, seed=seed)
-    if config.name in ("lamb", "lion"):
-        inner = build_library_optimizer(
-            cast(LibraryOptimizer, config.name), groups, lr=config.lr, weight_decay=config.weight_decay
-        )
-        _remember_learning_rates(inner.param_groups)
-        return LibraryWindows(inner, accumulation_steps=accumulation_steps, options=options)
-    for group in groups:
-        if config.embeddings == "adamw" and group["role"] is Role.EMBEDDING:
-            group |= {"rule": AdamWRule(), "lr": config.embedding_lr, "beta": AdamWRule.beta}
-    rule = make_rule(config)
-    defaults = {"lr": config.lr, "beta": config.momentum_decay, "weight_decay": config.weight_decay}
-    kind = PartitionedAccumulation if partitioned else HiddenAccumulation
-    optimizer = kind(groups, rule, defaults, accumulation_steps=accumulation_steps, options=options)
-    _remember_learning_rates(optimizer.param_groups)
+    options = _make_options(config, seed)
+    optimizer: HiddenAccumulation | GradientAccumulation
+    if config.name == "lamb" or config.name == "lion":
+        inner = build_library_optimizer(config.name, groups, lr=config.lr, weight_decay=config.weight_decay)
+        optimizer = GradientAccumulation(inner, accumulation_steps=accumulation_steps, options=options)
+    else:
+        for group in groups:
+            if config.embeddings == "adamw" and group["role"] is Role.EMBEDDING:
+                group |= {"rule": AdamWRule(), "lr": config.embedding_lr, "beta": AdamWRule.beta}
+        defaults = {"lr": config.lr, "beta": config.momentum_decay, "weight_decay": config.weight_decay}
+        optimizer = HiddenAccumulation(
+            groups, _make_rule(config), defaults, accumulation_steps=accumulation_steps, options=options,
+            partitioned=partitioned,
+        )  # fmt: skip
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
     return optimizer
 
 
-def make_rule(config: OptimizerConfig) -> Rule:
-    """Of "tiger", "sgdm" or "adamw"."""
-    if config.name == "tiger":
-        return TigerRule(config.momentum_decay, dead_zone=config.dead_zone)
-    return SgdmRule(config.momentum_decay) if config.name == "sgdm" else AdamWRule(config.momentum_decay)
+def set_learning_rate(optimizer: AccumulatingOptimizer, multiplier: float) -> None:
+    """Set the learning rate of every group to its own times ``multiplier``."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * multiplier
 
 
-def make_options(config: OptimizerConfig, *, seed: int) -> Options:
-    """The options among the settings."""
+def _make_rule(config: OptimizerConfig) -> Rule:
+    match config.name:
+        case "tiger":
+            return TigerRule(config.momentum_decay, dead_zone=config.dead_zone)
+        case "sgdm":
+            return SgdmRule(config.momentum_decay)
+        case "adamw":
+            return AdamWRule(config.momentum_decay)
+        case "lamb" | "lion":
+            raise ValueError(f"{config.name} is a library's and has no rule here")
+        case _:
+            assert_never(config.name)
+
+
+def _make_options(config: OptimizerConfig, seed: int) -> Options:
     options = Options(
         accumulate=config.accumulate,
         on_nonfinite=config.on_nonfinite,
@@ -71,14 +118,3 @@ def make_options(config: OptimizerConfig, *, seed: int) -> Options:
         seed=seed,
     )
     return replace(options, clip_norm=config.clip.norm, clip_form=config.clip.form) if config.clip else options
-
-
-def set_learning_rate(optimizer: WindowedOptimizer, multiplier: float) -> None:
-    """Set the learning rate of every group to its own times ``multiplier``."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * multiplier
-
-
-def _remember_learning_rates(groups: list[dict[str, Any]]) -> None:
-    for group in groups:
-        group["initial_lr"] = group["lr"]

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from kexue_train.foundation.config import Config
-from kexue_train.optim.schedule_config import Knots, Schedule
+from kexue_train.optim.schedule import Knots, Schedule
 
 
 class ClipConfig(Config):

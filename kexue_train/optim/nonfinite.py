@@ -1,4 +1,4 @@
-"""What happens to a tensor in whose window a gradient was NaN or infinite; the same on every rank."""
+"""What happens to a tensor in whose step a gradient was NaN or infinite; the same on every rank."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from kexue_train.foundation.errors import TrainingError
-from kexue_train.optim.rank_average import ranks
+from kexue_train.optim.ranks import max_over_ranks_
 
 OnNonfinite = Literal["shrink", "skip", "raise"]
 
 
 class NonfiniteReport(NamedTuple):
-    """Since the last report."""
+    """Bad gradients since the last report."""
 
     steps: dict[str, int]
     """Steps with a bad gradient, by name of the tensor."""
@@ -25,11 +24,11 @@ class NonfiniteReport(NamedTuple):
 
 
 class NonfiniteGuard:
-    """Flags of the tensors of one window, and counts over windows; on the device, so that nobody waits for it.
+    """Flags of the tensors of one step, and counts over steps; on the device, so that nobody waits for it.
 
     Args:
-        names: Of the tensors.
-        policy: "shrink": the tensor is multiplied by ``shrink`` in place of its step, at most once per window; "skip":
+        names: Name of each tensor.
+        policy: "shrink": the tensor is multiplied by ``shrink`` in place of its step, at most once per step; "skip":
             it stays; "raise": training ends.
         shrink: In (0, 1].
         device: Where gradients are.
@@ -40,18 +39,18 @@ class NonfiniteGuard:
         self.shrink = shrink if policy == "shrink" else 1.0
         """What is left of a bad tensor."""
         self.flags = torch.zeros(len(names), device=device)
-        """1 for a tensor with a bad gradient in this window."""
-        self._windows = torch.zeros(len(names), device=device)
+        """1 for a tensor with a bad gradient in this step."""
+        self._steps = torch.zeros(len(names), device=device)
         self._run, self._longest = torch.zeros((), device=device), torch.zeros((), device=device)
 
-    def mark(self, tensor: int, bad: Tensor | bool) -> None:
-        """Note whether a gradient of the ``tensor``-th was bad."""
+    def mark(self, tensors: int | slice, bad: Tensor | bool) -> None:
+        """Note whether a gradient of the tensors with this index, or these, was bad."""
         if isinstance(bad, Tensor):
-            self.flags[tensor].logical_or_(bad)
+            self.flags[tensors].logical_or_(bad)
         elif bad:
-            self.flags[tensor] = 1.0
+            self.flags[tensors] = 1.0
 
-    def close_window(self) -> Tensor:
+    def close_step(self) -> Tensor:
         """Agree over the ranks, count, and forget.
 
         Returns:
@@ -60,9 +59,8 @@ class NonfiniteGuard:
         Raises:
             TrainingError: Under "raise", naming the tensors.
         """
-        if ranks() > 1:
-            dist.all_reduce(self.flags, dist.ReduceOp.MAX)
-        self._windows += self.flags
+        max_over_ranks_(self.flags)
+        self._steps += self.flags
         self._run.add_(1).mul_(self.flags.any())
         torch.maximum(self._longest, self._run, out=self._longest)
         bad = self.flags > 0
@@ -76,9 +74,9 @@ class NonfiniteGuard:
         return bad
 
     def report(self) -> NonfiniteReport:
-        """Counts since the last report; waits for the device."""
-        *windows, longest = torch.cat([self._windows, self._longest[None]]).tolist()
-        self._windows.zero_()
+        """Return the counts since the last report; waits for the device."""
+        *steps, longest = torch.cat([self._steps, self._longest[None]]).tolist()
+        self._steps.zero_()
         self._longest.zero_()
-        counted = {name: int(count) for name, count in zip(self.names, windows, strict=True) if count}
+        counted = {name: int(count) for name, count in zip(self.names, steps, strict=True) if count}
         return NonfiniteReport(counted, int(longest))

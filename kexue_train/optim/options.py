@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kexue_train.optim.clipping import ClipForm
+from kexue_train.optim.gradients import ClipForm
 from kexue_train.optim.nonfinite import OnNonfinite
 
 
 @dataclass(frozen=True)
 class Options:
-    """Composable, all off by default but the guard."""
+    """Options that go together, all off by default but the guard against gradients that are not finite."""
 
     accumulate: Literal["momentum", "gradient"] = "momentum"
-    """"momentum": gradients are folded and freed during backward. "gradient": ``.grad`` adds up over the window."""
+    """"momentum": gradients are folded and freed during backward. "gradient": ``.grad`` adds up over the step."""
     on_nonfinite: OnNonfinite = "shrink"
-    """What happens to a tensor in whose window a gradient was NaN or infinite."""
+    """What happens to a tensor in whose step a gradient was NaN or infinite."""
     shrink: float = 0.99
     """What is left of it under "shrink"."""
     clip_norm: float | None = None
@@ -27,14 +27,14 @@ class Options:
     weissi: float = 0.0
     """λ₁ of the penalty λ₁ Σ log‖W‖ of matrices."""
     lazy_rows: bool = False
-    """Rows of the word table (the longest one) move only if ``saw_tokens`` named them in this window; their momentum
+    """Rows of the word table (the longest one) move only if ``observe_tokens`` named them in this step; their momentum
     decays always."""
     bf16_states: bool = False
     """Weights and momentum are bfloat16, stochastically rounded: 4 bytes per parameter in all."""
     average_over_ranks: bool = True
     """False where somebody else has averaged the gradients already."""
     seed: int = 0
-    """Of rounding and gradient dropout."""
+    """Seed of rounding and gradient dropout."""
 
     def __post_init__(self) -> None:
         if not 0 < self.shrink <= 1 or not 0 < self.gradient_keep <= 1 or self.weissi < 0:

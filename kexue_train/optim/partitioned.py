@@ -1,211 +1,282 @@
-"""Hidden accumulation where each rank keeps and moves only its partition of parameters and moments (ZeRO 1, 2 and 3).
+"""Parameters and moments of which each rank keeps and moves only its slices (ZeRO 1, 2 and 3).
 
-Somebody else (DeepSpeed) reduces gradients to partitions and publishes moved ones. Gradients are folded after every
-micro-batch, since the moments lie cut up like them: k micro-batches take k reductions, where whole moments take one.
-All that a step needs of whole tensors is in vectors of a few thousand numbers, which are added up over the ranks.
+ZeRO gives each rank flat tensors with slices of many tensors, cut wherever its share ends: within a tensor, within a
+row too. DeepSpeed reduces gradients to slices and publishes moved ones. What a rule needs of a whole tensor or row is a
+sum over its elements: each rank adds up its own slices into the vector of a ``ScalarLayout``, and one small all-reduce
+makes the whole sums. Gradients are folded after every micro-batch, since the moments lie cut up like them: k
+micro-batches take k reductions, where whole moments take one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from kexue_train.optim.accumulation import HiddenAccumulation
-from kexue_train.optim.clipping import clip_factor
-from kexue_train.optim.gradient_dropout import drop_gradient_
-from kexue_train.optim.options import Options
-from kexue_train.optim.rank_average import ranks
-from kexue_train.optim.rules import Rule
-from kexue_train.optim.segments import Segment, SegmentMap
-from kexue_train.optim.whole_tensors import fold, move
+from kexue_train.optim.gradients import clip_factor, drop_gradient_
+from kexue_train.optim.param_groups import Role, Tracked
+from kexue_train.optim.random_bits import Rounding
+from kexue_train.optim.ranks import ranks, sum_over_ranks_
+from kexue_train.optim.step_sizes import ScalarLayout, StepSizes
+from kexue_train.optim.whole_tensors import fold_tensor_, move_tensor_
 
 
-class PartitionedAccumulation(HiddenAccumulation):
-    """Made (and given states) like a ``HiddenAccumulation``, until ``attach`` says how the parameters were cut up.
+@dataclass(frozen=True)
+class TensorSlice:
+    """A slice of one tensor, and where it lies."""
 
-    From then on, for every micro-batch and after its backward:
+    tensor: int
+    """Which tensor, in the order of the layout."""
+    start: int
+    """Its first element, in the tensor's own order."""
+    numel: int
+    """At least 1."""
+    flat: int
+    """Which of this rank's flat tensors it lies in."""
+    offset: int
+    """Its first element there."""
 
-        if optimizer.wants_gradients:  optimizer.fold_slices(gradients)
-        if optimizer.ends_window:      optimizer.decide_step()
-                                       optimizer.move_flat(flat)       # each one, in any order
-        optimizer.step()                                               # counts
+    def of(self, flats: Sequence[Tensor]) -> Tensor:
+        """Return the slice, a view [numel]."""
+        return flats[self.flat][self.offset : self.offset + self.numel]
 
-    Under ``accumulate: gradient`` the gradients handed over are means over the window. A ``micro_batch_weight`` must
-    be the same on all ranks.
+    def within(self, whole: Tensor) -> Tensor:
+        """Return the same place in the whole tensor, which is contiguous, a view [numel]."""
+        return whole.view(-1)[self.start : self.start + self.numel]
 
-    Attributes:
-        hidden: Whether micro-batches add up in the moments.
 
-    Raises:
-        ValueError: If an option cannot be had so.
+@dataclass(frozen=True)
+class Block:
+    """Part of a slice: one piece of a tensor or row, or several whole rows; each of its lines has one scalar."""
+
+    skip: int
+    """Elements of the slice before it."""
+    lines: slice
+    """Its scalars in a vector of the layout."""
+    width: int
+    """Elements of a line."""
+
+    def of(self, kept: Tensor) -> Tensor:
+        """Return the block of something kept for the slice, [numel] -> view [lines, width]."""
+        count = self.lines.stop - self.lines.start
+        return kept[self.skip : self.skip + count * self.width].view(count, self.width)
+
+
+@dataclass(frozen=True)
+class SliceMap:
+    """All slices of one rank.
+
+    Args:
+        layout: Layout of the whole tensors, the same on every rank.
+        slices: The slices of this rank. All ranks together have every element of every tensor once.
     """
 
-    def __init__(
-        self,
-        params: Any,
-        rule: Rule,
-        defaults: dict[str, Any],
-        *,
-        accumulation_steps: int = 1,
-        options: Options = Options(),  # noqa: B008  # frozen
-    ) -> None:
-        if options.bf16_states:
-            raise ValueError(
-                "bf16_states keeps no fp32 weights, which ZeRO partitions; take ZeRO stage 0 or fp32 states"
-            )
-        self.hidden = options.accumulate == "momentum"
-        # No hooks, no averages: gradients come reduced.
-        options = replace(options, accumulate="gradient", average_over_ranks=False)
-        super().__init__(params, rule, defaults, accumulation_steps=accumulation_steps, options=options)
-        self._flats: Sequence[Tensor] = ()
-        self._map = SegmentMap(self.layout, ())
-        self._slices: list[list[Tensor]] = []
-        self._step_size = self._drop = torch.empty(0)
+    layout: ScalarLayout
+    slices: Sequence[TensorSlice]
 
-    @torch.no_grad()
-    def attach(self, flats: Sequence[Tensor], segments: Sequence[Segment]) -> None:
-        """Keep only this rank's slices of the moments.
+    @cached_property
+    def blocks(self) -> list[list[Block]]:
+        """Blocks of each slice; those of embeddings are cut where rows begin and end, so there are at most three."""
+        first_scalar = list(accumulate(self.layout.counts, initial=0))
+        return [list(self._cut(own, first_scalar[own.tensor])) for own in self.slices]
+
+    def sum_squares(self, kept: Sequence[Tensor]) -> Tensor:
+        """Return this rank's share of the sums of squares of the whole tensors, to be added up over the ranks.
 
         Args:
-            flats: Tensors that hold this rank's slices of the parameters.
-            segments: Where each lies; tensors are counted in the order of the parameter groups.
-        """
-        self._flats, self._map = flats, SegmentMap(self.layout, segments)
-        self._slices = [
-            [segment.within(moment).clone() for moment in self._tensors[segment.tensor].moments] for segment in segments
-        ]
-        self.state.clear()
-        del self._flat, self._average
-        for tensor in self._tensors:
-            tensor.moments = ()
-
-    @property
-    def ends_window(self) -> bool:
-        """Whether the open micro-batch is the last of its window."""
-        return self.filled + 1 == self.accumulation_steps
-
-    @property
-    def wants_gradients(self) -> bool:
-        """Whether the gradients of the open micro-batch are to be folded."""
-        return self.hidden or self.ends_window
-
-    @torch.no_grad()
-    def fold_slices(self, gradients: Sequence[Tensor]) -> None:
-        """Take in the gradients of one micro-batch, or of a window; a bad one is left out as a whole, on all ranks.
-
-        Args:
-            gradients: For each segment the mean over the ranks, [numel]; overwritten.
-        """
-        bad = self._judge(gradients)
-        torch.maximum(self._guard.flags, bad.to(self._guard.flags.dtype), out=self._guard.flags)
-        share = self.micro_batch_weight / self.accumulation_steps if self.hidden else 1.0
-        first = self.filled == 0 or not self.hidden
-        for segment, moments, grad in zip(self._map.segments, self._slices, gradients, strict=True):
-            if self.options.gradient_keep < 1:
-                drop_gradient_(
-                    grad, keep=self.options.gradient_keep, seed=self.options.seed, step=self.steps,
-                    tensor=segment.tensor, offset=segment.start,
-                )  # fmt: skip
-            grad[:1].masked_fill_(bad[segment.tensor], torch.nan)  # for ``fold`` to see what other slices have
-            rule = self._tensors[segment.tensor].rule
-            fold(rule, moments, grad, first=first, share=share, rounding=self._rounding(), number=segment.tensor)
-
-    @torch.no_grad()
-    def decide_step(self) -> None:
-        """At the end of a window: agree over the ranks on how far each tensor and row moves."""
-        self._step_size, self._drop = self._scalars()
-
-    @torch.no_grad()
-    def move_flat(self, flat: Tensor) -> None:
-        """Move the slices that lie in ``flat``, one of the tensors given to ``attach``."""
-        for segment, blocks, moments in zip(self._map.segments, self._map.blocks, self._slices, strict=True):
-            if self._flats[segment.flat] is not flat:
-                continue
-            for block in blocks:
-                move(
-                    self._tensors[segment.tensor].rule, block.of(segment.of(self._flats)),
-                    [block.of(moment) for moment in moments],
-                    self._step_size[block.lines], self._drop[block.lines],
-                    window=self.steps + 1, rounding=self._rounding(), number=segment.tensor,
-                )  # fmt: skip
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> bool:  # type: ignore[override]  # noqa: ARG002  # as its parent
-        """Count a micro-batch.
+            kept: The parameters, [numel] for each slice.
 
         Returns:
-            Whether it was the last of its window, so that the parameters have moved.
+            [layout.total] of at least fp32, 0 for vectors, whose size no rule asks for.
         """
-        self.micro_batch_weight = 1.0
-        if not self.ends_window:
-            self.filled += 1
-            return False
-        self.restart_at(self.steps + 1)
-        return True
+        dtype = torch.promote_types(kept[0].dtype if kept else torch.float32, torch.float32)
+        sums = torch.zeros(self.layout.total, dtype=dtype, device=self.layout.device)
+        for own, blocks, values in zip(self.slices, self.blocks, kept, strict=True):
+            if self.layout.roles[own.tensor] is not Role.VECTOR:
+                for block in blocks:
+                    sums[block.lines] += torch.linalg.vector_norm(block.of(values), dim=-1, dtype=dtype).square_()
+        return sums
 
-    def state_dict(self) -> dict[str, Any]:
-        """Only before ``attach``; see ``whole_moments``.
+    def add_up(self, values: Sequence[Tensor]) -> Tensor:
+        """Return this rank's share of a sum over each whole tensor, to be added up over the ranks, [tensors].
 
-        Raises:
-            RuntimeError: Afterwards.
+        Args:
+            values: A scalar for each slice.
         """
-        if self._flats:
-            raise RuntimeError("states lie in slices on all ranks; whole_moments() puts them together")
-        return super().state_dict()
+        dtype = values[0].dtype if values else torch.float32
+        sums = torch.zeros(len(self.layout.shapes), dtype=dtype, device=self.layout.device)
+        return sums.index_add_(0, self._tensors, torch.stack(list(values))) if values else sums
+
+    @cached_property
+    def _tensors(self) -> Tensor:
+        return torch.tensor([own.tensor for own in self.slices], device=self.layout.device)
+
+    def _cut(self, own: TensorSlice, first_scalar: int) -> Iterator[Block]:
+        if self.layout.roles[own.tensor] is not Role.EMBEDDING:
+            yield Block(0, slice(first_scalar, first_scalar + 1), own.numel)
+            return
+        # A table [5, 4] from element 2 on, 15 elements: the rest of row 0 (2 elements), the whole rows 1 to 3 as one
+        # block [3, 4], and the first element of row 4. Their scalars are those of row 0, of rows 1 to 3, and of row 4.
+        width = self.layout.shapes[own.tensor][-1]
+        skip = 0
+        while skip < own.numel:
+            row, inside = divmod(own.start + skip, width)
+            left = own.numel - skip
+            whole_rows = 0 if inside else left // width
+            scalar = first_scalar + row
+            line = width if whole_rows else min(width - inside, left)
+            yield Block(skip, slice(scalar, scalar + max(whole_rows, 1)), line)
+            skip += max(whole_rows, 1) * line
+
+
+class TensorSlices:
+    """A ``TensorStorage`` of this rank's slices; what is folded by index is a slice.
+
+    Args:
+        tensors: Parameters with whole moments, which are copied.
+        flats: Tensors that hold this rank's slices of the parameters.
+        slice_map: Where each lies; tensors are counted in the order of ``tensors``.
+    """
+
+    def __init__(self, tensors: Sequence[Tracked], flats: Sequence[Tensor], slice_map: SliceMap) -> None:
+        self._tensors, self._flats, self.map = tensors, flats, slice_map
+        self._moments = [
+            [own.within(moment).clone() for moment in tensors[own.tensor].moments] for own in slice_map.slices
+        ]
+
+    def fold(self, index: int, grad: Tensor, *, is_first: bool, share: float, rounding: Rounding) -> Tensor | bool:
+        """Take a gradient into the moments of the ``index``-th slice; see ``fold_tensor_``."""
+        number = self.map.slices[index].tensor
+        return fold_tensor_(
+            self._tensors[number].rule, self._moments[index], grad,
+            is_first=is_first, share=share, rounding=rounding, number=number,
+        )  # fmt: skip
+
+    def sum_squares(self) -> Tensor:
+        """Return the sums of squares of the whole parameters, [total] of the layout; a collective call."""
+        return sum_over_ranks_(self.map.sum_squares([own.of(self._flats) for own in self.map.slices]))
+
+    def move(self, sizes: StepSizes, *, step: int, rounding: Rounding, flat: Tensor | None = None) -> None:
+        """Move the slices that lie in ``flat``, one of the flat tensors, or all of them."""
+        for own, blocks, moments in zip(self.map.slices, self.map.blocks, self._moments, strict=True):
+            if flat is not None and self._flats[own.flat] is not flat:
+                continue
+            for block in blocks:
+                move_tensor_(
+                    self._tensors[own.tensor].rule, block.of(own.of(self._flats)),
+                    [block.of(moment) for moment in moments],
+                    StepSizes(sizes.step[block.lines], sizes.decay[block.lines]),
+                    step=step, rounding=rounding, number=own.tensor,
+                )  # fmt: skip
 
     def whole_moments(self) -> Iterator[tuple[str, Tensor]]:
-        """Moments as ``momentum.<name>``, one after the other; on all ranks at once, right on rank 0 only."""
+        """Yield moments as ``momentum.<name>``, one after the other; on all ranks at once, right on rank 0 only."""
+        layout = self.map.layout
         for tensor in self._tensors:
             for number, moment in enumerate(tensor.rule.moments):
-                whole = torch.zeros(
-                    self.layout.shapes[tensor.index], dtype=self._flats[0].dtype, device=self.layout.device
-                )
-                for segment, kept in zip(self._map.segments, self._slices, strict=True):
-                    if segment.tensor == tensor.index:
-                        segment.within(whole).copy_(kept[number])
+                whole = torch.zeros(layout.shapes[tensor.index], dtype=self._flats[0].dtype, device=layout.device)
+                for own, kept in zip(self.map.slices, self._moments, strict=True):
+                    if own.tensor == tensor.index:
+                        own.within(whole).copy_(kept[number])
                 if ranks() > 1:
                     dist.reduce(whole, 0)
                 yield f"{moment.name}.{tensor.name}", whole
 
-    def _judge(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Which tensors have a gradient that is not finite on any rank, bool [tensors]; clips the others if told to."""
-        sums = [self._map.add_up([grad.sum() for grad in gradients])]
-        limit = self.options.clip_norm
-        if limit is not None:
-            sums.append(self._map.add_up([torch.linalg.vector_norm(grad).square() for grad in gradients]))
-        total = torch.stack(sums)
-        if ranks() > 1:
-            dist.all_reduce(total)
-        if limit is not None:
-            squares = total[1] if self.hidden else total[1].sum().expand_as(total[1])
-            total[1] = clip_factor(squares.sqrt(), limit, self.options.clip_form)
-            for segment, grad in zip(self._map.segments, gradients, strict=True):
-                grad.mul_(total[1, segment.tensor])
-        return ~torch.isfinite(total).all(0)
-
-    def _sum_squares(self) -> Tensor:
-        sums = self._map.sum_squares([segment.of(self._flats) for segment in self._map.segments])
-        if ranks() > 1:
-            dist.all_reduce(sums)
-        return sums
-
 
 class FlatSteps(torch.optim.Optimizer):
-    """What DeepSpeed is given as its optimizer: it steps on one flat tensor after the other, when a window ends."""
+    """What DeepSpeed is given as its optimizer: steps of a ``HiddenAccumulation`` on one flat tensor after the other.
 
-    def __init__(self, optimizer: PartitionedAccumulation) -> None:
-        params = [param for group in optimizer.param_groups for param in group["params"]]
+    ``attach`` says how DeepSpeed has cut up the parameters. Then, for every micro-batch and after its backward:
+
+        if flat_steps.wants_gradients:  flat_steps.fold(gradients)
+        if optimizer.ends_step:         flat_steps.decide()
+                                        flat_steps.step()          # DeepSpeed does, for its flat tensors in any order
+        optimizer.step()                                           # counts
+
+    Under ``accumulate: gradient`` the gradients handed over are means over the step. A ``micro_batch_weight`` must be
+    the same on all ranks.
+
+    Args:
+        optimizer: Made, and given its states, while parameters were whole; ``partitioned``.
+
+    Attributes:
+        hidden: Whether micro-batches add up in the moments.
+    """
+
+    def __init__(self, optimizer: HiddenAccumulation) -> None:
+        params = [tensor.param for tensor in optimizer.tensors]
         super().__init__(params, {"lr": optimizer.param_groups[0]["lr"]})
+        self.hidden = optimizer.options.accumulate == "momentum"
         self._optimizer = optimizer
+        self._sizes = StepSizes(torch.empty(0), torch.empty(0))
 
+    @torch.no_grad()
+    def attach(self, flats: Sequence[Tensor], slices: Sequence[TensorSlice]) -> None:
+        """Keep only this rank's slices of the moments; see ``TensorSlices``."""
+        optimizer = self._optimizer
+        self._storage = TensorSlices(optimizer.tensors, flats, SliceMap(optimizer.layout, slices))
+        optimizer.keep_in(self._storage)
+
+    @property
+    def wants_gradients(self) -> bool:
+        """Whether the gradients of the open micro-batch are to be folded."""
+        return self.hidden or self._optimizer.ends_step
+
+    @torch.no_grad()
+    def fold(self, gradients: Sequence[Tensor]) -> None:
+        """Take in the gradients of one micro-batch, or of a step; a bad one is left out as a whole, on all ranks.
+
+        Args:
+            gradients: For each slice the mean over the ranks, [numel]; overwritten.
+        """
+        optimizer = self._optimizer
+        options, slices = optimizer.options, self._storage.map.slices
+        bad = self._find_bad(gradients)
+        optimizer.guard.mark(slice(None), bad)
+        share = optimizer.micro_batch_weight / optimizer.accumulation_steps if self.hidden else 1.0
+        is_first = optimizer.micro_steps_done == 0 or not self.hidden
+        for index, (own, grad) in enumerate(zip(slices, gradients, strict=True)):
+            if options.gradient_keep < 1:
+                drop_gradient_(
+                    grad, keep=options.gradient_keep, seed=options.seed, step=optimizer.steps,
+                    tensor=own.tensor, offset=own.start,
+                )  # fmt: skip
+            grad[:1].masked_fill_(bad[own.tensor], torch.nan)  # so that ``fold`` sees what other slices have
+            self._storage.fold(index, grad, is_first=is_first, share=share, rounding=optimizer.rounding)
+
+    def decide(self) -> None:
+        """At the end of a step: agree over the ranks on how far each tensor and row moves."""
+        self._sizes = self._optimizer.decide_step_sizes()
+
+    @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002  # there is no closure
         """Move the flat tensors that DeepSpeed has put into the groups."""
+        optimizer = self._optimizer
         for group in self.param_groups:
-            group["lr"] = self._optimizer.param_groups[0]["lr"]
+            group["lr"] = optimizer.param_groups[0]["lr"]
             for flat in group["params"]:
-                self._optimizer.move_flat(flat)
+                self._storage.move(self._sizes, step=optimizer.steps + 1, rounding=optimizer.rounding, flat=flat)
+
+    def whole_moments(self) -> Iterator[tuple[str, Tensor]]:
+        """See ``TensorSlices``."""
+        return self._storage.whole_moments()
+
+    def _find_bad(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Return which tensors have a gradient that is not finite on any rank, bool [tensors]; clip the others."""
+        slice_map, options = self._storage.map, self._optimizer.options
+        sums = [slice_map.add_up([grad.sum() for grad in gradients])]
+        if options.clip_norm is not None:
+            sums.append(slice_map.add_up([torch.linalg.vector_norm(grad).square() for grad in gradients]))
+        total = sum_over_ranks_(torch.stack(sums))
+        if options.clip_norm is not None:
+            squares = total[1] if self.hidden else total[1].sum().expand_as(total[1])
+            total[1] = clip_factor(squares.sqrt(), options.clip_norm, options.clip_form)
+            for own, grad in zip(slice_map.slices, gradients, strict=True):
+                grad.mul_(total[1, own.tensor])
+        return ~torch.isfinite(total).all(0)

@@ -1,11 +1,11 @@
-"""What an optimizer keeps of the gradients of a window, and in which direction and how far it moves at its end.
+"""Rules: what is kept of the gradients of a step, and in which direction and how far parameters move at its end.
 
 Every rule keeps moving averages of powers of the gradient, m ← β m + (1-β) g^p. Such an average can take in its
 gradient in parts, micro-batch by micro-batch and rank by rank, which is all that hiding accumulation in it needs. For
 p = 1 the parts add up to exactly the averaged gradient; for p = 2 to the mean of squares, where the whole batch would
 have the square of the mean: that AdamW is an approximation, whose steps are up to √k smaller where gradients are noise.
 
-Source: https://kexue.fm/archives/8634, https://kexue.fm/archives/9512.
+Source: https://kexue.fm/archives/8634. Tiger's own rule is in ``tiger_update``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from kexue_train.optim.tiger_update import RMS_FLOOR
-
 
 @dataclass(frozen=True)
 class Moment:
@@ -26,7 +24,7 @@ class Moment:
 
     name: str
     beta: float
-    """Decay per window."""
+    """Decay per step."""
     power: int = 1
 
 
@@ -39,80 +37,51 @@ class Rule(Protocol):
         ...
 
     def with_settings(self, group: dict[str, Any]) -> Rule:
-        """The rule with the betas of a parameter group."""
+        """Return the rule with the betas of a parameter group."""
         ...
 
     def step_size(self, squares: Tensor, elements: Tensor, vector: Tensor) -> Tensor:
-        """Length of a step relative to the learning rate, one for each scalar of the layout.
+        """Return the length of a step relative to the learning rate, one for each scalar of the layout.
 
         Args:
             squares: Sums of squares of the parameters.
-            elements: How many each is the sum of.
+            elements: How many elements each is the sum of.
             vector: Which scalars are of vectors, bool.
         """
         ...
 
-    def direction(self, moments: Sequence[Tensor], window: int) -> Tensor:
-        """The direction of the step that ends window number ``window`` (from 1), a new tensor shaped as a moment."""
+    def direction(self, moments: Sequence[Tensor], step: int) -> Tensor:
+        """Return the direction of step number ``step`` (from 1), a new tensor shaped as a moment."""
         ...
 
 
 @dataclass(frozen=True)
-class TigerRule:
-    """sign(m), scaled by the size of the tensor or row."""
-
-    beta: float = 0.965
-    rms_floor: float = RMS_FLOOR
-    dead_zone: float = 0.0
-    """Momenta below this in size count as zero; ends the slow drift that a forgotten gradient leaves behind."""
-
-    @property
-    def moments(self) -> tuple[Moment, ...]:
-        """See ``Rule``."""
-        return (Moment("momentum", self.beta),)
-
-    def with_settings(self, group: dict[str, Any]) -> TigerRule:
-        """See ``Rule``."""
-        return replace(self, beta=group["beta"])
-
-    def step_size(self, squares: Tensor, elements: Tensor, vector: Tensor) -> Tensor:
-        """See ``Rule``."""
-        rms = (squares / elements).sqrt().clamp_min(self.rms_floor)
-        return torch.where(vector, 0.5, rms)
-
-    def direction(self, moments: Sequence[Tensor], window: int) -> Tensor:  # noqa: ARG002  # no bias to correct
-        """See ``Rule``."""
-        sign = moments[0].sign()
-        return sign.mul_(moments[0].abs() >= self.dead_zone) if self.dead_zone else sign
-
-
-@dataclass(frozen=True)
 class SgdmRule:
-    """m itself: stochastic gradient descent with momentum, as a moving average."""
+    """Stochastic gradient descent with momentum: m itself, as a moving average, biased at the start on purpose."""
 
     beta: float = 0.9
 
     @property
     def moments(self) -> tuple[Moment, ...]:
-        """See ``Rule``."""
+        """The momentum alone."""
         return (Moment("momentum", self.beta),)
 
     def with_settings(self, group: dict[str, Any]) -> SgdmRule:
-        """See ``Rule``."""
+        """Return the rule with the beta of a parameter group."""
         return replace(self, beta=group["beta"])
 
     def step_size(self, squares: Tensor, elements: Tensor, vector: Tensor) -> Tensor:  # noqa: ARG002  # not scaled
-        """See ``Rule``."""
+        """Return 1."""
         return torch.ones_like(squares)
 
-    def direction(self, moments: Sequence[Tensor], window: int) -> Tensor:  # noqa: ARG002  # biased on purpose
-        """See ``Rule``."""
+    def direction(self, moments: Sequence[Tensor], step: int) -> Tensor:  # noqa: ARG002  # no bias to correct
+        """Return a copy of m."""
         return moments[0].clone()
 
 
 @dataclass(frozen=True)
 class AdamWRule:
-    """m over the root of v, both corrected for their start at zero."""
+    """AdamW: m over the root of v, both corrected for their start at zero."""
 
     beta: float = 0.9
     beta2: float = 0.999
@@ -120,19 +89,19 @@ class AdamWRule:
 
     @property
     def moments(self) -> tuple[Moment, ...]:
-        """See ``Rule``."""
+        """The momentum m and the average square v."""
         return Moment("momentum", self.beta), Moment("square", self.beta2, power=2)
 
     def with_settings(self, group: dict[str, Any]) -> AdamWRule:
-        """See ``Rule``."""
+        """Return the rule with the beta of a parameter group, which is that of m."""
         return replace(self, beta=group["beta"])
 
     def step_size(self, squares: Tensor, elements: Tensor, vector: Tensor) -> Tensor:  # noqa: ARG002  # not scaled
-        """See ``Rule``."""
+        """Return 1."""
         return torch.ones_like(squares)
 
-    def direction(self, moments: Sequence[Tensor], window: int) -> Tensor:
-        """See ``Rule``."""
+    def direction(self, moments: Sequence[Tensor], step: int) -> Tensor:
+        """Return m/(1-β₁ᵗ) over √(v/(1-β₂ᵗ)) + ε."""
         momentum, square = moments
-        root = (square / (1 - self.beta2**window)).sqrt_().add_(self.eps)
-        return momentum.div(1 - self.beta**window).div_(root)
+        root = (square / (1 - self.beta2**step)).sqrt_().add_(self.eps)
+        return momentum.div(1 - self.beta**step).div_(root)

@@ -1,7 +1,7 @@
 """Tiger (https://kexue.fm/archives/9512): the sign of one momentum, steps scaled by the size of each tensor.
 
 Deviations from github.com/bojone/tiger, each on purpose: a micro-batch whose gradient is NaN *or Inf* is left out of
-the momentum of that tensor, and the shrink happens once, at the end of the window, on every rank alike (the original
+the momentum of that tensor, and the shrink happens once, at the end of the step, on every rank alike (the original
 tests NaN only and shrinks at once, which would let replicas drift apart); sizes below ``rms_floor`` count as that.
 """
 
@@ -12,8 +12,7 @@ from typing import Any
 
 from kexue_train.optim.accumulation import HiddenAccumulation
 from kexue_train.optim.options import Options
-from kexue_train.optim.rules import TigerRule
-from kexue_train.optim.tiger_update import RMS_FLOOR
+from kexue_train.optim.tiger_update import RMS_FLOOR, TigerRule
 
 
 class Tiger(HiddenAccumulation):
@@ -22,10 +21,10 @@ class Tiger(HiddenAccumulation):
     Args:
         params: Groups of ``build_param_groups``, or plain parameters (then the role follows from the shape).
         lr: Learning rate relative to the size of a tensor; 1e-3 to 2e-3 is usual.
-        beta: Decay of the momentum per window, in [0, 1).
+        beta: Decay of the momentum per step, in [0, 1).
         weight_decay: Decoupled decay of matrices and embeddings.
-        accumulation_steps: Micro-batches per window.
-        rms_floor: Least root mean square of a tensor or row; above 0, else zeros would stay zeros.
+        accumulation_steps: Micro-batches per step.
+        rms_floor: Least root mean square of a tensor or row; above 0, otherwise zeros would stay zeros.
         dead_zone: Momenta below this in size move nothing.
         options: See ``Options``.
 

@@ -6,11 +6,11 @@ compiler is left to choose.
 
 Memory is all that these kernels wait for. Bytes of device memory per parameter:
 
-    kernel         fp32 states    bf16 states    touches
-    check          4              2              reads g
-    fold           8 (12)         4 (6)          reads and writes m; g again, from memory if the cache is too small
-    sum_squares    4              2              reads θ
-    move           12             6              reads m, reads and writes θ
+    kernel              fp32 states    bf16 states    touches
+    check_gradient      4              2              reads g
+    fold_gradient       8 (12)         4 (6)          reads and writes m; g again, from memory if the cache is too small
+    sum_tile_squares    4              2              reads θ
+    move_tiles          12             6              reads m, reads and writes θ
 
 Tensors lie anywhere, so the kernels over all of them read what to work on from a table, a tile of a tensor per
 program: some rows of an embedding, or of a matrix cut into lines. An address from a table says nothing about its
@@ -25,15 +25,15 @@ import triton.language as tl
 from kexue_train.optim import random_bits
 
 CHUNK = 4096
-"""Elements that a program of ``check`` and ``fold`` reads at a time; even."""
+"""Elements that a program of ``check_gradient`` and ``fold_gradient`` reads at a time; even."""
 TILE_ROWS, TILE_COLUMNS = 32, 128
-"""What a program of ``sum_squares`` and ``move`` reads at a time: 32 rows, 128 columns of each."""
+"""What a program of ``sum_tile_squares`` and ``move_tiles`` reads at a time: 32 rows, 128 columns of each."""
 SPAN = 1024
-"""Sums that ``add_up`` reads at a time."""
+"""Sums that ``add_tile_squares`` reads at a time."""
 CHECKERS = 512
-"""Programs of ``check`` at most: enough to read at full speed, few enough for each program of ``fold`` to ask all."""
+"""Programs of ``check_gradient`` at most: enough to read at full speed, few enough for every other one to ask all."""
 WARPS = 8
-"""Of all of them but ``add_up``: 16 elements per thread, so that enough threads fit on a processor."""
+"""Warps of all kernels but ``add_tile_squares``: 16 elements per thread, so that enough threads fit on a processor."""
 
 _MULTIPLIER_0, _MULTIPLIER_1 = tl.constexpr(random_bits.MULTIPLIER_0), tl.constexpr(random_bits.MULTIPLIER_1)
 _START_0, _START_1 = tl.constexpr(random_bits.START_0), tl.constexpr(random_bits.START_1)
@@ -43,8 +43,8 @@ _NAN_BITS = tl.constexpr(0x7FC00000)
 
 
 @triton.jit
-def check(grad, numel, flag, verdicts, block: tl.constexpr):
-    """Each program reads every so many-th chunk of ``grad``; 1 into its verdict, and ``flag``, if one is not finite."""
+def check_gradient(grad, numel, flag, verdicts, block: tl.constexpr):
+    """Read chunks of ``grad``, of n programs every n-th; store 1 in the verdict and the flag if one is not finite."""
     offsets = tl.arange(0, block)
     bad = tl.zeros((block,), tl.int32)
     for start in range(tl.program_id(0).to(tl.int64) * block, numel, tl.num_programs(0) * block):
@@ -57,8 +57,10 @@ def check(grad, numel, flag, verdicts, block: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["seed", "stream"])
-def fold(momentum, grad, numel, verdicts, decay, weight, seed, stream, checkers: tl.constexpr, block: tl.constexpr):
-    """One chunk of m ← decay·m + weight·g, unless a verdict is against it."""
+def fold_gradient(
+    momentum, grad, numel, verdicts, decay, weight, seed, stream, checkers: tl.constexpr, block: tl.constexpr
+):
+    """Compute one chunk of m ← decay·m + weight·g, unless a verdict is against it."""
     start = tl.program_id(0).to(tl.int64) * block
     offsets = tl.arange(0, block)
     mask = offsets < numel - start
@@ -75,8 +77,8 @@ def fold(momentum, grad, numel, verdicts, decay, weight, seed, stream, checkers:
 
 
 @triton.jit
-def sum_squares(tiles, sums, parameter_type: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr):
-    """The squares of one tile: the sums of its rows, or the sum of all."""
+def sum_tile_squares(tiles, sums, parameter_type: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr):
+    """Add up the squares of one tile: of each row, or of all of it."""
     tile = tiles + tl.program_id(0) * 10
     parameter = tl.load(tile).to(tl.pointer_type(parameter_type))
     left, width = tl.load(tile + 3).to(tl.int32), tl.load(tile + 4).to(tl.int32)
@@ -108,7 +110,7 @@ def _row_squares(parameter, left, width, rows: tl.constexpr, columns: tl.constex
 
 
 @triton.jit
-def add_up(spans, sums, block: tl.constexpr):
+def add_tile_squares(spans, sums, block: tl.constexpr):
     """Add the sums of the tiles of one tensor, always in the same order."""
     span = spans + tl.program_id(0) * 3
     first, count, target = tl.load(span), tl.load(span + 1), tl.load(span + 2)
@@ -120,49 +122,32 @@ def add_up(spans, sums, block: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["seed", "stream"])
-def move(
-    tiles,
-    step,
-    drop,
-    dead_zone,
-    seed,
-    stream,
-    parameter_type: tl.constexpr,
-    momentum_type: tl.constexpr,
-    rows: tl.constexpr,
-    columns: tl.constexpr,
-):
-    """θ ← θ - (step·sign(m) + drop·θ) in one tile."""
+def move_tiles(
+    tiles, step, decay, dead_zone, seed, stream,
+    parameter_type: tl.constexpr, momentum_type: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr,
+):  # fmt: skip
+    """Compute θ ← θ - (step·sign(m) + decay·θ) in one tile."""
     tile = tiles + tl.program_id(0) * 10
     parameter = tl.load(tile).to(tl.pointer_type(parameter_type))
     momentum = tl.load(tile + 1).to(tl.pointer_type(momentum_type))
     start, left, width = tl.load(tile + 2).to(tl.uint32), tl.load(tile + 3).to(tl.int32), tl.load(tile + 4).to(tl.int32)
     row = tl.arange(0, rows)[:, None]
     scalar, exists = tl.load(tile + 5) + row * tl.load(tile + 6), row * width < left
-    step, drop = tl.load(step + scalar, mask=exists, other=0.0), tl.load(drop + scalar, mask=exists, other=0.0)
+    step, decay = tl.load(step + scalar, mask=exists, other=0.0), tl.load(decay + scalar, mask=exists, other=0.0)
     key_0, key_1 = _stream_keys(seed, stream, tl.load(tile + 8))
     if tl.load(tile + 9) != 0:
-        _move(parameter, momentum, start, left, width, step, drop, dead_zone, key_0, key_1, rows, columns, True)
+        _move_tile(parameter, momentum, start, left, width, step, decay, dead_zone, key_0, key_1, rows, columns, True)
     else:
-        _move(parameter, momentum, start, left, width, step, drop, dead_zone, key_0, key_1, rows, _EDGE_COLUMNS, False)
+        _move_tile(
+            parameter, momentum, start, left, width, step, decay, dead_zone, key_0, key_1, rows, _EDGE_COLUMNS, False
+        )
 
 
 @triton.jit
-def _move(
-    parameter,
-    momentum,
-    start,
-    left,
-    width,
-    step,
-    drop,
-    dead_zone,
-    key_0,
-    key_1,
-    rows: tl.constexpr,
-    columns: tl.constexpr,
-    is_whole: tl.constexpr,
-):
+def _move_tile(
+    parameter, momentum, start, left, width, step, decay, dead_zone, key_0, key_1,
+    rows: tl.constexpr, columns: tl.constexpr, is_whole: tl.constexpr,
+):  # fmt: skip
     row, column = tl.arange(0, rows)[:, None], tl.arange(0, columns)[None, :]
     for begin in range(0, width, columns):
         place = row * width + (begin + column)
@@ -176,7 +161,7 @@ def _move(
         direction = tl.load(momenta, mask=mask).to(tl.float32)
         signed = tl.where(direction > 0, step, tl.where(direction < 0, -step, 0.0))
         signed = tl.where(tl.abs(direction) < dead_zone, 0.0, signed)
-        after = before - tl.fma(before, drop, signed)
+        after = before - tl.fma(before, decay, signed)
         if parameter.dtype.element_ty == tl.bfloat16:
             if is_whole:
                 pair = tl.arange(0, columns // 2)[None, :]
@@ -192,7 +177,7 @@ def _move(
 
 @triton.jit
 def _rounded(values, bits):
-    """``round_stochastically``: fp32 -> bf16, by 16 random bits each."""
+    """Round fp32 to bf16 by 16 random bits each, as ``round_stochastically`` does."""
     raised = values.to(tl.uint32, bitcast=True) + bits
     kept = tl.where(values == values, raised, _NAN_BITS) >> 16
     return kept.to(tl.uint16).to(tl.bfloat16, bitcast=True)
@@ -200,7 +185,7 @@ def _rounded(values, bits):
 
 @triton.jit
 def _stream_keys(seed, stream, number):
-    """``stream_key`` of the stream ``stream + number``; both may be pointers, so that a captured graph can count on."""
+    """Return ``stream_key`` of ``stream + number``; both may be pointers, so that a captured graph can count on."""
     if seed.dtype.is_ptr():
         seed = tl.load(seed)
     if stream.dtype.is_ptr():
@@ -220,7 +205,7 @@ def _stream_key(seed, stream, start: tl.constexpr):
 
 @triton.jit
 def _words(element, key_0, key_1):
-    """The 32 random bits of the pair that each element is in."""
+    """Return the 32 random bits of the pair that each element is in."""
     return _finalised(_finalised((element >> 1) ^ key_0) ^ key_1)
 
 

@@ -1,4 +1,4 @@
-"""Fold and move whole tensors with plain torch operations: on a CPU in pieces that fit its cache, on a GPU at once."""
+"""Whole tensors, with plain torch operations: on a CPU in pieces that fit its cache, on a GPU at once."""
 
 from __future__ import annotations
 
@@ -8,29 +8,99 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from kexue_train.optim.layout import ScalarLayout
-from kexue_train.optim.param_groups import Role
+from kexue_train.optim.param_groups import Role, Tracked
+from kexue_train.optim.random_bits import PARAMETER, Rounding, part_number
 from kexue_train.optim.rules import Rule
-from kexue_train.optim.stochastic_rounding import PARAMETER, Rounding, part_number
+from kexue_train.optim.step_sizes import ScalarLayout, StepSizes
+from kexue_train.optim.tiger_update import fold_gradient_, move_parameter_
 
-_SHARE = 1 << 17
+_PIECE = 1 << 17
 """Elements of a piece for each thread of a CPU: few enough that momentum, parameter and direction stay in its caches,
 enough that starting an operation takes no time beside it."""
 
 
-def fold(
-    rule: Rule, moments: Sequence[Tensor], grad: Tensor, *, first: bool, share: float, rounding: Rounding, number: int
+class WholeTensors:
+    """A ``TensorStorage`` of parameters and moments that are whole on every rank."""
+
+    def __init__(self, tensors: Sequence[Tracked], layout: ScalarLayout) -> None:
+        self._tensors, self._layout = tensors, layout
+
+    def fold(self, index: int, grad: Tensor, *, is_first: bool, share: float, rounding: Rounding) -> Tensor | bool:
+        """Take a gradient into the moments of the ``index``-th tensor; see ``fold_tensor_``."""
+        tensor = self._tensors[index]
+        return fold_tensor_(
+            tensor.rule, tensor.moments, grad, is_first=is_first, share=share, rounding=rounding, number=index
+        )
+
+    def sum_squares(self) -> Tensor:
+        """Return the sums of squares of the parameters, [total] of the layout, 0 for vectors, at least fp32."""
+        params = [tensor.param for tensor in self._tensors]
+        dtype = torch.promote_types(params[0].dtype, torch.float32)
+        sums = torch.empty(self._layout.total, dtype=dtype, device=self._layout.device)
+        for param, role, target in zip(params, self._layout.roles, self._layout.split(sums), strict=True):
+            if role is Role.VECTOR:
+                target.zero_()
+                continue
+            # In pieces, since a norm of bf16 makes a wide copy first; by rows, which is faster and rounded less.
+            width = max(param.shape[-1], 1)
+            norms = [
+                torch.linalg.vector_norm(piece.view(-1, width), dim=-1, dtype=dtype)
+                for _, (piece,) in _pieces(param, width=width)
+            ]
+            rows = torch.cat(norms)
+            target.copy_(rows if role is Role.EMBEDDING else torch.linalg.vector_norm(rows))
+        return sums.square_()
+
+    def move(self, sizes: StepSizes, *, step: int, rounding: Rounding) -> None:
+        """Move all parameters by step number ``step``."""
+        scalars = zip(*map(self._layout.split, sizes), strict=True)
+        for tensor, own in zip(self._tensors, scalars, strict=True):
+            move_tensor_(
+                tensor.rule, tensor.param, tensor.moments, StepSizes(*own), step=step, rounding=rounding,
+                number=tensor.index,
+            )  # fmt: skip
+
+
+def allocate_moments(tensors: Sequence[Tracked]) -> tuple[Tensor, list[int]]:
+    """Make all moments views of one flat tensor of zeros, those first whose gradients come first.
+
+    Tensors of 2, 3 and 4 elements with one moment each lie in the order 4, 3, 2, so they end at 4, 7 and 9 and their
+    places are 2, 1 and 0.
+
+    Returns:
+        The flat tensor, and where the moments of each tensor end in it, by place.
+    """
+    order = sorted(tensors, key=lambda tensor: -tensor.position)
+    sizes = [tensor.param.numel() for tensor in order for _ in tensor.rule.moments]
+    flat = torch.zeros(sum(sizes), dtype=tensors[0].param.dtype, device=tensors[0].param.device)
+    views, ends = iter(torch.split(flat, sizes)), [0]
+    for place, tensor in enumerate(order):
+        tensor.place = place
+        tensor.moments = tuple(next(views).view(tensor.param.shape) for _ in tensor.rule.moments)
+        ends.append(ends[-1] + tensor.param.numel() * len(tensor.moments))
+    return flat, ends[1:]
+
+
+def fold_tensor_(
+    rule: Rule,
+    moments: Sequence[Tensor],
+    grad: Tensor,
+    *,
+    is_first: bool,
+    share: float,
+    rounding: Rounding,
+    number: int,
 ) -> Tensor | bool:
     """Take the gradient of one micro-batch into the moments of its tensor, in place, unless it is not finite.
 
     Args:
         rule: Says which moments.
-        moments: Of the tensor, contiguous.
-        grad: Gradient of the micro-batch's mean loss, shaped as the tensor.
-        first: Whether it is the first of its window.
-        share: Of the micro-batch in the window.
+        moments: Moments of the tensor or of a slice of it, contiguous.
+        grad: Gradient of the micro-batch's mean loss, of as many elements.
+        is_first: Whether it is the first of its step.
+        share: Weight of the micro-batch in the step.
         rounding: For bf16 moments.
-        number: Of the tensor.
+        number: Index of the tensor.
 
     Returns:
         Whether the gradient was *not* finite: a bool tensor (no host waits for a GPU), or a bool on a CPU.
@@ -42,81 +112,72 @@ def fold(
     elif bad:
         return True
     for index, (moment, kept) in enumerate(zip(rule.moments, moments, strict=True)):
-        decay: float | Tensor = moment.beta if first else 1.0
-        if first and isinstance(bad, Tensor):
-            decay = torch.where(bad, 1.0, decay)
+        # On a GPU a bad gradient is folded as zeros and without the decay, which leaves the moment as it was.
+        decay = torch.where(bad, 1.0, moment.beta) if is_first and isinstance(bad, Tensor) else moment.beta
+        weight = (1 - moment.beta) * share
         for start, (state, piece) in _pieces(kept, grad.contiguous()):
             value = state.to(torch.promote_types(state.dtype, torch.float32))  # itself, if it is that wide
             part = piece.to(value.dtype)
-            if first:
-                value.mul_(decay)
             if moment.power == 1:
-                value.add_(part, alpha=(1 - moment.beta) * share)
+                fold_gradient_(value, part, decay=decay, weight=weight, is_first=is_first)
             else:
-                value.addcmul_(part, part, value=(1 - moment.beta) * share)
+                if is_first:
+                    value.mul_(decay)
+                value.addcmul_(part, part, value=weight)
             if value is not state:
                 rounding.store(state, value, number=part_number(number, index), offset=start)
     return bad
 
 
-def sum_squares(params: Sequence[Tensor], layout: ScalarLayout) -> Tensor:
-    """Sums of squares, one for each scalar of the layout but 0 for vectors, [total], at least fp32."""
-    dtype = torch.promote_types(params[0].dtype, torch.float32)
-    sums = torch.empty(layout.total, dtype=dtype, device=layout.device)
-    for param, role, target in zip(params, layout.roles, layout.split(sums), strict=True):
-        if role is Role.VECTOR:
-            target.zero_()
-            continue
-        # In pieces, since a norm of bf16 makes a wide copy first; by rows, which is faster and rounded less.
-        width = max(param.shape[-1], 1)
-        norms = [
-            torch.linalg.vector_norm(piece.view(-1, width), dim=-1, dtype=dtype)
-            for _, (piece,) in _pieces(param, width=width)
-        ]
-        rows = torch.cat(norms)
-        target.copy_(rows if role is Role.EMBEDDING else torch.linalg.vector_norm(rows))
-    return sums.square_()
-
-
-def move(
-    rule: Rule, param: Tensor, moments: Sequence[Tensor], step: Tensor, drop: Tensor, *, window: int,
-    rounding: Rounding, number: int,
-) -> None:  # fmt: skip
-    """θ ← θ - (step · direction + drop · θ), in place.
+def move_tensor_(
+    rule: Rule,
+    param: Tensor,
+    moments: Sequence[Tensor],
+    sizes: StepSizes,
+    *,
+    step: int,
+    rounding: Rounding,
+    number: int,
+) -> None:
+    """Move one tensor in place, θ ← θ - (step · direction + decay · θ).
 
     Args:
         rule: Gives the direction.
         param: The tensor.
-        moments: Of the tensor.
-        step: One number, or one per row; zero for what must not move.
-        drop: The same, of decay.
-        window: Number of the window, from 1.
+        moments: Moments of the tensor.
+        sizes: One number each, or one per row; zero for what must not move.
+        step: Number of the step, from 1.
         rounding: For bf16 parameters.
-        number: Of the tensor.
+        number: Index of the tensor.
     """
-    rows = step.numel()
-    width = param.numel() // max(rows, 1)
-    scalars = (step.item(), drop.item()) if not param.is_cuda and rows == 1 else None
-    for start, (piece, *kept) in _pieces(param, *moments, width=width if rows > 1 else 1):
+    # A table [1000, 64] has 1000 scalars and a width of 64. In pieces of 300 rows the second begins at element 19,200
+    # and holds the rows 300 ... 599, so it takes the scalars [300:600] as a column beside its view [300, 64]. A tensor
+    # with one scalar is cut anywhere (width 1), and on a CPU its scalars are plain numbers.
+    rows = sizes.step.numel()
+    width = param.numel() // max(rows, 1) if rows > 1 else 1
+    as_numbers = rows == 1 and not param.is_cuda
+    length, decay = (scalars.item() if as_numbers else scalars[:, None] for scalars in sizes)
+    for start, (piece, *kept) in _pieces(param, *moments, width=width):
         value = piece.to(torch.promote_types(piece.dtype, torch.float32))
-        wide = [state.to(value.dtype) for state in kept]
-        change = rule.direction(wide, window)
-        if scalars:
-            change.mul_(scalars[0]).add_(value, alpha=scalars[1])
-        else:
-            at = slice(start // width, (start + piece.numel()) // width) if rows > 1 else slice(None)
+        direction = rule.direction([state.to(value.dtype) for state in kept], step)
+        if isinstance(length, Tensor) and isinstance(decay, Tensor):
+            own = slice(start // width, (start + piece.numel()) // width) if rows > 1 else slice(None)
             shape = (-1, width) if rows > 1 else (1, -1)
-            grid = change.view(shape)
-            grid.mul_(step[at, None]).addcmul_(value.view(shape), drop[at, None])
-        value.sub_(change)
+            move_parameter_(value.view(shape), direction.view(shape), length[own], decay[own])
+        else:
+            move_parameter_(value, direction, length, decay)
         if value is not piece:
             rounding.store(piece, value, number=part_number(number, PARAMETER), offset=start)
 
 
 def _pieces(*tensors: Tensor, width: int = 1) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-    """Flat views of the same place in tensors of one size, whole rows of ``width``, with their start."""
+    """Yield flat views of the same place in tensors of one size, whole rows of ``width``, with their start.
+
+    Two threads take pieces of up to 262,144 elements: with rows of 100,000 that are two rows, 200,000 elements, so that
+    the third piece starts at 400,000. A row that is longer than a piece is one piece.
+    """
     flats = [tensor.view(-1) for tensor in tensors]
-    share = flats[0].numel() if flats[0].is_cuda else _SHARE * torch.get_num_threads()
-    size = max(share // width, 1) * width
+    most = flats[0].numel() if flats[0].is_cuda else _PIECE * torch.get_num_threads()
+    size = max(most // width, 1) * width
     for number, pieces in enumerate(zip(*(torch.split(flat, size) for flat in flats), strict=True)):
         yield number * size, pieces

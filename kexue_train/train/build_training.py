@@ -18,8 +18,7 @@ from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import build_hf_config
 from kexue_train.model.recompute import compile_layers, enable_recompute
 from kexue_train.optim.accumulation import HiddenAccumulation
-from kexue_train.optim.build import build_optimizer
-from kexue_train.optim.windows import WindowedOptimizer
+from kexue_train.optim.build import AccumulatingOptimizer, build_optimizer
 from kexue_train.train.checkpoint import (
     CheckpointFolder,
     CheckpointWriter,
@@ -108,7 +107,7 @@ def build_training(
     )
 
 
-def _norms(train: TrainConfig, optimizer: WindowedOptimizer) -> StepNorms | None:
+def _norms(train: TrainConfig, optimizer: AccumulatingOptimizer) -> StepNorms | None:
     """On rank 0, where the tensors are whole and the optimizer is ours."""
     whole = dist.get_rank() == 0 and not train.compute.zero_stage
     return StepNorms(optimizer) if whole and isinstance(optimizer, HiddenAccumulation) else None

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from kexue_train.foundation.errors import ResourceError
-from kexue_train.optim.partitioned import FlatSteps, PartitionedAccumulation
-from kexue_train.optim.windows import WindowedOptimizer
+from kexue_train.optim.accumulation import HiddenAccumulation
+from kexue_train.optim.build import AccumulatingOptimizer
+from kexue_train.optim.partitioned import FlatSteps
 from kexue_train.train.checkpoint import FullTensors
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.objective import LossTerms, PretrainingObjective
@@ -29,7 +30,7 @@ class Engine(Protocol):
     """One micro-step of training."""
 
     def micro_step(self, batch: dict[str, Tensor]) -> LossTerms:
-        """Forward, backward and optimizer on one micro-batch; parameters move at the end of a window."""
+        """Forward, backward and optimizer on one micro-batch; parameters move at the end of a step."""
         ...
 
     def full_tensors(self) -> FullTensors:
@@ -42,7 +43,7 @@ class Engine(Protocol):
 
 
 def build_engine(
-    config: TrainConfig, phase: Phase, objective: PretrainingObjective, optimizer: WindowedOptimizer, out_dir: Path
+    config: TrainConfig, phase: Phase, objective: PretrainingObjective, optimizer: AccumulatingOptimizer, out_dir: Path
 ) -> Engine:
     """Build the engine that ``config.compute.engine`` asks for.
 
@@ -60,17 +61,18 @@ def build_engine(
             "train.compute.engine=deepspeed, but DeepSpeed is not installed; install it with "
             "pip install 'kexue_train[deepspeed]', or set train.compute.engine=torch, which gives the same numbers"
         )
-    if isinstance(optimizer, PartitionedAccumulation):
-        settings = make_deepspeed_config(config, phase, accumulate=not optimizer.hidden)
+    if isinstance(optimizer, HiddenAccumulation) and optimizer.partitioned:
+        flat_steps = FlatSteps(optimizer)
+        settings = make_deepspeed_config(config, phase, accumulate=not flat_steps.hidden)
         refuse_unsupported(settings)
-        return ZeroEngine(start_deepspeed(objective, FlatSteps(optimizer), settings, out_dir), objective, optimizer)
+        return ZeroEngine(start_deepspeed(objective, flat_steps, settings, out_dir), objective, optimizer, flat_steps)
     return DeepSpeedEngine(objective, optimizer, make_deepspeed_config(config, phase), out_dir)
 
 
 class _WholeOnEveryRank:
     """The tensors of an engine that cuts none of them."""
 
-    def __init__(self, objective: PretrainingObjective, optimizer: WindowedOptimizer) -> None:
+    def __init__(self, objective: PretrainingObjective, optimizer: AccumulatingOptimizer) -> None:
         self._objective, self._optimizer = objective, optimizer
 
     def full_tensors(self) -> FullTensors:
@@ -99,7 +101,7 @@ class DeepSpeedEngine(_WholeOnEveryRank):
     def __init__(
         self,
         objective: PretrainingObjective,
-        optimizer: WindowedOptimizer,
+        optimizer: AccumulatingOptimizer,
         deepspeed_config: dict[str, Any],
         out_dir: Path,
     ) -> None:
@@ -112,7 +114,7 @@ class DeepSpeedEngine(_WholeOnEveryRank):
         """See ``Engine``."""
         loss, terms = cast(tuple[Tensor, LossTerms], self._engine(batch))
         self._engine.backward(loss)
-        if self._optimizer.filled + 1 < self._optimizer.accumulation_steps:
+        if not self._optimizer.ends_step:
             self._optimizer.step()  # DeepSpeed's step would drop gradients that still add up, and count as a whole one
         else:
             self._engine.step()
@@ -136,7 +138,7 @@ def start_deepspeed(module: nn.Module, optimizer: Any, deepspeed_config: dict[st
 
 
 def make_deepspeed_config(config: TrainConfig, phase: Phase, *, accumulate: bool = False) -> dict[str, Any]:
-    """DeepSpeed's JSON. Clipping is 0: windows live in the optimizer, and no gradient is left to clip.
+    """DeepSpeed's JSON. Clipping is 0: steps live in the optimizer, and no gradient is left to clip.
 
     Args:
         config: The ``train`` section.

@@ -20,9 +20,8 @@ from kexue_train.foundation.errors import TrainingError
 from kexue_train.metrics.fields import Kind
 from kexue_train.metrics.spikes import SpikeDetector
 from kexue_train.model.modeling_roformer_v2 import set_residual_scale
-from kexue_train.optim.build import set_learning_rate
-from kexue_train.optim.embedding_monitor import embedding_sizes
-from kexue_train.optim.windows import WindowedOptimizer
+from kexue_train.optim.build import AccumulatingOptimizer, set_learning_rate
+from kexue_train.optim.embedding_rows import embedding_sizes
 from kexue_train.train.balance import loss_units
 from kexue_train.train.checkpoint import CheckpointWriter, TrainerState
 from kexue_train.train.engine import Engine
@@ -61,7 +60,7 @@ class Training:
     """The samples of each phase."""
     num_parameters: int
     objective: PretrainingObjective
-    optimizer: WindowedOptimizer
+    optimizer: AccumulatingOptimizer
     engine: Engine
     device: torch.device
     state: TrainerState
@@ -211,7 +210,7 @@ def _one_step(training: Training, meter: Meter) -> int:
         with meter.waiting():
             batch = next(training.batches)
         _seed_dropout(config.seed, state.micro_step + index)
-        training.optimizer.saw_tokens(batch["input_ids"], batch["prediction_labels"])
+        training.optimizer.observe_tokens(batch["input_ids"], batch["prediction_labels"])
         meter.add(training.engine.micro_step(to_device(batch, training.device)), batch)
         training.watchdog.beat(state.micro_step + index + 1)
     training.state = replace(state, step=step, micro_step=training.phase.micro_steps(step))

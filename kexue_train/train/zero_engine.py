@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kexue_train.optim.partitioned import PartitionedAccumulation
+from kexue_train.optim.accumulation import HiddenAccumulation
+from kexue_train.optim.partitioned import FlatSteps
 from kexue_train.train.checkpoint import FullTensors
 from kexue_train.train.objective import LossTerms, PretrainingObjective
 from kexue_train.train.zero_partitions import ZeroPartitions
@@ -17,33 +18,37 @@ from kexue_train.train.zero_partitions import ZeroPartitions
 class ZeroEngine:
     """DeepSpeed reduces gradients to partitions and publishes weights; what moves them is the optimizer.
 
-    DeepSpeed's step, which gathers all weights, is called once per window: it counts steps, not micro-batches.
+    DeepSpeed's step, which gathers all weights, is called once per step: it counts steps, not micro-batches.
 
     Args:
-        engine: A ``DeepSpeedEngine`` of stage 1, 2 or 3 whose optimizer is ``FlatSteps(optimizer)``.
+        engine: A ``DeepSpeedEngine`` of stage 1, 2 or 3 whose optimizer is ``flat_steps``.
         objective: Its module.
-        optimizer: Of the module's parameters.
+        optimizer: Optimizer of the module's parameters.
+        flat_steps: Its steps on DeepSpeed's flat tensors.
     """
 
-    def __init__(self, engine: Any, objective: PretrainingObjective, optimizer: PartitionedAccumulation) -> None:
-        self._engine, self._model, self._optimizer = engine, objective.model, optimizer
+    def __init__(
+        self, engine: Any, objective: PretrainingObjective, optimizer: HiddenAccumulation, flat_steps: FlatSteps
+    ) -> None:
+        self._engine, self._model = engine, objective.model
+        self._optimizer, self._flat_steps = optimizer, flat_steps
         params = [param for group in optimizer.param_groups for param in group["params"]]
         self._partitions = ZeroPartitions(engine, params)
-        optimizer.attach(self._partitions.flats, self._partitions.segments)
+        flat_steps.attach(self._partitions.flats, self._partitions.slices)
 
     def micro_step(self, batch: dict[str, Tensor]) -> LossTerms:
         """See ``Engine``."""
         loss, terms = cast(tuple[Tensor, LossTerms], self._engine(batch))
         self._engine.backward(loss)
-        optimizer = self._optimizer
-        if optimizer.wants_gradients:
+        optimizer, flat_steps = self._optimizer, self._flat_steps
+        if flat_steps.wants_gradients:
             gradients = self._partitions.gradients()
-            optimizer.fold_slices(gradients)
+            flat_steps.fold(gradients)
             # Stage 3 would skip a step with a NaN among them, and use them again for a parameter that gets no new one.
             torch._foreach_zero_(gradients)
-        if optimizer.ends_window:
-            optimizer.decide_step()
-        if optimizer.ends_window or not optimizer.hidden:
+        if optimizer.ends_step:
+            flat_steps.decide()
+        if optimizer.ends_step or not flat_steps.hidden:
             self._engine.step()
         else:
             self._partitions.forget_gradients()
@@ -58,5 +63,5 @@ class ZeroEngine:
         """See ``Engine``."""
         keep = dist.get_rank() == 0
         weights = {name: whole.cpu() for name, whole in self._partitions.whole_weights(self._model) if keep}
-        moments = {name: whole.cpu() for name, whole in self._optimizer.whole_moments() if keep}
+        moments = {name: whole.cpu() for name, whole in self._flat_steps.whole_moments() if keep}
         return FullTensors(weights, moments)

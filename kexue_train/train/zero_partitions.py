@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from kexue_train.foundation.errors import ConfigError
-from kexue_train.optim.segments import Segment
+from kexue_train.optim.partitioned import TensorSlice
 
 _REASONS = {
     "zero_optimization.offload_optimizer": "it keeps partitions and their gradients elsewhere",
@@ -51,11 +51,11 @@ class ZeroPartitions:
 
     Args:
         engine: A ``DeepSpeedEngine``.
-        params: The parameters that are trained, in the order in which segments shall count them.
+        params: The parameters that are trained, in the order in which slices shall count them.
 
     Attributes:
         flats: fp32 tensors that DeepSpeed updates and publishes to the model.
-        segments: Which slice lies where in them.
+        slices: Which slice lies where in them.
     """
 
     def __init__(self, engine: Any, params: Sequence[Tensor]) -> None:
@@ -65,15 +65,15 @@ class ZeroPartitions:
         self.flats: list[Tensor] = getattr(self._zero, name)
         find = self._shard if self._sharded else self._fragment
         found = (find(index, param) for index, param in enumerate(params))
-        self.segments = [segment for segment in found if segment is not None]
+        self.slices = [own for own in found if own is not None]
 
     def gradients(self) -> list[Tensor]:
-        """The mean over the ranks of the gradients of the last backward, for each segment, [numel]; may be overwritten.
+        """The mean over the ranks of the gradients of the last backward, for each slice, [numel]; may be overwritten.
 
         If DeepSpeed accumulates: of all since the last step, and only after the last backward before one.
         """
         pieces = {flat: _Pieces(tensors) for flat, tensors in self._zero.averaged_gradients.items()}
-        return [pieces[segment.flat].find(segment.offset, segment.numel) for segment in self.segments]
+        return [pieces[own.flat].find(own.offset, own.numel) for own in self.slices]
 
     def forget_gradients(self) -> None:
         """Between a backward and the next forward, in place of a step: the next backward starts from nothing."""
@@ -99,20 +99,20 @@ class ZeroPartitions:
             dist.reduce(aligned, 0)
         return aligned[: value.ds_numel].view(value.ds_shape)
 
-    def _fragment(self, tensor: int, param: Any) -> Segment | None:
+    def _fragment(self, tensor: int, param: Any) -> TensorSlice | None:
         """Stages 1 and 2."""
         mapping = param._hp_mapping
         if mapping is None:
             return None
         here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
-        return Segment(tensor, here.start, here.numel, mapping.param_group_index, there.start)
+        return TensorSlice(tensor, here.start, here.numel, mapping.param_group_index, there.start)
 
-    def _shard(self, tensor: int, param: Any) -> Segment | None:
+    def _shard(self, tensor: int, param: Any) -> TensorSlice | None:
         """Stage 3."""
         flat, offset, size = self._zero.grad_position[self._zero.get_param_id(param)]
         start = dist.get_rank() * size
         numel = min(size, param.ds_numel - start)
-        return Segment(tensor, start, numel, flat, offset) if numel > 0 else None
+        return TensorSlice(tensor, start, numel, flat, offset) if numel > 0 else None
 
 
 class _Pieces:

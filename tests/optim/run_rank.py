@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from kexue_train.optim import Tiger, accumulation, build_param_groups
 from kexue_train.optim.options import Options
-from kexue_train.optim.rank_average import RankAverage
+from kexue_train.optim.ranks import RankAverage
 from tests.reference.toy_model import Toy, draw_gradients
 
 ACCUMULATION, WINDOWS, BAD_MICRO_BATCH = 3, 6, 10
@@ -48,7 +48,7 @@ def run(name: str, rank: int, ranks: int) -> Toy:
             own = {tensor: gradient for tensor, gradient in own.items() if gradient.any()}
         toy.backward(own)
         for half in range(2) if ranks == 1 else [rank]:
-            optimizer.saw_tokens(torch.tensor([(number + 3 * half) % 7]))
+            optimizer.observe_tokens(torch.tensor([(number + 3 * half) % 7]))
         optimizer.step()
     return toy
 

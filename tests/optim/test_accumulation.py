@@ -12,10 +12,11 @@ import torch
 from kexue_train.foundation.errors import TrainingError
 from kexue_train.optim import build_param_groups
 from kexue_train.optim.accumulation import HiddenAccumulation
-from kexue_train.optim.gradient_dropout import keep_mask
+from kexue_train.optim.gradients import keep_mask
 from kexue_train.optim.options import Options
 from kexue_train.optim.param_groups import Role
-from kexue_train.optim.rules import AdamWRule, Rule, SgdmRule, TigerRule
+from kexue_train.optim.rules import AdamWRule, Rule, SgdmRule
+from kexue_train.optim.tiger_update import TigerRule
 from tests.reference.tiger_numpy import step_size, tiger_micro_steps
 from tests.reference.toy_model import ROLES, Toy, draw_gradients, parameters_equal, stacked
 
@@ -260,7 +261,7 @@ def test_lazy_rows_move_only_with_their_tokens_while_momentum_decays_everywhere(
     optimizer = optimizer_for(toy, TigerRule(), 2, lazy_rows=True)
     for gradient, ids in zip(gradients[:2], ([1, 1], [4, -100]), strict=True):
         toy.backward(gradient)
-        optimizer.saw_tokens(torch.tensor(ids))
+        optimizer.observe_tokens(torch.tensor(ids))
         optimizer.step()
     moved = (toy.numpy()["table"] != before).any(-1)
     assert moved.tolist() == [False, True, False, False, True, False, False]

@@ -41,7 +41,7 @@ def train(toy: Toy, optimizer: Any, gradients: list[dict[str, np.ndarray]]) -> l
     moved = []
     for gradient in gradients:
         toy.backward(gradient)
-        optimizer.saw_tokens(torch.tensor([1, 2]))
+        optimizer.observe_tokens(torch.tensor([1, 2]))
         moved.append(optimizer.step())
     return moved
 

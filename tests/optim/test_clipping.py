@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.optim.clipping import clip_factor, global_norm, joint_norm, square_norms
+from kexue_train.optim.gradients import clip_factor, global_norm, joint_norm, square_norms
 
 POSITIVE = st.floats(1e-6, 1e6)
 

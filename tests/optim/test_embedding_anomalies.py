@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kexue_train.model import RoFormerV2Config, RoFormerV2ForPreTraining
 from kexue_train.optim import Tiger, build_param_groups
 from kexue_train.optim.accumulation import HiddenAccumulation
-from kexue_train.optim.embedding_monitor import embedding_sizes
+from kexue_train.optim.embedding_rows import embedding_sizes
 from kexue_train.optim.options import Options
 from kexue_train.optim.rules import AdamWRule
 from tests.reference.two_tokens import (
@@ -208,7 +208,7 @@ def test_the_library_moves_rows_as_the_reference(name, parts):
     for window, after in zip(windows(400, 0), expected[1:], strict=True):
         for signs in torch.from_numpy(window.signs).chunk(parts):
             tokens = torch.full((len(signs),), window.token)
-            optimizer.saw_tokens(tokens)
+            optimizer.observe_tokens(tokens)
             module(tokens, signs).backward()
             optimizer.step()
         # fp64; no momentum is so near to zero that rounding could change its sign.
@@ -232,7 +232,7 @@ def test_a_lazy_row_rests_while_its_momentum_decays():
     for window in ([FREQUENT, RARE, FREQUENT], [FREQUENT] * 3, [RARE, FREQUENT, FREQUENT]):
         for number, token in enumerate(window):
             signs = torch.from_numpy(next(windows(1, number)).signs)
-            optimizer.saw_tokens(torch.full((len(signs),), token), torch.tensor([-100]))
+            optimizer.observe_tokens(torch.full((len(signs),), token), torch.tensor([-100]))
             module(torch.full((len(signs),), token), signs).backward()
             optimizer.step()
         rows.append(module.embedding.weight[RARE].detach().clone())
@@ -251,7 +251,7 @@ def test_a_model_moves_the_rows_of_its_inputs_and_labels_alone():
     optimizer = Tiger(build_param_groups(model), options=Options(lazy_rows=True))
     before = table.detach().clone()
     input_ids, labels = torch.tensor([[2, 4, 9, 3]]), torch.tensor([[-100, 7, 9, -100]])
-    optimizer.saw_tokens(input_ids, labels)
+    optimizer.observe_tokens(input_ids, labels)
     model(input_ids, labels=labels).loss.backward()
     optimizer.step()
     moved = (table.detach() != before).any(1)

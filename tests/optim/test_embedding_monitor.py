@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kexue_train.optim.embedding_monitor import embedding_sizes
+from kexue_train.optim.embedding_rows import embedding_sizes
 
 # Root mean squares 1, 5, 50/√2, 60/√2, 0 and largest elements 1, 7, 50, 60, 0.
 TABLE = torch.tensor([[1.0, -1.0], [1.0, -7.0], [50.0, 0.0], [0.0, -60.0], [0.0, 0.0]])

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.optim.gradient_dropout import drop_gradient_, keep_mask, kept_share
+from kexue_train.optim.gradients import drop_gradient_, keep_mask, kept_share
 
 HERE = {"seed": 3, "step": 17, "tensor": 5}
 

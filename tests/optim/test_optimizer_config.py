@@ -6,7 +6,7 @@ import pytest
 
 from kexue_train.foundation.errors import ConfigError
 from kexue_train.optim.config import OptimizerConfig
-from kexue_train.optim.schedule_config import Knots
+from kexue_train.optim.schedule import Knots
 
 
 def parse(**values: object) -> OptimizerConfig:

@@ -37,10 +37,10 @@ def finalised(word: int) -> int:
 
 def expected_bits(seed: int, stream: int, element: int) -> int:
     """The definition, in integers without bounds."""
-    segment, place = divmod(element, 2**32)
+    page, place = divmod(element, 2**32)
     keys = []
     for key in (0x9E3779B9, 0xBB67AE85):
-        for word in (seed % 2**32, seed // 2**32, stream % 2**32, stream // 2**32, segment):
+        for word in (seed % 2**32, seed // 2**32, stream % 2**32, stream // 2**32, page):
             key = finalised(key ^ word)
         keys.append(key)
     word = finalised(finalised(place // 2 ^ keys[0]) ^ keys[1])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kexue_train.foundation.config import Config
 from kexue_train.foundation.errors import ConfigError
-from kexue_train.optim.schedule_config import Knots, Schedule, WarmupCosine, WarmupStableDecay
+from kexue_train.optim.schedule import Knots, Schedule, WarmupCosine, WarmupStableDecay
 
 
 class Section(Config):

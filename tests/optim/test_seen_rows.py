@@ -11,7 +11,7 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.optim.seen_rows import SeenRows
+from kexue_train.optim.embedding_rows import SeenRows
 
 ROWS = 9
 TOKENS = st.lists(st.integers(0, ROWS - 1) | st.just(-100), max_size=12)

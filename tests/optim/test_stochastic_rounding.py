@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kexue_train.optim.stochastic_rounding import round_stochastically
+from kexue_train.optim.random_bits import round_stochastically
 
 LARGEST = torch.finfo(torch.bfloat16).max
 SEEDS = 1 << 14

@@ -305,7 +305,7 @@ def test_a_state_deeper_in_a_window_than_the_window_is_long_is_refused():
     toy, other = Toy(), Toy()
     optimizer = tiger_for(toy, 4)
     run(toy, optimizer, draw_gradients(3))
-    with pytest.raises(ValueError, match="3 micro-batches into a window, this optimizer's windows have 2"):
+    with pytest.raises(ValueError, match="3 micro-batches into a step, this optimizer's steps have 2"):
         tiger_for(other, 2).load_state_dict(optimizer.state_dict())
 
 

@@ -55,7 +55,7 @@ def test_compiles_to_loads_and_stores_of_sixteen_bytes(kind, capability, tmp_pat
     momentum = {"momentum_type": parameter["parameter_type"]}
     places = {"seed": "i64", "stream": "i64"}
     verdicts = {"numel": "i32", "verdicts": "*i32"}
-    move = {"tiles": "*i64", "step": "*fp32", "drop": "*fp32", "dead_zone": "fp32", **places}
+    move = {"tiles": "*i64", "step": "*fp32", "decay": "*fp32", "dead_zone": "fp32", **places}
     fold = {"momentum": f"*{kind}", "grad": f"*{kind}", **verdicts, "decay": "fp32", "weight": "fp32", **places}
     check = {"grad": f"*{kind}", "flag": "*fp32", **verdicts}
     block = {"block": kernels.CHUNK}
@@ -66,10 +66,10 @@ def test_compiles_to_loads_and_stores_of_sixteen_bytes(kind, capability, tmp_pat
 
     # Sixteen elements per thread of each tensor that is read or written.
     each = 16 * {"fp32": 4, "bf16": 2}[kind] // 16
-    assert vectors(kernels.check, check, **block)[0] == each
-    assert vectors(kernels.fold, fold, checkers=kernels.CHECKERS, **block) == (2 * each, each)
-    assert vectors(kernels.sum_squares, {"tiles": "*i64", "sums": "*fp32"}, **parameter, **tile)[0] == each
-    assert vectors(kernels.move, move, **parameter, **momentum, **tile) == (2 * each, each)
+    assert vectors(kernels.check_gradient, check, **block)[0] == each
+    assert vectors(kernels.fold_gradient, fold, checkers=kernels.CHECKERS, **block) == (2 * each, each)
+    assert vectors(kernels.sum_tile_squares, {"tiles": "*i64", "sums": "*fp32"}, **parameter, **tile)[0] == each
+    assert vectors(kernels.move_tiles, move, **parameter, **momentum, **tile) == (2 * each, each)
 
 
 def ptx_of(kernel, signature: dict[str, str], constants: dict[str, object], capability: int) -> str:

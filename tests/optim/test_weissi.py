@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.optim.weissi import weissi_drop, weissi_penalty
+from kexue_train.optim.step_sizes import weissi_decay, weissi_penalty
 
 
 def matrices(*shapes: tuple[int, ...], seed: int = 0) -> list[torch.Tensor]:
@@ -65,25 +65,25 @@ def test_the_decoupled_step_is_a_gradient_step_on_the_first_term(scale, lr, log_
     (weight,) = matrices((6, 5))
     weight = (scale * weight).requires_grad_()
     weissi_penalty([weight], log_norm=log_norm, sparsity=0.0).backward()
-    drop = weissi_drop(weight.detach().square().sum(), lr=lr, log_norm=log_norm)
-    torch.testing.assert_close(weight - drop * weight, weight - lr * weight.grad, rtol=1e-12, atol=1e-14)
+    share = weissi_decay(weight.detach().square().sum(), lr=lr, log_norm=log_norm)
+    torch.testing.assert_close(weight - share * weight, weight - lr * weight.grad, rtol=1e-12, atol=1e-14)
 
 
-def test_one_drop_per_matrix():
-    drops = weissi_drop(torch.tensor([1.0, 4.0, 100.0]), lr=0.5, log_norm=0.2)
-    torch.testing.assert_close(drops, torch.tensor([0.1, 0.025, 0.001]))
+def test_one_share_per_matrix():
+    shares = weissi_decay(torch.tensor([1.0, 4.0, 100.0]), lr=0.5, log_norm=0.2)
+    torch.testing.assert_close(shares, torch.tensor([0.1, 0.025, 0.001]))
 
 
 def test_one_learning_rate_per_matrix():
-    drops = weissi_drop(torch.tensor([1.0, 4.0, 100.0]), lr=torch.tensor([0.5, 1.0, 0.0]), log_norm=0.2)
-    torch.testing.assert_close(drops, torch.tensor([0.1, 0.05, 0.0]))
+    shares = weissi_decay(torch.tensor([1.0, 4.0, 100.0]), lr=torch.tensor([0.5, 1.0, 0.0]), log_norm=0.2)
+    torch.testing.assert_close(shares, torch.tensor([0.1, 0.05, 0.0]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_matrix_is_turned_around_or_made_nan(dtype):
-    drops = weissi_drop(torch.tensor([0.0, 1e-30, 1e-3, math.inf], dtype=dtype), lr=1.0, log_norm=0.01)
-    assert drops.tolist() == [1.0, 1.0, 1.0, 0.0]
-    assert weissi_drop(torch.tensor([0.0, 1.0], dtype=dtype), lr=0.0, log_norm=0.01).tolist() == [0.0, 0.0]
+    shares = weissi_decay(torch.tensor([0.0, 1e-30, 1e-3, math.inf], dtype=dtype), lr=1.0, log_norm=0.01)
+    assert shares.tolist() == [1.0, 1.0, 1.0, 0.0]
+    assert weissi_decay(torch.tensor([0.0, 1.0], dtype=dtype), lr=0.0, log_norm=0.01).tolist() == [0.0, 0.0]
 
 
 def test_half_precision_weights_are_summed_in_single():

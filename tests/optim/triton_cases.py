@@ -10,9 +10,9 @@ from torch import Tensor
 
 from kexue_train.optim import triton_tiger
 from kexue_train.optim.fused_tiger import FusedTiger
-from kexue_train.optim.layout import ScalarLayout
 from kexue_train.optim.param_groups import Role
-from kexue_train.optim.stochastic_rounding import round_stochastically
+from kexue_train.optim.random_bits import round_stochastically
+from kexue_train.optim.step_sizes import ScalarLayout
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TYPES = [torch.float32, torch.bfloat16]
@@ -79,16 +79,16 @@ def assert_same(actual: Tensor, expected: Tensor) -> None:
         assert torch.equal(actual, expected)
 
 
-def moved(tensors: Tensors, step: Tensor, drop: Tensor, dead_zone: float = 0.0) -> list[Tensor]:
+def moved(tensors: Tensors, step: Tensor, decay: Tensor, dead_zone: float = 0.0) -> list[Tensor]:
     """What ``move`` has to make of the parameters, by PyTorch, tensor by tensor."""
     result = []
-    scalars = zip(tensors.layout.split(step), tensors.layout.split(drop), strict=True)
-    for param, momentum, stream, (steps, drops) in zip(
+    scalars = zip(tensors.layout.split(step), tensors.layout.split(decay), strict=True)
+    for param, momentum, stream, (steps, decays) in zip(
         tensors.params, tensors.momenta, tensors.streams, scalars, strict=True
     ):
         theta = param.float().view(len(steps), -1)
         sign = momentum.float().view(theta.shape).sign() * (momentum.float().view(theta.shape).abs() >= dead_zone)
-        theta = theta - multiply_add(theta, drops[:, None], steps[:, None] * sign)
+        theta = theta - multiply_add(theta, decays[:, None], steps[:, None] * sign)
         result.append(stored(theta.view(param.shape), param.dtype, STREAM + stream))
     return result
 
@@ -114,17 +114,17 @@ def test_sums_of_squares_are_the_same_every_time():
 @pytest.mark.parametrize("kind", TYPES, ids=str)
 def test_move_equals_the_formula(kind, momentum_kind, gap):
     tensors = Tensors(kind, momentum_kind, gap=gap)
-    step, drop = tensors.scalars(1e-3), tensors.scalars(1e-5)
+    step, decay = tensors.scalars(1e-3), tensors.scalars(1e-5)
     momenta = [momentum.clone() for momentum in tensors.momenta]
-    expected = moved(tensors, step, drop)
-    tensors.fused.move(step, drop, seed=SEED, stream=STREAM)
+    expected = moved(tensors, step, decay)
+    tensors.fused.move(step, decay, seed=SEED, stream=STREAM)
     for param, wanted in zip(tensors.params, expected, strict=True):
         assert_same(param, wanted)
     assert all(map(torch.equal, tensors.momenta, momenta))
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=str)
-def test_no_step_and_no_drop_leave_every_bit(kind):
+def test_no_step_and_no_decay_leave_every_bit(kind):
     tensors = Tensors(kind)
     before = [param.clone() for param in tensors.params]
     nothing = tensors.scalars(0.0)
@@ -134,9 +134,9 @@ def test_no_step_and_no_drop_leave_every_bit(kind):
 
 def test_small_momenta_count_as_zero():
     tensors = Tensors(torch.float32, dead_zone=1e-3)
-    step, drop = tensors.scalars(1e-3), tensors.scalars(1e-5)
-    expected = moved(tensors, step, drop, dead_zone=1e-3)
-    tensors.fused.move(step, drop, seed=SEED, stream=STREAM)
+    step, decay = tensors.scalars(1e-3), tensors.scalars(1e-5)
+    expected = moved(tensors, step, decay, dead_zone=1e-3)
+    tensors.fused.move(step, decay, seed=SEED, stream=STREAM)
     for param, wanted in zip(tensors.params, expected, strict=True):
         assert_same(param, wanted)
 
@@ -157,7 +157,9 @@ def test_fold_equals_the_formula(kind, grad_kind):
 @pytest.mark.parametrize("place", [0, 4095, 4096, 9999, -1])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_bad_gradient_only_raises_its_flag(value, place, monkeypatch):
-    monkeypatch.setattr(triton_tiger, "CHECKERS", 2)  # so that a program of ``check`` has several chunks to look at
+    monkeypatch.setattr(
+        triton_tiger, "CHECKERS", 2
+    )  # so that a program of ``check_gradient`` has several chunks to look at
     tensors = Tensors(torch.bfloat16)
     before = tensors.momenta[MATRIX].clone()
     grad = torch.ones_like(tensors.params[MATRIX])

@@ -68,12 +68,12 @@ def test_bf16_states_take_half_the_room(samples, tmp_path):
 
 def test_steps_with_a_gradient_that_is_not_finite_are_written_down_and_end_training(samples, tmp_path, monkeypatch):
     from kexue_train.foundation.errors import TrainingError
-    from kexue_train.optim.whole_tensors import fold
+    from kexue_train.optim.whole_tensors import fold_tensor_
 
     def spoiled(*arguments: Any, number: int, **rest: Any) -> Any:
-        return True if number == 1 else fold(*arguments, number=number, **rest)
+        return True if number == 1 else fold_tensor_(*arguments, number=number, **rest)
 
-    monkeypatch.setattr("kexue_train.optim.accumulation.fold", spoiled)
+    monkeypatch.setattr("kexue_train.optim.whole_tensors.fold_tensor_", spoiled)
     with pytest.raises(TrainingError, match=r"NaN or infinite in 3 steps in a row up to step 3, in .*weight"):
         train_here(make_config(optimizer={"max_nonfinite_steps": 3}), samples, tmp_path)
     events = curve(tmp_path, "nonfinite")

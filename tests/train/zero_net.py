@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kexue_train.optim.build import build_optimizer
 from kexue_train.optim.config import OptimizerConfig
 from kexue_train.optim.param_groups import build_param_groups
-from kexue_train.optim.tiger_update import tiger_fold_, tiger_update_
+from kexue_train.optim.tiger_update import fold_gradient_, tiger_update_
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.engine import build_engine
 from kexue_train.train.objective import LossTerms
@@ -100,7 +100,7 @@ def train_plainly(
             objective(batch_of(step, slice(start, start + ROWS // parts)))[0].backward()
             for name, param, _, momentum in tensors:
                 if (part, name) != (bad, "norm.weight"):
-                    tiger_fold_(momentum, param.grad, beta=BETA, accumulation_steps=parts, first=part == 0)
+                    fold_gradient_(momentum, param.grad, decay=BETA, weight=(1 - BETA) / parts, is_first=part == 0)
         for name, param, role, momentum in tensors:
             if bad is not None and name == "norm.weight":
                 param.detach().mul_(0.99)
@@ -171,7 +171,7 @@ def train(
         batch = batch_of(step, slice(first, first + rows), words=case.words)
         if (step, micro, rank) == (SPOILED_STEP, case.spoiled, ranks - 1):
             batch["spoil"] = torch.tensor(math.inf)
-        optimizer.saw_tokens(batch["ids"], batch["labels"])
+        optimizer.observe_tokens(batch["ids"], batch["labels"])
         engine.micro_step(batch)
     if case.spoiled is not None:
         assert optimizer.nonfinite_report().steps == {"norm.weight": 1}

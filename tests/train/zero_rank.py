@@ -58,7 +58,7 @@ def numbered_elements(stage: int, folder: Path) -> dict[str, Tensor]:
     """Where the partitions say that elements lie, and what lies there.
 
     Returns:
-        For every segment ``<tensor>/<what>``: the numbers that should lie there, the values and gradients that do.
+        For every slice ``<tensor>/<what>``: the numbers that should lie there, the values and gradients that do.
     """
     model = _NumberedNet()
     groups = build_param_groups(model)
@@ -79,10 +79,10 @@ def numbered_elements(stage: int, folder: Path) -> dict[str, Tensor]:
         gradients = [gradient.clone() for gradient in partitions.gradients()]
         if not backward:
             partitions.forget_gradients()
-    for segment, gradient in zip(partitions.segments, gradients, strict=True):
-        name = names[segment.tensor]
-        found[f"{name}/numbers"] = segment.within(numbers[name]).clone()
-        found[f"{name}/values"] = segment.of(partitions.flats).detach().clone()
+    for own, gradient in zip(partitions.slices, gradients, strict=True):
+        name = names[own.tensor]
+        found[f"{name}/numbers"] = own.within(numbers[name]).clone()
+        found[f"{name}/values"] = own.of(partitions.flats).detach().clone()
         found[f"{name}/gradients"] = gradient
     return found
 

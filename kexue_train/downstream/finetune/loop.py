@@ -17,7 +17,7 @@ from kexue_train.downstream.results.training import SeedRun
 from kexue_train.downstream.settings import FitSettings
 from kexue_train.foundation.counter_rng import Purpose, generator
 from kexue_train.foundation.errors import TrainingError
-from kexue_train.optim.gradient_dropout import drop_gradient_
+from kexue_train.optim.gradients import drop_gradient_
 from kexue_train.optim.schedule import piecewise_linear
 
 Places = npt.NDArray[np.int64]

@@ -33,7 +33,7 @@ from kexue_train.foundation.artifacts import (
 from kexue_train.foundation.errors import ArtifactError, ResourceError
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import untied_weights, write_hf_folder
-from kexue_train.optim.windows import WindowedOptimizer
+from kexue_train.optim.build import AccumulatingOptimizer
 from kexue_train.train.faults.spikes import SkippedRows
 
 SCHEMA_VERSION = 1
@@ -75,7 +75,7 @@ class FullTensors(NamedTuple):
     """Such as ``momentum.<name of the weight>``."""
 
     @classmethod
-    def of(cls, model: RoFormerV2ForPreTraining, optimizer: WindowedOptimizer) -> Self:
+    def of(cls, model: RoFormerV2ForPreTraining, optimizer: AccumulatingOptimizer) -> Self:
         """Views of a model and an optimizer that hold theirs whole."""
         return cls(untied_weights(model), optimizer.named_moments())
 

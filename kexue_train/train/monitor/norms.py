@@ -44,7 +44,7 @@ class StepNorms:
     @torch.no_grad()
     def _keep(self, *_: Any) -> None:
         optimizer = self._optimizer
-        if self.wanted and optimizer.filled + 1 == optimizer.accumulation_steps:
+        if self.wanted and optimizer.ends_step:
             self._before = {role: [param.clone() for param in params] for role, params in _roles(optimizer)}
 
     @torch.no_grad()

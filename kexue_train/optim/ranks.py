@@ -1,4 +1,4 @@
-"""Average flat states over the ranks, in buckets, while the last backward of a window is still running."""
+"""What the ranks do together: reductions of small vectors, and averages of flat states while backward still runs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,26 @@ import torch.distributed as dist
 from torch import Tensor
 
 BUCKET_BYTES = 25 * 2**20
-"""Large enough for full bandwidth, small enough that the first leaves early."""
+"""Large enough for full bandwidth, small enough that the first bucket leaves early."""
 
 
 def ranks() -> int:
-    """Processes that train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_ranks_(values: Tensor) -> Tensor:
+    """Add ``values`` up over the ranks, in place, and return them."""
+    if ranks() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def max_over_ranks_(values: Tensor) -> Tensor:
+    """Replace ``values`` by their maxima over the ranks, in place, and return them."""
+    if ranks() > 1:
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
 
 
 class RankAverage:
@@ -25,12 +39,14 @@ class RankAverage:
 
     Args:
         flat: The tensor, [n].
-        ends: Where each tensor of it ends, ascending; gradients should come in this order, more or less.
+        ends: Where each tensor of it ends, ascending; gradients should come in about this order.
         bucket_bytes: Least size of a bucket.
     """
 
     def __init__(self, flat: Tensor, ends: Sequence[int], *, bucket_bytes: int = BUCKET_BYTES) -> None:
         self._flat = flat
+        # A bucket is closed by the first tensor with which it is large enough, so tensors are never cut. For tensors
+        # that end at 3, 5 and 9 and buckets of at least 4 elements: borders 0, 5, 9 and the tensors' buckets 0, 0, 1.
         self._borders, self._bucket_of = [0], []
         for end in ends:
             self._bucket_of.append(len(self._borders) - 1)
@@ -38,10 +54,10 @@ class RankAverage:
                 self._borders.append(end)
         if self._borders[-1] < flat.numel():
             self._borders.append(flat.numel())
-        self._forget()
+        self._begin()
 
     def ready(self, tensor: int) -> None:
-        """The ``tensor``-th is complete on this rank; sends its bucket off if that was the last one of it."""
+        """Note that the ``tensor``-th tensor is complete on this rank; send its bucket off if it was the last one."""
         self._waiting[self._bucket_of[tensor]] -= 1
         self._send(while_complete=True)
 
@@ -58,7 +74,7 @@ class RankAverage:
             bucket.div_(ranks())
             if bucket.dtype != self._flat.dtype:
                 wider.append((start, bucket))
-        self._forget()
+        self._begin()
         return wider
 
     def _send(self, *, while_complete: bool) -> None:
@@ -70,7 +86,7 @@ class RankAverage:
             self._sent.append((start, bucket, dist.all_reduce(bucket, async_op=True)))
             self._next += 1
 
-    def _forget(self) -> None:
+    def _begin(self) -> None:
         self._next = 0
         self._sent: list[tuple[int, Tensor, dist.Work]] = []
         self._waiting = [self._bucket_of.count(bucket) for bucket in range(len(self._borders) - 1)]

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Size, Tensor
 
-from kexue_train.optim.layout import ScalarLayout
 from kexue_train.optim.param_groups import Role
-from kexue_train.optim.segments import Segment, SegmentMap
+from kexue_train.optim.partitioned import SliceMap, TensorSlice
+from kexue_train.optim.step_sizes import ScalarLayout
 
 CPU = torch.device("cpu")
 
@@ -24,21 +24,21 @@ class Cut:
 
     tensors: list[Tensor]
     layout: ScalarLayout
-    maps: list[SegmentMap]
+    maps: list[SliceMap]
     """One per rank."""
     flats: list[list[Tensor]]
     """Flat tensors of each rank."""
 
     def slices(self) -> list[list[Tensor]]:
-        """What the ranks hold of the tensors, by segment; views."""
-        return [[s.of(flats) for s in own.segments] for own, flats in zip(self.maps, self.flats, strict=True)]
+        """What the ranks hold of the tensors, by slice; views."""
+        return [[s.of(flats) for s in own.slices] for own, flats in zip(self.maps, self.flats, strict=True)]
 
     def reassembled(self) -> list[Tensor]:
         """The tensors, as they lie on the ranks."""
         wholes = [torch.full((tensor.numel(),), torch.nan, dtype=tensor.dtype) for tensor in self.tensors]
-        for segments, flats in zip(self.maps, self.flats, strict=True):
-            for segment in segments.segments:
-                segment.within(wholes[segment.tensor]).copy_(segment.of(flats))
+        for own, flats in zip(self.maps, self.flats, strict=True):
+            for part in own.slices:
+                part.within(wholes[part.tensor]).copy_(part.of(flats))
         return [whole.view(tensor.shape) for whole, tensor in zip(wholes, self.tensors, strict=True)]
 
 
@@ -51,7 +51,7 @@ def cuts(draw: st.DrawFn) -> Cut:
     shapes = [Size((draw(side),) if role is Role.VECTOR else (draw(side), draw(side))) for role in roles]
     tensors = [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes]
     ranks, flats_per_rank = draw(st.integers(1, 5)), draw(st.integers(1, 2))
-    segments: list[list[Segment]] = [[] for _ in range(ranks)]
+    slices: list[list[TensorSlice]] = [[] for _ in range(ranks)]
     parts: list[list[list[Tensor]]] = [[[] for _ in range(flats_per_rank)] for _ in range(ranks)]
     for index, tensor in enumerate(tensors):
         borders = draw(st.lists(st.integers(1, tensor.numel()), max_size=6))
@@ -62,10 +62,10 @@ def cuts(draw: st.DrawFn) -> Cut:
             lying.append(torch.full((draw(st.integers(0, 3)),), torch.inf, dtype=torch.float64))  # padding
             offset = sum(part.numel() for part in lying)
             lying.append(tensor.view(-1)[start:end])
-            segments[rank].append(Segment(index, start, end - start, flat, offset))
+            slices[rank].append(TensorSlice(index, start, end - start, flat, offset))
     layout = ScalarLayout(shapes, roles, CPU)
     flats = [[torch.cat(flat) if flat else torch.empty(0, dtype=torch.float64) for flat in rank] for rank in parts]
-    return Cut(tensors, layout, [SegmentMap(layout, each) for each in segments], flats)
+    return Cut(tensors, layout, [SliceMap(layout, each) for each in slices], flats)
 
 
 def whole_sums(cut: Cut) -> Tensor:
@@ -79,15 +79,15 @@ def whole_sums(cut: Cut) -> Tensor:
 
 @given(cuts())
 def test_partial_sums_of_squares_add_up_to_those_of_whole_tensors_and_rows(cut):
-    total = sum(segments.sum_squares(slices) for segments, slices in zip(cut.maps, cut.slices(), strict=True))
+    total = sum(own.sum_squares(slices) for own, slices in zip(cut.maps, cut.slices(), strict=True))
     torch.testing.assert_close(total, whole_sums(cut), rtol=2e-15, atol=0)
 
 
 @given(cuts())
 def test_scalars_of_tensors_and_rows_reach_each_of_their_elements_once(cut):
     factors = torch.arange(1, cut.layout.total + 1, dtype=torch.float64)
-    for segments, slices in zip(cut.maps, cut.slices(), strict=True):
-        for blocks, kept in zip(segments.blocks, slices, strict=True):
+    for own, slices in zip(cut.maps, cut.slices(), strict=True):
+        for blocks, kept in zip(own.blocks, slices, strict=True):
             for block in blocks:
                 block.of(kept).mul_(factors[block.lines, None])
     for moved, tensor, role, own in zip(
@@ -99,10 +99,10 @@ def test_scalars_of_tensors_and_rows_reach_each_of_their_elements_once(cut):
 @given(cuts())
 def test_slices_moved_by_whole_sums_are_the_moved_tensors(cut):
     """One step of Tiger, by its definition on whole tensors and by parts on slices."""
-    sums = sum(segments.sum_squares(slices) for segments, slices in zip(cut.maps, cut.slices(), strict=True))
+    sums = sum(own.sum_squares(slices) for own, slices in zip(cut.maps, cut.slices(), strict=True))
     step = torch.where(cut.layout.mask(Role.VECTOR), 0.5, (sums / cut.layout.elements).sqrt()) * 1e-3
-    for segments, slices in zip(cut.maps, cut.slices(), strict=True):
-        for blocks, kept in zip(segments.blocks, slices, strict=True):
+    for own, slices in zip(cut.maps, cut.slices(), strict=True):
+        for blocks, kept in zip(own.blocks, slices, strict=True):
             for block in blocks:
                 view = block.of(kept)
                 view.sub_(step[block.lines, None] * (view.sign() + 0.01 * view))
@@ -114,11 +114,11 @@ def test_slices_moved_by_whole_sums_are_the_moved_tensors(cut):
 
 
 @given(cuts())
-def test_segments_have_at_most_three_blocks_that_cover_them_once(cut):
-    for segments in cut.maps:
-        for segment, blocks in zip(segments.segments, segments.blocks, strict=True):
+def test_slices_have_at_most_three_blocks_that_cover_them_once(cut):
+    for own in cut.maps:
+        for part, blocks in zip(own.slices, own.blocks, strict=True):
             assert len(blocks) <= 3
-            marks = torch.zeros(segment.numel)
+            marks = torch.zeros(part.numel)
             for block in blocks:
                 block.of(marks).add_(1)
             assert bool((marks == 1).all())
@@ -127,7 +127,7 @@ def test_segments_have_at_most_three_blocks_that_cover_them_once(cut):
 @given(cuts())
 def test_sums_over_slices_add_up_to_those_over_tensors(cut):
     pairs = zip(cut.maps, cut.slices(), strict=True)
-    total = sum(segments.add_up([kept.abs().sum() for kept in slices]) for segments, slices in pairs)
+    total = sum(own.add_up([kept.abs().sum() for kept in slices]) for own, slices in pairs)
     expected = torch.stack([tensor.abs().sum() for tensor in cut.tensors])
     torch.testing.assert_close(total.to(torch.float64), expected, rtol=1e-14, atol=0)
 
@@ -144,5 +144,5 @@ def test_sums_over_slices_add_up_to_those_over_tensors(cut):
 )
 def test_a_slice_of_an_embedding_is_cut_where_rows_begin(start, numel, expected):
     layout = ScalarLayout([Size((3, 4))], [Role.EMBEDDING], CPU)
-    (blocks,) = SegmentMap(layout, [Segment(0, start, numel, 0, 0)]).blocks
+    (blocks,) = SliceMap(layout, [TensorSlice(0, start, numel, 0, 0)]).blocks
     assert [(b.lines.start, b.lines.stop - b.lines.start, b.width) for b in blocks] == expected
