@@ -45,7 +45,7 @@ def pair_capacity(batch: int, seq_len: int) -> int:
 
 
 def round_up(number: int, most: int) -> int:
-    """The next multiple of ``STEP``, but at most ``most``."""
+    """Return the next multiple of ``STEP``, but at most ``most``."""
     return min(max(1, math.ceil(number / STEP)) * STEP, most)
 
 
@@ -58,7 +58,7 @@ def fill_slots(slots: _Ids, labels: _Ids, capacity: int, most: int) -> tuple[_Id
 
 
 def used_slots(slots: _Ids, labels: _Ids) -> tuple[_Ids, _Ids]:
-    """What ``fill_slots`` was given."""
+    """Return what ``fill_slots`` was given."""
     used = labels != IGNORE_INDEX
     return slots[used], labels[used]
 
@@ -92,7 +92,7 @@ def make_batch(
     seed: int,
     rates: MaskingRates = PUBLISHED_RATES,
 ) -> Batch:
-    """The micro-batch of ``rows`` (B,) in ``epochs`` (scalar or (B,)); what becomes of a row does not depend on others.
+    """Return the micro-batch of ``rows`` (B,) in ``epochs`` (scalar or (B,)); a row does not depend on the others.
 
     The mask of a row is a pure function of (seed, epoch, row).
     """
@@ -139,7 +139,7 @@ def _places(lengths: _Ids, first_slots: _Ids, segment_a_lengths: _Ids, seq_len: 
     runs = np.concatenate([lengths, padding], axis=1).ravel()
 
     def spread(per_sequence: _Ids, in_padding: int) -> _Ids:
-        """A value per sequence (B, K) to each of its slots (B, seq_len)."""
+        """Return a value per sequence (B, K) to each of its slots (B, seq_len)."""
         last = np.full((batch, 1), in_padding, np.int64)
         return np.repeat(np.concatenate([per_sequence, last], axis=1).ravel(), runs).reshape(batch, seq_len)
 
@@ -151,7 +151,7 @@ def _places(lengths: _Ids, first_slots: _Ids, segment_a_lengths: _Ids, seq_len: 
 
 
 def without_unused_slots(batch: Batch) -> Batch:
-    """The same batch, its arrays of slots only as long as they are used; for devices that do not mind new shapes."""
+    """Cut the arrays of slots to the used ones; for devices that do not mind new shapes."""
     slots, labels = used_slots(batch["prediction_slots"], batch["prediction_labels"])
     pairs, pair_labels = used_slots(batch["pair_slots"], batch["pair_labels"])
     return {

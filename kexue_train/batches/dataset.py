@@ -64,7 +64,7 @@ class ShardReader:
 
 
 def join_lists(found: list[tuple[_Rows, _Rows, Chunk]], counts: _Rows) -> dict[str, npt.NDArray[np.int64]]:
-    """The list columns of the rows ``found`` as (B, K) arrays: ``counts`` (B,) values per row, then 0 or -100."""
+    """Return the list columns of the rows ``found`` as (B, K) arrays: ``counts`` (B,) values a row, then 0 or -100."""
     shape = (len(counts), int(counts.max(initial=0)))
     result = {name: np.full(shape, -100 if name == "next_sentence_labels" else 0, np.int64) for name in RAGGED_COLUMNS}
     for places, local, chunk in found:
@@ -118,7 +118,7 @@ class SampleDataset:
         self._shards = [ShardReader(path, self.seq_len, self.vocab_size) for path, _ in shards]
 
     def __len__(self) -> int:
-        """Rows, held-out ones included."""
+        """Return the number of rows, held-out ones included."""
         return int(self._first_rows[-1])
 
     @property
@@ -144,12 +144,12 @@ class SampleDataset:
         return max(_pieces_per_word(manifest) for manifest in self.manifests)
 
     def mean_per_row(self, statistic: str) -> float:
-        """A statistic of the manifest per row, in the mean over the rows that a training reads."""
+        """Return a statistic of the manifest per row, in the mean over the rows that a training reads."""
         means = [manifest.statistics[statistic] / manifest.rows for manifest in self.manifests]
         return float(np.average(means, weights=self.shares))
 
     def rows_at(self, positions: _Rows, seed: int) -> tuple[_Rows, _Rows]:
-        """What ``positions`` (n,) of the training's stream of rows read: (rows, their epochs), both (n,) int64."""
+        """Return the rows that ``positions`` (n,) of the training's stream read, and their epochs: both (n,) int64."""
         folders, own = split(positions, self.shares, seed) if len(self.folders) > 1 else (positions * 0, positions)
         rows, epochs = np.empty_like(positions), np.empty_like(positions)
         for folder in np.unique(folders).tolist():
@@ -160,7 +160,7 @@ class SampleDataset:
         return rows, epochs
 
     def take(self, rows: npt.NDArray[np.integer[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """The columns of ``rows`` (B,), in that order, as arrays of their own.
+        """Return the columns of ``rows`` (B,), in that order, as arrays of their own.
 
         Returns:
             input_ids (B, seq_len) uint16 or uint32; word_starts (B, seq_len) bool; sequence_lengths and

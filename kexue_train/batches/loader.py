@@ -103,7 +103,7 @@ def iter_batches(
 
 
 def read_ahead(batches: Generator[_T, None, None]) -> Generator[_T, None, None]:
-    """The same values, a few of them made before they are asked for, in a thread; closing this closes ``batches``."""
+    """Yield the values of ``batches``, a few of them made ahead in a thread; closing this closes ``batches``."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="kexue-batches")
     ready: deque[Future[_T]] = deque()
     try:

@@ -50,7 +50,7 @@ def split(positions: _Positions, shares: tuple[int, ...], seed: int) -> tuple[_P
 
 @lru_cache(maxsize=4)
 def _window(shares: tuple[int, ...], window: int, seed: int) -> tuple[_Positions, _Positions]:
-    """Of every place of the window: its folder, and how many places before it have the same folder."""
+    """Return for every position of the window its folder, and how many positions before it have that folder."""
     words = random_words(seed, Purpose.MIXTURE, window, np.arange(WINDOW, dtype=np.uint64))[0]
     folders, ranks = np.empty(WINDOW, np.int64), np.empty(WINDOW, np.int64)
     folders[np.argsort(words, kind="stable")] = np.repeat(np.arange(len(shares)), shares)

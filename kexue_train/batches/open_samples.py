@@ -12,7 +12,7 @@ from kexue_train.foundation.errors import ArtifactError, ConfigError
 
 
 def open_samples(path: Path) -> dict[int, SampleDataset]:
-    """The samples that a training can read, by ``seq_len``, rising.
+    """Return the samples that a training can read, by ``seq_len``, rising.
 
     ``path`` is a folder of sample shards; or a folder of such folders, one for each length; or a YAML file with one
     ``folder: weight`` per line, relative to the file: those of the same length are mixed in these shares.

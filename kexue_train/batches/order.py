@@ -48,14 +48,6 @@ def rows_of_step(
     return first + rows_at(rows_before + positions_of_step(global_batch_size, step), num_rows, seed)[0]
 
 
-def epochs_of_step(
-    manifest_or_total_rows: Manifest | int, global_batch_size: int, step: int, *, rows_before: int = 0
-) -> _Rows:
-    """The epoch, from 0, of every row of ``rows_of_step``: shape (global_batch_size,), int64, never falling."""
-    _, num_rows = training_rows(manifest_or_total_rows)
-    return (rows_before + positions_of_step(global_batch_size, step)) // num_rows
-
-
 def training_rows(manifest_or_total_rows: Manifest | int) -> tuple[int, int]:
     """(first training row, number of training rows).
 
@@ -76,14 +68,14 @@ def training_rows(manifest_or_total_rows: Manifest | int) -> tuple[int, int]:
 
 
 def positions_of_step(global_batch_size: int, step: int) -> _Rows:
-    """Where the rows of a step are in the stream of all rows of all epochs: shape (global_batch_size,), int64."""
+    """Return the positions of a step's rows in the stream of all rows of all epochs: (global_batch_size,), int64."""
     if global_batch_size < 1 or step < 0:
         raise ValueError(f"global_batch_size={global_batch_size} must be at least 1 and step={step} at least 0")
     return np.arange(step * global_batch_size, (step + 1) * global_batch_size, dtype=np.int64)
 
 
 def rows_at(positions: _Rows, num_rows: int, seed: int, folder: int = 0) -> tuple[_Rows, _Rows]:
-    """What ``positions`` (n,) of the endless stream of ``range(num_rows)`` read: (rows, epochs), both (n,) int64.
+    """Return what ``positions`` (n,) of the endless stream of ``range(num_rows)`` read: rows and epochs, (n,) int64.
 
     Args:
         positions: From 0; epoch e is ``[e * num_rows, (e + 1) * num_rows)``.
@@ -107,7 +99,7 @@ def rows_at(positions: _Rows, num_rows: int, seed: int, folder: int = 0) -> tupl
 def _rows_of_group(
     num_rows: int, group: int, epoch: int, seed: int, folder: int, block_rows: int, group_rows: int
 ) -> _Rows:
-    """The rows that places ``[group * group_rows, ...)`` of the epoch read, in that order: at most ``group_rows``."""
+    """Return the rows that positions ``[group * group_rows, ...)`` of the epoch read: at most ``group_rows``."""
     stream = folder << 32 | epoch
     first, last = group * group_rows, min((group + 1) * group_rows, num_rows)
     blocks = np.arange(first // block_rows, -(-last // block_rows))

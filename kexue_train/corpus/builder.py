@@ -33,7 +33,7 @@ class Missing:
 
 
 def find_value(record: object, key: str) -> object:
-    """The value of ``key``, or ``Missing``; dots go into objects unless there is a key with that very name."""
+    """Return the value of ``key``, or ``Missing``; dots go into objects unless there is a key with that very name."""
     if isinstance(record, dict) and key in record:
         return record[key]
     if "." not in key:
@@ -46,7 +46,7 @@ def find_value(record: object, key: str) -> object:
 
 
 def pick_text(record: object, keys: tuple[str, ...]) -> str | Refusal:
-    """The text of a record: the values of ``keys``, joined by newlines; all but one may be missing or null."""
+    """Return the text of a record: the values of ``keys``, joined by newlines; all but one may be missing or null."""
     if len(keys) == 1 and isinstance(record, dict) and isinstance(text := record.get(keys[0]), str):  # the usual record
         return text
     if not isinstance(record, dict):
@@ -65,17 +65,17 @@ def pick_text(record: object, keys: tuple[str, ...]) -> str | Refusal:
 
 
 def no_key_of(keys: tuple[str, ...], found: list[str]) -> Refusal:
-    """The refusal of a record in which every one of several keys is missing or null."""
+    """Return the refusal of a record in which every one of several keys is missing or null."""
     return Refusal(f"none of {_quote(keys)} is there", f"its keys: {_quote(found)}")
 
 
 def pick_extras(record: object, keep: tuple[str, ...]) -> bytes:
-    """The values of the keys ``keep``, see ``encode_extras``."""
+    """Return the values of the keys ``keep``, see ``encode_extras``."""
     return encode_extras([find_value(record, key) for key in keep])
 
 
 def encode_extras(values: list[object]) -> bytes:
-    """A JSON array in UTF-8 of strings and nulls; a value that is no string is written as the JSON text of it."""
+    """Return a JSON array in UTF-8 of strings and nulls; a value that is not a string is written as its JSON text."""
     texts = [
         None if value is None or value is Missing else value if isinstance(value, str) else _to_json(value)
         for value in values
@@ -168,7 +168,7 @@ class BlockBuilder:
         self._blank += 1
 
     def build(self) -> RecordBlock:
-        """The records since the last call."""
+        """Return the records since the last call."""
         block = make_block(
             np.array(self._positions, np.uint64),
             _as_array(self._texts),
@@ -182,7 +182,7 @@ class BlockBuilder:
 
 
 def reject_only(rejected: Rejected, options: ReadOptions) -> RecordBlock:
-    """A block of no text and one refusal."""
+    """Return a block of no text and one refusal."""
     nothing = pa.array([], pa.large_binary())
     texts = nothing if options.raw else nothing.view(pa.large_string())
     return RecordBlock(np.zeros(0, np.uint64), texts, [rejected], 0, nothing if options.keep else None)

@@ -134,6 +134,6 @@ def _explain_damage(path: str, kind: str) -> Iterator[None]:
             raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
         first, _, _ = str(error).partition("\n")
         raise CorpusError(
-            f"{path}: is damaged or no {kind} file ({first or 'it asks for more memory than there is'}); fetch or make "
-            "the file again, or leave it out"
+            f"{path}: damaged, or not a file of format {kind} ({first or 'it asks for more memory than there is'}); "
+            "fetch or make the file again, or leave it out"
         ) from None

@@ -52,7 +52,7 @@ class Columns:
 
 
 def find_columns(path: str, schema: pa.Schema, options: ReadOptions) -> Columns:
-    """Where the columns of ``options`` are.
+    """Return where the columns of ``options`` are.
 
     Raises:
         CorpusError: If no text column is there, or one of the columns is of a type that does not fit.
@@ -121,7 +121,7 @@ def _follow(batch: pa.RecordBatch, steps: _Steps) -> Any:
 
 
 def _checked(column: pa.Array) -> pa.Array:
-    """The column, once it is sure that all it points to is there: Arrow would read whatever lies in memory instead.
+    """Return the column once all it points to is checked: else Arrow would read whatever lies in memory there.
 
     Strings come as binary, since those that are not UTF-8 are found later, row by row.
     """
@@ -138,7 +138,7 @@ def _to_strings(column: pa.Array) -> pa.LargeStringArray:
 
 
 def _join(texts: list[pa.LargeStringArray]) -> pa.LargeStringArray:
-    """The texts of each row joined by newlines, nulls left out; null where all are null."""
+    """Return the texts of each row joined by newlines, nulls left out; null where all are null."""
     if len(texts) == 1:
         return texts[0]
     kind = pa.large_binary()
@@ -184,14 +184,14 @@ def _null_text(position: int, keys: tuple[str, ...]) -> Rejected:
 
 
 def _encode_rows(kept: list[Any], num_rows: int) -> list[bytes | None]:
-    """The extras of each row; None where a value is not UTF-8."""
+    """Return the extras of each row; None where a value is not UTF-8."""
     columns = [[None] * num_rows if column is None else _to_values(column) for column in kept]
     rows = (list(values) for values in zip(*columns, strict=True))
     return [None if any(value is Missing for value in values) else encode_extras(values) for values in rows]
 
 
 def _to_values(column: pa.Array) -> list[object]:
-    """The values as Python has them; ``Missing`` where one is not UTF-8."""
+    """Return the values as Python has them; ``Missing`` where one is not UTF-8."""
     return [_decode(value) if isinstance(value, bytes) else value for value in column.to_pylist()]
 
 

@@ -72,7 +72,7 @@ def _fill(builder: BlockBuilder, path: str, lines: _Lines, options: ReadOptions)
 
 
 def _read_header(path: str, lines: _Lines, reader: Any) -> list[str] | None:
-    """The names of the columns; None if the file holds nothing."""
+    """Return the names of the columns; None if the file holds nothing."""
     row = lines.next_row(reader)
     while row == [] and not lines.is_too_long:
         row = lines.next_row(reader)
@@ -100,7 +100,7 @@ class _Lines:
         self._bad_byte = ""
 
     def next_row(self, reader: Any) -> list[str] | None:
-        """The fields of the next record (of one that is too long, only some); None at the end."""
+        """Return the fields of the next record (of one that is too long, only some); None at the end."""
         self._begin()
         while True:
             try:
@@ -155,7 +155,7 @@ class _Lines:
 
 
 def _iter_lines(stream: ByteStream, block_bytes: int, max_record_bytes: int) -> Iterator[tuple[bytes, int | None]]:
-    """Lines with their ends; of a line that is too long only the beginning, and its length."""
+    """Yield lines with their ends; of a line that is too long only the beginning, and its length."""
     for block in iter_line_blocks(stream, block_bytes=block_bytes, max_record_bytes=max_record_bytes):
         text = block.without_bom()
         if block.long_line_bytes is not None:
@@ -189,7 +189,7 @@ class _TsvParser:
                     self._take_header(block.without_bom())
 
     def __call__(self, block: LineBlock, positions: npt.NDArray[np.uint64]) -> RecordBlock:
-        """The records of a block; ``positions`` has shape (n,) for n lines."""
+        """Return the records of a block; ``positions`` has shape (n,) for n lines."""
         builder = BlockBuilder(self._options)
         first = 0
         if self._names is None:

@@ -59,7 +59,7 @@ _SYSTEM_FOLDERS = ("/usr/share/doc", "/usr/share/common-licenses", "/usr/share/p
 
 
 def module_prose(source: bytes) -> str:
-    """The docstrings of a module, its classes and functions in their order; the module is parsed, never run."""
+    """Return the docstrings of a module, its classes and functions in their order; the module is parsed, never run."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in other people's strings
@@ -70,7 +70,7 @@ def module_prose(source: bytes) -> str:
 
 
 def page_prose(text: str) -> str:
-    """The paragraphs of a text, reStructuredText, Markdown or POD page that read as English, blank lines between."""
+    """Return the paragraphs of a page (text, reStructuredText, Markdown, POD) that read as English."""
     text = _HTML.sub(" ", _FENCE.sub("\n\n", text.replace("\r\n", "\n").replace("\f", "\n").expandtabs()))
     text = _ROLE.sub(r"\1", _LINK.sub(r"\1", _IMAGE.sub("", text)))
     text = _RULE.sub("", _POD_CODE.sub(r"\1", text))
@@ -79,7 +79,7 @@ def page_prose(text: str) -> str:
 
 
 def cut_page(text: str) -> str:
-    """The first paragraphs, ``MAX_DOCUMENT_CHARS`` at most."""
+    """Return the first paragraphs, ``MAX_DOCUMENT_CHARS`` at most."""
     if len(text) <= MAX_DOCUMENT_CHARS:
         return text
     end = text.rfind("\n\n", 0, MAX_DOCUMENT_CHARS)
@@ -87,7 +87,7 @@ def cut_page(text: str) -> str:
 
 
 def is_prose(paragraph: str) -> bool:
-    """Whether a paragraph is mostly letters, and its words are in about the proportions of English."""
+    """Return whether a paragraph is mostly letters, and its words are in about the proportions of English."""
     if len(paragraph) < 40 or len(paragraph) > MAX_DOCUMENT_CHARS:
         return False
     words = _WORD.findall(paragraph)
@@ -131,7 +131,7 @@ class Page:
 
 
 def find_pages() -> list[Page]:
-    """Every candidate page: the first of each package, then the second of each, and so on, packages by hash.
+    """Return every candidate page: the first of each package, then the second of each, and so on, packages by hash.
 
     So whatever part of the list fits, it holds small packages whole and of large ones an equal, random share.
     """
@@ -147,7 +147,7 @@ def find_pages() -> list[Page]:
 
 
 def read_page(page: Page) -> str:
-    """The English prose of a page; empty if it has none or cannot be read."""
+    """Return the English prose of a page; empty if it has none or cannot be read."""
     try:
         if page.path.stat().st_size > _MAX_PAGE_BYTES:
             return ""

@@ -151,7 +151,7 @@ def _repetition(texts: pa.LargeStringArray) -> npt.NDArray[np.float64]:
 
 
 def _bytes_of(texts: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """The UTF-8 of all n texts and the bounds, shape (n + 1,), of each in it."""
+    """Return the UTF-8 of all n texts and the bounds, shape (n + 1,), of each in it."""
     _, offsets, data = texts.buffers()
     bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
     return np.frombuffer(data or b"", np.uint8)[bounds[0] : bounds[-1]], bounds - bounds[0]

@@ -16,7 +16,7 @@ SHARD_BITS = 40
 
 
 def count_hub_shards(path: str) -> int:
-    """How many shards the data set has; each can be read on its own.
+    """Return how many shards the data set has; each can be read on its own.
 
     Raises:
         CorpusError: If there is no such data set, configuration or split, or it cannot be reached.
@@ -63,11 +63,13 @@ def _load(path: str) -> Any:
 
 
 def _parse(path: str) -> tuple[str, str | None, str | None, str]:
-    """Name, revision, configuration and split."""
+    """Return name, revision, configuration and split."""
     whole, *rest = path.removeprefix(HUB).split(":")
     name, _, revision = whole.partition("@")
     if not name or len(rest) > 2 or not all(rest):
-        raise CorpusError(f"{path}: is no data set; expected hf://NAME, hf://NAME:SPLIT or hf://NAME:CONFIG:SPLIT")
+        raise CorpusError(
+            f"{path}: not the name of a data set; expected hf://NAME, hf://NAME:SPLIT or hf://NAME:CONFIG:SPLIT"
+        )
     return name, revision or None, rest[0] if len(rest) == 2 else None, rest[-1] if rest else "train"
 
 

@@ -59,7 +59,7 @@ def find_inputs(
     document: Document = "line",
     weights: Mapping[str, float] | None = None,
 ) -> list[Source]:
-    """The inputs that ``patterns`` name, sorted by path, each file once.
+    """Return the inputs that ``patterns`` name, sorted by path, each file once.
 
     A folder stands for the data files below it, hidden ones left out; with ``format="auto"`` those with a known suffix.
 
@@ -133,7 +133,7 @@ def _describe(path: str, status: _Status, format: str, document: Document, weigh
     resolved = by_name if format == "auto" or by_name == "hub" else format
     if resolved is None:
         raise CorpusError(
-            f"{path}: the format cannot be told from the name; expected {allowed_suffixes()}; rename the file, or say "
+            f"{path}: cannot tell the format from the name; expected {allowed_suffixes()}; rename the file, or say "
             f"what it is with --format {allowed_formats()}"
         )
     if not is_uri(path):  # elsewhere a look costs a request for each file, and reading will find out
@@ -165,8 +165,8 @@ def check_magic(path: str, format: str, compression: str | None) -> None:
         is_right = found == expected.name or (found is None and not expected.needs_magic)
     if not is_right:
         raise CorpusError(
-            f"{path}: is named as {compression or format} but its first bytes {head[:6]!r} are "
-            f"{f'those of {found}' if found else 'not'}; give it the right suffix, or make it again"
+            f"{path}: the name says {compression or format}, but the first bytes {head[:6]!r} are "
+            f"{f'those of {found}' if found else 'not'}; correct the suffix, or write the file again"
         )
 
 

@@ -45,7 +45,7 @@ def read_json_lines(
 
 
 def _parse_lines(block: LineBlock, positions: npt.NDArray[np.uint64], options: ReadOptions) -> RecordBlock:
-    """The records of a block of JSON Lines; ``positions`` has shape (n,) for n lines."""
+    """Return the records of a block of JSON Lines; ``positions`` has shape (n,) for n lines."""
     builder = BlockBuilder(options)
     for position, line in zip(positions.tolist(), block.data.split(b"\n"), strict=False):  # nothing after the last end
         add_json(builder, position, line)
@@ -88,7 +88,7 @@ def read_json_array(path: str, compression: str | None, options: ReadOptions) ->
     """Yield the records of a file that holds an array of objects; positions are element numbers from 0.
 
     Raises:
-        CorpusError: If the file holds something else, ends before the array does, or goes on after it.
+        CorpusError: If the file holds something else, ends before the array does, or holds more after it.
     """
     builder = BlockBuilder(options)
     with open_stream(path, compression) as stream:
@@ -165,7 +165,7 @@ class _Growing:
 
 
 def _find_array(path: str, stream: ByteStream) -> bytes | None:
-    """What was read behind the opening bracket; None if the file holds nothing but white space."""
+    """Return what was read behind the opening bracket; None if the file holds nothing but white space."""
     head = stream.read(_CHUNK_BYTES).removeprefix(BOM).lstrip()
     while not head and (data := stream.read(_CHUNK_BYTES)):
         head = data.lstrip()
@@ -185,6 +185,6 @@ def _expect_end(path: str, rest: bytes, stream: ByteStream) -> None:
         if not rest:
             return
     raise CorpusError(
-        f"{path}: {rest.strip()[:20]!r} stands behind the end of the JSON array; if each line holds a value, read it "
-        "with --format jsonl, or correct the file"
+        f"{path}: unexpected data after the end of the JSON array: {rest.strip()[:20]!r}; if each line holds a value, "
+        "read it with --format jsonl, or correct the file"
     )

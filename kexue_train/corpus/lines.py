@@ -31,7 +31,7 @@ class LineBlock:
     """Length of a line over the limit; ``data`` then is only its beginning."""
 
     def without_bom(self) -> LineBlock:
-        """The same lines; a byte order mark at the start of the stream belongs to none."""
+        """Return the lines without a byte order mark at the start of the stream, which belongs to none."""
         if self.offset or not self.data.startswith(BOM):
             return self
         bounds = np.maximum(self.bounds - len(BOM), 0)

@@ -22,7 +22,7 @@ _DESCRIPTIONS = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json",
 
 
 def expand_local(pattern: str, is_data: Callable[[str], bool]) -> list[Path]:
-    """The absolute paths that ``pattern`` names; of a folder, those whose name ``is_data`` allows.
+    """Return the absolute paths that ``pattern`` names; of a folder, those whose name ``is_data`` allows.
 
     Raises:
         CorpusError: If there are none, or a folder cannot be read.
@@ -41,7 +41,7 @@ def expand_local(pattern: str, is_data: Callable[[str], bool]) -> list[Path]:
 
 
 def stat_local(path: Path) -> os.stat_result:
-    """What the system tells about a file.
+    """Return what the system tells about a file.
 
     Raises:
         CorpusError: If it tells nothing: a dangling link, a loop of links, a folder without search permission.
@@ -62,7 +62,7 @@ def _expand_folder(folder: Path, is_data: Callable[[str], bool]) -> list[Path]:
 
 
 def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Every file below ``folder`` that is not hidden; links are followed, each folder is entered once."""
+    """Yield every file below ``folder`` that is not hidden; links are followed, each folder is entered once."""
     status = stat_local(folder)
     if (status.st_dev, status.st_ino) in seen:
         return
@@ -90,7 +90,7 @@ def _nearest(path: Path) -> str:
 
 
 def weigh_paths(patterns: Sequence[str], format: str, weights: Mapping[str, float]) -> dict[str, float]:
-    """Every path that ``patterns`` stand for -> its weight.
+    """Return every path that ``patterns`` stand for -> its weight.
 
     Raises:
         CorpusError: If a pattern stands for nothing, a weight is wrong or for no pattern, or a path has two weights.
@@ -106,7 +106,7 @@ def weigh_paths(patterns: Sequence[str], format: str, weights: Mapping[str, floa
 
 
 def two_weights(path: str, weight: float, other: float) -> CorpusError:
-    """The error for a file that is to count in two ways."""
+    """Return the error for a file that is to count in two ways."""
     return CorpusError(
         f"{path}: is named by inputs of the weights {other:g} and {weight:g}; give both the same, or name it once"
     )
@@ -116,7 +116,7 @@ def _check_weights(patterns: Sequence[str], weights: Mapping[str, float]) -> Non
     for pattern, weight in weights.items():
         if pattern not in patterns:
             near = difflib.get_close_matches(pattern, patterns, n=1, cutoff=0.0)
-            raise CorpusError(f"the weight {weight:g} is for {pattern}, which is no input; did you mean {near[0]}?")
+            raise CorpusError(f"the weight {weight:g} is for {pattern}, which is not an input; did you mean {near[0]}?")
         if not (math.isfinite(weight) and weight > 0):
             raise CorpusError(f"{pattern}: the weight {weight:g} is not above 0 and finite; leave the input out for 0")
 
@@ -138,7 +138,7 @@ def _expand(pattern: str, format: str) -> Iterator[str]:
 
 
 def _read_list(pattern: str) -> list[str]:
-    """The patterns in the file that is named after the ``@``."""
+    """Return the patterns in the file that is named after the ``@``."""
     path = Path(pattern[1:]).expanduser()
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")

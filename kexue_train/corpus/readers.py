@@ -44,7 +44,7 @@ def read_records(
 
 
 def describe_position(source: Source, position: int) -> str:
-    """Where in an input the record at ``position`` is, in words; reads a plain line file up to there."""
+    """Return where in an input the record at ``position`` is, in words; reads a plain line file up to there."""
     path = "standard input" if source.path == STANDARD_INPUT else source.path
     if source.format == "hub":
         return f"{path}: row {position & (1 << SHARD_BITS) - 1} of shard {position >> SHARD_BITS}"
@@ -58,7 +58,7 @@ def describe_position(source: Source, position: int) -> str:
 
 
 def count_lines(source: Source, position: int) -> int:
-    """The number, from 1, of the line that begins at byte ``position`` of a plain file."""
+    """Return the number, from 1, of the line that begins at byte ``position`` of a plain file."""
     lines = 1
     with open_stream(source.path) as stream:
         while position > 0 and (data := stream.read(min(_COPY_BYTES, position))):

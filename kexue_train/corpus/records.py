@@ -100,22 +100,22 @@ def make_block(
 
 
 def reject(position: int, reason: str, detail: str, raw: bytes) -> Rejected:
-    """The refusal of the record ``raw``, which may be given whole."""
+    """Return the refusal of the record ``raw``, which may be given whole."""
     return Rejected(int(position), reason, detail, bytes(raw[:RAW_LIMIT_BYTES]))
 
 
 def too_long(position: int, length: int, raw: bytes) -> Rejected:
-    """The refusal of a record of ``length`` bytes, of which ``raw`` is the beginning."""
+    """Return the refusal of a record of ``length`` bytes, of which ``raw`` is the beginning."""
     return reject(position, f"record longer than {MAX_RECORD_BYTES >> 20} MiB", f"{length} bytes", raw)
 
 
 def wrong_width(position: int, num_fields: int, num_columns: int, raw: bytes) -> Rejected:
-    """The refusal of a row of a table that has too few or too many fields."""
+    """Return the refusal of a row of a table that has too few or too many fields."""
     return reject(position, "wrong number of fields", f"{num_fields} fields, the header has {num_columns}", raw)
 
 
 def not_utf8(position: int, raw: bytes) -> Rejected | None:
-    """The refusal of ``raw`` if it is not UTF-8."""
+    """Return the refusal of ``raw`` if it is not UTF-8."""
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -124,7 +124,7 @@ def not_utf8(position: int, raw: bytes) -> Rejected | None:
 
 
 def describe_bad_byte(error: UnicodeDecodeError, offset: int = 0) -> str:
-    """Which byte of a record is no UTF-8; what was decoded began at byte ``offset`` of it."""
+    """Return which byte of a record is no UTF-8; what was decoded began at byte ``offset`` of it."""
     return f"byte 0x{error.object[error.start]:02x} at byte {offset + error.start} of the record: {error.reason}"
 
 

@@ -30,7 +30,7 @@ class RemoteStatus:
 
 
 def is_uri(path: str) -> bool:
-    """Whether ``path`` is ``scheme://...``."""
+    """Return whether ``path`` is ``scheme://...``."""
     return _URI.match(path) is not None
 
 
@@ -49,7 +49,7 @@ def open_remote(uri: str) -> Iterator[IO[bytes]]:
 
 
 def stat_remote(uri: str) -> RemoteStatus:
-    """Size and version of a file.
+    """Return size and version of a file.
 
     Raises:
         CorpusError: If it is not there or the store cannot be reached.
@@ -62,7 +62,7 @@ def stat_remote(uri: str) -> RemoteStatus:
 
 
 def expand_remote(uri: str, is_data: Callable[[str], bool]) -> list[str]:
-    """The files that a URI names: itself, those that match it as a glob, or those of a folder that ``is_data`` allows.
+    """Return the files a URI names: itself, those that match a glob, or those in a folder that ``is_data`` allows.
 
     Raises:
         CorpusError: If there are none or the store cannot be reached.

@@ -39,7 +39,7 @@ class ByteStream(Protocol):
     """The part of a binary file that the readers need."""
 
     def read(self, size: int, /) -> bytes:
-        """Up to ``size`` bytes; none at the end."""
+        """Return up to ``size`` bytes; none at the end."""
         ...
 
 
@@ -147,7 +147,7 @@ _UNPACKERS: dict[str, Callable[[], _Unpacker]] = {
 
 
 def _pieces(packed: _Packed, compression: str) -> Iterator[bytes]:
-    """The unpacked bytes in pieces that are not empty."""
+    """Yield the unpacked bytes in pieces that are not empty."""
     if compression in _UNPACKERS:
         yield from _unpack_members(packed, _UNPACKERS[compression])
         return
@@ -205,7 +205,7 @@ def open_seekable(path: str, compression: str | None = None) -> Iterator[IO[byte
 
 
 def unreadable(path: Path | str, error: OSError) -> CorpusError:
-    """The error for an input that the system does not let us read."""
+    """Return the error for an input that the system does not let us read."""
     return CorpusError(
         f"{path}: cannot be read ({error.strerror}); check the path and its permissions, or leave the file out"
     )

@@ -44,7 +44,7 @@ def read_text(
 
 
 def _parse_lines(block: LineBlock, positions: npt.NDArray[np.uint64]) -> RecordBlock:
-    """Every line is a text, without its line end; ``positions`` has shape (n,) for n lines."""
+    """Take every line as a text, without its line end; ``positions`` has shape (n,) for n lines."""
     starts, ends = _without_newlines(block)
     if b"\r" in block.data:
         octets = np.frombuffer(block.data, np.uint8)
@@ -54,7 +54,7 @@ def _parse_lines(block: LineBlock, positions: npt.NDArray[np.uint64]) -> RecordB
 
 
 def _parse_raw(block: LineBlock, positions: npt.NDArray[np.uint64]) -> RecordBlock:
-    r"""Every line is a record whatever it holds; only ``\n`` is taken off."""
+    r"""Take every line as a record, whatever it holds; only ``\n`` is taken off."""
     return RecordBlock(positions, _pack(block.data, *_without_newlines(block)))
 
 
@@ -66,7 +66,7 @@ def _without_newlines(block: LineBlock) -> tuple[npt.NDArray[np.int64], npt.NDAr
 
 
 def _pack(data: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> pa.LargeBinaryArray:
-    """An array of ``data[starts[i]:ends[i]]``."""
+    """Return an array of ``data[starts[i]:ends[i]]``."""
     # Alternate text and gap, then keep every other value: one pass of Arrow's take instead of a Python loop.
     offsets = np.empty(2 * len(starts) + 1, np.int64)
     offsets[:-1:2], offsets[1::2], offsets[-1] = starts, ends, len(data)

@@ -44,7 +44,7 @@ class Executor(Protocol):
         ...
 
     def machines(self) -> list[str]:
-        """Names of the machines that are alive and run tasks, sorted; the same after the driver is started anew."""
+        """Return the names of the machines that are alive and run tasks, sorted; the same in a restarted driver."""
         ...
 
     def map_unordered(
@@ -89,10 +89,11 @@ def require_alive(wanted: Iterable[Fetch], alive: Iterable[str]) -> None:
 
 
 def machine_lost(machines: Iterable[str]) -> MachineLostError:
-    """The error that names the machines."""
+    """Return the error that names the machines."""
     lost = sorted(machines)
+    nodes, them = ("nodes", "them") if len(lost) > 1 else ("node", "it")
     return MachineLostError(
-        f"{', '.join(lost)}: gone from the cluster, and with {'them' if len(lost) > 1 else 'it'} the finished work "
-        "that lies there; run the same command again: what is lost is made anew, the rest is kept",
+        f"{nodes} {', '.join(lost)} lost together with the finished work on {them}; run the same command again: only "
+        "the lost work is repeated",
         frozenset(lost),
     )

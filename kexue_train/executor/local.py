@@ -32,7 +32,7 @@ class LocalExecutor:
         return self.num_workers
 
     def machines(self) -> list[str]:
-        """The one machine."""
+        """Return the one machine."""
         return [LOCAL_MACHINE]
 
     def map_unordered(
@@ -44,7 +44,7 @@ class LocalExecutor:
         task_memory_bytes: int | None = None,  # noqa: ARG002  # the number of workers says it
         fetch: Callable[[Item], Sequence[Fetch]] | None = None,
     ) -> Iterator[tuple[int, Result]]:
-        """See ``Executor``. One task per worker is in flight; ``task_memory_bytes`` is ignored.
+        """Map as ``Executor`` says, with one task per worker in flight; ``task_memory_bytes`` is ignored.
 
         The task of a lost worker is tried again; it is given up when it is lost three times and no other can finish.
         """

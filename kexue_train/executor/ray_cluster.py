@@ -37,7 +37,7 @@ _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
 
 def current_machine() -> str:
-    """The name of the machine this task runs on, as ``Executor.machines`` has it; not for the driver of a cluster."""
+    """Return the name of the machine of this task, as ``Executor.machines`` has it; not for the driver of a cluster."""
     ray = sys.modules.get("ray")  # a worker of Ray has imported it, others need not pay for it
     if ray is None or not ray.is_initialized() or joined_from_outside():
         return LOCAL_MACHINE
@@ -47,14 +47,14 @@ def current_machine() -> str:
 
 
 def joined_from_outside() -> bool:
-    """Whether this process has joined a cluster through ``ray://``, so that another one, there, is its driver."""
+    """Return whether this process has joined a cluster through ``ray://``, so that its driver is a process there."""
     from ray.util.client import ray as client  # noqa: PLC0415  # a door
 
     return bool(client.is_connected())
 
 
 def cluster_address(address: str | None) -> str | None:
-    """Where the cluster is that a run with this setting joins; None if it starts one of its own."""
+    """Return where the cluster is that a run with this setting joins; None if it starts one of its own."""
     return address or os.environ.get("RAY_ADDRESS") or None
 
 
@@ -101,7 +101,7 @@ def connect_ray(address: str | None, num_cpus: int | None) -> None:
 
 
 def _explained(error: BaseException, address: str | None) -> ResourceError:
-    """What kept Ray from joining or starting a cluster."""
+    """Return what kept Ray from joining or starting a cluster."""
     where = f"the Ray cluster at {address}" if address else "a local Ray cluster"
     causes = [error]
     while causes[-1].__cause__:

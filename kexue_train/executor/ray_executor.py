@@ -76,7 +76,7 @@ class RayExecutor:
         task_memory_bytes: int | None = None,
         fetch: Callable[[Item], Sequence[Fetch]] | None = None,
     ) -> Iterator[tuple[int, Result]]:
-        """See ``Executor``; tasks of a lost worker or node are run again by Ray, three times in all.
+        """Map as ``Executor`` says; Ray runs the tasks of a lost worker or node again, three times in all.
 
         ``at_once`` and ``task_memory_bytes`` are said to Ray as shares of the largest machine: a smaller one runs
         fewer tasks, down to none. With ``fetch``, only one task per machine waits with its data for a free worker,
@@ -120,13 +120,13 @@ class Share:
     memory_bytes: int
 
     def fits(self, node: Node) -> int:
-        """How many tasks run at once on ``node``."""
+        """Return how many tasks run at once on ``node``."""
         by_memory = node.memory_bytes // self.memory_bytes if self.memory_bytes else math.inf
         return int(min(node.cpus // self.cpus, by_memory))
 
 
 def share_of_machine(nodes: Sequence[Node], at_once: int | None, task_memory_bytes: int | None) -> Share:
-    """The share with which ``at_once`` tasks (None: one per CPU) and not one more fit the CPUs of the largest machine.
+    """Return the share with which exactly ``at_once`` tasks (None: one per CPU) fit the CPUs of the largest machine.
 
     With n tasks at once a task takes 1 / (n + 0.5) of the CPUs: n + 1 do not fit, and what is left, half a task's
     share, is for fetches. On a smaller machine of c CPUs one per CPU makes c tasks, too. The memory is cut to that of
@@ -236,7 +236,9 @@ class _InFlight(Generic[Item, Result]):
         """Kill what runs, lest it write on beside the same tasks of a later map."""
         import ray  # noqa: PLC0415  # a door
 
-        if not ray.is_initialized():  # an exception has kept the generator alive beyond Ray: asking would start it anew
+        if (
+            not ray.is_initialized()
+        ):  # an exception has kept the generator alive beyond Ray: asking would start it again
             return
         left = list(self.tasks)
         for reference in [*left, *(fetched for task in self.tasks.values() for fetched in task.fetched)]:

@@ -33,7 +33,7 @@ class Answer:
     traceback: str = ""
 
     def result(self) -> Any:
-        """The value; raises the error instead, with its own class."""
+        """Return the value; raises the error instead, with its own class."""
         if self.error is None:
             return self.value
         self.error.add_note(f"in a worker process:\n{self.traceback}")
@@ -57,7 +57,7 @@ class WorkerProcess:
             theirs.close()  # the worker's death must close the pipe
 
     def is_alive(self) -> bool:
-        """Whether the process runs; an idle one ends after a while."""
+        """Return whether the process runs; an idle one ends after a while."""
         return self._process.is_alive()
 
     def give(self, task: int, function: Callable[..., Any], item: Any, fetches: Sequence[Fetch] | None) -> None:
@@ -67,7 +67,7 @@ class WorkerProcess:
             self.pipe.send_bytes(pickle.dumps((function, item, fetches)))
 
     def take(self) -> tuple[int, Answer | None]:
-        """The number of the task and its answer; None if the worker died instead."""
+        """Return the number of the task and its answer; None if the worker died instead."""
         assert self.task is not None
         task, self.task = self.task, None
         try:
@@ -78,7 +78,7 @@ class WorkerProcess:
         return task, answer
 
     def ending(self) -> str:
-        """How a dead worker ended, for a message."""
+        """Return how a dead worker ended, for a message."""
         code = self._process.exitcode or 0
         return f"by signal {-code}" if code < 0 else f"with exit code {code}, see what it printed"
 

@@ -73,7 +73,7 @@ def read_shard(path: Path) -> pa.Table:
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """The folder's ``data-*.arrow`` files in order.
+    """Return the folder's ``data-*.arrow`` files in order.
 
     Raises:
         ArtifactError: If there is none.
@@ -109,12 +109,12 @@ def write_dataset_files(folder: Path, features: Mapping[str, Any], names: Sequen
 
 
 def text_hashes(texts: Iterable[bytes | memoryview]) -> list[int]:
-    """The xxh3_128 hash of each text's UTF-8 bytes."""
+    """Return the xxh3_128 hash of each text's UTF-8 bytes."""
     return [xxhash.xxh3_128_intdigest(text) for text in texts]
 
 
 def column_bytes(column: pa.Array) -> list[memoryview]:
-    """The UTF-8 bytes of each value of a string or binary array without nulls, as views into its buffer (no copy)."""
+    """Return the UTF-8 bytes of each value of a string or binary array without nulls, as views into its buffer."""
     offset_type = (
         np.int64 if pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type) else np.int32
     )
@@ -125,7 +125,7 @@ def column_bytes(column: pa.Array) -> list[memoryview]:
 
 
 def sum_hashes(hashes: Iterable[int]) -> int:
-    """Sum modulo 2¹²⁸: equal for equal multisets, whatever the order."""
+    """Return the sum modulo 2¹²⁸: equal for equal multisets, whatever the order."""
     return sum(hashes) % _MOD
 
 

@@ -101,7 +101,7 @@ class Recipe(_Frozen):
         return digest_of(self.model_dump(mode="json"))
 
     def difference(self, other: Recipe) -> str | None:
-        """The first thing in which ``self`` (wanted) differs from ``other`` (found), in words; None if nothing does."""
+        """Name the first thing in which ``self`` (wanted) differs from ``other`` (found); None if nothing does."""
         if self.kind != other.kind:
             return f"it holds {other.kind}, not {self.kind}"
         wanted, found = _flatten(self.settings), _flatten(other.settings)
@@ -110,7 +110,7 @@ class Recipe(_Frozen):
                 return f"{key} changed from {found.get(key)!r} to {wanted.get(key)!r}"
         for name in sorted(self.parents.keys() | other.parents.keys()):
             if self.parents.get(name) != other.parents.get(name):
-                return f"its input '{name}' was made anew"
+                return f"its input '{name}' was rebuilt"
         if changed := sorted({entry[0] for entry in set(self.inputs) ^ set(other.inputs)}):
             more = f" (and {len(changed) - 1} more)" if changed[1:] else ""
             return f"input file {changed[0]} was added, removed or changed{more}"
@@ -152,12 +152,12 @@ class Manifest(_Frozen):
 def find_complete(
     out_dir: Path, recipe: Recipe, *, replace: bool = False, progress: Progress = SILENT
 ) -> Manifest | None:
-    """The manifest of ``out_dir`` if it already holds what ``recipe`` makes, None if it has to be made.
+    """Return the manifest of ``out_dir`` if it already holds what ``recipe`` makes, None if it has to be made.
 
     Args:
         out_dir: The artifact's folder; may be absent.
         recipe: What the folder should hold.
-        replace: Make a stale or damaged artifact anew (the reason goes to ``progress.note``) instead of refusing.
+        replace: Rebuild a stale or damaged artifact (the reason goes to ``progress.note``) instead of refusing it.
         progress: Receives the reason.
 
     Raises:
@@ -178,23 +178,23 @@ def find_complete(
     except ArtifactError as error:
         if not replace:
             raise
-        progress.note(f"made anew, since the artifact is damaged: {error}")
+        progress.note(f"rebuilding: the artifact is damaged: {error}")
         return None
     reason = recipe.difference(manifest.recipe)
     if reason is None:
         return manifest
     if replace:
-        progress.note(f"made anew, since {reason}")
+        progress.note(f"rebuilding: {reason}")
         return None
     raise StaleArtifactError(
         f"{out_dir}: was made from other inputs or settings: {reason}. "
-        "Choose another output folder, or delete this one to make it anew",
+        "Choose another output folder, or delete this one to rebuild it",
         reason,
     )
 
 
 def open_partial(out_dir: Path, recipe: Recipe, progress: Progress = SILENT) -> Path:
-    """The hidden folder beside ``out_dir`` where its next version is made.
+    """Return the hidden folder beside ``out_dir`` where its next version is made.
 
     What a killed run left there is kept, except files it was in the middle of writing; all of it goes if the recipe
     changed.
@@ -206,7 +206,7 @@ def open_partial(out_dir: Path, recipe: Recipe, progress: Progress = SILENT) -> 
     marker = partial / _RECIPE_NAME
     try:
         if partial.exists() and not (marker.exists() and marker.read_text(encoding="utf-8") == recipe.digest):
-            progress.note("starts over: what an interrupted run left is of other inputs or settings")
+            progress.note("starting over: the interrupted run had other inputs or settings")
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
         for torn in [*partial.rglob(".*.tmp")]:
@@ -221,7 +221,7 @@ def open_partial(out_dir: Path, recipe: Recipe, progress: Progress = SILENT) -> 
 
 
 def partial_dir(out_dir: Path) -> Path:
-    """Where ``out_dir`` is being made: ``.NAME.partial`` in the same folder."""
+    """Return where ``out_dir`` is being made: ``.NAME.partial`` in the same folder."""
     return out_dir.parent / f".{out_dir.name}.partial"
 
 
@@ -233,7 +233,7 @@ def publish(partial: Path, out_dir: Path, manifest: Manifest) -> Manifest:
 
 
 def describe_files(folder: Path, rows: Mapping[str, int] | None = None) -> dict[str, FileEntry]:
-    """Size and checksum of every file below ``folder`` but manifest and card; ``rows``: row counts by relative path."""
+    """Describe every file below ``folder`` but manifest and card; ``rows`` holds row counts by relative path."""
     own = (folder / MANIFEST_NAME, folder / _RECIPE_NAME, folder / CARD_NAME)
     entries = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p not in own):
@@ -243,7 +243,7 @@ def describe_files(folder: Path, rows: Mapping[str, int] | None = None) -> dict[
 
 
 def build_manifest(recipe: Recipe, files: dict[str, FileEntry], **fields: Any) -> Manifest:
-    """A manifest for ``files`` made by ``recipe``; ``fields`` are further fields of ``Manifest``."""
+    """Return a manifest for ``files`` made by ``recipe``; ``fields`` are further fields of ``Manifest``."""
     return Manifest(
         kind=recipe.kind,
         settings=recipe.settings,
@@ -267,7 +267,7 @@ def read_manifest(folder: Path) -> Manifest:
         if raw.get("schema_version") != SCHEMA_VERSION:
             raise ArtifactError(
                 f"{path}: schema version {raw.get('schema_version')!r}, this version reads {SCHEMA_VERSION}; "
-                "use the kexue_train version that made it, or make the artifact anew"
+                "use the kexue_train version that made it, or rebuild the artifact"
             )
         return Manifest.model_validate(raw)
     except (FileNotFoundError, NotADirectoryError):
@@ -352,7 +352,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def aside_name(path: Path) -> Path:
-    """A name of its own beside ``path`` to write under before renaming: ``.NAME.1a2b3c4d.tmp``.
+    """Return a name of its own beside ``path`` to write under before renaming: ``.NAME.1a2b3c4d.tmp``.
 
     Unlike ``NAME.tmp`` it is never shared with a dying worker of a killed run. ``open_partial`` clears leftovers.
     """

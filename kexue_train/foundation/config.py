@@ -135,7 +135,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
 def read_with_overrides(
     path: Path, overrides: Sequence[str], renamed: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """As ``read_yaml``, with ``section.key=value`` overrides applied; their keys have the line 0.
+    """Read YAML as ``read_yaml`` does and apply ``section.key=value`` overrides; their keys have the line 0.
 
     Args:
         path: The file.

@@ -80,14 +80,14 @@ def uniform(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
 
 
 def generator(seed: int, purpose: Purpose, *position: int) -> np.random.Generator:
-    """A NumPy generator for choices that need a stream, seeded by (seed, purpose, position...)."""
+    """Return a NumPy generator for choices that need a stream, seeded by (seed, purpose, position...)."""
     return np.random.default_rng([seed, int(purpose), *position])
 
 
 def permute(
     places: npt.NDArray[np.int64], size: int, seed: int, purpose: Purpose, stream: int
 ) -> npt.NDArray[np.int64]:
-    """Where a random bijection of ``range(size)`` keyed by (seed, purpose, stream) sends ``places``; same shape.
+    """Return where a random bijection of ``range(size)`` keyed by (seed, purpose, stream) sends ``places``; same shape.
 
     A Feistel network on the smallest power of four that holds the range, walked until it falls among it (Black and
     Rogaway, "Ciphers with arbitrary finite domains", 2002): no state, however large the range.

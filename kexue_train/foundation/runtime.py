@@ -32,7 +32,7 @@ _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*$")
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size in words: ``"2GB"`` is 2·10⁹, ``"2GiB"`` is 2·2³⁰, ``"512"`` is 512.
+    """Return the bytes of a size in words: ``"2GB"`` is 2·10⁹, ``"2GiB"`` is 2·2³⁰, ``"512"`` is 512.
 
     Raises:
         ConfigError: If the number or the unit cannot be read, or the size is zero.
@@ -50,7 +50,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(num_bytes: float) -> str:
-    """A size in decimal units with three significant digits, such as ``12.3 MB``."""
+    """Return a size in decimal units with three significant digits, such as ``12.3 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(num_bytes) < 999.5:  # 999.5 and more would print as 1e+03
             return f"{num_bytes:.3g} {unit}"
@@ -59,7 +59,7 @@ def format_size(num_bytes: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration such as ``4.2 s``, ``3 min 05 s`` or ``2 h 10 min``."""
+    """Return a duration such as ``4.2 s``, ``3 min 05 s`` or ``2 h 10 min``."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -117,7 +117,7 @@ def give_back_freed_memory() -> None:
 
 
 def boot_id() -> str:
-    """A name for the time since this machine started, new at every start; empty where the system tells none."""
+    """Return a name for the time since this machine started, new at every start; empty where the system tells none."""
     return _read(Path("/proc/sys/kernel/random/boot_id"))
 
 

@@ -47,7 +47,7 @@ class WriteBehindFile:
 
     @property
     def closed(self) -> bool:
-        """As of any file object."""
+        """Whether the file was closed."""
         return self._file.closed
 
     def write(self, data: Any) -> int:
@@ -64,7 +64,7 @@ class WriteBehindFile:
         return view.nbytes
 
     def tell(self) -> int:
-        """Bytes written so far."""
+        """Return the number of bytes written so far."""
         return self.bytes
 
     def flush(self) -> None:
@@ -113,5 +113,5 @@ def free_range(descriptor: int, start: int, size: int) -> None:
 
 
 def _linux_call(name: str) -> Any:
-    """A function of the C library that Python's ``os`` does not have; None on other systems."""
+    """Return a function of the C library that Python's ``os`` does not have; None on other systems."""
     return getattr(ctypes.CDLL(None), name, None)

@@ -23,7 +23,7 @@ TAKE_ANOTHER = "choose another vocabulary, or leave tokenizer.source (--from) ou
 
 
 def assemble(vocab: dict[str, int], normalizer: normalizers.Normalizer) -> Tokenizer:
-    """The tokenizer of a vocabulary (piece -> id) that holds the special tokens."""
+    """Return the tokenizer of a vocabulary (piece -> id) that holds the special tokens."""
     tokenizer = Tokenizer(
         models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100, continuing_subword_prefix=PREFIX)
     )
@@ -125,7 +125,7 @@ def _require_form(raw: dict[str, Any], path: Path, remedy: str) -> None:
 
 
 def find_vocabulary(source: Path) -> Path:
-    """The file that ``source`` is or holds; of a folder with both, ``tokenizer.json``, which says more.
+    """Return the file that ``source`` is or holds; of a folder with both, ``tokenizer.json``, which says more.
 
     Raises:
         ConfigError: If there is none.
@@ -133,13 +133,13 @@ def find_vocabulary(source: Path) -> Path:
     found = [path for path in (source, *(source / name for name in _NAMES)) if path.is_file()]
     if not found:
         raise ConfigError(
-            f"tokenizer.source={source}: is no file and no folder that holds {' or '.join(_NAMES)}; check the path"
+            f"tokenizer.source={source}: neither a file nor a folder that holds {' or '.join(_NAMES)}; check the path"
         )
     return found[0]
 
 
 def read_vocabulary(path: Path, *, lowercase: bool, remedy: str = TAKE_ANOTHER) -> Tokenizer:
-    """The tokenizer of a vocabulary file, ids as they are there.
+    """Return the tokenizer of a vocabulary file, ids as they are there.
 
     Args:
         path: ``*.json`` is a tokenizer file, anything else has one piece per line.

@@ -130,7 +130,7 @@ class _Task(Protocol[_Result]):
 def _run(
     function: Callable[[Any], _Result], tasks: Sequence[_Task[_Result]], executor: Executor, progress: Progress
 ) -> list[_Result]:
-    """The results of all tasks, of which those that were finished before are not done again."""
+    """Return the results of all tasks, of which those that were finished before are not done again."""
     results = {index: found for index, task in enumerate(tasks) if (found := task.finished()) is not None}
     if results:
         progress.note(f"resumed: {len(results)} of {len(tasks)} shards were finished before")
@@ -179,7 +179,7 @@ def _finish(
     if proof and proof.output != checksum.input:
         raise ArtifactError(
             f"{tasks[0].text_shard.parent}: the documents read have the checksum {checksum.input}, the manifest says "
-            f"{proof.output}: the shards were changed or damaged; make them anew"
+            f"{proof.output}: the shards were changed or damaged; make them again"
         )
     tokenizer = load_tokenizer(tasks[0].tokenizer)
     counts = sum_results(tasks, results, tokenizer.get_vocab_size(), special_token_ids(tokenizer))

@@ -116,5 +116,5 @@ def _blocks(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _borders(groups: Iterable[Sequence[Any]]) -> list[int]:
-    """Where each of ``groups`` begins if they are joined, and where the last ends."""
+    """Return where each of ``groups`` begins if they are joined, and where the last ends."""
     return list(accumulate(map(len, groups), initial=0))

@@ -64,7 +64,7 @@ class SpilledShard:
         self.spill.write_bytes(b"")
 
     def open(self) -> SpillFile:
-        """The training rows for reading."""
+        """Return the training rows for reading."""
         index = SpillIndex(**json.loads(self.spill_index.read_text(encoding="utf-8")))
         return SpillFile(machine="", boot="", path=str(self.spill), index=index)
 
@@ -123,7 +123,7 @@ class GatherRowsTask:
         return self.scratch / f"mixed-{self.index:05d}.json"
 
     def finished(self) -> GatheredRows | None:
-        """The result if the task was done before, else None."""
+        """Return the result if the task was done before, else None."""
         if not (self.marker.exists() and (self.folder / shard_name(self.index, self.num_shards)).exists()):
             return None
         return GatheredRows(**json.loads(self.marker.read_text(encoding="utf-8")))

@@ -151,7 +151,7 @@ def _draws(streams: npt.NDArray[np.uint64], length: int, seed: int) -> npt.NDArr
 def _predicted_slots(
     word_starts: npt.NDArray[np.bool_], draws: npt.NDArray[np.uint32], rates: MaskingRates
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
-    """The slots of the words that are chosen by the draw at their first slot, and the fate of each slot."""
+    """Return the slots of the words that are chosen by the draw at their first slot, and the fate of each slot."""
     starts = word_starts.astype(np.bool_)
     starts[:, 0] = True
     first_slots = np.flatnonzero(starts)

@@ -55,7 +55,7 @@ class Sequences:
         return self.a_lengths + self.b_lengths + np.where(self.b_lengths > 0, 3, 2)
 
     def take(self, order: npt.NDArray[np.int64] | slice) -> Sequences:
-        """The sequences at ``order``."""
+        """Return the sequences at ``order``."""
         return Sequences(
             self.a_starts[order],
             self.a_lengths[order],
@@ -65,7 +65,7 @@ class Sequences:
         )
 
     def count_whole(self, documents: Documents) -> int:
-        """How many of ``documents`` are one single sequence, not cut and without a pair."""
+        """Return how many of ``documents`` are one single sequence, not cut and without a pair."""
         borders = documents.offsets
         is_whole = np.isin(self.a_starts, borders) & np.isin(self.a_starts + self.a_lengths, borders)
         return int(np.count_nonzero(is_whole & (self.labels == NO_PAIR)))
@@ -153,7 +153,7 @@ class _PairWalk:
         return self.borders[self._choose(first, last)] - place if first < last else 0
 
     def _other(self, document: int, length: int) -> int | None:
-        """The next document with a passage of so many tokens."""
+        """Return the next document with a passage of so many tokens."""
         longest = None
         for ahead in range(1, min(_LOOK_AHEAD + 1, self.num_documents)):
             other = (document + ahead) % self.num_documents
@@ -179,12 +179,12 @@ class _PairWalk:
         return min(whole, key=lambda passage: abs(passage[1] - length), default=(start, length))
 
     def _ends_around(self, place: int) -> memoryview:
-        """The last sentence border before ``place`` and the first from there on."""
+        """Return the last sentence border before ``place`` and the first from there on."""
         above = bisect_left(self.borders, place)
         return self.borders[above - 1 : above + 1]
 
     def _choose(self, first: int, last: int) -> int:
-        """A uniformly random number of ``range(first, last)``."""
+        """Return a uniformly random number of ``range(first, last)``."""
         return first + int(self.draw() * (last - first))
 
 

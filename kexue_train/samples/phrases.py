@@ -51,7 +51,7 @@ class NeighbourCounts:
         return values
 
     def connected(self, *, min_probability: float, min_pmi: float) -> Pairs:
-        """The pairs that are frequent and attract each other, rising."""
+        """Return the pairs that are frequent and attract each other, rising."""
         frequent = self.pair_counts > _least(min_probability, self.pair_counts.sum())
         return self.pairs[frequent & (self.pmi() > min_pmi)]
 
@@ -75,7 +75,7 @@ def find_phrases(
     """Phrases and single characters of the texts, with how often they stood alone; every Chinese character is there.
 
     Args:
-        texts: Gives the texts anew at every call; their order does not matter.
+        texts: Gives the texts again at every call; their order does not matter.
         min_probability: Least share of a connected pair, and of a phrase.
         min_pmi: Least attraction of a connected pair, in nats.
     """
@@ -94,7 +94,7 @@ def _least(min_probability: float, total: int) -> float:
 
 
 def _runs(text: str, connected: Pairs) -> Iterator[str]:
-    """The maximal runs of connected Chinese characters, single ones too."""
+    """Yield the maximal runs of connected Chinese characters, single ones too."""
     points, beside = _chinese(text)
     joined = beside & np.isin(_pairs(points), connected)
     chinese = chinese_characters()[points]
@@ -104,7 +104,7 @@ def _runs(text: str, connected: Pairs) -> Iterator[str]:
 
 
 def _chinese(text: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """The n code points of ``text``, and of every two neighbours whether both are Chinese: (n - 1,)."""
+    """Return the n code points of ``text``, and of every two neighbours whether both are Chinese: (n - 1,)."""
     points = code_points(text).astype(np.int64)
     chinese = chinese_characters()[points]
     return points, chinese[:-1] & chinese[1:]
@@ -115,7 +115,7 @@ def _pairs(points: npt.NDArray[np.int64]) -> Pairs:
 
 
 def _merge(parts: list[tuple[Pairs, npt.NDArray[np.int64]]]) -> tuple[Pairs, npt.NDArray[np.int64]]:
-    """The sums of counts per distinct pair."""
+    """Return the sums of counts per distinct pair."""
     pairs, counts = (np.concatenate([np.empty(0, np.int64), *(part[i] for part in parts)]) for i in range(2))
     distinct, which = np.unique(pairs, return_inverse=True)
     return distinct, np.bincount(which, weights=counts, minlength=len(distinct)).astype(np.int64)

@@ -60,7 +60,7 @@ class RowCounts:
         self.checksum = (self.checksum + sum_words(hash_rows(rows_to_bytes(batch)))) % (1 << 128)
 
     def describe(self, documents: Mapping[str, int]) -> dict[str, Any]:
-        """The statistics of the manifest, beside ``documents`` (numbers by name); there is at least one row."""
+        """Return the statistics of the manifest, beside ``documents`` (numbers by name); there is at least one row."""
         found, tokens = self.numbers, np.arange(len(self.word_lengths))
         words = int(self.word_lengths.sum())
         return {

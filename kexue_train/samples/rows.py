@@ -21,7 +21,7 @@ SLOTS_PER_BATCH = 1 << 20
 
 
 def pack(lengths: npt.NDArray[np.int64], seq_len: int) -> tuple[npt.NDArray[np.int64], int]:
-    """The row of each sequence, (n,) int64, and the number of rows.
+    """Return the row of each sequence, (n,) int64, and the number of rows.
 
     From the longest down, each sequence goes into the fullest row that still holds it, else into a new one.
     """
@@ -114,7 +114,7 @@ def _lay_out(
     seq_len: int,
     special_token_ids: Mapping[str, int],
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]:
-    """Ids (num_rows, seq_len) and packed word starts (num_rows, ceil(seq_len / 8)) of the sequences ``part``."""
+    """Return ids (num_rows, seq_len) and packed word starts (num_rows, ceil(seq_len / 8)) of the sequences ``part``."""
     lengths = part.lengths
     row_lengths = np.bincount(rows, lengths, num_rows).astype(np.int64)
     padding = seq_len - row_lengths

@@ -66,7 +66,7 @@ class ShardTask:
         return SpilledShard(self.scratch, self.index)
 
     def finished(self) -> ShardResult | None:
-        """The result if the task was done before, else None."""
+        """Return the result if the task was done before, else None."""
         files = self.spilled.files if self.config.shuffle == "global" else [self.folder / self.name]
         if not all(path.exists() for path in (self.marker, self.token_counts, *files)):
             return None
@@ -132,7 +132,7 @@ def make_sample_shard(task: ShardTask) -> ShardResult:
 def sum_results(
     tasks: Sequence[ShardTask], results: Sequence[ShardResult], vocab_size: int, special_token_ids: Mapping[str, int]
 ) -> RowCounts:
-    """The counts of all tasks together, but for the checksum."""
+    """Return the counts of all tasks together, but for the checksum."""
     total = RowCounts(tasks[0].config.seq_len, vocab_size, special_token_ids)
     for task, result in zip(tasks, results, strict=True):
         total.numbers.update(result.numbers)
@@ -153,7 +153,7 @@ def _open_outputs(task: ShardTask, schema: pa.Schema) -> Iterator[list[Callable[
 
 
 def _make_sequences(task: ShardTask, documents: Documents, group: int) -> Sequences:
-    """The sequences of one group of documents (0: held out, 1: training)."""
+    """Return the sequences of one group of documents (0: held out, 1: training)."""
     return make_sequences(
         documents,
         seq_len=task.config.seq_len,

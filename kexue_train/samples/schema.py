@@ -32,7 +32,7 @@ _FIXED_COLUMNS = ("input_ids", "word_starts")
 
 
 def ranges(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The concatenation of ``arange(start, start + length)``: shape (sum of lengths,), int64."""
+    """Return the concatenation of ``arange(start, start + length)``: shape (sum of lengths,), int64."""
     before = np.cumsum(lengths) - lengths
     return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()), dtype=np.int64)
 
@@ -43,7 +43,7 @@ def id_dtype(vocab_size: int) -> type[np.unsignedinteger[Any]]:
 
 
 def sample_schema(seq_len: int, vocab_size: int) -> pa.Schema:
-    """The Arrow schema of sample shards."""
+    """Return the Arrow schema of sample shards."""
     return pa.schema(
         [
             ("input_ids", pa.list_(pa.from_numpy_dtype(np.dtype(id_dtype(vocab_size))), seq_len)),
@@ -56,7 +56,7 @@ def sample_schema(seq_len: int, vocab_size: int) -> pa.Schema:
 
 
 def column_values(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """The flat values of a list column without nulls (no copy) and the (rows + 1,) int64 borders of its rows."""
+    """Return the flat values of a list column without nulls (no copy) and the (rows + 1,) int64 borders of its rows."""
     if pa.types.is_fixed_size_list(column.type):
         borders = np.arange(len(column) + 1, dtype=np.int64) * column.type.list_size
     else:
@@ -85,7 +85,7 @@ def rows_from_bytes(rows: pa.LargeBinaryArray, schema: pa.Schema) -> pa.RecordBa
     starts, sizes = offsets_of(rows)[: len(rows)], lengths_of(rows)
 
     def cut(widths: npt.NDArray[np.int64], kind: pa.DataType) -> pa.Array:
-        """The next so many bytes of each row, as values."""
+        """Return the next so many bytes of each row, as values."""
         nonlocal starts
         values = data[ranges(starts, widths)]
         starts = starts + widths

@@ -71,7 +71,7 @@ def _parse(line: bytes, where: str) -> Iterator[Entry]:
 
 
 def word_settings(config: SampleConfig) -> dict[str, Any]:
-    """The settings as they determine the samples: of a dictionary its contents, not where they lie.
+    """Return the settings as they determine the samples: of a dictionary its contents, not where they lie.
 
     Raises:
         ConfigError: If there is no such dictionary.

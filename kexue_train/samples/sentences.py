@@ -55,7 +55,7 @@ def sentence_cuts(text: str) -> list[int]:
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of ``text``, in order; joined they are ``text``, and none is empty."""
+    """Return the sentences of ``text``, in order; joined they are ``text``, and none is empty."""
     if not text:
         return []
     return [text[start:end] for start, end in pairwise([0, *sentence_cuts(text), len(text)])]

@@ -23,7 +23,7 @@ _BATCH_CHARS = 1_000_000
 
 
 def iter_text_blocks(shards: Path, num_bytes: int, *, skip_bytes: int = 0, block_bytes: int = 1 << 20) -> Iterator[str]:
-    """Documents of ``shards`` in order, joined by newlines to blocks, from the first that begins after ``skip_bytes``.
+    """Yield documents of ``shards`` from the first that begins after ``skip_bytes``, in blocks joined by newlines.
 
     Stops after ``num_bytes`` of text; a document is never cut.
 
@@ -69,7 +69,7 @@ def _texts(path: Path) -> Any:
 
 
 def text_column(path: Path) -> pa.ChunkedArray:
-    """The texts, over the mapped file.
+    """Return the texts, over the mapped file.
 
     Raises:
         ArtifactError: If the file is damaged or has no texts.
@@ -84,7 +84,7 @@ def text_column(path: Path) -> pa.ChunkedArray:
 
 
 def texts_checksum(texts: pa.ChunkedArray) -> str:
-    """The order-independent checksum of the texts, as in the manifest of their shards."""
+    """Return the order-independent checksum of the texts, as in the manifest of their shards."""
     return format_checksum(sum(sum_hashes(text_hashes(column_bytes(chunk))) for chunk in texts.chunks))
 
 

@@ -69,7 +69,7 @@ class Coverage:
         return self.unknown_tokens / max(1, self.tokens)
 
     def describe_unknown(self) -> str:
-        """The most frequent unknown characters, with their code points."""
+        """Return the most frequent unknown characters, with their code points."""
         ranked = sorted(self.unknown_characters.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN]
         shown = [f"{c if c.isprintable() else '?'} (U+{ord(c):04X}, {count} times)" for c, count in ranked]
         return ", ".join(shown) or "none; the words are too long"
@@ -142,11 +142,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         ArtifactError: If it is missing, damaged or not of BERT's form, lacks a special token, or [PAD] is not 0.
     """
-    return read_tokenizer(folder / "tokenizer.json", remedy="make the tokenizer anew with 'kexue tokenizer'")
+    return read_tokenizer(folder / "tokenizer.json", remedy="make the tokenizer again with 'kexue tokenizer'")
 
 
 def special_token_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """Ids of pad, unk, cls, sep and mask; the tokenizer must have them (``load_tokenizer`` checks)."""
+    """Return ids of pad, unk, cls, sep and mask; the tokenizer must have them (``load_tokenizer`` checks)."""
     vocab = tokenizer.get_vocab()
     return {name: vocab[token] for name, token in SPECIAL_TOKENS.items()}
 
@@ -160,7 +160,7 @@ def _recipe_of(config: TokenizerConfig, source: Path | None, shards: Path) -> Re
 
 
 def _training_bytes(shards: Path, limit: int) -> int:
-    """How much text to train on: at most ``limit``, and not quite all, so that the rest can measure the result."""
+    """Return how much text to train on: at most ``limit``, and not quite all: the rest measures the result."""
     total = text_bytes(shards, 2 * limit)
     if not any(text.strip() for text in iter_text_blocks(shards, 1 << 62, block_bytes=1)):
         raise CorpusError(f"{shards}: the text shards hold no text; check the inputs of the corpus")
@@ -168,7 +168,7 @@ def _training_bytes(shards: Path, limit: int) -> int:
 
 
 def _measure(tokenizer: Tokenizer, shards: Path, training_bytes: int) -> Coverage:
-    """On text after the training text, or on the training text if none is."""
+    """Measure on text after the training text, or on the training text where there is no other."""
     coverage = measure_coverage(tokenizer, iter_text_blocks(shards, _MEASURE_BYTES, skip_bytes=training_bytes))
     return coverage if coverage.tokens else measure_coverage(tokenizer, iter_text_blocks(shards, _MEASURE_BYTES))
 

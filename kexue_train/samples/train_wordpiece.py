@@ -49,7 +49,7 @@ class CharacterCounts:
     continuing: npt.NDArray[np.int64]
 
     def choose(self, *, max_pieces: int, min_frequency: int) -> Alphabet:
-        """The most frequent characters that cover 99.98 % of the text, as far as ``max_pieces`` and frequency allow."""
+        """Return the most frequent characters that cover 99.98 % of the text, within ``max_pieces`` and frequency."""
         found = np.flatnonzero(self.total)
         ranked = found[np.lexsort((found, -self.total[found]))]
         counts = self.total[ranked]

@@ -54,7 +54,7 @@ def verify_sample_shards(folder: Path, progress: Progress = SILENT) -> Manifest:
 
 
 def _count_rows(folder: Path, manifest: Manifest, progress: Progress) -> RowCounts:
-    """What is counted over all rows, each of which is checked."""
+    """Return what is counted over all rows, each of which is checked."""
     facts = manifest.statistics
     seq_len, vocab_size, specials = facts["seq_len"], facts["vocab_size"], facts["special_token_ids"]
     schema = sample_schema(seq_len, vocab_size)
@@ -100,7 +100,7 @@ def _compare(what: str, stated: Any, found: Any) -> None:
 def find_broken_row(
     batch: pa.RecordBatch, vocab_size: int, special_token_ids: Mapping[str, int]
 ) -> tuple[int, str] | None:
-    """A row that breaks a promise of the schema, and which; None if every row is good."""
+    """Return a row that breaks a promise of the schema, and which; None if every row is good."""
     flat_ids, _ = column_values(batch.column("input_ids"))
     ids = flat_ids.reshape(batch.num_rows, -1)
     packed, _ = column_values(batch.column("word_starts"))
@@ -171,7 +171,7 @@ def _broken_slots(
 
 
 def _next_slots(slots: _Bools) -> _Bools:
-    """The slots behind ``slots`` (rows, seq_len), in the same row."""
+    """Return the slots behind ``slots`` (rows, seq_len), in the same row."""
     behind = np.zeros_like(slots)
     behind[:, 1:] = slots[:, :-1]
     return behind

@@ -40,7 +40,7 @@ _LOOK_BACK = 1000  # characters
 
 @cache
 def chinese_characters() -> npt.NDArray[np.bool_]:
-    """Whether each code point is a Chinese character to BERT, always a word of its own: (0x110000,) bool, constant."""
+    """Return whether each code point is a Chinese character to BERT, always a word of its own: (0x110000,) bool."""
     points = np.concatenate([np.arange(first, last + 1) for first, last in _CHINESE])
     # The normalizer drops those that its Unicode tables lack.
     normalized = BertNormalizer().normalize_str("a".join(map(chr, points.tolist()))).split("a")
@@ -50,7 +50,7 @@ def chinese_characters() -> npt.NDArray[np.bool_]:
 
 
 def code_points(text: str) -> npt.NDArray[np.uint32]:
-    """The code points of ``text``, one per character."""
+    """Return the code points of ``text``, one per character."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
@@ -83,13 +83,13 @@ class BertWords:
         self._known = _KnownWords(tokenizer)
 
     def split(self, text: str) -> list[str]:
-        """The words of ``text``, normalized, in order; special tokens written in it are plain text."""
+        """Return the words of ``text``, normalized, in order; special tokens written in it are plain text."""
         return text.translate(self._characters).split()
 
     def pieces(
         self, words: Sequence[str]
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """Ids of the pieces of all ``words`` in order, and per word their number (at least 1) and if it is Chinese."""
+        """Return the ids of the pieces of all ``words``, and by word their number (at least 1) and if it is Chinese."""
         if len(self._known) > _MAX_KNOWN_WORDS:
             self._known.forget()
         numbers = np.fromiter(map(self._known.__getitem__, words), np.int64, count=len(words))

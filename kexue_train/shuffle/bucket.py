@@ -28,7 +28,7 @@ _TOLERANCE = 1.25
 
 
 def order_rows(rows: Rows, *, drop_duplicates: bool) -> tuple[Order, Order]:
-    """The rows in the order of the output, and those left out.
+    """Return the rows in the order of the output, and those left out.
 
     Args:
         rows: Of one bucket, in input order; with ``drop_duplicates`` equal texts have equal keys.
@@ -50,7 +50,7 @@ def order_rows(rows: Rows, *, drop_duplicates: bool) -> tuple[Order, Order]:
 
 
 def repeats(hashes: Words) -> npt.NDArray[np.bool_]:
-    """Which of n hashes occurred before, shape (n,)."""
+    """Return which of n hashes occurred before, shape (n,)."""
     by_hash = np.lexsort((hashes[1], hashes[0]))  # stable
     high, low = hashes[0][by_hash], hashes[1][by_hash]
     result = np.zeros(len(by_hash), bool)
@@ -59,7 +59,7 @@ def repeats(hashes: Words) -> npt.NDArray[np.bool_]:
 
 
 def _in_runs(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Which of the sorted keys have an equal neighbour."""
+    """Return which of the sorted keys have an equal neighbour."""
     result = np.zeros(len(keys), bool)
     same = keys[1:] == keys[:-1]
     result[1:] = same
@@ -79,11 +79,11 @@ class Pieces(Protocol):
     """Where the rows of a bucket come from."""
 
     def sizes(self) -> tuple[int, int]:
-        """Rows, and bytes of texts and extras."""
+        """Return the number of rows, and the bytes of texts and extras."""
         ...
 
     def frames(self) -> Iterator[Rows]:
-        """All rows, with origins, in input order."""
+        """Yield all rows, with origins, in input order."""
         ...
 
 
@@ -107,7 +107,7 @@ def iter_ordered(
         pieces: The bucket.
         keys: (low, high): its keys are in ``[low, high)``.
         limit_bytes: Memory for the rows held at a time.
-        drop_duplicates: See ``order_rows``.
+        drop_duplicates: As for ``order_rows``.
         scratch: Folder for that file.
     """
     num_rows, num_bytes = pieces.sizes()
@@ -161,7 +161,7 @@ def _cut(pieces: Pieces, edges: Sequence[int], path: Path, buffer_bytes: int) ->
 
 
 def _load(pieces: Pieces, num_bytes: int) -> Rows:
-    """All rows as one."""
+    """Return all rows as one."""
     buffer = RowBuffer(num_bytes)
     for rows in pieces.frames():
         buffer.add(rows)

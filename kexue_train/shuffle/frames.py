@@ -63,7 +63,7 @@ class RowSlice:
         return None if self.rows.extras is None else self.rows.extras.slice(self.low, self.num_rows)
 
     def columns(self) -> tuple[Any, ...]:
-        """The columns of the frame as buffers."""
+        """Return the columns of the frame as buffers."""
         rows, here = self.rows, slice(self.low, self.high)
         extra_lengths, extras = (b"", b"") if rows.extras is None else _encode_values(self._extras())
         return (
@@ -78,7 +78,7 @@ class RowSlice:
 
 
 def encode_frame(pieces: Sequence[RowSlice], *, compress: bool) -> bytes:
-    """The frame that holds the rows of ``pieces``, one after the other."""
+    """Return the frame that holds the rows of ``pieces``, one after the other."""
     joined = [b"".join(parts) for parts in zip(*(piece.columns() for piece in pieces), strict=True)]
     packed = [_compress(column) if compress and i in _COMPRESSED else column for i, column in enumerate(joined)]
     body = b"".join(packed)
@@ -91,12 +91,12 @@ def encode_frame(pieces: Sequence[RowSlice], *, compress: bool) -> bytes:
 
 
 def body_bytes(header: bytes) -> int:
-    """How many bytes follow this header."""
+    """Return how many bytes follow this header."""
     return int(np.frombuffer(header, HEADER)[0]["stored"].sum())
 
 
 def decode_frame(header_bytes: bytes, body: bytes | memoryview) -> Rows:
-    """The rows of a frame.
+    """Return the rows of a frame.
 
     Raises:
         DamagedFrameError: If the checksum differs.
@@ -122,7 +122,7 @@ def decode_frame(header_bytes: bytes, body: bytes | memoryview) -> Rows:
 
 
 def _encode_values(values: pa.LargeBinaryArray) -> tuple[bytes, memoryview]:
-    """The lengths (as ``<u4``) and the bytes of all values."""
+    """Return the lengths (as ``<u4``) and the bytes of all values."""
     offsets = offsets_of(values)
     return np.diff(offsets).astype("<u4").tobytes(), data_of(values)[offsets[0] : offsets[-1]]
 

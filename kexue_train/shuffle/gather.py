@@ -48,7 +48,7 @@ class GatherTask:
 
 @dataclass(slots=True)
 class GatherResult:
-    """What a gather task did; the mark that its shard is done."""
+    """What a gather task did; also the done marker of its shard."""
 
     rows: int = 0
     text_bytes: int = 0
@@ -69,7 +69,7 @@ class GatherResult:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The inverse of ``to_json``."""
+        """Read what ``to_json`` wrote."""
         values: dict[str, Any] = json.loads(text)
         values |= {name: int(values[name], 16) for name in _SUMS}
         return cls(**values | {"order": OrderSums(**values["order"])})
@@ -79,7 +79,7 @@ _SUMS = ("checksum", "duplicates_checksum", "sampled_out_checksum")
 
 
 def shard_marker_path(folder: Path, shard: int) -> Path:
-    """The ``GatherResult`` of a shard; exists once the shard is done."""
+    """Return the ``GatherResult`` of a shard; exists once the shard is done."""
     return folder / f"shard-{shard:06d}.json"
 
 

@@ -22,20 +22,23 @@ _COPY_SHIFT = np.uint64(32)
 def position_keys(
     seed: int, file_index: int, positions: npt.NDArray[np.uint64], copy: int = 0
 ) -> npt.NDArray[np.uint64]:
-    """A key for each record, shape (n,), from where it lies alone; ``copy`` counts the copies of up-sampled ones."""
+    """Return a key for each record, shape (n,), from its position alone; ``copy`` numbers up-sampled copies."""
     stream = np.uint64(file_index) | (np.uint64(copy) << _COPY_SHIFT)
     keys: npt.NDArray[np.uint64] = random_words(seed, Purpose.SHUFFLE, stream, positions)[0]
     return keys
 
 
 def content_keys(seed: int, hashes: Words, copy: int = 0) -> npt.NDArray[np.uint64]:
-    """A key for each text hash, shape (n,): equal texts get equal keys, so copies of one text meet in one place."""
+    """Return a key for each text hash, shape (n,): equal texts get equal keys, so they meet in one bucket."""
     keys: npt.NDArray[np.uint64] = random_words(seed, Purpose.SHUFFLE, hashes[0], hashes[1] + np.uint64(copy))[0]
     return keys
 
 
 def bucket_of(keys: npt.NDArray[np.uint64], num_buckets: int) -> npt.NDArray[np.int64]:
-    """The bucket of each key, shape (n,): B buckets (at most 2³²) are equal ranges of the keys' upper 32 bits."""
+    """Return the bucket of each key, shape (n,): B buckets (at most 2³²) are equal ranges of the keys' upper 32 bits.
+
+    With B = 3, a key whose upper half is 0x80000000 (half of the range) gets bucket 0x80000000 · 3 >> 32 = 1.
+    """
     return (((keys >> _SHIFT) * np.uint64(num_buckets)) >> _SHIFT).astype(np.int64)
 
 
@@ -46,7 +49,7 @@ def bucket_bounds(bucket: int, num_buckets: int) -> tuple[int, int]:
 
 
 def hash_rows(texts: pa.LargeBinaryArray, extras: pa.LargeBinaryArray | None = None) -> Words:
-    """The xxh3_128 hash of each text's bytes, shape (2, n); with ``extras``, of text, newline and extras."""
+    """Return the xxh3_128 hash of each text's bytes, shape (2, n); with ``extras``, of text, newline and extras."""
     digests: list[bytes] = []
     # In slices, since a Python object for every value takes memory.
     for start, stop in cut_evenly(lengths_of(texts) + _VALUE_BYTES, _SLICE_BYTES):
@@ -58,7 +61,7 @@ def hash_rows(texts: pa.LargeBinaryArray, extras: pa.LargeBinaryArray | None = N
 
 
 def sum_words(words: Words) -> int:
-    """Sum of fewer than 2³² numbers modulo 2¹²⁸."""
+    """Return the sum of fewer than 2³² numbers modulo 2¹²⁸."""
     total = 0
     for half, shift in ((words[0], 64), (words[1], 0)):
         total += (int((half >> _SHIFT).sum()) << (shift + 32)) + (int((half & _LOW).sum()) << shift)

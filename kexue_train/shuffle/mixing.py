@@ -57,12 +57,12 @@ def rank_correlation(shards: Sequence[OrderSums]) -> dict[str, float] | None:
 
 
 def group_of(file_index: int, num_files: int) -> int:
-    """The group of a file, from 0."""
+    """Return the group of a file, from 0."""
     return file_index if num_files <= MAX_GROUPS else file_index * MAX_GROUPS // num_files
 
 
 def count_groups(counts: Iterable[tuple[int, Sequence[int]]], num_files: int, num_shards: int) -> npt.NDArray[np.int64]:
-    """Rows by group and shard, shape (groups, S), from (file, its rows by shard)."""
+    """Return rows by group and shard, shape (groups, S), from (file, its rows by shard)."""
     table = np.zeros((min(num_files, MAX_GROUPS), num_shards), np.int64)
     for file_index, rows in counts:
         table[group_of(file_index, num_files)] += rows
@@ -70,7 +70,7 @@ def count_groups(counts: Iterable[tuple[int, Sequence[int]]], num_files: int, nu
 
 
 def source_mixing(counts: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """How evenly the groups (rows) lie over the shards (columns): Pearson's chi-square of independence.
+    """Measure how evenly the groups (rows) lie over the shards (columns): Pearson's chi-square of independence.
 
     In a uniform shuffle of many documents ``chi_square`` is about ``degrees_of_freedom``, give or take twice
     ``sqrt(2 * degrees_of_freedom)``. ``worst_shard`` is the one that contributes most to it.

@@ -30,7 +30,7 @@ _READ_BYTES = 8 * 2**20
 
 
 def text_schema(keep: Sequence[str]) -> pa.Schema:
-    """The columns of a text shard: ``text``, then the kept ones, all strings."""
+    """Return the columns of a text shard: ``text``, then the kept ones, all strings."""
     return pa.schema([("text", pa.string()), *((name, pa.string()) for name in keep)])
 
 
@@ -68,7 +68,7 @@ class BatchCutter:
 
 
 def to_record_batch(columns: Columns, schema: pa.Schema) -> pa.RecordBatch:
-    """The rows as a batch of a text shard."""
+    """Return the rows as a batch of a text shard."""
     texts, extras = columns
     arrays = [texts.view(pa.large_string()).cast(pa.string())]
     if extras is not None:
@@ -78,7 +78,7 @@ def to_record_batch(columns: Columns, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def from_record_batch(batch: pa.RecordBatch) -> Columns:
-    """The inverse of ``to_record_batch``."""
+    """Reverse ``to_record_batch``."""
     texts = batch.column(0).cast(pa.large_string()).view(pa.large_binary())
     if batch.num_columns == 1:
         return texts, None

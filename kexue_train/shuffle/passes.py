@@ -51,7 +51,7 @@ class Passes:
         return sum(source.bytes for source in self.sources)
 
     def scatter_all(self) -> list[ScatterResult]:
-        """The first pass; returns the results of all tasks in the order of the input."""
+        """Run the first pass; return the results of all tasks in the order of the input."""
         tasks = self._scatter_tasks()
         self._remove_remains(tasks)
         sizes = [sum(entry.bytes for entry, *_ in task.ranges) for task in tasks]
@@ -69,7 +69,7 @@ class Passes:
     def gather_all(
         self, scattered: Sequence[ScatterResult], out_folder: Path, shards: Sequence[int], *, is_durable: bool
     ) -> Iterator[tuple[int, GatherResult]]:
-        """The second pass: write ``shards`` into ``out_folder``; yields (shard, result) as they are done.
+        """Run the second pass: write ``shards`` into ``out_folder`` and yield (shard, result) as they are done.
 
         Raises:
             MachineLostError: With ``spill_folder``, if what a machine holds is gone; call ``forget`` and scatter again.
@@ -115,7 +115,7 @@ class Passes:
         return [shard for shard in shards if not shard_marker_path(self.scratch, shard).exists()]
 
     def gathered(self) -> list[GatherResult]:
-        """The results of all shards, from their markers."""
+        """Return the results of all shards, from their markers."""
         shards = range(self.plan.num_shards)
         return [GatherResult.from_json(_read(shard_marker_path(self.scratch, shard))) for shard in shards]
 
@@ -126,7 +126,7 @@ class Passes:
             if ScatterResult.from_json(_read(path)).machine in lost.machines:
                 path.unlink()
                 number += 1
-        self.progress.note(f"machine {', '.join(sorted(lost.machines))} is gone: {number} input pieces are read again")
+        self.progress.note(f"machine {', '.join(sorted(lost.machines))} was lost: {number} input pieces are read again")
 
     def remove_spills(self, scattered: Sequence[ScatterResult]) -> None:
         """Delete what the first pass wrote for the second."""
@@ -240,7 +240,7 @@ class Passes:
 
 
 def load_plan(scratch: Path, sources: Sequence[Source], num_shards: int, budget: MemoryBudget) -> ShufflePlan:
-    """The plan the work began with, so that a rerun with other memory can go on; else a new one."""
+    """Return the plan the work began with, so that a rerun with other memory can resume; else a new one."""
     path = scratch / _PLAN_NAME
     if path.exists():
         return ShufflePlan.from_json(json.loads(_read(path)))

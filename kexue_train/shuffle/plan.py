@@ -60,7 +60,7 @@ class ShufflePlan:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """The inverse of ``to_json``."""
+        """Read what ``to_json`` wrote."""
         tasks = tuple(tuple(InputRange(**entry) for entry in task) for task in values["tasks"])
         return cls(tasks, values["num_shards"], values["buckets_per_shard"])
 
@@ -90,7 +90,7 @@ def plan_shuffle(sources: Sequence[Source], num_shards: int, bucket_bytes: int) 
 
 
 def group_ranges(sources: Sequence[Source]) -> Iterator[tuple[InputRange, ...]]:
-    """The ranges of one task each: about equal in bytes; small files go together."""
+    """Yield the ranges of one task each: about equal in bytes; small files go together."""
     step = _range_bytes(sources)
     group: list[InputRange] = []
     held = 0

@@ -67,7 +67,7 @@ class Account:
 def make_manifest(
     recipe: Recipe, account: Account, files: dict[str, FileEntry], *, seed: int, proof: RowsChecksum
 ) -> Manifest:
-    """The manifest of a shuffle that wrote ``files``."""
+    """Return the manifest of a shuffle that wrote ``files``."""
     return build_manifest(
         recipe,
         files,
@@ -80,7 +80,7 @@ def make_manifest(
 
 
 def describe_shuffle_files(account: Account, output: str, folder: Path) -> dict[str, FileEntry]:
-    """The shards in ``folder``, and what else lies there."""
+    """Return the shards in ``folder``, and what else lies there."""
     num_shards = len(account.gathered)
     files = {
         shard_file_name(output, shard, num_shards): FileEntry(

@@ -14,7 +14,7 @@ _SETTINGS = {"format", "document", "text_key", "keep", "filters", "keep_dropped"
 
 
 def make_recipe(config: ShuffleConfig, sources: Sequence[Source], num_shards: int, seed: int) -> Recipe:
-    """The recipe of shuffling ``sources``.
+    """Return the recipe of shuffling ``sources``.
 
     A file of another artifact counts by that artifact's contents, under the name folder/file, so that a run folder may
     be moved; any other file counts by its path, size and time of change.

@@ -48,7 +48,7 @@ class RejectedRecords:
 
     @staticmethod
     def refuse(entry: Rejected, source: Source) -> CorpusError:
-        """The error that ends a shuffle at a bad record."""
+        """Return the error that ends a shuffle at a bad record."""
         return CorpusError(
             f"{describe_position(source, entry.position)}: {entry.reason} ({entry.detail}); correct it, or leave such "
             "records out, counted and kept in rejected/, with --on-bad-record skip (shuffle.on_bad_record: skip)"
@@ -60,7 +60,7 @@ class RejectedRecords:
 
 
 def records_path(folder: Path, spill: str, kind: str) -> Path:
-    """What the attempt that wrote ``spill`` left out of one kind."""
+    """Return what the attempt that wrote ``spill`` left out of one kind."""
     return folder / f"{spill}.{kind}.jsonl"
 
 

@@ -38,7 +38,7 @@ class Rows:
         return values_bytes(self.texts) + (values_bytes(self.extras) if self.extras is not None else 0)
 
     def take(self, order: npt.NDArray[np.int64]) -> Self:
-        """The rows ``order``, copied."""
+        """Return the rows ``order``, copied."""
         indices = pa.array(order)
         return type(self)(
             self.keys[order],
@@ -65,7 +65,7 @@ def offsets_of(values: pa.LargeBinaryArray) -> npt.NDArray[np.int64]:
 
 
 def data_of(values: pa.LargeBinaryArray) -> memoryview:
-    """The bytes that ``offsets_of`` counts in."""
+    """Return the bytes that ``offsets_of`` counts in."""
     data = values.buffers()[2]
     return memoryview(data) if data is not None else memoryview(b"")
 
@@ -76,13 +76,13 @@ def lengths_of(values: pa.LargeBinaryArray) -> npt.NDArray[np.int64]:
 
 
 def values_bytes(values: pa.LargeBinaryArray) -> int:
-    """Bytes of all values together."""
+    """Return the bytes of all values together."""
     offsets = offsets_of(values) if len(values) else np.zeros(1, np.int64)
     return int(offsets[-1] - offsets[0])
 
 
 def make_binary(lengths: npt.NDArray[np.integer], data: pa.Buffer | npt.NDArray[np.uint8]) -> pa.LargeBinaryArray:
-    """An array over ``data``, whose values lie one after the other; nothing is copied."""
+    """Return an array over ``data``, whose values lie one after the other; nothing is copied."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
@@ -130,7 +130,7 @@ class RowBuffer:
             self._origins.append(rows.origins.copy())
 
     def build(self) -> Rows:
-        """All rows, in the order they were added in; at least one."""
+        """Return all rows, in the order they were added in; at least one."""
         return Rows(
             np.concatenate(self._keys),
             make_binary(np.concatenate(self._lengths), self._data[: self._text_bytes]),

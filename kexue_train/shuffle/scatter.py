@@ -88,7 +88,7 @@ def scatter(task: ScatterTask) -> ScatterResult:
 
 
 def _read(task: ScatterTask, source: Source, entry: InputRange) -> Iterator[RecordBlock]:
-    """The blocks of a range; damage is one more refused record if those are skipped, and what lies before it counts."""
+    """Yield the blocks of a range; where bad records are skipped, damage is one more, after the blocks before it."""
     position = 0
     try:
         for block in read_records(source, task.options, start=entry.start, end=entry.end):

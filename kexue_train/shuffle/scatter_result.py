@@ -1,4 +1,4 @@
-"""What a scatter task found and where it put it; its JSON form is the mark that the task is done."""
+"""What a scatter task found and where it put it; its JSON form is the done marker of the task."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ScatterResult:
     files: dict[int, FileCounts] = field(default_factory=dict)
     """By number of the input file."""
     offered: int = 0
-    """Rows that came up for a place: the accepted ones, as often as the weight of their file says."""
+    """Rows offered to the shuffle: the accepted ones, as often as the weight of their file says."""
     offered_checksum: int = 0
     duplicates: int = 0
     """Offered rows left out here already, since an equal text stood near."""
@@ -61,7 +61,7 @@ class ScatterResult:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The inverse of ``to_json``."""
+        """Read what ``to_json`` wrote."""
         values: dict[str, Any] = json.loads(text)
         for entry in (values, *values["files"].values()):
             entry |= {name: int(value, 16) for name, value in entry.items() if name.endswith("checksum")}
@@ -78,10 +78,10 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def marker_path(folder: Path, index: int) -> Path:
-    """The ``ScatterResult`` of a task; exists once the task is done."""
+    """Return the ``ScatterResult`` of a task; exists once the task is done."""
     return folder / f"task-{index:06d}.json"
 
 
 def spill_path(folder: str, spill_folder: str | None, result: ScatterResult) -> Path:
-    """Where the spill file lies: in ``folder``, or in ``spill_folder`` on the machine that wrote it."""
+    """Return where the spill file lies: in ``folder``, or in ``spill_folder`` on the machine that wrote it."""
     return Path(spill_folder, result.machine, result.spill) if spill_folder else Path(folder, result.spill)

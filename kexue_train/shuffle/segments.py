@@ -32,7 +32,7 @@ class SpillFile:
     index: SpillIndex
 
     def is_whole(self) -> bool:
-        """Whether it is there and, if the machine was started anew since, undamaged; works where ``open`` does."""
+        """Return whether the file is there and, if the machine has restarted, undamaged; works where ``open`` does."""
         try:
             with self.open() as reader:
                 return self.boot == boot_id() or reader.is_whole()
@@ -40,7 +40,7 @@ class SpillFile:
             return False
 
     def open(self) -> SpillReader:
-        """A reader; works on ``machine``, or anywhere if the file lies on shared storage."""
+        """Return a reader; works on ``machine``, or anywhere if the file lies on shared storage."""
         return SpillReader(Path(self.path), self.index)
 
 
@@ -50,7 +50,7 @@ def write_spill_list(folder: Path, files: Sequence[SpillFile]) -> None:
 
 
 def read_spill_list(folder: str) -> list[SpillFile]:
-    """The spill files by number of their scatter task."""
+    """Return the spill files by number of their scatter task."""
     path = Path(folder, SPILLS_NAME)
     return _read_list(str(path), path.stat().st_mtime_ns)
 
@@ -71,12 +71,12 @@ class SpilledBucket:
     bucket: int
 
     def sizes(self) -> tuple[int, int]:
-        """See ``Pieces``."""
+        """Return the number of rows, and the bytes of texts and extras."""
         sizes = [table.sizes(self.bucket) for table in self.tables]
         return sum(rows for rows, _ in sizes), sum(num_bytes for _, num_bytes in sizes)
 
     def frames(self) -> Iterator[Rows]:
-        """See ``Pieces``."""
+        """Yield all rows, with origins, in input order."""
         for origin, (file, table) in enumerate(zip(self.files, self.tables, strict=True)):
             with file.open() as reader:
                 for rows in reader.frames(self.bucket, table):
@@ -84,7 +84,7 @@ class SpilledBucket:
 
 
 def spilled_buckets(files: Sequence[SpillFile], buckets: range) -> Iterator[tuple[int, SpilledBucket]]:
-    """The buckets, as they lie in spill files that can be opened here."""
+    """Yield the buckets, as they lie in spill files that can be opened here."""
     tables = []
     for file in files:
         with file.open() as reader:
@@ -114,10 +114,10 @@ class SpillSegment:
 
 
 def read_segments(request: Request) -> list[SpillSegment]:
-    """What ``request`` asks for; runs on its machine.
+    """Read what ``request`` asks for; runs on its machine.
 
     Raises:
-        MachineLostError: If the machine is there but its files are not, or not whole: it was started anew.
+        MachineLostError: If the machine is there but its files are not, or not whole: it has restarted.
     """
     files = read_spill_list(request.folder)
     own = [(origin, file) for origin, file in enumerate(files) if file.machine == request.machine]
@@ -154,18 +154,18 @@ class FetchedBucket:
     segments: Sequence[SpillSegment]
 
     def sizes(self) -> tuple[int, int]:
-        """See ``Pieces``."""
+        """Return the number of rows, and the bytes of texts and extras."""
         return sum(segment.rows for segment in self.segments), sum(segment.num_bytes for segment in self.segments)
 
     def frames(self) -> Iterator[Rows]:
-        """See ``Pieces``."""
+        """Yield all rows, with origins, in input order."""
         for segment in self.segments:
             for rows in iter_raw(segment.raw, Path(self.files[segment.origin].path)):
                 yield _with_origin(rows, segment.origin)
 
 
 def group_by_bucket(files: Sequence[SpillFile], fetched: Sequence[Sequence[SpillSegment]]) -> dict[int, FetchedBucket]:
-    """The fetched buckets, each in input order."""
+    """Return the fetched buckets, each in input order."""
     found: dict[int, list[SpillSegment]] = defaultdict(list)
     for segment in sorted((segment for part in fetched for segment in part), key=lambda segment: segment.origin):
         found[segment.bucket].append(segment)

@@ -67,7 +67,7 @@ def shuffle_corpus(
         out_dir: The folder of text shards to make.
         seed: Together with inputs and number of shards it determines every byte of the result.
         executor: Where the tasks run.
-        replace: Make a folder that holds other work anew instead of refusing.
+        replace: Rebuild a folder that holds other work instead of refusing it.
         progress: Receives bytes done, of twice the input (two passes).
 
     Raises:
@@ -144,7 +144,7 @@ def first_pass(passes: Passes) -> list[ScatterResult]:
 
 
 def _gather_folder(passes: Passes, scattered: list[ScatterResult], partial: Path) -> list[ScatterResult]:
-    """The second pass; if a machine is lost with what the first left there, that part of the first is done again."""
+    """Run the second pass; if a machine is lost with what the first left there, repeat that part of the first."""
     while shards := passes.left_to_gather():
         try:
             for _ in passes.gather_all(scattered, partial, shards, is_durable=True):
@@ -180,7 +180,7 @@ def _disk_used(folder: Path) -> int:
 
 @contextmanager
 def explain_full_disk(out: Path) -> Iterator[None]:
-    """Turn the system's error into one that says how to go on."""
+    """Turn the system's error into one that says how to continue."""
     try:
         yield
     except OSError as error:
@@ -188,7 +188,7 @@ def explain_full_disk(out: Path) -> Iterator[None]:
             raise
         raise ResourceError(
             f"{out}: the disk is full ({error.strerror}) in the middle of the shuffle; free some space (or file "
-            "entries: df -i) there, then run the same command again: the pieces that are done are kept. To start "
+            "entries: df -i) there, then run the same command again: finished work is kept. To start "
             f"elsewhere, delete {partial_dir(out)} and give another --out"
         ) from None
 

@@ -52,7 +52,7 @@ def shuffle_to_file(
     """Write the documents of ``inputs`` in random order to the file ``out``, or standard output (``-``).
 
     If lines of text are shuffled into lines, every line is taken, whatever its bytes, blank ones too. What is left out
-    goes to ``OUT.rejected.jsonl`` and ``OUT.dropped.jsonl``. Killed and run again, a shuffle into a file goes on.
+    goes to ``OUT.rejected.jsonl`` and ``OUT.dropped.jsonl``. A shuffle into a file resumes after a kill.
 
     Args:
         config: ``output`` says the format; ``shards`` and ``shard_size`` mean nothing here.
@@ -100,7 +100,7 @@ def _open_output(
     if out == STANDARD_OUTPUT:
         if config.on_bad_record == "skip" or config.keep_dropped:
             raise ConfigError(
-                "records that are left out are kept beside the output, and standard output has no place beside it; "
+                "rejected and dropped records are kept in files beside the output, which standard output cannot have; "
                 "give a file or folder with --out"
             )
         with tempfile.TemporaryDirectory(prefix="kexue-", dir=config.spill) as temporary:
@@ -108,7 +108,9 @@ def _open_output(
         return
     path = Path(out)
     if path.exists() or path.is_symlink():
-        raise ArtifactError(f"{path}: exists and is left alone; delete it, or choose another file with --out")
+        raise ArtifactError(
+            f"{path}: already exists and is not overwritten; delete it, or choose another file with --out"
+        )
     folder = open_partial(path, recipe, progress)
     with (folder / "out").open("a+b") as file:
         yield file, folder
@@ -123,10 +125,10 @@ class _Output:
 
     @property
     def checksum(self) -> str:
-        """As ``artifacts.file_checksum`` gives it."""
+        """The checksum so far, in the form of ``artifacts.file_checksum``."""
         return f"xxh3_128:{self._hash.hexdigest()}"
 
-    def go_on_after(self, num_bytes: int) -> None:
+    def resume_after(self, num_bytes: int) -> None:
         """Keep so many bytes of what an interrupted run wrote."""
         self._file.truncate(num_bytes)
         self._file.seek(0)
@@ -163,7 +165,7 @@ def _append_shards(passes: Passes, output: _Output, *, is_resumable: bool) -> Ac
     scattered = first_pass(passes)
     appended = _appended(passes) if is_resumable else []
     if is_resumable:
-        output.go_on_after(sum(result.file_bytes for result in appended))
+        output.resume_after(sum(result.file_bytes for result in appended))
     synced, unsynced_bytes = len(appended), 0
     waiting: dict[int, GatherResult] = {}
     while len(appended) < passes.plan.num_shards:
@@ -186,7 +188,7 @@ def _append_shards(passes: Passes, output: _Output, *, is_resumable: bool) -> Ac
 
 
 def _appended(passes: Passes) -> list[GatherResult]:
-    """The shards that an interrupted run appended for good."""
+    """Return the shards that an interrupted run appended for good."""
     results: list[GatherResult] = []
     while (path := shard_marker_path(passes.scratch, len(results))).exists():
         results.append(GatherResult.from_json(path.read_text(encoding="utf-8")))
@@ -194,7 +196,7 @@ def _appended(passes: Passes) -> list[GatherResult]:
 
 
 def _keep(passes: Passes, output: _Output, appended: Sequence[GatherResult], synced: int) -> None:
-    """Put the output on disk, then the marks that say how much of it there is."""
+    """Put the output on disk, then the done markers of the shards it holds."""
     output.sync()
     for shard in range(synced, len(appended)):
         write_atomic(shard_marker_path(passes.scratch, shard), appended[shard].to_json())

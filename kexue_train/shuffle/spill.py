@@ -54,7 +54,7 @@ class SpillTable:
         return [(int(offsets[i]), int(offsets[i + 1])) for offsets in self.offsets]
 
     def sizes(self, bucket: int) -> tuple[int, int]:
-        """Rows of a bucket, and bytes of their texts and extras."""
+        """Return the number of rows of a bucket, and the bytes of their texts and extras."""
         i = bucket - self.first
         return sum(int(rows[i]) for rows in self.rows), sum(int(sizes[i]) for sizes in self.bytes)
 
@@ -125,7 +125,7 @@ class _GroupedBlock:
         self._data = data_of(rows.texts)
 
     def pieces(self, bucket: int) -> Iterator[RowSlice]:
-        """The rows of a bucket, as pieces that fit into a frame each."""
+        """Yield the rows of a bucket, as pieces that fit into a frame each."""
         low, high = self._edges[bucket], self._edges[bucket + 1]
         if low == high:
             return
@@ -141,7 +141,7 @@ class _GroupedBlock:
 
 
 def _cut_frames(pieces: list[RowSlice]) -> Iterator[list[RowSlice]]:
-    """The pieces of a bucket in groups for one frame each."""
+    """Yield the pieces of a bucket in groups for one frame each."""
     frame: list[RowSlice] = []
     held = 0
     for piece in pieces:
@@ -168,7 +168,7 @@ class SpillReader:
         self._file.close()
 
     def table(self, first: int, stop: int) -> SpillTable:
-        """Where buckets ``[first, stop)`` lie and how large they are."""
+        """Return where buckets ``[first, stop)`` lie and how large they are."""
         index = self._index
         cells, width = index.num_flushes * index.num_buckets, stop - first
 
@@ -179,7 +179,7 @@ class SpillReader:
         return SpillTable(first, read(0, width + 1), read(cells + 1, width), read(2 * cells + 1, width))
 
     def frames(self, bucket: int, table: SpillTable | None = None) -> Iterator[Rows]:
-        """The rows of a bucket in the order they were added in.
+        """Yield the rows of a bucket in the order they were added in.
 
         Raises:
             ArtifactError: If the file is damaged.
@@ -202,7 +202,7 @@ class SpillReader:
             return False
 
     def raw(self, bucket: int, table: SpillTable) -> bytes:
-        """The frames of a bucket as they lie in the file, for ``iter_raw`` on another machine."""
+        """Return the frames of a bucket as they lie in the file, for ``iter_raw`` on another machine."""
         return b"".join(self._read(start, end - start) for start, end in table.places(bucket))
 
     def free(self, first: int, stop: int) -> None:
@@ -225,7 +225,7 @@ class SpillReader:
 
 
 def iter_raw(raw: bytes, path: Path) -> Iterator[Rows]:
-    """The rows of frames that ``SpillReader.raw`` read from ``path``.
+    """Yield the rows of frames that ``SpillReader.raw`` read from ``path``.
 
     Raises:
         ArtifactError: If they are damaged.
@@ -244,5 +244,5 @@ def iter_raw(raw: bytes, path: Path) -> Iterator[Rows]:
 def _damaged(path: Path) -> ArtifactError:
     return ArtifactError(
         f"{path}: an intermediate file of the shuffle is damaged or cut off; check that disk, delete the file, then "
-        "run the same command again: only what the file held is read anew"
+        "run the same command again: only what the file held is read again"
     )

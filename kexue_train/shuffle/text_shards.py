@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kexue_train.foundation.arrow_shards import format_checksum, read_shard, shard_paths
+from kexue_train.foundation.arrow_shards import format_checksum
 from kexue_train.foundation.artifacts import Manifest, verify_artifact
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.foundation.progress import SILENT, Progress
@@ -15,19 +15,8 @@ from kexue_train.shuffle.outputs import iter_shard, text_schema
 
 
 def text_features(keep: Sequence[str]) -> dict[str, Any]:
-    """The columns as ``datasets.Features.to_dict()`` gives them; ``datasets`` itself would take 80 MB to load."""
+    """Return the columns as ``datasets.Features.to_dict()`` gives them; loading ``datasets`` would take 80 MB."""
     return {name: {"dtype": "string", "_type": "Value"} for name in text_schema(keep).names}
-
-
-def iter_texts(folder: Path) -> Iterator[str]:
-    """Yield the texts of a folder of text shards in their order.
-
-    Raises:
-        ArtifactError: If the folder holds no shard, or one is damaged.
-    """
-    for path in shard_paths(folder):
-        for batch in read_shard(path).to_batches():
-            yield from batch.column("text").to_pylist()
 
 
 def verify_text_shards(folder: Path, progress: Progress = SILENT) -> Manifest:

@@ -29,7 +29,7 @@ class Sampling:
 
 
 def plan_sampling(weights: Sequence[float]) -> tuple[list[Sampling], list[float]]:
-    """The sampling of files with these weights; and the share that stays, by ticket less 1."""
+    """Return the sampling of files with these weights; and the share that stays, by ticket less 1."""
     shares = sorted({weight - math.floor(weight) for weight in weights} - {0.0})
     tickets = {0.0: 0} | {share: 1 + i for i, share in enumerate(shares)}
     samplings = [Sampling(math.floor(weight), tickets[weight - math.floor(weight)]) for weight in weights]
@@ -54,6 +54,6 @@ class Draw:
         return round(self.share * self.offered)
 
     def stays(self, start: int, count: int) -> npt.NDArray[np.bool_]:
-        """Whether rows ``start ... start + count - 1`` with the ticket, counted within the shard, stay."""
+        """Return whether rows ``start ... start + count - 1`` with the ticket, counted within the shard, stay."""
         ranks = np.arange(self.first_rank + start, self.first_rank + start + count, dtype=np.int64)
         return permute(ranks, self.offered, self.seed, Purpose.SAMPLING, self.ticket) < self.kept

@@ -23,9 +23,9 @@ from kexue_train.batches import rows_of_step
 from kexue_train.batches.collate import Batch, make_batch
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.loader import Plan, iter_batches, read_ahead
-from kexue_train.batches.order import epochs_of_step
 from kexue_train.foundation.artifacts import read_manifest
 from tests.batches.dense import assert_same, dense, join
+from tests.batches.epochs import epochs_of_step
 
 GLOBAL = 24
 STEPS = 200  # more than a hundred epochs, so that most batches have an end of one inside

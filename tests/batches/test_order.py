@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kexue_train.batches import order, rows_of_step
-from kexue_train.batches.order import epochs_of_step, rows_at
+from kexue_train.batches.order import rows_at
 from kexue_train.foundation.artifacts import read_manifest
 from kexue_train.foundation.errors import ArtifactError
+from tests.batches.epochs import epochs_of_step
 
 SEEDS = st.integers(0, 2**32 - 1)
 

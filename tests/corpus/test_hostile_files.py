@@ -53,7 +53,7 @@ OUTCOMES = {  # name: (documents, rejected by reason, blank)
 REFUSED = {
     "truncated_mid.jsonl.gz": "cut off or damaged near byte 1116",
     "truncated_trailer.jsonl.gz": "cut off or damaged near byte 2224",
-    "plain_named_gz.jsonl.gz": "named as gzip",
+    "plain_named_gz.jsonl.gz": "the name says gzip",
     "no_suffix": "--format",
     "other_schema.parquet": "'id', 'content', 'score'",
     "text_binary.parquet": "holds binary",

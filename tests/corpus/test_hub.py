@@ -40,7 +40,7 @@ def test_records_without_text_are_rejected(dataset, read):
 
 @pytest.mark.parametrize(
     ("suffix", "message"),
-    [(":test", "Bad split"), (":none:train", "none"), ("/none", "none"), ("@:a:b:c", "is no data set")],
+    [(":test", "Bad split"), (":none:train", "none"), ("/none", "none"), ("@:a:b:c", "not the name of a data set")],
 )
 def test_a_wrong_name_is_refused(dataset, suffix, message):
     with pytest.raises(CorpusError, match=f"hf://.*{message}"):

@@ -102,7 +102,7 @@ def test_an_unknown_suffix_needs_a_format(tmp_path):
     ("name", "head", "message"),
     [
         ("a.jsonl", b"\x1f\x8b\x08\x00", "gzip"),
-        ("a.jsonl.gz", LINE, "is named as gzip"),
+        ("a.jsonl.gz", LINE, "the name says gzip"),
         ("a.txt", "text".encode("utf-16"), "iconv"),
         ("a.parquet", b"ARROW1\0\0", "those of arrow"),
     ],
@@ -187,7 +187,7 @@ def test_weights_go_to_the_files_of_their_pattern(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"a.jsno": 2.0}, r"a\.jsno, which is no input; did you mean a\.jsonl"),
+        ({"a.jsno": 2.0}, r"a\.jsno, which is not an input; did you mean a\.jsonl"),
         ({"a.jsonl": 0.0}, "the weight 0 is not above 0"),
         ({"a.jsonl": float("nan")}, "the weight nan"),
         ({"a.jsonl": float("inf")}, "the weight inf"),

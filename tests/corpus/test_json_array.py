@@ -49,7 +49,7 @@ def test_an_element_over_the_limit_is_cut_short_and_the_next_ones_follow(step):
         (b"[1", "the JSON array is cut off in element 0"),
         (b"[", "the JSON array is cut off in element 0"),
         (b'[1, "a]', "the JSON array is cut off in element 1"),
-        (b"[1] [2]", "stands behind the end"),
+        (b"[1] [2]", "unexpected data after the end"),
     ],
 )
 def test_what_is_no_whole_array_is_an_error(tmp_path, read, data, message):

@@ -108,7 +108,7 @@ def test_another_checkpoint_needs_replace(exported, samples, tmp_path):
     out = tmp_path / "hf"
     shutil.copytree(exported, out)
     other = make_checkpoint(tmp_path / "checkpoints", samples, step=7)
-    with pytest.raises(StaleArtifactError, match="its input 'checkpoint' was made anew"):
+    with pytest.raises(StaleArtifactError, match="its input 'checkpoint' was rebuilt"):
         export_hf(other, out)
     assert export_hf(other, out, replace=True).statistics["steps"] == 7
 

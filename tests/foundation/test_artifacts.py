@@ -162,7 +162,7 @@ def test_whole_work_of_another_recipe_is_not_put_in_place(tmp_path: Path) -> Non
         (with_settings(shards=4), "shards changed from 2 to 4"),
         (with_settings(dedup={"by": "exact"}), "dedup.by changed from 'none' to 'exact'"),
         (with_settings(extra=1), "extra changed from None to 1"),
-        (RECIPE.model_copy(update={"parents": {"corpus": "sha256:2"}}), "its input 'corpus' was made anew"),
+        (RECIPE.model_copy(update={"parents": {"corpus": "sha256:2"}}), "its input 'corpus' was rebuilt"),
         (RECIPE.model_copy(update={"kind": "tokenizer"}), "it holds text_shards, not tokenizer"),
         (
             RECIPE.model_copy(update={"inputs": [("a", 1, 2), ("b", 1, 2)]}),
@@ -179,7 +179,7 @@ def test_a_stale_artifact_is_refused_with_what_changed_and_made_anew_on_demand(
     assert caught.value.reason == reason
     notes = Notes()
     assert find_complete(tmp_path / "out", recipe, replace=True, progress=notes) is None
-    assert notes.notes == [f"made anew, since {reason}"]
+    assert notes.notes == [f"rebuilding: {reason}"]
 
 
 def test_the_order_and_number_of_inputs_matter() -> None:

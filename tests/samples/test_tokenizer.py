@@ -212,7 +212,7 @@ def test_a_tokenizer_of_another_form_is_refused(
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path: Path, text_shards: Path) -> None:
-    with pytest.raises(ConfigError, match=r"tokenizer\.source=.*nowhere: is no file and no folder that holds"):
+    with pytest.raises(ConfigError, match=r"tokenizer\.source=.*nowhere: neither a file nor a folder that holds"):
         take(tmp_path / "nowhere", text_shards, tmp_path / "tokenizer")
 
 

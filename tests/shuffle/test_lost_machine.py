@@ -57,6 +57,6 @@ def test_a_machine_lost_in_mid_shuffle_changes_no_byte(
     settings = {"shards": 12, "memory": "1GB", "spill": str(tmp_path / "spill")}
     shuffle(tmp_path / "in", tmp_path / "out", executor=executor, progress=progress, **settings)
     assert progress.lost > 0
-    assert any(f"machine {SECOND} is gone" in note for note in progress.notes)
+    assert any(f"machine {SECOND} was lost" in note for note in progress.notes)
     assert contents(tmp_path / "out") == contents(tmp_path / "reference")
     assert not [path for path in (tmp_path / "spill").rglob("*") if path.is_file()]

@@ -17,7 +17,8 @@ from kexue_train.foundation.errors import ArtifactError, CorpusError, ResourceEr
 from kexue_train.shuffle import passes
 from kexue_train.shuffle import shuffle_corpus as stage
 from kexue_train.shuffle.plan import MemoryBudget
-from kexue_train.shuffle.text_shards import iter_texts, verify_text_shards
+from kexue_train.shuffle.text_shards import verify_text_shards
+from tests.shuffle.shard_texts import iter_texts
 
 # Every text begins with a letter: what is blank is another test's matter.
 TEXT = st.text(st.characters(exclude_categories=["Cs"])).map(lambda text: "x" + text)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from kexue_train.executor import LocalExecutor
-from kexue_train.shuffle.text_shards import iter_texts
+from tests.shuffle.shard_texts import iter_texts
 
 pytestmark = pytest.mark.slow
 

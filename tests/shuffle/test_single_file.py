@@ -109,7 +109,7 @@ def test_a_killed_run_goes_on_with_the_same_bytes(tmp_path, lines, many_parts, m
 
 def test_an_existing_file_is_left_alone(tmp_path, lines):
     (tmp_path / "out.txt").write_text("precious")
-    with pytest.raises(ArtifactError, match=r"out\.txt: exists and is left alone"):
+    with pytest.raises(ArtifactError, match=r"out\.txt: already exists and is not overwritten"):
         run(lines, tmp_path / "out.txt")
     assert (tmp_path / "out.txt").read_text() == "precious"
 

@@ -7,7 +7,8 @@ import pytest
 from kexue_train.foundation.artifacts import MANIFEST_NAME, describe_files, read_manifest
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.shuffle.outputs import text_schema
-from kexue_train.shuffle.text_shards import iter_texts, text_features, verify_text_shards
+from kexue_train.shuffle.text_shards import text_features, verify_text_shards
+from tests.shuffle.shard_texts import iter_texts
 
 
 @pytest.mark.parametrize("output", ["arrow", "parquet", "jsonl", "lines"])

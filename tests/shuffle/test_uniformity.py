@@ -9,7 +9,7 @@ import pytest
 
 from kexue_train.shuffle.keys import position_keys
 from kexue_train.shuffle.mixing import OrderSums, count_groups, rank_correlation, source_mixing
-from kexue_train.shuffle.text_shards import iter_texts
+from tests.shuffle.shard_texts import iter_texts
 
 
 def orders(num_rows: int, seeds: range, num_files: int = 1) -> Counter[tuple[int, ...]]:

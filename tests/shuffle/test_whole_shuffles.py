@@ -17,7 +17,8 @@ from kexue_train.executor import LocalExecutor
 from kexue_train.foundation.arrow_shards import read_shard, shard_paths
 from kexue_train.foundation.errors import ConfigError, CorpusError
 from kexue_train.shuffle.config import ShuffleConfig
-from kexue_train.shuffle.text_shards import iter_texts, verify_text_shards
+from kexue_train.shuffle.text_shards import verify_text_shards
+from tests.shuffle.shard_texts import iter_texts
 
 
 @pytest.fixture

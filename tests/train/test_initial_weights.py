@@ -85,10 +85,10 @@ def test_the_weights_are_part_of_the_recipe_and_where_they_lie_is_not(weights, s
     prepare(make_config(init_from=str(weights)), samples, paths)
     moved = weights.rename(tmp_path / "moved")
     prepare(make_config(init_from=str(moved)), samples, paths)
-    with pytest.raises(StaleArtifactError, match="'init_from' was made anew"):
+    with pytest.raises(StaleArtifactError, match="'init_from' was rebuilt"):
         prepare(make_config(), samples, paths)
     change_tensors(moved, **{WORDS: load_file(moved / "model.safetensors")[WORDS] + 1})
-    with pytest.raises(StaleArtifactError, match="'init_from' was made anew"):
+    with pytest.raises(StaleArtifactError, match="'init_from' was rebuilt"):
         prepare(make_config(init_from=str(moved)), samples, paths)
 
 

@@ -93,7 +93,7 @@ def test_a_mixture_of_folders_is_trained_on_and_its_weights_are_part_of_the_reci
     assert curve(out, "start")[0]["rows_per_epoch"] == sum(training_rows(manifest)[1] for manifest in folders)
     assert curve(out, "train")[-1]["mlm_loss"] < curve(out, "train")[0]["mlm_loss"]
     file.write_text(f"{samples}: 0.6\ncopy: 0.4\n")
-    with pytest.raises(StaleArtifactError, match="'samples' was made anew"):
+    with pytest.raises(StaleArtifactError, match="'samples' was rebuilt"):
         train_here(make_config(), file, out)
 
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kexue_train.batches import rows_of_step
-from kexue_train.batches.order import epochs_of_step
 from kexue_train.foundation.errors import ConfigError
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.phases import Phase, phase_after, plan_phases
+from tests.batches.epochs import epochs_of_step
 from tests.train.tiny_training import make_config
 
 TOTAL = {16: 23, 32: 11}

@@ -11,7 +11,7 @@ import pytest
 from kexue_train.batches import rows_of_step
 from kexue_train.batches.collate import make_batch
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.batches.order import epochs_of_step, training_rows
+from kexue_train.batches.order import training_rows
 from kexue_train.executor import LocalExecutor
 from kexue_train.foundation.artifacts import read_manifest
 from kexue_train.foundation.errors import ArtifactError, ConfigError, StaleArtifactError
@@ -19,6 +19,7 @@ from kexue_train.samples.build_samples import build_samples
 from kexue_train.samples.config import SampleConfig
 from kexue_train.train import loop
 from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples
+from tests.batches.epochs import epochs_of_step
 from tests.train.tiny_training import (
     SECONDS,
     curve,
@@ -205,5 +206,5 @@ def test_samples_changed_since_the_checkpoint_are_refused(undisturbed, lengths, 
     prepare(phased(), other, TrainDir(undisturbed))  # a copy is the same
     shutil.rmtree(other / "16")
     build_samples(config, made / "shards", made / "tokenizer", other / "16", seed=3, executor=LocalExecutor(1))
-    with pytest.raises(StaleArtifactError, match=r"input 'samples' was made anew.*train\.init_from=CHECKPOINT"):
+    with pytest.raises(StaleArtifactError, match=r"input 'samples' was rebuilt.*train\.init_from=CHECKPOINT"):
         prepare(phased(), other, TrainDir(undisturbed))

@@ -25,7 +25,7 @@ def test_results_are_written_and_found_again(tmp_path, exported, samples):
 def test_another_model_makes_the_results_stale(tmp_path, exported, samples):
     evaluate_model(CONFIG, exported, samples, tmp_path / "evaluate", seed=0)
     other = export_model(tiny_model(seed=1), tmp_path / "hf")
-    with pytest.raises(StaleArtifactError, match="'hf_model' was made anew"):
+    with pytest.raises(StaleArtifactError, match="'hf_model' was rebuilt"):
         evaluate_model(CONFIG, other, samples, tmp_path / "evaluate", seed=0)
 
 
