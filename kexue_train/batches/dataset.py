@@ -54,12 +54,12 @@ class ShardReader:
         return np.cumsum([0, *(len(chunk.ids) for chunk in self.chunks)])
 
     def locate(self, rows: _Rows) -> list[tuple[_Rows, _Rows, Chunk]]:
-        """(places in ``rows``, rows within the chunk, chunk) for every chunk that holds some of ``rows``."""
+        """(indices in ``rows``, rows within the chunk, chunk) for every chunk that holds some of ``rows``."""
         chunk_of = np.searchsorted(self.first_rows, rows, side="right") - 1
         located = []
         for number in np.unique(chunk_of):
-            places = np.flatnonzero(chunk_of == number)
-            located.append((places, rows[places] - self.first_rows[number], self.chunks[number]))
+            indices = np.flatnonzero(chunk_of == number)
+            located.append((indices, rows[indices] - self.first_rows[number], self.chunks[number]))
         return located
 
 
@@ -67,9 +67,9 @@ def join_lists(found: list[tuple[_Rows, _Rows, Chunk]], counts: _Rows) -> dict[s
     """Return the list columns of the rows ``found`` as (B, K) arrays: ``counts`` (B,) values a row, then 0 or -100."""
     shape = (len(counts), int(counts.max(initial=0)))
     result = {name: np.full(shape, -100 if name == "next_sentence_labels" else 0, np.int64) for name in RAGGED_COLUMNS}
-    for places, local, chunk in found:
-        source = ranges(chunk.borders[local], counts[places])
-        target = ranges(places * shape[1], counts[places])
+    for indices, local, chunk in found:
+        source = ranges(chunk.borders[local], counts[indices])
+        target = ranges(indices * shape[1], counts[indices])
         for name, array in result.items():
             array.ravel()[target] = chunk.ragged[name][source]
     return result
@@ -180,8 +180,8 @@ class SampleDataset:
         shard_of = np.searchsorted(self._first_rows, rows, side="right") - 1
         for number in np.unique(shard_of):
             in_shard = np.flatnonzero(shard_of == number)
-            for places, local, chunk in self._shards[number].locate(rows[in_shard] - self._first_rows[number]):
-                here = in_shard[places]
+            for indices, local, chunk in self._shards[number].locate(rows[in_shard] - self._first_rows[number]):
+                here = in_shard[indices]
                 ids[here] = chunk.ids[local]
                 packed[here] = chunk.packed_word_starts[local]
                 counts[here] = chunk.borders[local + 1] - chunk.borders[local]

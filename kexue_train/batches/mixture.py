@@ -39,12 +39,12 @@ def quotas(weights: Sequence[float]) -> tuple[int, ...]:
 
 def split(positions: _Positions, shares: tuple[int, ...], seed: int) -> tuple[_Positions, _Positions]:
     """(folder, position in the folder's own stream) of ``positions`` (n,) of the mixture, both (n,) int64."""
-    windows, places = np.divmod(positions, WINDOW)
+    windows, offsets = np.divmod(positions, WINDOW)
     folders, own = np.empty_like(positions), np.empty_like(positions)
     for window in np.unique(windows):
         here = windows == window
         folders_of_window, ranks = _window(shares, int(window), seed)
-        folders[here], own[here] = folders_of_window[places[here]], ranks[places[here]]
+        folders[here], own[here] = folders_of_window[offsets[here]], ranks[offsets[here]]
     return folders, own + windows * np.asarray(shares)[folders]
 
 

@@ -83,15 +83,15 @@ def rows_at(positions: _Rows, num_rows: int, seed: int, folder: int = 0) -> tupl
         seed: The run's seed.
         folder: Number of the folder in a mixture; gives each orders of its own.
     """
-    epochs, places = np.divmod(positions, num_rows)
-    rows = places.copy()
+    epochs, offsets = np.divmod(positions, num_rows)
+    rows = offsets.copy()
     num_groups = -(-num_rows // GROUP_ROWS)
-    groups = epochs * num_groups + places // GROUP_ROWS
+    groups = epochs * num_groups + offsets // GROUP_ROWS
     for epoch, group in (divmod(int(visit), num_groups) for visit in np.unique(groups)):
         if epoch > 0:
             here = groups == epoch * num_groups + group
             order = _rows_of_group(num_rows, group, epoch, seed, folder, BLOCK_ROWS, GROUP_ROWS)
-            rows[here] = order[places[here] - group * GROUP_ROWS]
+            rows[here] = order[offsets[here] - group * GROUP_ROWS]
     return rows, epochs
 
 
@@ -105,9 +105,9 @@ def _rows_of_group(
     blocks = np.arange(first // block_rows, -(-last // block_rows))
     whole = blocks < num_rows // block_rows  # a last, shorter block stays where it is
     blocks[whole] = permute(blocks[whole], num_rows // block_rows, seed, Purpose.BLOCK_ORDER, stream)
-    places = (blocks[:, None] * block_rows + np.arange(block_rows)).ravel()[: last - first]
+    offsets = (blocks[:, None] * block_rows + np.arange(block_rows)).ravel()[: last - first]
     words = random_words(seed, Purpose.ORDER, stream, np.arange(first, last, dtype=np.uint64))[0]
     turn = int(random_words(seed, Purpose.ORDER, stream, num_rows)[0, 0]) * num_rows >> 64
-    rows = (places[np.argsort(words, kind="stable")] + turn) % num_rows
+    rows = (offsets[np.argsort(words, kind="stable")] + turn) % num_rows
     rows.flags.writeable = False
     return rows

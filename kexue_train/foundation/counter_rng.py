@@ -85,15 +85,15 @@ def generator(seed: int, purpose: Purpose, *position: int) -> np.random.Generato
 
 
 def permute(
-    places: npt.NDArray[np.int64], size: int, seed: int, purpose: Purpose, stream: int
+    positions: npt.NDArray[np.int64], size: int, seed: int, purpose: Purpose, stream: int
 ) -> npt.NDArray[np.int64]:
-    """Return where a random bijection of ``range(size)`` keyed by (seed, purpose, stream) sends ``places``; same shape.
+    """Return the images of ``positions`` under a random bijection of ``range(size)`` keyed by (seed, purpose, stream).
 
     A Feistel network on the smallest power of four that holds the range, walked until it falls among it (Black and
     Rogaway, "Ciphers with arbitrary finite domains", 2002): no state, however large the range.
     """
     half_bits = max(1, (max(1, size - 1).bit_length() + 1) // 2)
-    result = _feistel(places.astype(np.uint64), half_bits, seed, purpose, stream)
+    result = _feistel(positions.astype(np.uint64), half_bits, seed, purpose, stream)
     # A bijection of the larger square, followed until it is back inside, is a bijection of what is inside.
     while (outside := np.flatnonzero(result >= size)).size:
         result[outside] = _feistel(result[outside], half_bits, seed, purpose, stream)

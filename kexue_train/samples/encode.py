@@ -31,7 +31,7 @@ class Documents:
         token_ids: (n,) uint16 or uint32.
         word_starts: (n,) bool.
         offsets: (documents + 1,) int64; document d is ``[offsets[d], offsets[d + 1])``, maybe empty.
-        sentence_starts: Rising int64 places of tokens that begin a sentence; every non-empty document's first is one.
+        sentence_starts: Rising int64 positions of tokens that begin a sentence, and so of each non-empty document.
     """
 
     token_ids: npt.NDArray[Any]

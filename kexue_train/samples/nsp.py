@@ -122,35 +122,35 @@ class _PairWalk:
         self.draw = draw
 
     def sequences(self, document: int) -> Iterator[_Row]:
-        place, end = self.offsets[document], self.offsets[document + 1]
-        while place < end:
-            tokens = min(self._target(), end - place)
-            split = self._split(place, tokens)
+        start, end = self.offsets[document], self.offsets[document + 1]
+        while start < end:
+            tokens = min(self._target(), end - start)
+            split = self._split(start, tokens)
             if split == 0:
-                yield place, tokens, 0, 0, NO_PAIR
-                place += tokens
+                yield start, tokens, 0, 0, NO_PAIR
+                start += tokens
                 continue
             length = tokens - split
             other = self._other(document, length)
             if other is not None:
                 length = min(length, self.available[other])
                 if self.draw() < 0.5:
-                    ends_document = place + split + length == end
-                    yield place, split, *self._passage(other, length, split, ends_document=ends_document), IS_RANDOM
-                    place += split
+                    ends_document = start + split + length == end
+                    yield start, split, *self._passage(other, length, split, ends_document=ends_document), IS_RANDOM
+                    start += split
                     continue
-            yield place, split, place + split, length, IS_NEXT
-            place += split + length
+            yield start, split, start + split, length, IS_NEXT
+            start += split + length
 
     def _target(self) -> int:
         if self.draw() < self.short_sequence_probability:
             return 2 + int(self.draw() * (self.max_tokens - 1))
         return self.max_tokens
 
-    def _split(self, place: int, tokens: int) -> int:
+    def _split(self, start: int, tokens: int) -> int:
         """Tokens of A: up to a random sentence border among the tokens; 0 if there is none."""
-        first, last = bisect_right(self.borders, place), bisect_left(self.borders, place + tokens)
-        return self.borders[self._choose(first, last)] - place if first < last else 0
+        first, last = bisect_right(self.borders, start), bisect_left(self.borders, start + tokens)
+        return self.borders[self._choose(first, last)] - start if first < last else 0
 
     def _other(self, document: int, length: int) -> int | None:
         """Return the next document with a passage of so many tokens."""
@@ -178,9 +178,9 @@ class _PairWalk:
         ]
         return min(whole, key=lambda passage: abs(passage[1] - length), default=(start, length))
 
-    def _ends_around(self, place: int) -> memoryview:
-        """Return the last sentence border before ``place`` and the first from there on."""
-        above = bisect_left(self.borders, place)
+    def _ends_around(self, start: int) -> memoryview:
+        """Return the last sentence border before ``start`` and the first from there on."""
+        above = bisect_left(self.borders, start)
         return self.borders[above - 1 : above + 1]
 
     def _choose(self, first: int, last: int) -> int:
@@ -191,10 +191,10 @@ class _PairWalk:
 def _single_sequences(offsets: npt.NDArray[np.int64], max_tokens: int) -> Sequences:
     lengths = np.diff(offsets)
     counts = -(-lengths // max_tokens)
-    places = ranges(np.zeros_like(counts), counts) * max_tokens
-    starts = np.repeat(offsets[:-1], counts) + places
+    within = ranges(np.zeros_like(counts), counts) * max_tokens
+    starts = np.repeat(offsets[:-1], counts) + within
     none = np.zeros_like(starts)
-    left = np.repeat(lengths, counts) - places
+    left = np.repeat(lengths, counts) - within
     return Sequences(starts, np.minimum(left, max_tokens), none, none, np.full_like(starts, NO_PAIR))
 
 

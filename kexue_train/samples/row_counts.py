@@ -96,12 +96,12 @@ class RowCounts:
         sequences_per_row: npt.NDArray[np.int64],
     ) -> int:
         """Unknown tokens outside copied Bs."""
-        places = np.flatnonzero(ids == self.special_token_ids["unk"])
+        slots = np.flatnonzero(ids == self.special_token_ids["unk"])
         rows = np.repeat(np.arange(len(sequences_per_row)), sequences_per_row)
         padding = self.seq_len - np.bincount(rows, lengths).astype(np.int64)
         first_slots = np.cumsum(lengths) - lengths + (np.cumsum(padding) - padding)[rows]
-        sequence = np.searchsorted(first_slots, places, side="right") - 1
-        is_copied = (labels[sequence] == IS_RANDOM) & (places - first_slots[sequence] >= segment_a[sequence])
+        sequence = np.searchsorted(first_slots, slots, side="right") - 1
+        is_copied = (labels[sequence] == IS_RANDOM) & (slots - first_slots[sequence] >= segment_a[sequence])
         return int(np.count_nonzero(~is_copied))
 
     def _words(self, ids: npt.NDArray[Any], batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
@@ -109,9 +109,9 @@ class RowCounts:
         starts = np.unpackbits(
             packed.reshape(batch.num_rows, -1), axis=1, count=self.seq_len, bitorder="little"
         ).ravel()
-        places = np.flatnonzero(starts)
+        slots = np.flatnonzero(starts)
         is_special = np.zeros(self.vocab_size, np.bool_)
         is_special[[self.special_token_ids[name] for name in _SPECIALS]] = True
         # Every row begins with a special token, so no word reaches into the next row.
-        lengths = np.diff(places, append=len(ids))[~is_special[ids[places]]]
+        lengths = np.diff(slots, append=len(ids))[~is_special[ids[slots]]]
         return np.bincount(lengths, minlength=self.seq_len + 1)

@@ -124,10 +124,10 @@ def _lay_out(
     is_text = (np.arange(seq_len) < row_lengths[:, None]).ravel()
     ids = np.full(num_rows * seq_len, PAD_ID, documents.token_ids.dtype)
     word_starts = np.zeros(num_rows * seq_len, np.bool_)
-    for places, name in ((cls, "cls"), (sep, "sep"), ((sep + part.b_lengths + 1)[is_pair], "sep")):
-        ids[places] = special_token_ids[name]
-        word_starts[places] = True
-        is_text[places] = False
+    for slots, name in ((cls, "cls"), (sep, "sep"), ((sep + part.b_lengths + 1)[is_pair], "sep")):
+        ids[slots] = special_token_ids[name]
+        word_starts[slots] = True
+        is_text[slots] = False
     # A, B, A, B...: the order in which their tokens come.
     starts, tokens = (
         np.stack(pair, axis=1).ravel() for pair in ((part.a_starts, part.b_starts), (part.a_lengths, part.b_lengths))
@@ -135,8 +135,8 @@ def _lay_out(
     source = ranges(starts, tokens)
     ids[is_text] = documents.token_ids[source]
     word_starts[is_text] = documents.word_starts[source]
-    for places in (cls + 1, (sep + 1)[is_pair]):
-        word_starts[places] = True  # the rest of a word cut by a border is a word of its own
+    for slots in (cls + 1, (sep + 1)[is_pair]):
+        word_starts[slots] = True  # the rest of a word cut by a border is a word of its own
     padded = np.flatnonzero(row_lengths < seq_len)
     word_starts[padded * seq_len + row_lengths[padded]] = True
     packed = np.packbits(word_starts.reshape(num_rows, seq_len), axis=1, bitorder="little")

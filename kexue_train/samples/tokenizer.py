@@ -90,7 +90,7 @@ def measure_coverage(tokenizer: Tokenizer, texts: Iterable[str]) -> Coverage:
         if unknown_id in ids:
             unknown_tokens += count
             # A word has either known pieces or is one [UNK].
-            pieces = {c if place == 0 else PREFIX + c for place, c in enumerate(word)}
+            pieces = {c if index == 0 else PREFIX + c for index, c in enumerate(word)}
             characters.update({piece[-1]: count for piece in pieces if piece not in vocab})
     return Coverage(num_bytes, tokens, unknown_tokens, characters)
 

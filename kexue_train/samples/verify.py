@@ -157,8 +157,8 @@ def _broken_slots(
     special = np.isin(ids, [special_token_ids[name] for name in ("pad", "cls", "sep", "mask")])
 
     def any_slot(bad: _Bools, promise: str) -> tuple[int, str] | None:
-        places = np.flatnonzero(bad)
-        return (int(places[0]) // ids.shape[1], promise) if places.size else None
+        found = np.flatnonzero(bad)
+        return (int(found[0]) // ids.shape[1], promise) if found.size else None
 
     return (
         any_slot(ids >= vocab_size, "an id is not in the vocabulary")

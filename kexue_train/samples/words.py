@@ -3,7 +3,7 @@
 BERT's normalizer and pre-tokenizer treat each character alone: it is dropped, is white space, is a word, or is part of
 a word. So a table of characters, which the tokenizer itself fills, cuts a text into the tokenizer's words, and each
 distinct word goes through the WordPiece model once. That is several times faster than encoding every text, and the
-place of every word is known.
+offset of every word is known.
 """
 
 from __future__ import annotations
@@ -112,12 +112,12 @@ class BertWords:
         return [*pieces, text[start:]]
 
     def _border(self, text: str, wanted: int, start: int) -> int:
-        def ends_word(place: int) -> bool:
-            return self._characters[ord(text[place - 1])].endswith(" ")
+        def ends_word(offset: int) -> bool:
+            return self._characters[ord(text[offset - 1])].endswith(" ")
 
         near = range(wanted, max(start, wanted - _LOOK_BACK), -1)
-        quiet = (place for place in near if ends_word(place) and not chinese_characters()[ord(text[place - 1])])
-        far = (place for place in range(wanted, len(text)) if ends_word(place))
+        quiet = (offset for offset in near if ends_word(offset) and not chinese_characters()[ord(text[offset - 1])])
+        far = (offset for offset in range(wanted, len(text)) if ends_word(offset))
         return next(quiet, None) or next(far, len(text))
 
 

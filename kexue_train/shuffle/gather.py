@@ -154,9 +154,9 @@ class _Shard:
             return rows
         stays = np.ones(len(rows), bool)
         for ticket, draw in self._draws.items():
-            places = np.flatnonzero(rows.tickets == ticket)
-            stays[places] = draw.stays(self._seen[ticket], len(places))
-            self._seen[ticket] += len(places)
+            indices = np.flatnonzero(rows.tickets == ticket)
+            stays[indices] = draw.stays(self._seen[ticket], len(indices))
+            self._seen[ticket] += len(indices)
         out = rows.take(np.flatnonzero(~stays))
         self.result.sampled_out += len(out)
         self.result.sampled_out_checksum = _add(self.result.sampled_out_checksum, out)

@@ -48,7 +48,7 @@ class SpillTable:
     bytes: list[npt.NDArray[np.int64]]
     """Shape (n,): of texts and extras."""
 
-    def places(self, bucket: int) -> list[tuple[int, int]]:
+    def frame_ranges(self, bucket: int) -> list[tuple[int, int]]:
         """(start, end) in the file of the frames of a bucket, for each flush."""
         i = bucket - self.first
         return [(int(offsets[i]), int(offsets[i + 1])) for offsets in self.offsets]
@@ -172,10 +172,14 @@ class SpillReader:
         index = self._index
         cells, width = index.num_flushes * index.num_buckets, stop - first
 
-        def read(place: int, count: int) -> list[npt.NDArray[np.int64]]:
-            places = [place + flush * index.num_buckets + first for flush in range(index.num_flushes)]
-            return [np.frombuffer(self._read(index.offset + 8 * place, 8 * count), "<i8") for place in places]
+        def read(cell: int, count: int) -> list[npt.NDArray[np.int64]]:
+            """Read ``count`` cells of every flush, from the cell of bucket ``first`` on in the array at ``cell``."""
+            starts = [cell + flush * index.num_buckets + first for flush in range(index.num_flushes)]
+            return [np.frombuffer(self._read(index.offset + 8 * start, 8 * count), "<i8") for start in starts]
 
+        # The index is three arrays of F·B cells, one row of B cells a flush; the offsets have one cell more, the end of
+        # the last bucket, so the other two begin one later. With F = 2, B = 3: offsets in cells 0 to 6, rows in 7 to
+        # 12, bytes in 13 to 18. A bucket ends where the next begins, hence one offset more than buckets.
         return SpillTable(first, read(0, width + 1), read(cells + 1, width), read(2 * cells + 1, width))
 
     def frames(self, bucket: int, table: SpillTable | None = None) -> Iterator[Rows]:
@@ -184,7 +188,7 @@ class SpillReader:
         Raises:
             ArtifactError: If the file is damaged.
         """
-        for start, end in (table or self.table(bucket, bucket + 1)).places(bucket):
+        for start, end in (table or self.table(bucket, bucket + 1)).frame_ranges(bucket):
             if end - start <= _FRAME_BYTES:
                 yield from iter_raw(self._read(start, end - start), self._path)
                 continue
@@ -203,7 +207,7 @@ class SpillReader:
 
     def raw(self, bucket: int, table: SpillTable) -> bytes:
         """Return the frames of a bucket as they lie in the file, for ``iter_raw`` on another machine."""
-        return b"".join(self._read(start, end - start) for start, end in table.places(bucket))
+        return b"".join(self._read(start, end - start) for start, end in table.frame_ranges(bucket))
 
     def free(self, first: int, stop: int) -> None:
         """Give back the disk space of buckets ``[first, stop)``."""

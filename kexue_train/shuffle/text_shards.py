@@ -50,8 +50,8 @@ def _count(path: Path, output: Any, keep: Sequence[str]) -> tuple[int, int]:
     return rows, checksum
 
 
-def _differs(place: Path, rows: int, checksum: int, expected_rows: int | None, expected: str | None) -> ArtifactError:
+def _differs(path: Path, rows: int, checksum: int, expected_rows: int | None, expected: str | None) -> ArtifactError:
     return ArtifactError(
-        f"{place}: holds {rows} rows with checksum {format_checksum(checksum)}, the manifest says {expected_rows} rows "
+        f"{path}: holds {rows} rows with checksum {format_checksum(checksum)}, the manifest says {expected_rows} rows "
         f"with {expected or 'no checksum'}; delete the folder and run its stage again"
     )
