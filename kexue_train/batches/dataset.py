@@ -66,6 +66,8 @@ class ShardReader:
 def join_lists(found: list[tuple[_Rows, _Rows, Chunk]], counts: _Rows) -> dict[str, npt.NDArray[np.int64]]:
     """Return the list columns of the rows ``found`` as (B, K) arrays: ``counts`` (B,) values a row, then 0 or -100."""
     shape = (len(counts), int(counts.max(initial=0)))
+    # Row i of the (B, K) array begins at element i · K of the flat one: with K = 3 and counts (2, 3), the values of the
+    # two rows go to elements 0, 1 and 3, 4, 5, and element 2 keeps the fill value.
     result = {name: np.full(shape, -100 if name == "next_sentence_labels" else 0, np.int64) for name in RAGGED_COLUMNS}
     for indices, local, chunk in found:
         source = ranges(chunk.borders[local], counts[indices])

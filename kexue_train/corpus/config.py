@@ -8,8 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from kexue_train.corpus.formats import allowed_suffixes
 from kexue_train.foundation.config import Config
-from kexue_train.foundation.errors import ConfigError
-from kexue_train.foundation.runtime import parse_size
+from kexue_train.foundation.runtime import check_size
 
 
 class CorpusConfig(Config):
@@ -25,14 +24,7 @@ class CorpusConfig(Config):
     max_size: str = "16MB"
     """With ``installed_docs``: about how much text to take, such as 16MB."""
 
-    @field_validator("max_size")
-    @classmethod
-    def _is_size(cls, value: str) -> str:
-        try:
-            parse_size(value)
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-        return value
+    _check_size = field_validator("max_size")(check_size)
 
     @model_validator(mode="after")
     def _inputs_fit_source(self) -> Self:

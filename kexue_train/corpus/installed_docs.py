@@ -17,7 +17,7 @@ import xxhash
 
 from kexue_train.corpus.config import CorpusConfig
 from kexue_train.corpus.docs_pages import MIN_DOCUMENT_CHARS, cut_page, find_pages, read_page
-from kexue_train.foundation.arrow_shards import format_checksum, sum_hashes, text_hashes
+from kexue_train.foundation.arrow_shards import format_checksum
 from kexue_train.foundation.artifacts import (
     Manifest,
     Recipe,
@@ -81,7 +81,7 @@ def write_docs_corpus(out_file: Path, *, max_bytes: int, progress: Progress = SI
                 file.write(line)
                 num_bytes += len(line)
                 text_bytes += len(text.encode())
-                checksum += sum_hashes(text_hashes([text.encode()]))
+                checksum += xxhash.xxh3_128_intdigest(text.encode())
                 kinds[source.partition("/")[0]] += 1
                 progress.update(num_bytes, max_bytes, "bytes", documents=kinds.total())
             file.flush()

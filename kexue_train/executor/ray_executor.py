@@ -87,6 +87,8 @@ class RayExecutor:
         custom_resource = self._custom_resource if nodes[0].has_custom_resource else None
         share = share_of_machine(nodes, at_once, task_memory_bytes)
         slots = max(1, sum(share.fits(node) for node in nodes))
+        # Twice the slots: a worker that ends finds its next task at hand. With fetches only one more task per machine
+        # waits, since the data of a waiting task already lies in the object store.
         limit = slots + len(nodes) if fetch else 2 * slots
         in_flight = _InFlight[Item, Result](function, fetch, share, custom_resource)
         todo = deque(range(len(items)))

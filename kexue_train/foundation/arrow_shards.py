@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import pyarrow as pa
-import xxhash
 
 from kexue_train.foundation.artifacts import digest_of, write_atomic
 from kexue_train.foundation.errors import ArtifactError
@@ -106,27 +103,6 @@ def write_dataset_files(folder: Path, features: Mapping[str, Any], names: Sequen
     }
     write_atomic(folder / "dataset_info.json", json.dumps(info, indent=2))
     write_atomic(folder / "state.json", json.dumps(state, indent=2))
-
-
-def text_hashes(texts: Iterable[bytes | memoryview]) -> list[int]:
-    """Return the xxh3_128 hash of each text's UTF-8 bytes."""
-    return [xxhash.xxh3_128_intdigest(text) for text in texts]
-
-
-def column_bytes(column: pa.Array) -> list[memoryview]:
-    """Return the UTF-8 bytes of each value of a string or binary array without nulls, as views into its buffer."""
-    offset_type = (
-        np.int64 if pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type) else np.int32
-    )
-    _, offsets_buffer, data = column.buffers()
-    offsets = np.frombuffer(offsets_buffer, offset_type)[column.offset : column.offset + len(column) + 1].tolist()
-    view = memoryview(data) if data is not None else memoryview(b"")
-    return [view[start:end] for start, end in pairwise(offsets)]
-
-
-def sum_hashes(hashes: Iterable[int]) -> int:
-    """Return the sum modulo 2¹²⁸: equal for equal multisets, whatever the order."""
-    return sum(hashes) % _MOD
 
 
 def format_checksum(value: int) -> str:

@@ -49,6 +49,15 @@ def parse_size(text: str) -> int:
     return size
 
 
+def check_size(text: str | None) -> str | None:
+    """Return ``text`` if ``parse_size`` can read it; a validator for the fields of configuration classes."""
+    try:
+        parse_size(text or "1B")
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
 def format_size(num_bytes: float) -> str:
     """Return a size in decimal units with three significant digits, such as ``12.3 MB``."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -8,8 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from kexue_train.foundation.config import Config, OptionName
-from kexue_train.foundation.errors import ConfigError
-from kexue_train.foundation.runtime import parse_size
+from kexue_train.foundation.runtime import check_size
 
 
 class TokenizerConfig(Config):
@@ -28,14 +27,7 @@ class TokenizerConfig(Config):
     max_unknown_rate: float = Field(default=0.05, ge=0.0, le=1.0)
     """Refuse a vocabulary that makes more than this share of the tokens of a sample of the corpus [UNK]."""
 
-    @field_validator("max_size")
-    @classmethod
-    def _readable_size(cls, value: str) -> str:
-        try:
-            parse_size(value)
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-        return value
+    _check_size = field_validator("max_size")(check_size)
 
 
 class SampleConfig(Config):

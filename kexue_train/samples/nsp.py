@@ -164,7 +164,14 @@ class _PairWalk:
         return longest
 
     def _passage(self, other: int, length: int, split: int, *, ends_document: bool) -> tuple[int, int]:
-        """First token and tokens of a random passage of (about) ``length`` tokens."""
+        """Return the first token and the number of tokens of a random passage of (about) ``length`` tokens.
+
+        With sentence borders 0, 4, 9, 15, 20 in a document of 20 tokens and ``length`` 7, a passage can begin at the
+        borders 4 and 9: not at 0, where the document begins, and not behind 20 - 7 = 13. If the true B would end with
+        its document, the passage must end at a border too: from 4 the borders around 4 + 7 = 11 are 9 and 15, so
+        (4, 5) and (4, 11) are candidates; from 9 they are 15 and 20, so (9, 6) and (9, 11). (9, 6) misses 7 by least.
+        """
+        # Borders [passages[other], last) leave room for ``length`` tokens before the end of the document.
         last = bisect_right(self.borders, self.offsets[other + 1] - length)
         chosen = self._choose(self.passages[other], last)
         start = self.borders[chosen]

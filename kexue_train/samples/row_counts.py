@@ -95,10 +95,11 @@ class RowCounts:
         labels: npt.NDArray[np.int64],
         sequences_per_row: npt.NDArray[np.int64],
     ) -> int:
-        """Unknown tokens outside copied Bs."""
+        """Count the unknown tokens outside copied Bs, which are counted where they come from."""
         slots = np.flatnonzero(ids == self.special_token_ids["unk"])
         rows = np.repeat(np.arange(len(sequences_per_row)), sequences_per_row)
         padding = self.seq_len - np.bincount(rows, lengths).astype(np.int64)
+        # As in ``rows._lay_out``: a sequence begins behind all before it and the padding of all rows before its own.
         first_slots = np.cumsum(lengths) - lengths + (np.cumsum(padding) - padding)[rows]
         sequence = np.searchsorted(first_slots, slots, side="right") - 1
         is_copied = (labels[sequence] == IS_RANDOM) & (slots - first_slots[sequence] >= segment_a[sequence])

@@ -23,7 +23,9 @@ SLOTS_PER_BATCH = 1 << 20
 def pack(lengths: npt.NDArray[np.int64], seq_len: int) -> tuple[npt.NDArray[np.int64], int]:
     """Return the row of each sequence, (n,) int64, and the number of rows.
 
-    From the longest down, each sequence goes into the fullest row that still holds it, else into a new one.
+    From the longest down, each sequence goes into the fullest row that still holds it, else into a new one. The rooms
+    left are bits of one integer, so the fullest row that fits is found without a search: for ``length`` 3 and rows with
+    room for 2, 5 and 9, ``rooms`` is 0b1000100100; shifted by 3 its lowest set bit is bit 2, so the room is 3 + 2 = 5.
     """
     rows = np.zeros(len(lengths), np.int64)
     order = np.argsort(-lengths, kind="stable")
@@ -118,6 +120,8 @@ def _lay_out(
     lengths = part.lengths
     row_lengths = np.bincount(rows, lengths, num_rows).astype(np.int64)
     padding = seq_len - row_lengths
+    # Slots of all rows are numbered through, so the [CLS] of a sequence lies behind all sequences before it and behind
+    # the padding of all rows before its own. Rows of 8 with lengths (5 | 3, 4): padding 3 and 1, [CLS] at 0, 8 and 11.
     cls = np.cumsum(lengths) - lengths + (np.cumsum(padding) - padding)[rows]
     sep = cls + part.a_lengths + 1
     is_pair = part.b_lengths > 0

@@ -9,15 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kexue_train.foundation.arrow_shards import (
-    column_bytes,
-    format_checksum,
-    read_shard,
-    shard_paths,
-    sum_hashes,
-    text_hashes,
-)
+from kexue_train.foundation.arrow_shards import format_checksum, read_shard, shard_paths
 from kexue_train.foundation.errors import ArtifactError
+from kexue_train.shuffle.keys import hash_rows, sum_words
 
 _BATCH_CHARS = 1_000_000
 
@@ -85,7 +79,7 @@ def text_column(path: Path) -> pa.ChunkedArray:
 
 def texts_checksum(texts: pa.ChunkedArray) -> str:
     """Return the order-independent checksum of the texts, as in the manifest of their shards."""
-    return format_checksum(sum(sum_hashes(text_hashes(column_bytes(chunk))) for chunk in texts.chunks))
+    return format_checksum(sum(sum_words(hash_rows(chunk.cast(pa.large_binary()))) for chunk in texts.chunks))
 
 
 def iter_text_batches(texts: Iterable[Any]) -> Iterator[list[str]]:

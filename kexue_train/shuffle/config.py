@@ -10,8 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from kexue_train.corpus.config import FilterConfig
 from kexue_train.corpus.formats import FormatChoice, OutputChoice
 from kexue_train.foundation.config import Config, OptionName
-from kexue_train.foundation.errors import ConfigError
-from kexue_train.foundation.runtime import parse_size
+from kexue_train.foundation.runtime import check_size
 
 
 class ShuffleConfig(Config):
@@ -51,14 +50,7 @@ class ShuffleConfig(Config):
         """``text_key`` as several."""
         return (self.text_key,) if isinstance(self.text_key, str) else self.text_key
 
-    @field_validator("shard_size", "memory")
-    @classmethod
-    def _is_size(cls, value: str | None) -> str | None:
-        try:
-            parse_size(value or "1B")
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-        return value
+    _check_size = field_validator("shard_size", "memory")(check_size)
 
     @field_validator("text_key")
     @classmethod

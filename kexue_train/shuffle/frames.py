@@ -30,7 +30,7 @@ HEADER = np.dtype(
 """Rows, bytes of their texts and extras, stored bytes of each column, xxh3_64 of the stored columns."""
 
 _CODEC = pa.Codec("lz4_raw")
-_COMPRESSED = (1, 2, 3, 4)  # lengths and bytes; keys are random
+_COMPRESSED = (1, 2, 3, 4)  # columns of lengths and bytes; keys are random, tickets and origins are few bytes
 
 
 class DamagedFrameError(Exception):
@@ -79,6 +79,7 @@ class RowSlice:
 
 def encode_frame(pieces: Sequence[RowSlice], *, compress: bool) -> bytes:
     """Return the frame that holds the rows of ``pieces``, one after the other."""
+    # Column by column over all pieces: the texts of a frame then compress as one, and the reader needs no copy.
     joined = [b"".join(parts) for parts in zip(*(piece.columns() for piece in pieces), strict=True)]
     packed = [_compress(column) if compress and i in _COMPRESSED else column for i, column in enumerate(joined)]
     body = b"".join(packed)
@@ -104,6 +105,7 @@ def decode_frame(header_bytes: bytes, body: bytes | memoryview) -> Rows:
     header = np.frombuffer(header_bytes, HEADER)[0]
     if len(body) != body_bytes(header_bytes) or xxhash.xxh3_64_intdigest(body) != int(header["checksum"]):
         raise DamagedFrameError
+    # ``stored`` holds the bytes of each column; their running sum is where the columns begin and end in the body.
     edges = [0, *itertools.accumulate(header["stored"].tolist())]
     keys, lengths, texts, extra_lengths, extras, tickets, origins = (
         memoryview(body)[low:high] for low, high in itertools.pairwise(edges)

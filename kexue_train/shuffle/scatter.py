@@ -135,7 +135,12 @@ def _add(
     result: ScatterResult,
     writer: SpillWriter,
 ) -> None:
-    """Give the rows of a block their keys, and hand them to the writer as often as their weight says."""
+    """Give the rows of a block their keys, and hand them to the writer as often as their weight says.
+
+    A file of weight 2.5 has ``whole`` = 2 and a ticket: its rows are offered three times, with copies 0 and 1 that
+    stay and copy 2 under the ticket, of which the gather tasks later keep exactly half. Each copy has a key of its
+    own, so the copies of a document lie apart.
+    """
     texts = as_binary(block.texts)
     hashes = hash_rows(texts, block.extras)
     lengths = lengths_of(texts)
@@ -143,7 +148,10 @@ def _add(
     counts.text_bytes += int(lengths.sum())
     counts.longest = max(counts.longest, int(lengths.max()))
     counts.checksum = (counts.checksum + sum_words(hashes)) % _MOD
+    # The rows' hashes take in the extras; duplicates are texts that are equal, whatever their extras.
     contents = hashes if block.extras is None or not task.drop_duplicates else hash_rows(texts)
+    # Duplicates within the block go at once, to save disk; those further apart meet in one bucket, as equal texts have
+    # equal keys, and go in the second pass. Either way the first in input order stays.
     fresh = ~repeats(contents) if task.drop_duplicates else None
     for copy in range(sampling.whole + bool(sampling.ticket)):
         if task.drop_duplicates:
@@ -152,10 +160,11 @@ def _add(
             keys = position_keys(task.seed, file_index, block.positions, copy)
         ticket = sampling.ticket if copy == sampling.whole else 0
         shards = np.bincount(bucket_of(keys, task.num_shards), minlength=task.num_shards)
-        if copy == 0:
+        if copy == 0:  # the mixing statistics count each document once, whatever its weight
             counts.shard_rows = (np.array(counts.shard_rows) + shards).tolist()
         if ticket:
             result.tickets[ticket] = (np.array(result.tickets.get(ticket, 0)) + shards).tolist()
+        # The proof: offered rows = written rows + duplicates + rows not drawn, and so the sums of their hashes.
         result.offered += len(texts)
         result.offered_checksum = (result.offered_checksum + sum_words(hashes)) % _MOD
         rows = Rows(keys, texts, block.extras, _tickets(len(texts), ticket) if task.has_tickets else None)

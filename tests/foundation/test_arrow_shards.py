@@ -7,19 +7,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import xxhash
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kexue_train.foundation.arrow_shards import (
     ShardWriter,
-    column_bytes,
     format_checksum,
     read_shard,
     shard_name,
     shard_paths,
-    sum_hashes,
-    text_hashes,
     write_dataset_files,
 )
 from kexue_train.foundation.errors import ArtifactError
@@ -135,33 +129,6 @@ def test_datasets_opens_the_folder_with_every_type_in_use(tmp_path: Path) -> Non
     dataset = datasets.load_from_disk(str(tmp_path))
     assert dataset.to_list() == rows
     assert dataset.data.schema.remove_metadata() == schema
-
-
-@given(st.lists(st.text()), st.sampled_from([pa.string(), pa.large_string(), pa.binary()]), st.data())
-def test_column_bytes_are_the_values_of_any_slice(texts: list[str], kind: pa.DataType, data: st.DataObject) -> None:
-    values = [text.encode() for text in texts]
-    start = data.draw(st.integers(0, len(values)))
-    stop = data.draw(st.integers(start, len(values)))
-    column = pa.array(values if kind == pa.binary() else texts, kind).slice(start, stop - start)
-    assert [bytes(view) for view in column_bytes(column)] == values[start:stop]
-
-
-@given(st.lists(st.binary(), max_size=8), st.randoms())
-def test_the_checksum_of_rows_ignores_their_order_and_nothing_else(rows: list[bytes], random: st.DataObject) -> None:
-    shuffled = list(rows)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    total = sum_hashes(text_hashes(rows))
-    assert total == sum_hashes(text_hashes(shuffled))
-    assert total != sum_hashes(text_hashes([*rows, b""]))
-    assert total != sum_hashes(text_hashes([*rows, *rows[:1]])) or not rows
-    halves = sum_hashes([sum_hashes(text_hashes(rows[:3])), sum_hashes(text_hashes(rows[3:]))])
-    assert total == halves
-
-
-def test_the_hash_is_xxh3_of_128_bits() -> None:
-    # XXH3_128bits of the empty input, seed 0: xxhash's own sanity test.
-    assert format_checksum(text_hashes([b""])[0]) == "99aa06d3014798d86001c324468d497f"
-    assert text_hashes([b"a"]) == [xxhash.xxh3_128_intdigest(b"a")]
 
 
 def test_a_checksum_has_32_digits_and_wraps() -> None:

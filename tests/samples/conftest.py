@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer
 
-from kexue_train.foundation.arrow_shards import ShardWriter, format_checksum, shard_name, sum_hashes, text_hashes
+from kexue_train.foundation.arrow_shards import ShardWriter, format_checksum, shard_name
 from kexue_train.foundation.artifacts import (
     Recipe,
     RowsChecksum,
@@ -20,6 +20,7 @@ from kexue_train.foundation.artifacts import (
 )
 from kexue_train.samples.config import TokenizerConfig
 from kexue_train.samples.tokenizer import load_tokenizer, train_tokenizer
+from tests.reference.row_hashes import sum_hashes, text_hashes
 
 ENGLISH = [
     "The harbour was quiet that morning. Dr. Gray walked along the pier, counting boats; there were 3.14 per mile!",

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from kexue_train.foundation.arrow_shards import sum_hashes, text_hashes
 from kexue_train.shuffle.keys import content_keys, hash_rows, position_keys, sum_words
+from tests.reference.row_hashes import sum_hashes, text_hashes
 
 
 def to_integers(words) -> list[int]:
@@ -54,3 +54,22 @@ def test_equal_texts_get_equal_keys_and_others_do_not():
     keys = content_keys(7, hashes).tolist()
     assert keys[0] == keys[2] != keys[1]
     assert content_keys(7, hashes, copy=1).tolist()[0] not in keys
+
+
+@given(st.lists(st.binary(), max_size=8), st.randoms())
+def test_the_checksum_of_rows_ignores_their_order_and_nothing_else(rows, random):
+    def checksum(texts):
+        return sum_words(hash_rows(pa.array(texts, pa.large_binary())))
+
+    shuffled = list(rows)
+    random.shuffle(shuffled)
+    total = checksum(rows)
+    assert total == checksum(shuffled)
+    assert total != checksum([*rows, b""])
+    assert total != checksum([*rows, *rows[:1]]) or not rows
+    assert total == (checksum(rows[:3]) + checksum(rows[3:])) % (1 << 128)
+
+
+def test_the_hash_is_xxh3_of_128_bits():
+    # XXH3_128bits of the empty input, seed 0: xxhash's own sanity test.
+    assert f"{sum_words(hash_rows(pa.array([b''], pa.large_binary()))):032x}" == "99aa06d3014798d86001c324468d497f"

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kexue_train.foundation.arrow_shards import format_checksum, sum_hashes, text_hashes
+from kexue_train.foundation.arrow_shards import format_checksum
 from kexue_train.foundation.artifacts import MANIFEST_NAME, partial_dir
 from kexue_train.foundation.errors import ArtifactError, CorpusError, ResourceError, StaleArtifactError
 from kexue_train.shuffle import passes
 from kexue_train.shuffle import shuffle_corpus as stage
 from kexue_train.shuffle.plan import MemoryBudget
 from kexue_train.shuffle.text_shards import verify_text_shards
+from tests.reference.row_hashes import sum_hashes, text_hashes
 from tests.shuffle.shard_texts import iter_texts
 
 # Every text begins with a letter: what is blank is another test's matter.

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from kexue_train.executor import LocalExecutor
-from kexue_train.foundation.arrow_shards import ShardWriter, format_checksum, shard_name, sum_hashes, text_hashes
+from kexue_train.foundation.arrow_shards import ShardWriter, format_checksum, shard_name
 from kexue_train.foundation.artifacts import (
     Recipe,
     RowsChecksum,
@@ -40,6 +40,7 @@ from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
 from kexue_train.train.worker import run_worker
 from tests.free_port import free_port
 from tests.train.warm_worker import WarmProcess
+from tests.reference.row_hashes import sum_hashes, text_hashes
 
 SECONDS = 600
 """Far more than any process of these tests takes, also on a machine that does much else."""
