@@ -35,7 +35,7 @@ def rows_of_step(
     """Row numbers of the global batch of ``step``: shape (global_batch_size,), int64.
 
     Args:
-        manifest_or_total_rows: Of sample shards: its training rows ``[heldout_rows, rows)``; or n for rows ``[0, n)``.
+        manifest_or_total_rows: Manifest of sample shards, for its rows ``[heldout_rows, rows)``; or n, for ``[0, n)``.
         seed: The run's seed, ``0 <= seed < 2**32``.
         global_batch_size: Rows per step, at least 1.
         step: Step (optimizer update), from 0.

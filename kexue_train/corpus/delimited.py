@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kexue_train.corpus.builder import BlockBuilder, check_columns, gather_blocks
-from kexue_train.corpus.lines import LineBlock, iter_line_blocks, read_lines
+from kexue_train.corpus.lines import LineBlock, iter_line_blocks, read_line_records
 from kexue_train.corpus.records import (
     MAX_RECORD_BYTES,
     RAW_LIMIT_BYTES,
@@ -173,7 +173,7 @@ def read_tsv(
     Raises:
         CorpusError: If the header cannot be read or has no text column.
     """
-    return read_lines(path, compression, options, start, end, _TsvParser(path, options, start))
+    return read_line_records(path, compression, options, start, end, _TsvParser(path, options, start))
 
 
 class _TsvParser:

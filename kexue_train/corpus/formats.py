@@ -52,7 +52,7 @@ class Compression:
     """One way a file can be compressed."""
 
     name: str
-    """As Arrow calls it."""
+    """Arrow's name of it."""
     suffix: str
     magic: bytes
     """How its files begin."""

@@ -67,7 +67,7 @@ def find_inputs(
         patterns: Files, folders, globs, URIs, ``hf://`` datasets, ``-`` for the standard input, or ``@file``: a file
             that holds one such pattern on each line.
         format: What the files are, if their names do not tell.
-        document: As in ``ReadOptions``; it decides how text files can be cut.
+        document: What a document is in text files; it decides how they can be cut.
         weights: Weight of some of the patterns, spelt as in ``patterns``; the others have 1.
 
     Raises:
@@ -107,7 +107,7 @@ def check_unchanged(sources: Sequence[Source]) -> None:
 
 class _Status(NamedTuple):
     identity: object
-    """The same for every name of a file."""
+    """Equal for all names of one file."""
     bytes: int
     modified_ns: int
     has_ranges: bool

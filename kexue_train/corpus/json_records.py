@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pydantic_core import from_json
 
 from kexue_train.corpus.builder import BlockBuilder, gather_blocks
-from kexue_train.corpus.lines import LineBlock, read_lines
+from kexue_train.corpus.lines import LineBlock, read_line_records
 from kexue_train.corpus.records import (
     MAX_RECORD_BYTES,
     RAW_LIMIT_BYTES,
@@ -41,7 +41,7 @@ def read_json_lines(
     path: str, compression: str | None, options: ReadOptions, start: int = 0, end: int | None = None
 ) -> Iterator[RecordBlock]:
     """Yield the records of JSON Lines that begin in the bytes ``[start, end)``."""
-    return read_lines(path, compression, options, start, end, partial(_parse_lines, options=options))
+    return read_line_records(path, compression, options, start, end, partial(_parse_lines, options=options))
 
 
 def _parse_lines(block: LineBlock, positions: npt.NDArray[np.uint64], options: ReadOptions) -> RecordBlock:

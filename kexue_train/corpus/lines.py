@@ -38,7 +38,7 @@ class LineBlock:
         return LineBlock(self.offset, self.data[len(BOM) :], bounds, self.long_line_bytes)
 
 
-def read_lines(
+def read_line_records(
     path: str,
     compression: str | None,
     options: ReadOptions,

@@ -63,7 +63,7 @@ class RecordBlock:
     blank: int = 0
     """Empty lines and texts of white space only, which were left out."""
     extras: pa.LargeBinaryArray | None = None
-    """Of each text the kept values, as JSON (see ``encode_extras``); None if nothing is to be kept."""
+    """The kept values of each text, as JSON (see ``encode_extras``); None if nothing is to be kept."""
 
 
 def make_block(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kexue_train.corpus.builder import BlockBuilder, gather_blocks
-from kexue_train.corpus.lines import LineBlock, iter_line_blocks, read_lines
+from kexue_train.corpus.lines import LineBlock, iter_line_blocks, read_line_records
 from kexue_train.corpus.records import (
     MAX_RECORD_BYTES,
     RAW_LIMIT_BYTES,
@@ -34,7 +34,7 @@ def read_text(
     match options.document:
         case "line":
             parse = _parse_raw if options.raw else _parse_lines
-            return read_lines(path, compression, options, start, end, parse)
+            return read_line_records(path, compression, options, start, end, parse)
         case "block":
             return read_blocks(path, compression, options, start, end)
         case "file":

@@ -44,7 +44,7 @@ class FileEntry(_Frozen):
     """``xxh3_128:`` and 32 hexadecimal digits of the file's bytes."""
     rows: int | None = None
     rows_checksum: str | None = None
-    """As in ``RowsChecksum``, of the rows of this file."""
+    """Checksum of the rows of this file, in the form of ``RowsChecksum``."""
 
 
 class InputFile(_Frozen):
@@ -56,7 +56,7 @@ class InputFile(_Frozen):
     rows: int = 0
     """Records accepted from this file."""
     rows_checksum: str | None = None
-    """As in ``RowsChecksum``, of those records."""
+    """Checksum of those records, in the form of ``RowsChecksum``."""
     blank: int = 0
     """Empty records, left out."""
     rejected: dict[str, int] = {}

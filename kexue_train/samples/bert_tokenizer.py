@@ -17,7 +17,7 @@ from kexue_train.foundation.errors import ArtifactError, ConfigError
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 PREFIX = "##"
-"""Of a piece that continues a word."""
+"""What a piece that continues a word begins with."""
 _NAMES = ("tokenizer.json", "vocab.txt")
 TAKE_ANOTHER = "choose another vocabulary, or leave tokenizer.source (--from) out to train one"
 

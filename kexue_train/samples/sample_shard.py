@@ -78,9 +78,9 @@ class ShardResult:
     """What a task counted, besides the occurrences of each id; of all tasks together, the sums."""
 
     numbers: dict[str, int]
-    """As of ``RowCounts``."""
+    """``RowCounts.numbers``."""
     word_lengths: list[int]
-    """As of ``RowCounts``."""
+    """``RowCounts.word_lengths``."""
     documents: dict[str, int]
     """documents, heldout_documents; empty_documents hold no token; single_documents are one sequence, no pair."""
     input: str

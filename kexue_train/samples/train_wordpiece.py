@@ -41,8 +41,8 @@ class CharacterCounts:
     """Occurrences by code point: (0x110000,) int64 each.
 
     Attributes:
-        total: Of each character, white space left out.
-        continuing: Of each character inside a word, not at its start.
+        total: Occurrences of each character, white space left out.
+        continuing: Occurrences of each character inside a word, not at its start.
     """
 
     total: npt.NDArray[np.int64]

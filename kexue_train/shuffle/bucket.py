@@ -31,7 +31,7 @@ def order_rows(rows: Rows, *, drop_duplicates: bool) -> tuple[Order, Order]:
     """Return the rows in the order of the output, and those left out.
 
     Args:
-        rows: Of one bucket, in input order; with ``drop_duplicates`` equal texts have equal keys.
+        rows: The rows of one bucket, in input order; with ``drop_duplicates`` equal texts have equal keys.
         drop_duplicates: Leave out rows whose text stood before in the input.
     """
     order = np.argsort(rows.keys)
@@ -107,7 +107,7 @@ def iter_ordered(
         pieces: The bucket.
         keys: (low, high): its keys are in ``[low, high)``.
         limit_bytes: Memory for the rows held at a time.
-        drop_duplicates: As for ``order_rows``.
+        drop_duplicates: Leave out rows whose text occurred before in the input.
         scratch: Folder for that file.
     """
     num_rows, num_bytes = pieces.sizes()
@@ -168,9 +168,9 @@ def _load(pieces: Pieces, num_bytes: int) -> Rows:
     return buffer.build()
 
 
-def _in_pieces(rows: Rows, order: Order, left_out: Order) -> Iterator[Ordered]:
+def _in_pieces(rows: Rows, order: Order, duplicates: Order) -> Iterator[Ordered]:
     lengths = lengths_of(rows.texts)
     for start, stop in cut_evenly(lengths[order], _PIECE_BYTES):
-        yield Ordered(rows.take(order[start:stop]), rows.take(left_out[:0]))
-    for start, stop in cut_evenly(lengths[left_out], _PIECE_BYTES):
-        yield Ordered(rows.take(order[:0]), rows.take(left_out[start:stop]))
+        yield Ordered(rows.take(order[start:stop]), rows.take(duplicates[:0]))
+    for start, stop in cut_evenly(lengths[duplicates], _PIECE_BYTES):
+        yield Ordered(rows.take(order[:0]), rows.take(duplicates[start:stop]))

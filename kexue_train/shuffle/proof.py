@@ -39,26 +39,26 @@ class Account:
             yield from result.files.items()
 
     def prove(self) -> RowsChecksum:
-        """Compare the multiset of rows offered with that written: offered = written + left out, and so their hashes.
+        """Compare the multiset of rows offered with that written: offered = written + skipped, and so their hashes.
 
         Raises:
             ArtifactError: If they differ: something was lost, doubled or changed on the way.
         """
         offered = sum(r.offered for r in self.scattered)
         offered_sum = sum(r.offered_checksum for r in self.scattered)
-        left_out = sum(r.duplicates for r in self.scattered) + sum(r.duplicates + r.sampled_out for r in self.gathered)
-        left_out_sum = sum(r.duplicates_checksum for r in self.scattered)
-        left_out_sum += sum(r.duplicates_checksum + r.sampled_out_checksum for r in self.gathered)
+        skipped = sum(r.duplicates for r in self.scattered) + sum(r.duplicates + r.sampled_out for r in self.gathered)
+        skipped_sum = sum(r.duplicates_checksum for r in self.scattered)
+        skipped_sum += sum(r.duplicates_checksum + r.sampled_out_checksum for r in self.gathered)
         written, written_sum = sum(r.rows for r in self.gathered), sum(r.checksum for r in self.gathered)
         proof = RowsChecksum(
             input=format_checksum(offered_sum),
-            dropped=format_checksum(left_out_sum),
+            dropped=format_checksum(skipped_sum),
             output=format_checksum(written_sum),
         )
-        if offered != written + left_out or proof.input != format_checksum(written_sum + left_out_sum):
+        if offered != written + skipped or proof.input != format_checksum(written_sum + skipped_sum):
             raise ArtifactError(
                 f"the shuffle read {offered} documents (checksum {proof.input}) but wrote {written} ({proof.output}) "
-                f"and left out {left_out} ({proof.dropped}): data was damaged on the way, so nothing is published; "
+                f"and skipped {skipped} ({proof.dropped}): data was damaged on the way, so nothing is published; "
                 "check disk and memory of the machine, then run it again"
             )
         return proof

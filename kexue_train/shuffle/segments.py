@@ -67,7 +67,7 @@ class SpilledBucket:
 
     files: Sequence[SpillFile]
     tables: Sequence[SpillTable]
-    """Of each file, the part of the index that holds the bucket."""
+    """For each file, the part of the index that holds the bucket."""
     bucket: int
 
     def sizes(self) -> tuple[int, int]:

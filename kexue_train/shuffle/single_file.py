@@ -56,7 +56,7 @@ def shuffle_to_file(
 
     Args:
         config: ``output`` says the format; ``shards`` and ``shard_size`` mean nothing here.
-        inputs: As for ``shuffle_corpus``.
+        inputs: The same as for ``shuffle_corpus``.
         out: A file that does not exist, or ``-``.
         seed: Together with the inputs it determines every byte of the result.
         executor: Where the tasks run; it must see the folder of ``out``.
