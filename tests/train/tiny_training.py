@@ -39,8 +39,8 @@ from kexue_train.train.launch import preserve_process_state
 from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
 from kexue_train.train.worker import run_worker
 from tests.free_port import free_port
-from tests.train.warm_worker import WarmProcess
 from tests.reference.row_hashes import sum_hashes, text_hashes
+from tests.train.warm_worker import WarmProcess
 
 SECONDS = 600
 """Far more than any process of these tests takes, also on a machine that does much else."""
