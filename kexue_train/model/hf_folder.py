@@ -31,7 +31,7 @@ _AUTO_MAP = {
 
 
 def padded_vocab_size(vocab_size: int) -> int:
-    """Rows of the word table: ``vocab_size`` rounded up to a multiple of 128, the shape that matrix units are fast at.
+    """Return the rows of the word table: ``vocab_size`` rounded up to a multiple of 128, a shape for matrix units.
 
     The rows beyond are no input and no label: ids come from the tokenizer, random ones from below its size.
     """
@@ -39,7 +39,7 @@ def padded_vocab_size(vocab_size: int) -> int:
 
 
 def build_hf_config(config: ModelConfig, vocab_size: int) -> RoFormerV2Config:
-    """The Hugging Face configuration of the ``model`` section for a tokenizer's ``vocab_size``, which it rounds up."""
+    """Return the Hugging Face configuration of the ``model`` section; rounds a tokenizer's ``vocab_size`` up."""
     fields = config.model_dump(exclude={"rms_norm_eps"})
     padded = padded_vocab_size(vocab_size)
     hf_config = RoFormerV2Config(vocab_size=padded, layer_norm_eps=config.rms_norm_eps, **fields)
@@ -49,7 +49,7 @@ def build_hf_config(config: ModelConfig, vocab_size: int) -> RoFormerV2Config:
 
 
 def untied_weights(model: RoFormerV2ForPreTraining | RoFormerV2ForMaskedLM) -> dict[str, Tensor]:
-    """The model's own tensors by name, tied ones once: what a folder holds."""
+    """Return the model's own tensors by name, tied ones once: what a folder holds."""
     tied = set(type(model)._tied_weights_keys) if model.config.tie_word_embeddings else set()
     return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
 

@@ -27,7 +27,7 @@ _OUTPUT_PROJECTION = 3
 
 
 def enable_recompute(encoder: RoFormerV2Model, mode: Literal["selective", "full"], *, every: int = 1) -> None:
-    """From now on, in training, layers 0, ``every``, 2 · ``every``... of ``encoder`` are computed again in backward.
+    """Let training compute layers 0, ``every``, 2 · ``every``... of ``encoder`` again in backward.
 
     Args:
         encoder: The encoder of any model.
@@ -65,7 +65,7 @@ class KeepWhatIsDear:
         self._products = {False: 0, True: 0}
 
     def __call__(self, context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-        """The policy that ``create_selective_checkpoint_contexts`` asks for."""
+        """Return the policy that ``create_selective_checkpoint_contexts`` asks for."""
         if operator is _aten.mm.default:
             number = self._products[context.is_recompute]
             self._products[context.is_recompute] = number + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any, Protocol, assert_never
 
@@ -118,3 +119,13 @@ def _make_options(config: OptimizerConfig, seed: int) -> Options:
         seed=seed,
     )
     return replace(options, clip_norm=config.clip.norm, clip_form=config.clip.form) if config.clip else options
+
+
+def __getattr__(name: str) -> Any:
+    """Find ``AccumulatingOptimizer`` by the name that it had before."""
+    if name != "WindowedOptimizer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        "WindowedOptimizer is now AccumulatingOptimizer; the old name goes with the next release", DeprecationWarning, 2
+    )
+    return AccumulatingOptimizer

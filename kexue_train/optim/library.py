@@ -14,6 +14,7 @@ LAMB needs whole tensors, as Tiger does; AdamW and Lion work element by element,
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, Literal, assert_never
@@ -174,3 +175,13 @@ def _import_pytorch_optimizer(name: str) -> ModuleType:
             "install it with pip install 'kexue_train[optimizers]', or use tiger or adamw"
         ) from None
     return pytorch_optimizer  # type: ignore[no-any-return]  # the library is not typed
+
+
+def __getattr__(name: str) -> Any:
+    """Find ``GradientAccumulation`` by the name that it had before."""
+    if name != "LibraryWindows":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        "LibraryWindows is now GradientAccumulation; the old name goes with the next release", DeprecationWarning, 2
+    )
+    return GradientAccumulation

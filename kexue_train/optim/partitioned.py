@@ -264,7 +264,7 @@ class FlatSteps(torch.optim.Optimizer):
                 self._storage.move(self._sizes, step=optimizer.steps + 1, rounding=optimizer.rounding, flat=flat)
 
     def whole_moments(self) -> Iterator[tuple[str, Tensor]]:
-        """See ``TensorSlices``."""
+        """Yield whole moments by name, as ``TensorSlices`` does; a collective call."""
         return self._storage.whole_moments()
 
     def _find_bad(self, gradients: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,9 @@ from kexue_train.optim.tiger_update import RMS_FLOOR, TigerRule
 
 
 class Tiger(HiddenAccumulation):
-    """One state tensor per parameter, accumulation included; see ``HiddenAccumulation`` for how it is called.
+    """A ``HiddenAccumulation`` whose rule is Tiger's: one state tensor per parameter, accumulation included.
+
+    Only the constructor is its own: all that follows is ``HiddenAccumulation``, for any rule.
 
     Args:
         params: Groups of ``build_param_groups``, or plain parameters (then the role follows from the shape).

@@ -333,3 +333,25 @@ def test_bf16_states_are_the_same_every_time():
         train(toy, optimizer_for(toy, TigerRule(), 2, bf16_states=True, seed=1), draw_gradients(6))
         ends.append([parameter.detach().clone() for parameter in toy.parameters()])
     assert all(torch.equal(*pair) for pair in zip(*ends, strict=True))
+
+
+# --- names of before --------------------------------------------------------------------------------------------------
+
+
+def test_names_of_before_work_for_one_release_and_warn():
+    from kexue_train.optim import build, library
+
+    toy = Toy()
+    optimizer = optimizer_for(toy, TigerRule(), 2, lazy_rows=True)
+    toy.backward(draw_gradients(1)[0])
+    with pytest.warns(DeprecationWarning, match="observe_tokens"):
+        optimizer.saw_tokens(torch.tensor([1]))
+    (seen,) = optimizer.state_dict()["seen"].values()
+    assert seen.nonzero().tolist() == [[1]]
+    optimizer.step()
+    with pytest.warns(DeprecationWarning, match="micro_steps_done"):
+        assert optimizer.filled == 1
+    with pytest.warns(DeprecationWarning, match="AccumulatingOptimizer"):
+        assert build.WindowedOptimizer is build.AccumulatingOptimizer
+    with pytest.warns(DeprecationWarning, match="GradientAccumulation"):
+        assert library.LibraryWindows is library.GradientAccumulation
