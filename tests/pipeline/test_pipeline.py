@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.train.warm_worker import WarmProcess
+
 pytestmark = pytest.mark.slow
 
 STEPS = 12
@@ -37,6 +39,7 @@ execution: {{tasks: local, num_workers: 1}}
 STAGES = {"shuffle": "shards", "tokenizer": "tokenizer", "samples": "samples", "train": "pretrain", "export": "hf",
           "evaluate": "evaluate"}  # fmt: skip
 SAMPLES = ("samples", "samples-64")
+IN_ONE_PROCESS = "train.workers.launcher=local"  # changes no result, and starts no torchrun and no worker
 
 
 def write_inputs(folder: Path) -> None:
@@ -50,17 +53,12 @@ def write_inputs(folder: Path) -> None:
     (folder / "tiny.yaml").write_text(CONFIG)
 
 
-def start(folder: Path, run: str, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "kexue_train", "pipeline", "--config", "tiny.yaml", "--run-dir", run, *more]
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+COMMAND = ["-m", "kexue_train", "pipeline", "--config", "tiny.yaml", "--run-dir"]
+ENVIRONMENT = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
+
+
+def start(folder: Path, run: str, *more: str) -> WarmProcess:
+    return WarmProcess([*COMMAND, run, *more], ENVIRONMENT, folder=folder, new_session=True)
 
 
 def finish(folder: Path, run: str, *more: str, code: int = 0) -> dict[str, str]:
@@ -100,7 +98,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the inputs and the undisturbed run ``undisturbed``, to be read or copied only."""
     folder = tmp_path_factory.mktemp("pipeline")
     write_inputs(folder)
-    said = finish(folder, "undisturbed")
+    command = [sys.executable, *COMMAND, "undisturbed"]  # from nothing, as a person starts it
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = {"all": done.stdout}
     assert "complete before" not in said["all"].replace("files as given  (complete before)", "")
     return folder
 
@@ -109,7 +110,7 @@ def redone(workplace: Path, run: str, *more: str) -> tuple[set[str], str]:
     """The stages that a run with changed values redoes on a copy of the undisturbed one, and what it says."""
     shutil.copytree(workplace / "undisturbed", workplace / run)
     before = manifest_times(workplace / run)
-    said = finish(workplace, run, *more)["all"]
+    said = finish(workplace, run, IN_ONE_PROCESS, *more)["all"]
     after = manifest_times(workplace / run)
     return {stage for stage in STAGES if before[stage] != after[stage]}, said
 
@@ -170,7 +171,7 @@ def test_phases_of_two_lengths_have_samples_of_both_and_redo_no_other_stage_befo
     assert borders == [(0, 32), (8, 64)]
     assert [line["rows"] for line in lines if line["kind"] == "train"] == [*range(8, 72, 8), 68, 72, 76, 80]
     assert "complete before" not in next(line for line in said.splitlines() if line.startswith("samples: "))
-    again = finish(workplace, "phases", phases)
+    again = finish(workplace, "phases", IN_ONE_PROCESS, phases)
     assert [stage for stage in STAGES if not again[stage].endswith("(complete before)")] == []
 
 
@@ -184,7 +185,7 @@ def test_settings_that_change_no_result_redo_nothing(workplace: Path) -> None:
 def test_fresh_starts_over_and_comes_to_the_same(workplace: Path) -> None:
     shutil.copytree(workplace / "undisturbed", workplace / "fresh")
     (workplace / "fresh" / "mine").touch()
-    said = finish(workplace, "fresh", "--fresh")
+    said = finish(workplace, "fresh", "--fresh", IN_ONE_PROCESS)
     assert "started" in said["all"]
     assert not (workplace / "fresh" / "mine").exists()
     assert not set(manifest_times(workplace / "fresh").values()) & set(

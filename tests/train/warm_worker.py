@@ -32,15 +32,24 @@ from typing import NoReturn
 class WarmProcess:
     """A process that runs ``python *command``; the part of ``subprocess.Popen`` that tests use."""
 
-    def __init__(self, command: Sequence[object], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[object],
+        environment: Mapping[str, str] | None = None,
+        *,
+        folder: Path | None = None,
+        new_session: bool = False,
+    ) -> None:
         self.returncode: int | None = None
+        self._said: str | None = None
         with tempfile.TemporaryFile() as output:  # a pipe that nobody reads yet would hold the process up
             self._output = os.dup(output.fileno())
         self._status, status = os.pipe()
         request = {
             "command": [str(word) for word in command],
             "environment": dict(os.environ if environment is None else environment),
-            "folder": str(Path.cwd()),
+            "folder": str(folder or Path.cwd()),
+            "new session": new_session,
         }
         try:
             self.pid = _ask(request, self._output, status)
@@ -65,11 +74,12 @@ class WarmProcess:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
-        """Wait for the end and return standard output and standard error in one; once."""
+        """Wait for the end and return standard output and standard error in one."""
         self.wait(timeout)
-        output = os.pread(self._output, os.fstat(self._output).st_size, 0)
-        os.close(self._output)
-        return output.decode(errors="replace"), None
+        if self._said is None:
+            self._said = os.pread(self._output, os.fstat(self._output).st_size, 0).decode(errors="replace")
+            os.close(self._output)
+        return self._said, None
 
     def send_signal(self, number: int) -> None:
         """Send the signal if the process still runs."""
@@ -168,6 +178,8 @@ def _become(request: Mapping[str, object], output: int) -> NoReturn:
     """Be the process that was asked for, to its end."""
     code = 1
     try:
+        if request["new session"]:
+            os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
