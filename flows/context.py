@@ -9,14 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run
+from prefect.settings import PREFECT_API_KEY, PREFECT_API_URL
 from prefect.states import Completed, State
 from rich.console import Console
 
 from flows.artifacts import show_link
 from kexue_train.cli.terminal import PlainBoard, StageBoard, make_board
-from kexue_train.foundation.errors import ConfigError, KexueError
+from kexue_train.foundation.errors import ConfigError, KexueError, ResourceError
 from kexue_train.foundation.run_dir import RunDir
 from kexue_train.foundation.stage import Stage
 from kexue_train.pipeline.run import Run, is_complete, open_run
@@ -24,6 +26,7 @@ from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import STAGES
 
 _LINKS = {"KEXUE_TENSORBOARD_URL": ("tensorboard", "TensorBoard"), "KEXUE_RAY_URL": ("ray", "Ray's dashboard")}
+_SECONDS_TO_ANSWER = 6.0
 
 
 class FlowContext:
@@ -104,6 +107,27 @@ def load_config(path: Path, overrides: Sequence[str] | None = None, ray_address:
     return RunConfig.load(path, chosen)
 
 
+def require_server() -> None:
+    """Refuse at once where Prefect would try again for minutes; without an address the embedded server is used.
+
+    Raises:
+        ResourceError: If nothing answers at the address, or it is no Prefect server.
+    """
+    address = PREFECT_API_URL.value()
+    if not address:
+        return
+    key = PREFECT_API_KEY.value()
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    try:
+        httpx.get(f"{address}/health", timeout=_SECONDS_TO_ANSWER, headers=headers).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ResourceError(
+            f"the Prefect server at {address} does not answer ({error}); check that it runs ('prefect server start'), "
+            "that PREFECT_API_URL (or the profile: 'prefect config view') is its address with /api at the end, and "
+            "that no firewall is between; or unset PREFECT_API_URL to run on an embedded server"
+        ) from None
+
+
 def run_name() -> str:
     """Return the name of the flow run, ``base from base.yaml``, in place of Prefect's random ones."""
     parameters: dict[str, Any] = flow_run.parameters
@@ -143,5 +167,5 @@ def hint_resume_on_interrupt(board: StageBoard, root: Path) -> Iterator[None]:
         raise  # its message says how
     except BaseException as error:
         if not isinstance(error, Exception):  # a signal: cancelled, or about to be killed
-            board.note(f"stopped; what is finished is kept in {root}. Run again with the same parameters to go on")
+            board.note(f"stopped; what is finished is kept in {root}. Run again with the same parameters to resume")
         raise

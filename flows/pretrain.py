@@ -21,7 +21,7 @@ def pretrain(
     overrides: list[str] | None = None,
     ray_address: str | None = None,
 ) -> Any:
-    """Pretrain the encoder on the run's samples; goes on from the last checkpoint.
+    """Pretrain the encoder on the run's samples; resumes from the last checkpoint.
 
     Args:
         config_path: YAML file of the run, as the machine that works sees it.

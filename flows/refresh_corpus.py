@@ -25,7 +25,7 @@ def refresh_corpus(
     overrides: list[str] | None = None,
     ray_address: str | None = None,
 ) -> Any:
-    """Shuffle and sample the files that have arrived since, and go on training with them; without any, end at once.
+    """Shuffle and sample the files that have arrived since, and continue training with them; without any, end at once.
 
     Args:
         config_path: YAML file of the run, as the machine that works sees it.

@@ -29,7 +29,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 
 from flows.command import run_function
-from flows.server import require_server
+from flows.context import require_server
 from flows.tasks import TRAINING_TAG
 from kexue_train.foundation.errors import ConfigError, ResourceError
 
@@ -95,7 +95,7 @@ def notifications(block: UUID) -> list[AutomationCore]:
                 within=timedelta(0),
             ),
             f"{_RUN}: {{{{ flow_run.state.name }}}}",
-            "{{ flow_run.state.message }}\nRun it again with the same parameters to go on.",
+            "{{ flow_run.state.message }}\nRun it again with the same parameters to resume.",
         ),
         _notification(
             block,
@@ -143,7 +143,7 @@ def _end_of_the_lost() -> AutomationCore:
             within=timedelta(seconds=100),
         ),
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message="No heartbeat for 100 s: its process is gone. "
-                                    "Run it again with the same parameters to go on.")],
+                                    "Run it again with the same parameters to resume.")],
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""New documents for a trained model: they are shuffled and sampled by themselves, and training goes on with them.
+"""New documents for a trained model: they are shuffled and sampled by themselves, and training continues with them.
 
 Each time new files are found they become a *generation*, a run folder of its own in ``RUN/generations``: text shards
 and samples of the new files alone, made with the run's tokenizer and seed, and a training that starts with the last
@@ -53,7 +53,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """What there is beside what was read."""
+    """The input files that were not read yet, and those that changed afterwards."""
 
     new: list[Source]
     changed: list[Source]
@@ -94,7 +94,7 @@ def next_generation(
     inputs: Sequence[str] = (),
     progress: Progress = SILENT,
 ) -> Generation | None:
-    """The generation to work on: one that was interrupted, or a new one for the files that have arrived; else None.
+    """Return the generation to work on: an interrupted one, or a new one for files that have arrived; else None.
 
     Hold the run folder's lock around it. Its stages ``shuffle`` and ``samples`` come next, then ``plan_training``.
 
@@ -106,19 +106,19 @@ def next_generation(
 
     Raises:
         ArtifactError: If the run has no finished training.
-        ConfigError: See ``find_arrivals``.
-        CorpusError: See ``find_arrivals``.
+        ConfigError: As in ``find_arrivals``.
+        CorpusError: As in ``find_arrivals``.
     """
     done, unfinished = _generations(RunDir(root), progress)
     if unfinished is not None:
         documents: Sequence[str] = RunConfig.load(unfinished.config).corpus.inputs
-        progress.note(f"goes on with generation {unfinished.root.name}, {len(documents)} new files")
+        progress.note(f"resuming generation {unfinished.root.name}, {len(documents)} new files")
         return _open(config, unfinished, done, documents)
     arrivals = find_arrivals(config, inputs or config.corpus.inputs, done)
     if arrivals.changed:
         progress.note(
             f"{len(arrivals.changed)} files were changed since they were read, such as {arrivals.changed[0].path}; "
-            "they are left alone: put additions into new files, or train anew on all"
+            "they are left alone: put additions into new files, or train again on all of them"
         )
     if not arrivals.new:
         return None
@@ -175,9 +175,9 @@ def _names_something(pattern: str) -> bool:
 
 
 def _generations(run: RunDir, progress: Progress) -> tuple[list[RunDir], RunDir | None]:
-    """The run and its finished generations, and one that was begun after them."""
+    """Return the run with its finished generations, and the one that was begun after them."""
     if not (run.pretrain / MANIFEST_NAME).exists():
-        raise ArtifactError(f"{run.root}: has no finished training to go on from; finish the run first")
+        raise ArtifactError(f"{run.root}: has no finished training to continue; finish the run first")
     last_checkpoint(run.pretrain)
     _move_aside_of_another(run, progress)
     done = [run]
@@ -189,7 +189,7 @@ def _generations(run: RunDir, progress: Progress) -> tuple[list[RunDir], RunDir 
 
 
 def _move_aside_of_another(run: RunDir, progress: Progress) -> None:
-    """Generations of a training that was made anew since go on from weights that are no more."""
+    """Put the generations aside if the first training was repeated since: they continue weights that are gone."""
     first = RunDir(run.generations / "2")
     recipe = TrainDir(first.pretrain).recipe
     if not recipe.exists():
@@ -201,7 +201,7 @@ def _move_aside_of_another(run: RunDir, progress: Progress) -> None:
     while (aside := run.generations.with_name(f"{run.generations.name}.replaced-{number}")).exists():
         number += 1
     run.generations.rename(aside)
-    progress.note(f"the run was trained anew since its generations went on from it; they are kept in {aside}")
+    progress.note(f"the run was trained again after its generations had continued it; they are kept in {aside}")
 
 
 def _open(config: RunConfig, folder: RunDir, before: Sequence[RunDir], documents: Sequence[str]) -> Generation:
@@ -224,7 +224,7 @@ def _open(config: RunConfig, folder: RunDir, before: Sequence[RunDir], documents
 
 
 def _copy_tokenizer(tokenizer: Path, copy: Path) -> None:
-    """The same vocabulary: rows of all generations can be mixed, and the weights go on fitting."""
+    """Give a generation the vocabulary of the run, so that rows of all generations can be mixed and the weights fit."""
     if (copy / MANIFEST_NAME).exists() and read_manifest(copy) == read_manifest(tokenizer):
         return
     aside = copy.with_name(f".{copy.name}.copy")

@@ -164,7 +164,7 @@ def test_a_cancelled_training_saves_ends_all_its_processes_and_goes_on(prefect: 
     assert prefect.end_of(flow_run)["type"] == "CANCELLED"
     saved = (run / "pretrain" / "checkpoints" / "latest").read_text()
     logs = prefect.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [flow_run]}}, "limit": 200})
-    assert any("Run again with the same parameters to go on" in log["message"] for log in logs)
+    assert any("Run again with the same parameters to resume" in log["message"] for log in logs)
     again = prefect.start_run("pretrain-pipeline/demo", **parameters_of(workplace, run.name, *ENDLESS))
     wait_for(lambda: "resumed from checkpoint " + saved.strip() in prefect.log("worker") or None, LONG, "resumption")
     os.kill(holder_of(run).pid, signal.SIGKILL)

@@ -202,7 +202,7 @@ def test_generations_of_a_training_made_anew_are_put_aside(tmp_path: Path) -> No
 
 def test_a_run_without_a_finished_training_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", range(10))
-    with pytest.raises(ArtifactError, match="has no finished training to go on from"):
+    with pytest.raises(ArtifactError, match="has no finished training to continue"):
         next_generation(config_of(tmp_path), tmp_path / "run")
 
 
