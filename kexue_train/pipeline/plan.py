@@ -21,7 +21,7 @@ from kexue_train.foundation.stage import Outlook, StagePlan
 from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import STAGES
 from kexue_train.shuffle.plan import estimate_text_bytes
-from kexue_train.train.plan import count_parameters, cpu_flops_per_second, flops_per_token, rule_of
+from kexue_train.train.plan import cpu_flops_per_second, flops_per_token, planned_parameters, rule_of
 
 _JSON_PER_TEXT_BYTE = 1.034
 _UNKNOWN = "?"
@@ -88,7 +88,7 @@ def plan_run(
         text_bytes=estimate_text_bytes(sources),
         cpus=machine.cpus,
         memory_bytes=machine.memory_bytes,
-        parameters=count_parameters(rule_of(config), width),
+        parameters=planned_parameters(rule_of(config), width),
         flops_per_token=flops_per_token(config),
         flops_per_second=machine.cpus * cpu_flops_per_second(width),
         tokens_per_second=tokens_per_second,

@@ -30,7 +30,7 @@ _NARROW, _WIDE = (192, 41e9), (768, 65e9)
 tokens/s with its recomputation taken off, and base size at 233 tokens/s ("the encoder")."""
 
 
-def count_parameters(rule: FlopRule, hidden_size: int) -> int:
+def planned_parameters(rule: FlopRule, hidden_size: int) -> int:
     """Weights of the model that ``rule`` is of: layers, word table, NSP head; nothing has a bias."""
     return (rule.per_token + rule.per_prediction) // 6 + 4 * hidden_size  # two segments, two answers of the NSP head
 
@@ -53,7 +53,7 @@ def count_slots(config: TrainSections) -> int:
     return sum(p.steps * p.global_batch_size * (p.seq_len or config.row_lengths[0]) for p in phases)
 
 
-def plan_training(config: TrainSections, outlook: Outlook) -> StagePlan:
+def plan_pretraining(config: TrainSections, outlook: Outlook) -> StagePlan:
     """Return the plan of the stage ``train``."""
     train = config.train
     parameters, measured = outlook.parameters, outlook.tokens_per_second

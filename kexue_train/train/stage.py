@@ -100,9 +100,9 @@ def _describe(_config: TrainSections, out: Path) -> str:
 
 
 def _plan(config: TrainSections, outlook: Outlook) -> StagePlan:
-    from kexue_train.train.plan import plan_training  # noqa: PLC0415  # loads torch
+    from kexue_train.train.plan import plan_pretraining  # noqa: PLC0415  # loads torch
 
-    return plan_training(config, outlook)
+    return plan_pretraining(config, outlook)
 
 
 TRAIN = Stage(

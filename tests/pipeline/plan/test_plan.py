@@ -17,7 +17,7 @@ from kexue_train.foundation.stage import SLOTS_PER_TEXT_BYTE
 from kexue_train.pipeline.plan import Machine, RunPlan, plan_run, plan_values, print_plan, text_source
 from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import STAGES
-from kexue_train.train.plan import activation_bytes, count_parameters, rule_of, state_bytes
+from kexue_train.train.plan import activation_bytes, planned_parameters, rule_of, state_bytes
 
 ROOT = Path(__file__).resolve().parents[3]
 GB = 10**9
@@ -80,7 +80,7 @@ def test_weights_are_counted_as_the_model_has_them(name: str) -> None:
     run = config(name)
     with torch.device("meta"):
         model = RoFormerV2ForPreTraining(build_hf_config(run.model, run.tokenizer.vocab_size))
-    counted = count_parameters(rule_of(run), run.model.hidden_size)
+    counted = planned_parameters(rule_of(run), run.model.hidden_size)
     assert counted == sum(weight.numel() for weight in model.parameters())
     assert name != "demo" or counted == DEMO_PARAMETERS
 
