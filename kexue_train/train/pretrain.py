@@ -46,7 +46,7 @@ def pretrain(
     except StaleArtifactError as stale:
         if not replace:
             raise
-        progress.note(f"trained anew, since {stale.reason}; the old training is kept in {_move_aside(out_dir)}")
+        progress.note(f"training again: {stale.reason}; the old training is kept in {_move_aside(out_dir)}")
         prepare(config, samples, paths)
     if manifest := _finished(out_dir):
         return manifest

@@ -147,7 +147,7 @@ def test_a_run_killed_in_shuffle_samples_and_training_ends_as_the_undisturbed_on
 def test_more_steps_redo_training_and_what_follows_and_say_why(workplace: Path) -> None:
     stages, said = redone(workplace, "longer", "train.steps=14")
     assert stages == {"train", "export", "evaluate"}
-    assert "train: trained anew, since train.steps changed from 12 to 14; the old training is kept in" in said
+    assert "train: training again: train.steps changed from 12 to 14; the old training is kept in" in said
     assert "export: rebuilding:" in said
     assert (workplace / "longer" / "pretrain.replaced-1" / "manifest.json").exists()
 
@@ -156,7 +156,7 @@ def test_shorter_rows_redo_samples_and_what_follows_and_say_why(workplace: Path)
     stages, said = redone(workplace, "shorter", "samples.seq_len=24")
     assert stages == {"samples", "train", "export", "evaluate"}
     assert "samples: rebuilding: seq_len changed from 32 to 24" in said
-    assert "train: trained anew, since its input 'samples' was rebuilt" in said
+    assert "train: training again: its input 'samples' was rebuilt" in said
 
 
 def test_phases_of_two_lengths_have_samples_of_both_and_redo_no_other_stage_before(workplace: Path) -> None:
