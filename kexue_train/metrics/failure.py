@@ -19,7 +19,7 @@ class FailureKind(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
+class WorkerFailure:
     """The error that ended a worker."""
 
     kind: FailureKind
@@ -40,10 +40,10 @@ class Failure:
         write_atomic(path, json.dumps(asdict(self)) + "\n")
 
 
-def read_failure(path: Path) -> Failure | None:
-    """Read what ``Failure.write`` has written; None if there is nothing that can be read."""
+def read_failure(path: Path) -> WorkerFailure | None:
+    """Read what ``WorkerFailure.write`` has written; None if there is nothing that can be read."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return Failure(**values | {"kind": FailureKind(values["kind"])})
+        return WorkerFailure(**values | {"kind": FailureKind(values["kind"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -14,7 +14,6 @@ from itertools import pairwise
 from typing import Literal
 
 from kexue_train.metrics.fields import Form, write_value
-from kexue_train.report.axes import Tick, room_for, share_of, ticks_of
 
 Point = tuple[float, float]
 Mark = Literal["line", "dots", "level"]
@@ -25,6 +24,20 @@ _TABLE_ROWS = 12
 _MIN_LABEL_DISTANCE = 25.0  # percent of the width that the label of an event takes
 COLOURS = 6
 """Colours of series that the page has, numbered from 1; they also differ in their dashes."""
+
+_UNITS = ((" G", 1e9), (" M", 1e6), (" k", 1e3))
+_SMALL = 1e-2
+_EQUAL = 1e-6
+_SMALLEST_RANGE = 1e-200
+_NICE_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A label at ``place`` percent of an axis, from the left or from below."""
+
+    place: float
+    label: str
 
 
 @dataclass(frozen=True)
@@ -130,10 +143,10 @@ def line_chart(
         return None
     xs, ys = ([point[axis] for s in drawn for point in s.points] for axis in (0, 1))
     left, right = min(xs), max(xs)
-    low, high = room_for(min(0.0, *ys) if from_zero else min(ys), max(ys), fixed_low=from_zero)
+    low, high = _room_for(min(0.0, *ys) if from_zero else min(ys), max(ys), fixed_low=from_zero)
 
     def place(point: Point) -> str:
-        return f"{_SIDE * share_of(point[0], left, right):.1f} {_SIDE * (1 - share_of(point[1], low, high)):.1f}"
+        return f"{_SIDE * _share_of(point[0], left, right):.1f} {_SIDE * (1 - _share_of(point[1], low, high)):.1f}"
 
     curves = [_curve(s, [place(point) for point in s.points]) for s in drawn]
     inside = sorted((x, label) for x, label in events if left <= x <= right)
@@ -142,9 +155,9 @@ def line_chart(
         title=title,
         description=_describe(title, drawn, form, x_label, inside),
         curves=curves,
-        x_ticks=ticks_of(left, right, 6, "plain"),
-        y_ticks=ticks_of(low, high, 5, form),
-        events=_label_events([Tick(100 * share_of(x, left, right), label) for x, label in inside]),
+        x_ticks=_ticks_of(left, right, 6, "plain"),
+        y_ticks=_ticks_of(low, high, 5, form),
+        events=_label_events([Tick(100 * _share_of(x, left, right), label) for x, label in inside]),
         values=_values_json(drawn, form, x_label, (left, right), (low, high)),
         table=_table(moving, form, x_label),
         x_label=x_label,
@@ -160,13 +173,13 @@ def bar_chart(
     colour: int = 1,
     notes: Sequence[str] = (),
 ) -> BarChart:
-    """Bars for ``rows`` of (label, value ≥ 0), each with its value as ``write`` puts it."""
+    """Make bars for ``rows`` of (label, value ≥ 0), each with its value as ``write`` puts it."""
     longest = max((value for _, value in rows), default=0.0) or 1.0
     return BarChart(title, [Bar(label, value / longest, write(value)) for label, value in rows], colour, list(notes))
 
 
 def thin(points: Sequence[Point]) -> list[Point]:
-    """At most some 600 of the points: lowest and highest of each stretch, so that no spike is lost, and both ends."""
+    """Keep at most some 600 points: lowest and highest of each stretch, so that no spike is lost, and both ends."""
     if len(points) <= 2 * _BUCKETS:
         return list(points)
     size = len(points) / _BUCKETS
@@ -184,7 +197,7 @@ def _curve(series: Series, places: list[str]) -> Curve:
 
 
 def _label_events(events: list[Tick]) -> list[Tick]:
-    """Only the first of each crowd keeps its label."""
+    """Leave only the first of each crowd its label."""
     kept: list[Tick] = []
     last = -math.inf
     for event in events:
@@ -208,7 +221,7 @@ def _describe(title: str, drawn: list[Series], form: Form, x_label: str, events:
 
 
 def _values_json(drawn: list[Series], form: Form, x_label: str, across: Point, up: Point) -> str:
-    """The points with five digits, safe inside a script element."""
+    """Write the points with five digits, safe inside a script element."""
     series = [
         {
             "label": s.label,
@@ -224,7 +237,7 @@ def _values_json(drawn: list[Series], form: Form, x_label: str, across: Point, u
 
 
 def _table(moving: list[Series], form: Form, x_label: str) -> list[list[str]]:
-    """A dozen points of the curve with the fewest points, and of the others where they have one at the same place."""
+    """List a dozen points of the curve with the fewest points, and the others at the same places."""
     fewest = min(moving, key=lambda s: len(s.points))
     places = [x for x, _ in fewest.points]
     stride = -(-len(places) // _TABLE_ROWS)
@@ -234,7 +247,7 @@ def _table(moving: list[Series], form: Form, x_label: str) -> list[list[str]]:
 
 
 def _value_at(series: Series, x: float, form: Form) -> str:
-    """At ``x``, between two points on the line through them; a dash outside."""
+    """Write the value at ``x``, between two points on the line through them; a dash outside."""
     if len(series.points) == 1 and series.points[0][0] == x:
         return write_value(series.points[0][1], form)
     for (x0, y0), (x1, y1) in pairwise(series.points):
@@ -242,3 +255,50 @@ def _value_at(series: Series, x: float, form: Form) -> str:
             share = (x - x0) / (x1 - x0) if x1 > x0 else 1.0
             return write_value(y0 + share * (y1 - y0), form)
     return "–"
+
+
+def _share_of(value: float, low: float, high: float) -> float:
+    """Return where ``value`` lies between ``low`` (0) and ``high`` (1); in the middle if they are equal."""
+    return (value - low) / (high - low) if high > low else 0.5
+
+
+def _room_for(low: float, high: float, *, fixed_low: bool) -> tuple[float, float]:
+    """Return the range with a little air around it; never empty."""
+    moves = high - low > _EQUAL * max(abs(low), abs(high))
+    air = 0.05 * (high - low) if moves else 0.05 * abs(high) or 1.0
+    return (low if fixed_low else low - air, high + air)
+
+
+def _ticks_of(low: float, high: float, number: int, form: Form) -> list[Tick]:
+    """Return at most about ``number`` round values inside the range."""
+    if high - low < _SMALLEST_RANGE:
+        return [Tick(50.0, _write_tick(low, abs(low) or 1.0, form, ("", 1.0)))]
+    rough = (high - low) / number
+    size = 10.0 ** math.floor(math.log10(rough))
+    step = next(nice * size for nice in _NICE_STEPS if nice * size >= 0.8 * rough)
+    unit = _unit(max(abs(low), abs(high)))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [
+        Tick(100 * _share_of(i * step, low, high), _write_tick(i * step, step, form, unit))
+        for i in range(first, last + 1)
+    ]
+
+
+def _write_tick(value: float, step: float, form: Form, unit: tuple[str, float]) -> str:
+    if form == "share":
+        return f"{100 * value:.{_decimals(100 * step)}f}%"
+    name, size = unit
+    return f"{value / size:,.{_decimals(step / size)}f}{name}" if value else "0"
+
+
+def _unit(largest: float) -> tuple[str, float]:
+    """Choose the unit of all labels of an axis: thousands and the like, or a small power of ten as in config files."""
+    if largest < _SMALL:
+        exponent = math.floor(math.log10(largest))
+        return f"e{exponent}", 10.0**exponent
+    return next(((name, size) for name, size in _UNITS if largest >= 10 * size), ("", 1.0))
+
+
+def _decimals(step: float) -> int:
+    """Return the number of decimals that tell multiples of ``step`` apart."""
+    return next((digits for digits in range(7) if abs(step * 10**digits - round(step * 10**digits)) < 1e-6), 7)

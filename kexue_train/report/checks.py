@@ -17,7 +17,7 @@ _MAX_LOGIT_DIFFERENCE = 1e-5  # what the export allows, fp32
 
 
 @dataclass(frozen=True)
-class Check:
+class RunCheck:
     """One claim about the run, whether it holds, and the evidence."""
 
     claim: str
@@ -25,24 +25,24 @@ class Check:
     evidence: str
 
 
-def check_run(run: RunData) -> list[Check]:
+def check_run(run: RunData) -> list[RunCheck]:
     """Every check for which the run has the data, cheap ones only (``kexue verify`` re-reads whole files)."""
     parts = (_check_rows, _check_mixing, _check_files, _check_parents, _check_export, _check_losses)
     checks = [check for part in parts for check in part(run)]
-    return checks + [Check("Every part can be read", passed=False, evidence=problem) for problem in run.problems]
+    return checks + [RunCheck("Every part can be read", passed=False, evidence=problem) for problem in run.problems]
 
 
-def _check_rows(run: RunData) -> list[Check]:
+def _check_rows(run: RunData) -> list[RunCheck]:
     manifest = run.manifests.get("shards")
     if manifest is None or manifest.rows_checksum is None:
         return []
     checksum = manifest.rows_checksum
     balance = (int(checksum.output, 16) + int(checksum.dropped, 16) - int(checksum.input, 16)) % _MOD
     claim = "The shuffle lost, doubled and changed no row"
-    return [Check(claim, balance == 0, f"checksum of the rows: {checksum.input} in, {checksum.output} out")]
+    return [RunCheck(claim, balance == 0, f"checksum of the rows: {checksum.input} in, {checksum.output} out")]
 
 
-def _check_mixing(run: RunData) -> list[Check]:
+def _check_mixing(run: RunData) -> list[RunCheck]:
     """Whether the shuffle shows a trace of the input's order that chance does not explain."""
     statistics = run.manifests["shards"].statistics if "shards" in run.manifests else {}
     checks = []
@@ -50,7 +50,7 @@ def _check_mixing(run: RunData) -> list[Check]:
         coefficient, deviation = correlation["coefficient"], correlation["standard_deviation"]
         evidence = f"correlation of place before and after: {coefficient:+.5f}; by chance within ±{2 * deviation:.5f}"
         claim = "Where a document stood says nothing about where it stands"
-        checks.append(Check(claim, abs(coefficient) < _MAX_DEVIATIONS * deviation, evidence))
+        checks.append(RunCheck(claim, abs(coefficient) < _MAX_DEVIATIONS * deviation, evidence))
     mixing = statistics.get("source_mixing", {})
     if mixing.get("degrees_of_freedom"):
         worst = mixing["worst_shard"]
@@ -59,7 +59,7 @@ def _check_mixing(run: RunData) -> list[Check]:
             f"{_explain_chi_square(worst)}"
         )
         passed = _excess(mixing) < _MAX_DEVIATIONS
-        checks.append(Check("The input files are spread evenly over the shards", passed, evidence))
+        checks.append(RunCheck("The input files are spread evenly over the shards", passed, evidence))
     return checks
 
 
@@ -74,7 +74,7 @@ def _explain_chi_square(mixing: dict[str, float]) -> str:
     return f"{mixing['chi_square']:,.1f} ({freedom:,.0f} ± {2 * math.sqrt(2 * freedom):,.1f} by chance)"
 
 
-def _check_files(run: RunData) -> list[Check]:
+def _check_files(run: RunData) -> list[RunCheck]:
     if not run.manifests:
         return []
     number = 0
@@ -82,10 +82,10 @@ def _check_files(run: RunData) -> list[Check]:
         try:
             check_files(run.folder / name, manifest)
         except ArtifactError as error:
-            return [Check("All files are there with their sizes", passed=False, evidence=str(error))]
+            return [RunCheck("All files are there with their sizes", passed=False, evidence=str(error))]
         number += len(manifest.files)
     return [
-        Check(
+        RunCheck(
             "All files are there with their sizes",
             passed=True,
             evidence=f"{number:,} files of {len(run.manifests)} artifacts",
@@ -93,7 +93,7 @@ def _check_files(run: RunData) -> list[Check]:
     ]
 
 
-def _check_parents(run: RunData) -> list[Check]:
+def _check_parents(run: RunData) -> list[RunCheck]:
     digests = {manifest.kind: manifest.content_digest for manifest in run.manifests.values()}
     digests |= {name: manifest.content_digest for name, manifest in run.manifests.items()}
     links = [
@@ -106,24 +106,24 @@ def _check_parents(run: RunData) -> list[Check]:
         return []
     broken = [f"{name} was made from another {parent}" for name, parent, same in links if not same]
     evidence = "; ".join(broken) or f"{len(links)} links between artifacts compared by digest"
-    return [Check("Every part was made from the parts shown here", not broken, evidence)]
+    return [RunCheck("Every part was made from the parts shown here", not broken, evidence)]
 
 
-def _check_export(run: RunData) -> list[Check]:
+def _check_export(run: RunData) -> list[RunCheck]:
     difference = run.manifests["hf"].statistics.get("max_logit_difference") if "hf" in run.manifests else None
     if difference is None:
         return []
     evidence = f"largest difference of a logit after reloading: {difference:.2g}"
     return [
-        Check("The exported model computes what the trained one does", difference <= _MAX_LOGIT_DIFFERENCE, evidence)
+        RunCheck("The exported model computes what the trained one does", difference <= _MAX_LOGIT_DIFFERENCE, evidence)
     ]
 
 
-def _check_losses(run: RunData) -> list[Check]:
+def _check_losses(run: RunData) -> list[RunCheck]:
     records = run.of_kind(Kind.TRAIN, Kind.VALIDATION)
     if not records:
         return []
     losses = [head_metrics(head)[0] for head in HEADS]
     bad = [record["step"] for record in records if not all(math.isfinite(loss.of(record) or 0.0) for loss in losses)]
     evidence = f"not finite at step {bad[0]}" if bad else f"{len(records):,} log entries"
-    return [Check("Every logged loss is finite", not bad, evidence)]
+    return [RunCheck("Every logged loss is finite", not bad, evidence)]

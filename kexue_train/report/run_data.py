@@ -140,8 +140,8 @@ def load_run(run_dir: Path, stages: Sequence[Stage[Any]] = ()) -> RunData:
     )
 
 
-def read_lines(path: Path) -> list[Record]:
-    """The records of a JSON-lines file; a line torn by a kill is left out, a missing file is empty."""
+def read_stage_records(path: Path) -> list[Record]:
+    """Return the objects of a JSON-lines file; a line torn by a kill is left out, a missing file is empty."""
     if not path.is_file():
         return []
     records = []
@@ -156,7 +156,7 @@ def read_lines(path: Path) -> list[Record]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of what takes part, of the installation that writes the report."""
+    """Return the versions of the installation that writes the report."""
     versions = {"kexue_train": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -178,7 +178,7 @@ def _parse_config(text: str, problems: list[str]) -> Record:
 def _read_stages(run: RunDir, order: Sequence[str]) -> list[Record]:
     """Return the last record of each stage that did work: that of finding it done later would hide its time."""
     latest: dict[str, Record] = {}
-    for record in read_lines(run.stages):
+    for record in read_stage_records(run.stages):
         name = str(record.get("stage"))
         if name not in latest or record.get("status") != "found":
             latest[name] = record

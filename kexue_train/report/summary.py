@@ -66,7 +66,7 @@ def summarise(run_dir: Path) -> Summary:
 
 def summarise_run(run: RunData) -> Summary:
     """Summarise what was read of a run."""
-    parameters = count_parameters(run)
+    parameters = _count_parameters(run)
     model_dir = run.folder / "hf"
     return Summary(
         name=run.name,
@@ -116,7 +116,7 @@ def total_seconds(run: RunData) -> float:
     return sum(stages.values())
 
 
-def count_parameters(run: RunData) -> int | None:
+def _count_parameters(run: RunData) -> int | None:
     """Return the number of weights, from whatever part of the run knows it."""
     exported = run.manifests["hf"].statistics if "hf" in run.manifests else {}
     started = next(filter(None, map(PARAMETERS.amount, reversed(run.of_kind(Kind.START, Kind.RESUME)))), None)

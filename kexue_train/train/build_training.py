@@ -43,9 +43,9 @@ from kexue_train.train.job import JobConfig, TrainDir, samples_digest
 from kexue_train.train.loop import Training
 from kexue_train.train.micro_batch import micro_batch_sizes
 from kexue_train.train.monitor.flops import flop_rule, peak_rates
+from kexue_train.train.monitor.meter import Speedometer
 from kexue_train.train.monitor.norms import StepNorms
 from kexue_train.train.monitor.profiling import StepProfiler
-from kexue_train.train.monitor.speed import Speedometer
 from kexue_train.train.objective import PretrainingObjective
 from kexue_train.train.phases import Phase, plan_phases
 

@@ -33,10 +33,9 @@ from kexue_train.train.feed import expected_counts, heldout_batches, training_ba
 from kexue_train.train.job import JobConfig, TrainDir
 from kexue_train.train.monitor.lines import phase_values, training_values
 from kexue_train.train.monitor.loggers import MetricLogger
-from kexue_train.train.monitor.meter import Meter
+from kexue_train.train.monitor.meter import Meter, Speedometer
 from kexue_train.train.monitor.norms import StepNorms
 from kexue_train.train.monitor.profiling import StepProfiler
-from kexue_train.train.monitor.speed import Speedometer
 from kexue_train.train.monitor.symptoms import SymptomWatch
 from kexue_train.train.objective import PretrainingObjective
 from kexue_train.train.phases import Phase, phase_after

@@ -12,7 +12,7 @@ import pytest
 
 from kexue_train.foundation.errors import ArtifactError, ConfigError, ResourceError
 from kexue_train.foundation.run_dir import RunDir
-from kexue_train.report.run_data import read_lines
+from kexue_train.report.run_data import read_stage_records
 
 
 def hold_lock(root: Path, repository: Path) -> subprocess.Popen[str]:
@@ -92,7 +92,7 @@ def test_a_line_torn_anywhere_costs_only_itself(tmp_path: Path, kept: int) -> No
     run.record_stage(stage="shuffle", source="维", n=1)
     run.stages.write_bytes(run.stages.read_bytes()[: len(whole) + kept])
     run.record_stage(stage="samples", seconds=2)
-    assert {record["stage"] for record in read_lines(run.stages)} - {"shuffle"} == {"corpus", "samples"}
+    assert {record["stage"] for record in read_stage_records(run.stages)} - {"shuffle"} == {"corpus", "samples"}
 
 
 def test_a_run_folder_is_claimed_once_and_refuses_a_run_of_another_name(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from kexue_train.metrics.failure import Failure, FailureKind, read_failure
+from kexue_train.metrics.failure import FailureKind, WorkerFailure, read_failure
 from kexue_train.train.faults.spikes import EndedBySpikeError
 
-FAILURE = Failure(
+FAILURE = WorkerFailure(
     kind=FailureKind.LOSS_NONFINITE, error="E", message="m", exit_code=1, rank=3, log="l", step=7, value="nan"
 )
 

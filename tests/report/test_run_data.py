@@ -4,14 +4,14 @@ import pytest
 
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.pipeline.stages import STAGES
-from kexue_train.report.run_data import load_run, read_lines
+from kexue_train.report.run_data import load_run, read_stage_records
 from tests.report.example_run import metric_lines, write_metrics
 
 
 def test_torn_last_line_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"kind": "train", "step": 1}\n{"kind": "train", "st')
-    assert read_lines(path) == [{"kind": "train", "step": 1}]
+    assert read_stage_records(path) == [{"kind": "train", "step": 1}]
 
 
 def test_lines_of_no_training_are_a_problem_that_names_the_file(young_run):
@@ -23,7 +23,7 @@ def test_lines_of_no_training_are_a_problem_that_names_the_file(young_run):
 
 
 def test_missing_file_has_no_lines(tmp_path):
-    assert read_lines(tmp_path / "metrics.jsonl") == []
+    assert read_stage_records(tmp_path / "metrics.jsonl") == []
 
 
 def test_steps_repeated_after_a_resume_count_once_with_the_last_writing(young_run):

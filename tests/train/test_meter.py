@@ -12,8 +12,7 @@ from kexue_train.batches.dataset import SampleDataset
 from kexue_train.train.distributed import join_process_group
 from kexue_train.train.monitor import meter as meter_module
 from kexue_train.train.monitor.flops import FlopRule, PeakRates
-from kexue_train.train.monitor.meter import Meter, Totals
-from kexue_train.train.monitor.speed import Speedometer
+from kexue_train.train.monitor.meter import Meter, Speedometer, Totals
 from kexue_train.train.objective import LossTerms
 from kexue_train.train.tensors import to_tensors
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from kexue_train.foundation import errors
 from kexue_train.foundation.errors import KexueError, TrainingError
 from kexue_train.foundation.runtime import rank
-from kexue_train.metrics.failure import Failure, FailureKind, read_failure
+from kexue_train.metrics.failure import FailureKind, WorkerFailure, read_failure
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.faults.spikes import EndedBySpikeError
 from kexue_train.train.job import TrainDir
@@ -73,7 +73,7 @@ def report_failure(error: KexueError, paths: TrainDir) -> None:
     if isinstance(error, EndedBySpikeError):
         kind = FailureKind.LOSS_SPIKE if math.isfinite(error.loss) else FailureKind.LOSS_NONFINITE
         step, value = error.step, str(error.loss)
-    failure = Failure(
+    failure = WorkerFailure(
         kind=kind,
         error=type(error).__name__,
         message=str(error),

@@ -1,5 +1,5 @@
 """What one sees of a training: sums over steps, rates and norms, written, shown, and checked for what is wrong.
 
-loop → meter → speed (with flops), norms → lines → loggers (the writers) → events (terminal, orchestrator), symptoms
+loop → meter (with flops), norms → lines → loggers (the writers) → events (terminal, orchestrator), symptoms
 (warnings); profiling
 """

@@ -36,16 +36,16 @@ class FlopRule(NamedTuple):
     """6 · (h · V + h²). The square is that of BERT's head, kept so that models compare; ours has it in the NSP head."""
 
     def flops(self, tokens: float, seen_tokens: float, predictions: float) -> float:
-        """Of so many real tokens that see ``seen_tokens`` in all (Σ length² over the sequences), with predictions."""
+        """Return those of so many real tokens that see ``seen_tokens`` in all (Σ length² over the sequences)."""
         return self.per_token * tokens + self.per_seen_token * seen_tokens + self.per_prediction * predictions
 
     def per_token_of(self, *, mean_length: float, predicted_share: float) -> float:
-        """Of one token, where a token is in a sequence of ``mean_length`` (Σ length² / Σ length)."""
+        """Return those of one token, where a token is in a sequence of ``mean_length`` (Σ length² / Σ length)."""
         return self.flops(1, mean_length, predicted_share)
 
 
 def flop_rule(model: ModelConfig, vocab_size: int) -> FlopRule:
-    """The rule for a model of this size."""
+    """Return the rule for a model of this size."""
     width, layers = model.hidden_size, model.num_hidden_layers
     feed_forward = 2 if model.hidden_act == "relu" else 3
     linear = layers * (4 * width**2 + feed_forward * width * model.intermediate_size)
@@ -67,7 +67,7 @@ _DATASHEETS = {
 
 
 def datasheet_rate(device_name: str, dtype: torch.dtype) -> float | None:
-    """Operations per second that the maker promises for matrix products; None for what the table does not have."""
+    """Return the operations per second that the maker promises for matrix products; None if the table has none."""
     if dtype is torch.float32 and torch.get_float32_matmul_precision() != "highest":
         return None
     for pattern, (bf16, fp32) in _DATASHEETS.items():
@@ -77,7 +77,7 @@ def datasheet_rate(device_name: str, dtype: torch.dtype) -> float | None:
 
 
 def measured_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations per second of this device in a large matrix product, the best of some; takes less than a second.
+    """Measure the operations per second of this device in a large matrix product, in less than a second.
 
     Sizes double until one product takes long enough to be measured. Draws from no generator that others use.
     """
@@ -89,7 +89,7 @@ def measured_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def _seconds_of_product(size: int, dtype: torch.dtype, device: torch.device, *, reps_seconds: float) -> float:
-    """The best of as many as fit into ``reps_seconds``, at least one."""
+    """Return the best time of as many products as fit into ``reps_seconds``, at least one."""
     generator = torch.Generator(device).manual_seed(0)  # zeros would need less power, so clocks would be higher
     a, b = (torch.randn(size, size, generator=generator, device=device).to(dtype) for _ in range(2))
     times: list[float] = []

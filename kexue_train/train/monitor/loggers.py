@@ -13,8 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from queue import Full, Queue, SimpleQueue
-from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.errors import ResourceError
@@ -40,86 +39,65 @@ class Start(NamedTuple):
     """The configuration, in sections."""
 
 
-class Logger(Protocol):
-    """Shows curves; made with a ``Start``."""
+class CurveLogger(NamedTuple):
+    """A place that shows curves."""
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point to each curve, such as ``train/loss``."""
-        ...
-
-    def close(self) -> None:
-        """Take note that nothing more comes."""
-        ...
+    log: Callable[[int, Mapping[str, float]], Any]
+    """Adds a point at a step to each curve, such as ``train/loss``."""
+    close: Callable[[], Any]
 
 
-class TensorBoard:
-    """Event files in the training's folder."""
+def _open_tensorboard(start: Start) -> CurveLogger:
+    """Write event files into the training's folder."""
+    writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
+    board = writer(str(start.paths.tensorboard), purge_step=start.resumed_step + 1)
 
-    def __init__(self, start: Start) -> None:
-        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
-        self._board = writer(str(start.paths.tensorboard), purge_step=start.resumed_step + 1)
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add points."""
+    def log(step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            board.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        """Close it."""
-        self._board.close()
+    return CurveLogger(log, board.close)
 
 
-class MLflow:
-    """A run of MLflow, at $MLFLOW_TRACKING_URI or in ``mlflow.db`` in the training's folder; a resume continues it.
+def _open_mlflow(start: Start) -> CurveLogger:
+    """Log to a run at $MLFLOW_TRACKING_URI or in ``mlflow.db`` in the training's folder; a resume continues it.
 
-    Steps that are done again after a resume are there twice, with equal values.
+    Steps that are repeated after a resume are there twice, with equal values.
     """
-
-    def __init__(self, start: Start) -> None:
-        self._mlflow = importlib.import_module("mlflow")
-        if "MLFLOW_TRACKING_URI" not in os.environ:
-            self._mlflow.set_tracking_uri(f"sqlite:///{(start.paths.root / 'mlflow.db').absolute()}")
-        file = start.paths.logs / "mlflow-run"
-        run_id = _read(file)
-        run = self._mlflow.start_run(run_id=run_id, run_name=None if run_id else start.paths.root.absolute().name)
-        if run_id is None:
-            write_atomic(file, run.info.run_id)
-            self._mlflow.log_params(dict(_flat(start.settings)))
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add points."""
-        self._mlflow.log_metrics(dict(values), step=step)
-
-    def close(self) -> None:
-        """Close it."""
-        self._mlflow.end_run()
+    mlflow = importlib.import_module("mlflow")
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        mlflow.set_tracking_uri(f"sqlite:///{(start.paths.root / 'mlflow.db').absolute()}")
+    file = start.paths.logs / "mlflow-run"
+    run_id = _read(file)
+    run = mlflow.start_run(run_id=run_id, run_name=None if run_id else start.paths.root.absolute().name)
+    if run_id is None:
+        write_atomic(file, run.info.run_id)
+        mlflow.log_params(dict(_flat(start.settings)))
+    return CurveLogger(lambda step, values: mlflow.log_metrics(dict(values), step=step), mlflow.end_run)
 
 
-class WandB:
-    """A run of Weights & Biases, in the project $WANDB_PROJECT or "kexue_train"; a resume continues it."""
+def _open_wandb(start: Start) -> CurveLogger:
+    """Log to a run in the project $WANDB_PROJECT or "kexue_train"; a resume continues it.
 
-    def __init__(self, start: Start) -> None:
-        wandb = importlib.import_module("wandb")
-        file = start.paths.logs / "wandb-run"
-        self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "kexue_train"),
-            id=_read(file),
-            resume="allow",
-            dir=str(start.paths.root),
-            config=dict(start.settings),
-        )
-        write_atomic(file, self._run.id)
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add points; the server ignores steps that it had before a resume."""
-        self._run.log(dict(values), step=step)
-
-    def close(self) -> None:
-        """Close it."""
-        self._run.finish()
+    The server ignores steps that it had before a resume.
+    """
+    file = start.paths.logs / "wandb-run"
+    run = importlib.import_module("wandb").init(
+        project=os.environ.get("WANDB_PROJECT", "kexue_train"),
+        id=_read(file),
+        resume="allow",
+        dir=str(start.paths.root),
+        config=dict(start.settings),
+    )
+    write_atomic(file, run.id)
+    return CurveLogger(lambda step, values: run.log(dict(values), step=step), run.finish)
 
 
-_LOGGERS: dict[str, Callable[[Start], Logger]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
+_LOGGERS: dict[str, Callable[[Start], CurveLogger]] = {
+    "tensorboard": _open_tensorboard,
+    "mlflow": _open_mlflow,
+    "wandb": _open_wandb,
+}
 
 
 def require_loggers(names: Iterable[str]) -> None:
@@ -236,9 +214,7 @@ class MetricLogger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for logger in self._loggers:
             logger.close()
         self._writer.close()

@@ -1,9 +1,10 @@
-"""What a rank counts between two lines of metrics, and the same over all ranks."""
+"""What the ranks count between two lines of metrics, and the rates that follow from it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -12,8 +13,11 @@ import torch
 
 from kexue_train.foundation.runtime import available_memory_bytes, total_memory_bytes
 from kexue_train.train.distributed import max_over_ranks, sum_over_ranks
+from kexue_train.train.monitor.flops import FlopRule, PeakRates
 from kexue_train.train.objective import LossTerms
 from kexue_train.train.tensors import Tensors, synchronize
+
+_RATE_LINES = 50
 
 
 class Totals(NamedTuple):
@@ -30,7 +34,7 @@ class Totals(NamedTuple):
     data_wait: float
     """Share of the time that the rank which waited longest has waited for its loader."""
     memory_bytes: int
-    """Of the rank that takes most: the peak of what is allocated on a CUDA device; else what is resident now."""
+    """Memory of the rank that takes most: the peak of what is allocated on a CUDA device; else what is resident now."""
     memory_share: float
     """Used share of the fullest device or machine, whoever uses it."""
 
@@ -86,6 +90,44 @@ class Meter:
         most = torch.tensor([self._waited / seconds, *_memory(self._device)], dtype=torch.float64, device=self._device)
         data_wait, memory_bytes, memory_share = max_over_ranks(most).tolist()
         return Totals(terms, int(tokens), int(seen), seconds, data_wait, int(memory_bytes), memory_share)
+
+
+class Speedometer:
+    """Turns the totals of each line of metrics into rates.
+
+    Args:
+        rule: Operations of the model.
+        peak: What all devices together could do.
+        step: Steps done.
+        clock: Seconds.
+
+    Attributes:
+        peak: As given.
+    """
+
+    def __init__(self, rule: FlopRule, peak: PeakRates, step: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.peak, self._rule, self._clock = peak, rule, clock
+        self._times = deque([(step, clock())], maxlen=_RATE_LINES)
+
+    def read(self, step: int, last_step: int, totals: Totals) -> dict[str, float]:
+        """Compute the rates after ``step`` steps, of ``last_step`` in all.
+
+        Returns:
+            ``tokens_per_second`` (real tokens), ``flops_per_second``, ``mfu`` (share of what the devices were measured
+            to do), ``mfu_datasheet`` (of what their makers promise; left out if unknown), and ``eta_seconds`` at the
+            pace of the last 50 lines, validating and saving included.
+        """
+        predictions = totals.terms[LossTerms._fields.index("mlm_count")]
+        flops = self._rule.flops(totals.tokens, totals.seen_tokens, predictions) / totals.seconds
+        self._times.append((step, self._clock()))
+        (first_step, first), (_, now) = self._times[0], self._times[-1]
+        rates = {
+            "tokens_per_second": totals.tokens / totals.seconds,
+            "flops_per_second": flops,
+            "mfu": flops / self.peak.measured,
+            "eta_seconds": (last_step - step) * (now - first) / (step - first_step),
+        }
+        return rates | ({"mfu_datasheet": flops / self.peak.datasheet} if self.peak.datasheet else {})
 
 
 def _memory(device: torch.device) -> tuple[int, float]:

@@ -1,10 +1,9 @@
-"""What a few steps spend their time on: torch.profiler for chosen steps, into a file that browsers show."""
+"""Record what a few chosen steps spend their time on, with torch.profiler, in a file that browsers show."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -29,22 +28,20 @@ class StepProfiler:
         self._first = 0
 
     def before(self, step: int) -> None:
-        """Called before the step is done."""
+        """Start to record if the step is the first one chosen; call it before each step."""
         if step in self._steps and self._running is None:
             cuda = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
             self._running, self._first = profile(activities=[ProfilerActivity.CPU, *cuda]), step
             self._running.start()
 
     def after(self, step: int) -> Path | None:
-        """Called when the step is done; the trace, if it was the last one to be recorded."""
+        """Return the trace after the last step that is recorded; call it after each step."""
         return self._stop() if step + 1 not in self._steps else None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     def _stop(self) -> Path | None:
