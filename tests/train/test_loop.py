@@ -11,6 +11,8 @@ import pytest
 from kexue_train.batches.order import training_rows
 from kexue_train.foundation.artifacts import read_manifest, verify_artifact
 from kexue_train.foundation.errors import StaleArtifactError
+from kexue_train.metrics.fields import LINES
+from kexue_train.metrics.file import read_metrics
 from kexue_train.train import loop
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.faults.stop import Ending
@@ -159,3 +161,8 @@ def test_a_damaged_last_checkpoint_is_passed_over_when_resuming(trained, samples
     assert "step-00000008" in warning["message"]
     assert same_bits(final_tensors(out), final_tensors(trained))
     assert curve(out) == curve(trained)
+
+
+def test_every_value_that_training_writes_is_declared(trained):
+    for record in read_metrics(TrainDir(trained).metrics):
+        assert set(record) - {"kind", "step", "time"} <= {field.key for field in LINES[record["kind"]]}
