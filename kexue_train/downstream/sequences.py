@@ -115,7 +115,7 @@ class Reader:
         spans = encoded["offset_mapping"] if self.tokenizer.is_fast else [[(0, 0)] * len(row) for row in ids]
         return [Spelled(row, np.array(span, np.int64).reshape(-1, 2)) for row, span in zip(ids, spans, strict=True)]
 
-    def require_places(self) -> None:
+    def require_offsets(self) -> None:
         """Check that tokens can be found again in their text.
 
         Raises:
@@ -166,5 +166,5 @@ class Reader:
     ) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, Tensor]]]:
         """Yield all sequences in batches of similar lengths: their indices, and the tensors."""
         lengths = np.array([len(sequence.ids) for sequence in sequences], np.int64)
-        for places in batches(lengths, tokens_at_once(device)):
-            yield places, self.batch([sequences[place] for place in places], device)
+        for indices in batches(lengths, tokens_at_once(device)):
+            yield indices, self.batch([sequences[index] for index in indices], device)

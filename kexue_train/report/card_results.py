@@ -21,7 +21,7 @@ def add_results_to_card(run: RunData) -> bool:
         return False
     try:
         return write_results(run.folder / "hf", [model_index(run.name, scores)], markdown(run))
-    except ArtifactError:  # made anew at this moment
+    except ArtifactError:  # it is being rebuilt at this moment
         return False
 
 

@@ -54,7 +54,7 @@ def evaluate_model(
         samples: Sample shards; their held-out rows are scored.
         out_dir: Receives the results.
         seed: The run's seed, which fixes the masks.
-        replace: Make stale results anew.
+        replace: Rebuild stale results.
         progress: Receives rows done.
 
     Raises:

@@ -5,7 +5,7 @@ classes the difference of their logits.
 
 Along the path only the text's own tokens move; [CLS], [SEP] and [MASK] stay. It starts, by default, where every one of
 them is the embedding of [MASK]: an input that the model knows, and that says "a word, whichever". The other choice,
-zero, is no input it ever saw, and the first norm makes whole words of vectors near it.
+zero, is an input it never saw, and the first norm scales vectors near it up to whole words.
 """
 
 from __future__ import annotations

@@ -65,12 +65,12 @@ def integrated_gradients(
     """
     if inputs.shape != baseline.shape:
         raise ValueError(f"inputs {list(inputs.shape)} and baseline {list(baseline.shape)} differ in shape")
-    places, weights = path_points(steps, rule)
+    nodes, weights = path_points(steps, rule)
     difference = (inputs - baseline).detach()
     total = torch.zeros(inputs.shape, dtype=torch.float64)
     for start in range(0, steps, _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        t = torch.from_numpy(places[part]).to(inputs).view(-1, *[1] * inputs.ndim)
+        t = torch.from_numpy(nodes[part]).to(inputs).view(-1, *[1] * inputs.ndim)
         points = (baseline.detach() + t * difference).requires_grad_()
         (gradient,) = torch.autograd.grad(function(points).sum(), points)
         total += torch.tensordot(torch.from_numpy(weights[part]), gradient.double().cpu(), dims=1)
@@ -92,5 +92,5 @@ def path_points(steps: int, rule: Rule) -> tuple[Points, Points]:
         weights = np.full(steps, 1 / (steps - 1))
         weights[[0, -1]] /= 2
         return np.linspace(0, 1, steps), weights
-    places, weights = np.polynomial.legendre.leggauss(steps)
-    return (places + 1) / 2, weights / 2
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    return (nodes + 1) / 2, weights / 2

@@ -29,7 +29,7 @@ class Cloze:
     ids: Ids
     """(S,) special tokens and masks included."""
     slots: Ids
-    """(k,) places of the masks."""
+    """(k,) positions of the masks."""
     words: Ids
     """(K, k) candidates."""
 
@@ -47,8 +47,8 @@ def masked_word_scores(
     scores: list[npt.NDArray[np.float64]] = [np.empty(0)] * len(clozes)
     done = 0
     for batch in batches(lengths, at_once):
-        for place, found in zip(batch, _score(loaded, [clozes[i] for i in batch]), strict=True):
-            scores[place] = found
+        for index, found in zip(batch, _score(loaded, [clozes[i] for i in batch]), strict=True):
+            scores[index] = found
         done += int(lengths[batch].sum())
         on_tokens(done, int(lengths.sum()))
     if not all(np.isfinite(found).all() for found in scores):
@@ -120,10 +120,10 @@ def _one_mask_each(loaded: LoadedHead, ids: Ids, sentence: str) -> list[Cloze]:
         )
     whole = np.concatenate(([loaded.tokenizer.cls_token_id], ids, [loaded.tokenizer.sep_token_id]))
     clozes = []
-    for place, token in enumerate(ids.tolist(), 1):
+    for index, token in enumerate(ids.tolist(), 1):
         masked = whole.copy()
-        masked[place] = loaded.tokenizer.mask_token_id
-        clozes.append(Cloze(masked, np.array([place]), np.array([[token]])))
+        masked[index] = loaded.tokenizer.mask_token_id
+        clozes.append(Cloze(masked, np.array([index]), np.array([[token]])))
     return clozes
 
 
@@ -146,10 +146,10 @@ def _complete(tokenizer: Any, loaded: LoadedModel, sentence: str, num_prediction
     # The tokenizer's own mask token may be spelt differently from the one users write.
     encoded = tokenizer(sentence.replace(MASK, tokenizer.mask_token), return_tensors="pt")
     input_ids = encoded["input_ids"].to(loaded.device)
-    places = input_ids[0] == tokenizer.mask_token_id
-    if not bool(places.any()):
+    is_mask = input_ids[0] == tokenizer.mask_token_id
+    if not bool(is_mask.any()):
         raise EvaluationError(f"the sentence {sentence!r} holds no {MASK}; write {MASK} where a word is to be guessed")
-    states = loaded.model.roformer(input_ids).last_hidden_state[0, places]
+    states = loaded.model.roformer(input_ids).last_hidden_state[0, is_mask]
     logits = loaded.model.cls.predictions(states).float()[:, : len(tokenizer)]
     if not bool(torch.isfinite(logits).all()):
         raise EvaluationError(

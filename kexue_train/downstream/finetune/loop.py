@@ -20,7 +20,7 @@ from kexue_train.foundation.errors import TrainingError
 from kexue_train.optim.gradients import drop_gradient_
 from kexue_train.optim.schedule import piecewise_linear
 
-Places = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Fit:
 def fit(
     model: nn.Module,
     num_records: int,
-    loss_of: Callable[[Places], Tensor],
+    loss_of: Callable[[Indices], Tensor],
     settings: FitSettings,
     *,
     seed: int,
@@ -50,7 +50,7 @@ def fit(
     Args:
         model: All its parameters that require gradients move.
         num_records: How many there are to learn from.
-        loss_of: Mean loss, a scalar tensor, of the records at some places of ``range(num_records)``.
+        loss_of: Mean loss, a scalar tensor, of the records at some indices of ``range(num_records)``.
         settings: How long, how fast, with which extras.
         seed: Fixes the order of records, dropout and gradient dropout, ``0 <= seed < 2**32``.
         score: Called after every epoch, the model in evaluation mode; more is better, and the weights of the best
@@ -105,8 +105,8 @@ class Trainable(Protocol):
     def num_examples(self) -> int:
         """What an epoch goes through."""
 
-    def loss(self, model: Any, places: Places) -> Tensor:
-        """Return the mean loss of the training examples at ``places``."""
+    def loss(self, model: Any, indices: Indices) -> Tensor:
+        """Return the mean loss of the training examples at ``indices``."""
 
     def score(self, model: Any, split: str) -> dict[str, float]:
         """Return every metric on the split ``dev`` or ``test``."""
@@ -129,7 +129,7 @@ def train_seed(
     found = fit(
         model,
         problem.num_examples,
-        lambda places: problem.loss(model, places),
+        lambda indices: problem.loss(model, indices),
         settings,
         seed=seed,
         score=lambda: problem.score(model, "dev")[problem.metric],
@@ -144,7 +144,7 @@ def train_seed(
     )
 
 
-def _backward(loss_of: Callable[[Places], Tensor], batch: Places, settings: FitSettings, step: int) -> float:
+def _backward(loss_of: Callable[[Indices], Tensor], batch: Indices, settings: FitSettings, step: int) -> float:
     """Compute the gradients of the mean loss of ``batch``; flooding acts on each piece of it."""
     mean = 0.0
     for piece in np.array_split(batch, min(settings.accumulation_steps, len(batch))):

@@ -78,16 +78,16 @@ def encode_sentences(
         EvaluationError: If a vector is not finite.
     """
     lengths = np.array([len(ids) for ids in sentences.ids], np.int64)
-    total, done, places = int(lengths.sum()), 0, []
+    total, done, indices = int(lengths.sum()), 0, []
     found: dict[Pooling, list[torch.Tensor]] = {pooling: [] for pooling in poolings}
     for batch in batches(lengths, tokens_per_batch or tokens_at_once(loaded.device)):
         states, mask = hidden_states(loaded.model, loaded.tokenizer, [sentences.ids[i] for i in batch])
         for pooling in poolings:  # not waited for, so that a GPU stays busy
             found[pooling].append(pool(states, mask, pooling).float())
-        places.append(batch)
+        indices.append(batch)
         done += int(lengths[batch].sum())
         on_tokens(done, total)
-    back = np.argsort(np.concatenate(places))
+    back = np.argsort(np.concatenate(indices))
     vectors = {pooling: torch.cat(rows).cpu().numpy()[back] for pooling, rows in found.items()}
     for pooling, rows in vectors.items():
         broken = np.count_nonzero(~np.isfinite(rows).all(axis=1))

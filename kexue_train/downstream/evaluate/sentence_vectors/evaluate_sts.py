@@ -92,7 +92,7 @@ class _Evaluation:
 
     def _score(self, name: str, entry: StsSet, found: dict[str, Any]) -> None:
         pairs = read_set(name, entry, self.data)
-        found |= {"pairs": len(pairs.places), "sentences": len(pairs.sentences)}
+        found |= {"pairs": len(pairs.indices), "sentences": len(pairs.sentences)}
         found["baselines"], failures = score_baselines(pairs)
         found["failures"] += failures
         sentences = Sentences.read(self.loaded.tokenizer, pairs.sentences, self.max_length)

@@ -49,7 +49,7 @@ def word_cosines(sentences: Sequence[str], pairs: npt.NDArray[np.int64]) -> npt.
 
 
 Vectors = npt.NDArray[np.floating]
-Places = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 Cosines = npt.NDArray[np.float64]
 
 
@@ -91,7 +91,7 @@ def score_vectors(
             dimensions = whitening.dimensions if kind == "own" else None
             try:
                 made = whitening.apply(kind, rows)
-                rho = spearman(pair_cosines(made, pairs.places), pairs.scores)
+                rho = spearman(pair_cosines(made, pairs.indices), pairs.scores)
             except EvaluationError as error:
                 failures.append(StsFailure(column=column_of(pooling, kind, dimensions), error=str(error)))
                 continue
@@ -102,7 +102,7 @@ def score_vectors(
                     dimensions=made.shape[1],
                     asked_dimensions=dimensions,
                     spearman=rho,
-                    standard_error=standard_error(rho, len(pairs.places)),
+                    standard_error=standard_error(rho, len(pairs.indices)),
                 )
             )
     return scores, failures
@@ -116,8 +116,8 @@ def score_baselines(pairs: Pairs) -> tuple[dict[str, float], list[StsFailure]]:
     """
     spearman(np.arange(len(pairs.scores)), pairs.scores)  # refuses scores without an order
     makers: dict[str, Callable[[], Cosines]] = {
-        "random": lambda: pair_cosines(random_vectors(len(pairs.sentences)), pairs.places),
-        "tf-idf": lambda: word_cosines(pairs.sentences, pairs.places),
+        "random": lambda: pair_cosines(random_vectors(len(pairs.sentences)), pairs.indices),
+        "tf-idf": lambda: word_cosines(pairs.sentences, pairs.indices),
     }
     found, failures = {}, []
     for column, make in makers.items():
@@ -128,7 +128,7 @@ def score_baselines(pairs: Pairs) -> tuple[dict[str, float], list[StsFailure]]:
     return found, failures
 
 
-def pair_cosines(vectors: Vectors, places: Places) -> Cosines:
+def pair_cosines(vectors: Vectors, indices: Indices) -> Cosines:
     """Return cosines of pairs (n, 2) of rows of ``vectors``: (n,).
 
     Raises:
@@ -138,7 +138,7 @@ def pair_cosines(vectors: Vectors, places: Places) -> Cosines:
     if not norms.all():
         raise EvaluationError(f"{np.count_nonzero(norms == 0)} of {len(vectors)} vectors are zero, without direction")
     units = vectors / norms[:, None]
-    return np.asarray((units[places[:, 0]] * units[places[:, 1]]).sum(axis=1))
+    return np.asarray((units[indices[:, 0]] * units[indices[:, 1]]).sum(axis=1))
 
 
 def choose_whitening(text: str) -> WhiteningChoice:

@@ -33,7 +33,7 @@ class Pairs:
     """The pairs of a set, every different sentence once."""
 
     sentences: list[str]
-    places: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int64]
     """(n, 2): where the two sentences of a pair are in ``sentences``."""
     scores: npt.NDArray[np.float64]
     """(n,): the more, the more alike."""
@@ -45,11 +45,11 @@ class Pairs:
         Raises:
             EvaluationError: If a record lacks one of them.
         """
-        place_of: dict[str, int] = {}
-        places = [
-            [place_of.setdefault(record.text(key), len(place_of)) for key in ("text_a", "text_b")] for record in records
+        index_of: dict[str, int] = {}
+        indices = [
+            [index_of.setdefault(record.text(key), len(index_of)) for key in ("text_a", "text_b")] for record in records
         ]
-        return cls(list(place_of), np.array(places, np.int64), np.array([_number(record) for record in records]))
+        return cls(list(index_of), np.array(indices, np.int64), np.array([_number(record) for record in records]))
 
 
 def catalogue() -> dict[str, StsSet]:

@@ -63,7 +63,7 @@ class TaskData:
     """Label -> its words; empty if each record has candidates of its own."""
     names: list[str]
     answers: Labels
-    """(n,) places in ``names``."""
+    """(n,) indices into ``names``."""
 
     @classmethod
     def read(cls, task: ZeroShotTask, folder: Path) -> TaskData:

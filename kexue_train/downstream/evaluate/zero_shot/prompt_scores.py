@@ -143,15 +143,15 @@ def score_next_sentences(
     of_prompt = questions.prompt_of[of_text, of_choice]
     sizes = np.array([text.size for text in texts])[of_text] + np.array([len(ids) for ids in prompts])[of_prompt]
     lengths = np.minimum(sizes + 3, max_length)
-    total, done, places, found = int(lengths.sum()), 0, [], []
+    total, done, indices, found = int(lengths.sum()), 0, [], []
     for batch in batches(lengths, tokens_per_batch or tokens_at_once(loaded.device)):
         pairs = [layout.join(texts[of_text[i]], prompts[of_prompt[i]]) for i in batch]
         found.append(next_sentence_log_odds(loaded, pairs))  # not waited for, so that a GPU stays busy
-        places.append(batch)
+        indices.append(batch)
         done += int(lengths[batch].sum())
         on_tokens(done, total)
     flat = np.empty(len(lengths))
-    flat[np.concatenate(places)] = torch.cat(found).double().cpu().numpy()
+    flat[np.concatenate(indices)] = torch.cat(found).double().cpu().numpy()
     if not np.isfinite(flat).all():
         raise EvaluationError(
             f"{loaded.folder}: {np.count_nonzero(~np.isfinite(flat))} of {len(flat)} scores are not finite, so the "
@@ -172,12 +172,12 @@ def next_sentence_log_odds(loaded: LoadedHead, pairs: Sequence[Pair]) -> torch.T
     It orders pairs as the probability does, which in fp32 is 1 for all that are likely.
     """
     lengths = np.array([len(pair.ids) for pair in pairs])
-    place = np.arange(lengths.max())
+    slot = np.arange(lengths.max())
     second_starts = np.array([pair.second_starts for pair in pairs])
     inputs = {
         "input_ids": padded([pair.ids for pair in pairs], loaded.tokenizer.pad_token_id or 0),
-        "attention_mask": (place < lengths[:, None]).astype(np.int64),
-        "token_type_ids": ((place >= second_starts[:, None]) & (place < lengths[:, None])).astype(np.int64),
+        "attention_mask": (slot < lengths[:, None]).astype(np.int64),
+        "token_type_ids": ((slot >= second_starts[:, None]) & (slot < lengths[:, None])).astype(np.int64),
     }
     positions = [pair.positions for pair in pairs if pair.positions is not None]
     if positions:

@@ -24,7 +24,7 @@ class Questions:
     prompts: list[str]
     """Distinct ones."""
     prompt_of: Indices
-    """(n, K) places in ``prompts``; -1 where a record has fewer than K."""
+    """(n, K) indices into ``prompts``; -1 where a record has fewer than K."""
 
 
 def read_labels(task: ZeroShotTask, data: Path) -> dict[str, str]:
@@ -56,17 +56,17 @@ def find_answers(task: ZeroShotTask, records: Sequence[Record], labels: dict[str
     """
     if not task.candidates:
         names = list(labels)
-        places = {name: place for place, name in enumerate(names)}
-        found = [places.get(record.text(task.answer), -1) for record in records]
+        indices = {name: index for index, name in enumerate(names)}
+        found = [indices.get(record.text(task.answer), -1) for record in records]
         _require_known(found, records, task.answer, f"the labels are {_listed(names)}")
         return names, np.array(found, np.int64)
     sizes = [len(record.texts(task.candidates)) for record in records]
-    names = [str(place) for place in range(max(sizes))]
+    names = [str(index) for index in range(max(sizes))]
     found = [
         names.index(answer) if (answer := record.text(task.answer)) in names[:size] else -1
         for record, size in zip(records, sizes, strict=True)
     ]
-    _require_known(found, records, task.answer, f"expected a place in '{task.candidates}', counted from 0")
+    _require_known(found, records, task.answer, f"expected an index into '{task.candidates}', counted from 0")
     return names, np.array(found, np.int64)
 
 
@@ -105,11 +105,11 @@ def _prompts(template: str, task: ZeroShotTask, records: Sequence[Record], words
 
 
 def _collect(texts: list[Text], prompts: list[list[str]]) -> Questions:
-    places: dict[str, int] = {}
+    indices: dict[str, int] = {}
     prompt_of = np.full((len(prompts), max(map(len, prompts))), -1, np.int64)
     for row, of_record in zip(prompt_of, prompts, strict=True):
-        row[: len(of_record)] = [places.setdefault(prompt, len(places)) for prompt in of_record]
-    return Questions(texts, list(places), prompt_of)
+        row[: len(of_record)] = [indices.setdefault(prompt, len(indices)) for prompt in of_record]
+    return Questions(texts, list(indices), prompt_of)
 
 
 def _require_known(found: list[int], records: Sequence[Record], key: str, allowed: str) -> None:

@@ -1,7 +1,7 @@
 """A task, as a YAML file describes it: where its records lie, how a record becomes a question, what may be answered.
 
 A template's ``{key}`` is replaced by that value of the record (``{a.b}``: of a mapping in it), ``{label}`` by the words
-of a label. ``fewclue.yaml`` holds the nine tasks of FewCLUE; a file of one's own has the same form.
+of a label. ``fewclue.yaml`` holds the nine tasks of FewCLUE; your own file has the same form.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import Sentences, Vectors
 from kexue_train.downstream.finetune.bag_of_words import BUCKETS, SparseRows, Vectorizer
-from kexue_train.downstream.finetune.loop import Places
+from kexue_train.downstream.finetune.loop import Indices
 from kexue_train.downstream.finetune.sentence_vectors.bi_encoder import BiEncoder, Head, am_softmax_loss
 from kexue_train.downstream.finetune.tasks.splits import Splits
 from kexue_train.downstream.task_files import Record
@@ -35,18 +35,18 @@ class RetrievalProblem:
 
     def __init__(self, splits: Splits, tokenizer: Any, max_length: int) -> None:
         names = sorted({record.text("label") for record in splits.all_train})
-        number = {name: place for place, name in enumerate(names)}
+        number = {name: index for index, name in enumerate(names)}
         records = splits.by_name
         self.texts = {split: [record.text("text") for record in found] for split, found in records.items()}
         self.labels = {split: _numbers(found, number) for split, found in records.items()}
         self.sentences = {split: Sentences.read(tokenizer, texts, max_length) for split, texts in self.texts.items()}
         self.num_examples, self.num_labels = len(splits.train), len(names)
 
-    def loss(self, model: BiEncoder, places: Places) -> Tensor:
+    def loss(self, model: BiEncoder, indices: Indices) -> Tensor:
         """Return the loss of a batch of training sentences."""
         ids = self.sentences["train"].ids
-        cosines = model.class_cosines(model.vectors([ids[i] for i in places]))
-        return am_softmax_loss(cosines, model.on_device(self.labels["train"][places]))
+        cosines = model.class_cosines(model.vectors([ids[i] for i in indices]))
+        return am_softmax_loss(cosines, model.on_device(self.labels["train"][indices]))
 
     def score(self, model: BiEncoder, split: str) -> dict[str, float]:
         """Score the queries of a split by cosine."""

@@ -12,7 +12,7 @@ from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import Se
 from kexue_train.downstream.evaluate.sentence_vectors.score_set import pair_cosines, word_cosines
 from kexue_train.downstream.evaluate.sentence_vectors.spearman import spearman
 from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import Pairs
-from kexue_train.downstream.finetune.loop import Places
+from kexue_train.downstream.finetune.loop import Indices
 from kexue_train.downstream.finetune.sentence_vectors.bi_encoder import BiEncoder, Head, cosent_loss
 from kexue_train.downstream.finetune.tasks.splits import Splits
 
@@ -36,14 +36,14 @@ class SimilarityProblem:
         self.head: Head = "none" if loss == "cosent" else "comparison"
         self.num_labels = len(self.classes)
 
-    def loss(self, model: BiEncoder, places: Places) -> Tensor:
+    def loss(self, model: BiEncoder, indices: Indices) -> Tensor:
         """Return the loss of a batch of training pairs."""
         pairs, ids = self.pairs["train"], self.sentences["train"].ids
-        both = model.vectors([ids[i] for i in pairs.places[places].T.ravel()])
-        first, second = both[: len(places)], both[len(places) :]
+        both = model.vectors([ids[i] for i in pairs.indices[indices].T.ravel()])
+        first, second = both[: len(indices)], both[len(indices) :]
         if self.kind == "cosent":
-            return cosent_loss(F.cosine_similarity(first, second), model.on_device(pairs.scores[places]))
-        return F.cross_entropy(model.compare(first, second), model.on_device(self.class_of[places]))
+            return cosent_loss(F.cosine_similarity(first, second), model.on_device(pairs.scores[indices]))
+        return F.cross_entropy(model.compare(first, second), model.on_device(self.class_of[indices]))
 
     def score(self, model: BiEncoder, split: str) -> dict[str, float]:
         """Score the cosines of a split.
@@ -52,7 +52,7 @@ class SimilarityProblem:
             EvaluationError: If they, or the scores, have no order.
         """
         pairs = self.pairs[split]
-        return {"spearman": spearman(pair_cosines(model.encode(self.sentences[split]), pairs.places), pairs.scores)}
+        return {"spearman": spearman(pair_cosines(model.encode(self.sentences[split]), pairs.indices), pairs.scores)}
 
     def words(self, split: str) -> dict[str, float]:
         """Score the tf-idf vectors of words of a split.
@@ -61,4 +61,4 @@ class SimilarityProblem:
             EvaluationError: If they, or the scores, have no order.
         """
         pairs = self.pairs[split]
-        return {"spearman": spearman(word_cosines(pairs.sentences, pairs.places), pairs.scores)}
+        return {"spearman": spearman(word_cosines(pairs.sentences, pairs.indices), pairs.scores)}

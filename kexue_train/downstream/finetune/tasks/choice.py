@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from kexue_train.downstream.finetune.loop import Places
+from kexue_train.downstream.finetune.loop import Indices
 from kexue_train.downstream.finetune.tasks.problem import Labels, Problem, Scores, accuracy, guessing_baselines
 from kexue_train.downstream.finetune.tasks.splits import Splits
 from kexue_train.downstream.finetune.tasks.task import ChoiceTask
@@ -36,7 +36,7 @@ class ChoiceProblem(Problem):
         """Read the records.
 
         Raises:
-            EvaluationError: If a record lacks a value, or the label is no place among its options.
+            EvaluationError: If a record lacks a value, or the label is not an index of its options.
         """
         splits_by_name = splits.by_name.items()
         return cls(
@@ -49,11 +49,11 @@ class ChoiceProblem(Problem):
             },
         )
 
-    def loss(self, model: Any, places: Places) -> Tensor:  # noqa: D102
-        options = [self.options["train"][place] for place in places]
+    def loss(self, model: Any, indices: Indices) -> Tensor:  # noqa: D102
+        options = [self.options["train"][index] for index in indices]
         inputs = self.reader.batch([option for of_record in options for option in of_record], model.device)
         numbers = torch.split(_numbers(model, inputs), [len(of_record) for of_record in options])
-        labels = torch.from_numpy(self.labels["train"][places]).to(model.device)
+        labels = torch.from_numpy(self.labels["train"][indices]).to(model.device)
         return F.cross_entropy(pad_sequence(list(numbers), batch_first=True, padding_value=-torch.inf), labels)
 
     @torch.inference_mode()
@@ -61,13 +61,13 @@ class ChoiceProblem(Problem):
         options = self.options[split]
         flat = [option for of_record in options for option in of_record]
         numbers = np.zeros(len(flat), np.float32)
-        for places, inputs in self.reader.in_batches(flat, model.device):
-            numbers[places] = _numbers(model, inputs).cpu().numpy()
+        for indices, inputs in self.reader.in_batches(flat, model.device):
+            numbers[indices] = _numbers(model, inputs).cpu().numpy()
         per_record = np.split(numbers, np.cumsum([len(of_record) for of_record in options])[:-1])
         return accuracy(np.array([of_record.argmax() for of_record in per_record]), self.labels[split])
 
     def baselines(self) -> dict[str, dict[str, Scores]]:
-        """Score guessing, and always the place that is most often right in training."""
+        """Score guessing, and always the position that is most often right in training."""
         chances = {
             split: float(np.mean([1 / len(of_record) for of_record in options]))
             for split, options in self.options.items()
@@ -77,15 +77,15 @@ class ChoiceProblem(Problem):
 
 
 def read_label(task: ChoiceTask, record: Record) -> int:
-    """Return the place of the right option.
+    """Return the index of the right option.
 
     Raises:
-        EvaluationError: If it is missing or no place among the options.
+        EvaluationError: If it is missing or not an index of the options.
     """
     label, size = record.value(task.label), len(record.texts(task.options))
     if type(label) is not int or not 0 <= label < size:
         raise EvaluationError(
-            f"{record.where}: '{task.label}' is {label!r}; expected the place of the right option, a number from 0 to "
+            f"{record.where}: '{task.label}' is {label!r}; expected the index of the right option, a number from 0 to "
             f"{size - 1}"
         )
     return label

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 from torch import Tensor
 
 from kexue_train.downstream.finetune.bag_of_words import BagOfWordsScore, Text, score_bag_of_words
-from kexue_train.downstream.finetune.loop import Places
+from kexue_train.downstream.finetune.loop import Indices
 from kexue_train.downstream.finetune.tasks.problem import Labels, Problem, Scores, accuracy, guessing_baselines
 from kexue_train.downstream.finetune.tasks.splits import Splits
 from kexue_train.downstream.finetune.tasks.task import ClassificationTask
@@ -56,16 +56,16 @@ class ClassificationProblem(Problem):
             labels={split: number_labels(task, of_split, names) for split, of_split in records.items()},
         )
 
-    def loss(self, model: Any, places: Places) -> Tensor:  # noqa: D102
-        inputs = self.reader.batch([self.sequences["train"][place] for place in places], model.device)
-        labels = torch.from_numpy(self.labels["train"][places]).to(model.device)
+    def loss(self, model: Any, indices: Indices) -> Tensor:  # noqa: D102
+        inputs = self.reader.batch([self.sequences["train"][index] for index in indices], model.device)
+        labels = torch.from_numpy(self.labels["train"][indices]).to(model.device)
         return F.cross_entropy(model(**inputs).logits.float(), labels)
 
     @torch.inference_mode()
     def score(self, model: Any, split: str) -> Scores:  # noqa: D102
         found = np.zeros(len(self.labels[split]), np.int64)
-        for places, inputs in self.reader.in_batches(self.sequences[split], model.device):
-            found[places] = model(**inputs).logits.argmax(-1).cpu().numpy()
+        for indices, inputs in self.reader.in_batches(self.sequences[split], model.device):
+            found[indices] = model(**inputs).logits.argmax(-1).cpu().numpy()
         return accuracy(found, self.labels[split]) | {"macro_f1": macro_f1(found, self.labels[split])}
 
     def baselines(self) -> dict[str, dict[str, Scores]]:
@@ -93,17 +93,17 @@ def number_labels(task: ClassificationTask, records: Sequence[Record], names: Se
     Raises:
         EvaluationError: If it is missing or not known.
     """
-    places = {name: place for place, name in enumerate(names)}
+    indices = {name: index for index, name in enumerate(names)}
     found = np.zeros(len(records), np.int64)
     for number, record in enumerate(records):
         label = record.text(task.label)
-        if label not in places:
+        if label not in indices:
             shown = ", ".join(list(names)[:10]) + (", …" if len(names) > 10 else "")
             raise EvaluationError(
                 f"{record.where}: the label {label!r} is not known; the training set has {shown}. "
                 "Correct the record, or list all labels in the task"
             )
-        found[number] = places[label]
+        found[number] = indices[label]
     return found
 
 

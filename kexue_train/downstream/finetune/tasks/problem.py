@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from kexue_train.downstream.finetune.bag_of_words import BagOfWordsScore
-from kexue_train.downstream.finetune.loop import Places
+from kexue_train.downstream.finetune.loop import Indices
 from kexue_train.downstream.sequences import Reader
 
 Labels = npt.NDArray[np.int64]
@@ -38,8 +38,8 @@ class Problem(ABC):
     """Names of the outputs; empty where they have none."""
 
     @abstractmethod
-    def loss(self, model: Any, places: Places) -> Tensor:
-        """Return the mean loss of the training examples at ``places``."""
+    def loss(self, model: Any, indices: Indices) -> Tensor:
+        """Return the mean loss of the training examples at ``indices``."""
 
     @abstractmethod
     def score(self, model: Any, split: str) -> Scores:

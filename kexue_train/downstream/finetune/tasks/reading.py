@@ -27,7 +27,7 @@ import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 import xxhash
 from torch import Tensor
 
-from kexue_train.downstream.finetune.loop import Places
+from kexue_train.downstream.finetune.loop import Indices
 from kexue_train.downstream.finetune.tasks.problem import Problem, Scores
 from kexue_train.downstream.finetune.tasks.splits import Splits
 from kexue_train.downstream.finetune.tasks.task import ReadingTask
@@ -122,7 +122,7 @@ class Window(NamedTuple):
 
     sequence: Segments
     question: int
-    """Place of the question in its split."""
+    """Index of the question in its split."""
     spans: npt.NDArray[np.int64]
     """(tokens of the part, 2) characters of every token."""
     answer: tuple[int, int]
@@ -147,7 +147,7 @@ class ReadingProblem(Problem):
         Raises:
             EvaluationError: If a record lacks a value or an answer, or no training answer is found in its text.
         """
-        reader.require_places()
+        reader.require_offsets()
         questions = {
             split: [read_question(task, record) for record in records] for split, records in splits.by_name.items()
         }
@@ -164,8 +164,8 @@ class ReadingProblem(Problem):
             windows=windows,
         )
 
-    def loss(self, model: Any, places: Places) -> Tensor:  # noqa: D102
-        windows = [self.windows["train"][place] for place in places]
+    def loss(self, model: Any, indices: Indices) -> Tensor:  # noqa: D102
+        windows = [self.windows["train"][index] for index in indices]
         inputs = self.reader.batch([window.sequence for window in windows], model.device)
         output = model(**inputs)
         hidden = ~inputs["attention_mask"].bool()
@@ -185,11 +185,11 @@ class ReadingProblem(Problem):
         """Return the answer to every question: of all windows the span with the highest sum of logits."""
         windows, questions = self.windows[split], self.questions[split]
         best = [(-np.inf, "")] * len(questions)
-        for places, inputs in self.reader.in_batches([window.sequence for window in windows], model.device):
+        for indices, inputs in self.reader.in_batches([window.sequence for window in windows], model.device):
             output = model(**inputs)
             starts, ends = (x.float().cpu().numpy() for x in (output.start_logits, output.end_logits))
-            for row, place in enumerate(places):
-                window = windows[place]
+            for row, index in enumerate(indices):
+                window = windows[index]
                 first = window.sequence.second_starts
                 part = slice(first, first + len(window.spans))
                 score, start, end = best_span(starts[row, part], ends[row, part])
@@ -202,8 +202,8 @@ class ReadingProblem(Problem):
 def best_span(starts: npt.NDArray[np.float32], ends: npt.NDArray[np.float32]) -> tuple[float, int, int]:
     """Return the highest ``starts[i] + ends[j]`` with i <= j < i + 64, and its i and j; both are (n,), n > 0."""
     sums = starts[:, None] + ends[None, :]
-    places = np.arange(len(starts))
-    length = places[None, :] - places[:, None]
+    indices = np.arange(len(starts))
+    length = indices[None, :] - indices[:, None]
     sums[(length < 0) | (length >= _MOST_ANSWER_TOKENS)] = -np.inf
     start, end = np.unravel_index(int(sums.argmax()), sums.shape)
     return float(sums[start, end]), int(start), int(end)

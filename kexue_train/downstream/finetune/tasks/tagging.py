@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 from torch import Tensor
 
-from kexue_train.downstream.finetune.loop import Places
+from kexue_train.downstream.finetune.loop import Indices
 from kexue_train.downstream.finetune.tasks.problem import Problem, Scores
 from kexue_train.downstream.finetune.tasks.splits import Splits
 from kexue_train.downstream.finetune.tasks.task import TaggingTask
@@ -35,7 +35,7 @@ class Entity(NamedTuple):
 
 
 def entities_of(tags: Sequence[str]) -> list[Entity]:
-    """Return the spans that ``tags`` mark, in places of ``tags``.
+    """Return the spans that ``tags`` mark, as indices of ``tags``.
 
     BIO, BMES, BIOES and BILOU alike. What follows no fitting beginning begins an entity of its own, as in the CoNLL
     evaluation, so every sequence of tags has exactly one reading.
@@ -45,15 +45,15 @@ def entities_of(tags: Sequence[str]) -> list[Entity]:
     """
     found: list[Entity] = []
     start, kind = 0, ""
-    for place, tag in enumerate([*tags, OUTSIDE]):
+    for index, tag in enumerate([*tags, OUTSIDE]):
         prefix, kind_here = _split(tag)
         if kind and (kind_here != kind or prefix in (_STARTS, *_SINGLE)):
-            found.append(Entity(start, place, kind))
+            found.append(Entity(start, index, kind))
             kind = ""
         if kind_here and not kind:
-            start, kind = place, kind_here
+            start, kind = index, kind_here
         if kind and prefix in (*_ENDS, *_SINGLE):
-            found.append(Entity(start, place + 1, kind))
+            found.append(Entity(start, index + 1, kind))
             kind = ""
     return found
 
@@ -109,7 +109,7 @@ class TextPiece(NamedTuple):
     tags: Ids
     """(length of the sequence,) numbers of the right tags, -100 at special tokens."""
     text: int
-    """Place of the text in its split."""
+    """Index of the text in its split."""
     spans: npt.NDArray[np.int64]
     """(tokens, 2) characters of every token."""
 
@@ -132,7 +132,7 @@ class TaggingProblem(Problem):
             EvaluationError: If a record lacks a value, spans or tags are damaged, a type is not known, or there is no
                 entity to learn from.
         """
-        reader.require_places()
+        reader.require_offsets()
         types = sorted({entity.type for record in splits.all_train for entity in read_marked(task, record).entities})
         if not types:
             raise EvaluationError(f"{task.train}: holds no entity, so there is nothing to learn; check the keys")
@@ -152,8 +152,8 @@ class TaggingProblem(Problem):
             pieces=pieces,
         )
 
-    def loss(self, model: Any, places: Places) -> Tensor:  # noqa: D102
-        pieces = [self.pieces["train"][place] for place in places]
+    def loss(self, model: Any, indices: Indices) -> Tensor:  # noqa: D102
+        pieces = [self.pieces["train"][index] for index in indices]
         inputs = self.reader.batch([piece.sequence for piece in pieces], model.device)
         tags = torch.from_numpy(padded([piece.tags for piece in pieces], _NO_TAG)).to(model.device)
         logits = model(**inputs).logits.float()
@@ -168,10 +168,10 @@ class TaggingProblem(Problem):
         """Return the entities of every text, in characters."""
         pieces = self.pieces[split]
         tags: list[list[str]] = [[] for _ in pieces]
-        for places, inputs in self.reader.in_batches([piece.sequence for piece in pieces], model.device):
+        for indices, inputs in self.reader.in_batches([piece.sequence for piece in pieces], model.device):
             best = model(**inputs).logits.argmax(-1).cpu().numpy()
-            for place, row in zip(places, best, strict=True):
-                tags[place] = [self.label_names[number] for number in row[1 : 1 + len(pieces[place].spans)]]
+            for index, row in zip(indices, best, strict=True):
+                tags[index] = [self.label_names[number] for number in row[1 : 1 + len(pieces[index].spans)]]
         tags_of: dict[int, list[str]] = defaultdict(list)
         spans_of: dict[int, list[list[int]]] = defaultdict(list)
         for piece, found in zip(pieces, tags, strict=True):
@@ -254,9 +254,9 @@ def _tags(marked: Marked, spelled: Spelled) -> list[str]:
     starts, ends = spelled.spans[:, 0], spelled.spans[:, 1]
     for entity in marked.entities:
         touched = np.flatnonzero((starts < entity.end) & (ends > entity.start))
-        free = [place for place in touched if tags[place] == OUTSIDE]
-        for number, place in enumerate(free):
-            tags[place] = f"{'I' if number else 'B'}-{entity.type}"
+        free = [index for index in touched if tags[index] == OUTSIDE]
+        for number, index in enumerate(free):
+            tags[index] = f"{'I' if number else 'B'}-{entity.type}"
     return tags
 
 

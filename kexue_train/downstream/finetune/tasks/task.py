@@ -1,7 +1,7 @@
 """A supervised task, as a YAML file describes it: where its records lie and which of their values mean what.
 
 A template's ``{key}`` is replaced by that value of the record (``{a.b}``: of a mapping in it). ``nlu.yaml`` holds the
-known tasks; a file of one's own has the same form. Lengths, batches and epochs default to those of RoFormerV2's CLUE
+known tasks; your own file has the same form. Lengths, batches and epochs default to those of RoFormerV2's CLUE
 results (github.com/ZhuiyiTechnology/roformer-v2).
 """
 
@@ -117,7 +117,7 @@ class ChoiceTask(SupervisedTask):
     options: str = "options"
     """Key of the list of options."""
     label: str = "label"
-    """Key of the place of the right one, counted from 0."""
+    """Key of the index of the right one, counted from 0."""
     max_length: int = Field(default=512, ge=16)
     """Tokens of a sequence."""
     batch_size: int = Field(default=16, ge=1)

@@ -168,7 +168,7 @@ def test_equal_sentences_are_encoded_once_and_labels_count_as_scores(tmp_path: P
     records = [{"text_a": "x", "text_b": "y", "label": "1"}, {"text_a": "y", "text_b": "x", "label": 0}]
     pairs = Pairs.of(read_data_file(write_set(tmp_path / "s", records) / "test.jsonl.gz"))
     assert pairs.sentences == ["x", "y"]
-    assert pairs.places.tolist() == [[0, 1], [1, 0]]
+    assert pairs.indices.tolist() == [[0, 1], [1, 0]]
     assert pairs.scores.tolist() == [1.0, 0.0]
 
 

@@ -124,7 +124,7 @@ def test_the_saved_encoder_is_the_trained_one(bert: Path, data: Path, tmp_path: 
     assert splits.test is not None
     pairs = Pairs.of(splits.test)
     vectors = read_as_sentence_transformers(tmp_path / "pairs", pairs.sentences)
-    found = spearman(pair_cosines(vectors, pairs.places), pairs.scores)
+    found = spearman(pair_cosines(vectors, pairs.indices), pairs.scores)
     assert found == pytest.approx(result.runs[0].scores["test"]["spearman"], abs=1e-3)
     assert load_encoder(tmp_path / "pairs").model.config.architectures == ["BertModel"]
 
