@@ -6,7 +6,6 @@ import importlib
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -91,7 +90,7 @@ MOVED |= {
 """Old name of a module or package -> new name."""
 
 
-class MovedModules(MetaPathFinder, Loader):
+class MovedModules:  # the classes of importlib.abc would cost every command 10 ms
     """Imports a module, or one below it, by the name it had before."""
 
     def find_spec(
@@ -101,7 +100,11 @@ class MovedModules(MetaPathFinder, Loader):
         target: ModuleType | None = None,  # noqa: ARG002  # the same
     ) -> ModuleSpec | None:
         """A spec if ``fullname`` is an old name, else None."""
-        return ModuleSpec(fullname, self) if fullname.startswith("kexue_train.") and new_name(fullname) else None
+        is_old = fullname.startswith("kexue_train.") and new_name(fullname)
+        return ModuleSpec(fullname, self) if is_old else None  # type: ignore[arg-type]  # it has a loader's methods
+
+    def create_module(self, spec: ModuleSpec) -> None:  # the protocol's
+        """Let the import system make the module."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Put the module of the new name in the place of ``module``."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kexue_train.batches.dataset import SampleDataset, require_agreement
 from kexue_train.foundation.artifacts import MANIFEST_NAME, read_manifest
-from kexue_train.foundation.config import read_yaml
+from kexue_train.foundation.config_file import read_yaml
 from kexue_train.foundation.errors import ArtifactError, ConfigError
 
 

@@ -163,7 +163,10 @@ def _options(section: Any, path: tuple[str, ...] = (), base: Any = None) -> Iter
 
     set_by_default = base.model_dump(mode="json", exclude_unset=True) if base else {}
     for name, field in section.model_fields.items():
-        default = getattr(base, name) if base else field.get_default(call_default_factory=True)
+        if base or field.default_factory is field.annotation:  # a section that sets nothing by default is not made
+            default = getattr(base, name, None)
+        else:
+            default = field.get_default(call_default_factory=True)
         known_as = next((entry for entry in field.metadata if isinstance(entry, OptionName)), OptionName())
         about = ((*path, name), field, default, set_by_default)
         if hasattr(field.annotation, "model_fields"):

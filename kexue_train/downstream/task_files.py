@@ -12,7 +12,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from kexue_train.foundation.config import read_yaml
+from kexue_train.foundation.config_file import read_yaml
 from kexue_train.foundation.errors import ConfigError, EvaluationError
 
 T = TypeVar("T")

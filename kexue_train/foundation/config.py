@@ -1,60 +1,30 @@
 """What every section of a run configuration has in common: frozen, strict, typed, with errors that name the key.
 
-Values come from one YAML file and from ``section.key=value`` overrides. Nothing is converted silently: ``"5"`` is not
-an integer, an unknown key is refused with the nearest known one.
+Nothing is converted silently: ``"5"`` is not an integer, an unknown key is refused with the nearest known one.
+``config_file.py`` reads the values.
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
 import json
-import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn, Self, get_args
+from typing import Any, Self, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kexue_train.foundation.errors import ConfigError
 
-logger = logging.getLogger(__name__)
-
-# PyYAML follows YAML 1.1, where 3e-4 is a string; YAML 1.2 (and every reader) says it is a number.
-_FLOAT = re.compile(
-    r"^[-+]?(\d[\d_]*(\.\d*)?|\.\d+)[eE][-+]?\d+$|^[-+]?\d[\d_]*\.\d*$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
-)
-
-
-_OVERRIDDEN = 0
+OVERRIDDEN = 0
 """In place of the line of a value that does not come from the file."""
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with the float rule of YAML 1.2; a key must be text or a whole number, and given once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str | int] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if type(key) not in (str, int):  # a bool, which YAML 1.1 makes of "on", is an int too
-                _refuse_key(key_node, f"key {key!r} is not text; quote it")
-            if key in seen:
-                _refuse_key(key_node, f"key {key!r} is given twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _refuse_key(node: yaml.Node, problem: str) -> NoReturn:
-    raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
 @dataclass(frozen=True)
@@ -70,8 +40,19 @@ class Config(BaseModel):
     """Base of every configuration section: immutable, strict types, unknown keys refused."""
 
     model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        defer_build=True,  # the commands' help reads the fields and validates nothing
     )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Describe each field by the docstring below it, as ``use_attribute_docstrings`` does in ten times the time."""
+        described = _attribute_docstrings(cls)
+        for name, field in cls.model_fields.items():
+            field.description = field.description or described.get(name)
 
     @classmethod
     def parse(
@@ -100,181 +81,29 @@ class Config(BaseModel):
             raise ConfigError("\n".join(problems)) from None
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Read one YAML mapping and the line (1-based) of each of its dotted keys.
-
-    Raises:
-        ConfigError: If the file is missing, unreadable, not YAML, or not a mapping.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1, cutoff=0.4)
-        hint = f", did you mean {path.parent / near[0]}?" if near else "; give the path of a run's YAML file"
-        raise ConfigError(f"{path}: no such configuration file{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read as a UTF-8 text file ({error}); check its permissions and encoding"
-        ) from None
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-        values = yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"{path}:{mark.line + 1}, column {mark.column + 1}" if mark else str(path)
-        raise ConfigError(f"{place}: not valid YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{path}: holds {type(values).__name__}, expected a mapping of sections such as 'shuffle:' and 'train:'"
-        )
-    return values, dict(_key_lines(node))
+def _attribute_docstrings(cls: type[Any]) -> dict[str, str]:
+    found = (node for node in _classes_of(cls.__module__) if node.name == cls.__name__)
+    body = next(found, ast.ClassDef("", [], [], [], [])).body
+    return {
+        field.target.id: inspect.cleandoc(text.value.value)
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }  # fmt: skip
 
 
-def read_with_overrides(
-    path: Path, overrides: Sequence[str], renamed: Mapping[str, str] | None = None
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """Read YAML as ``read_yaml`` does and apply ``section.key=value`` overrides; their keys have the line 0.
-
-    Args:
-        path: The file.
-        overrides: The overrides.
-        renamed: Old dotted keys that are still accepted, and their new names, which the result has.
-
-    Raises:
-        ConfigError: As ``read_yaml`` and ``apply_overrides``; or if a key of the file is given by both names.
-    """
-    values, lines = read_yaml(path)
-    if renamed:
-        try:
-            values = move_renamed_keys(values, renamed, where=str(path))
-        except ValueError as error:
-            raise ConfigError(f"{path}: {error}") from None
-        lines = {new_key(key, renamed): line for key, line in lines.items()}
-    keys = [new_key(override.partition("=")[0], renamed or {}) for override in overrides]
-    kept = {name: line for name, line in lines.items() if not name.startswith(tuple(f"{key}." for key in keys))}
-    return apply_overrides(values, overrides, renamed), kept | dict.fromkeys(keys, _OVERRIDDEN)
-
-
-def move_renamed_keys(values: Mapping[str, Any], renamed: Mapping[str, str], *, where: str) -> dict[str, Any]:
-    """Return ``values`` with what stands under old keys under the new ones; a note in the log names these.
-
-    Args:
-        values: Sections inside each other; stays as it is.
-        renamed: Old dotted key -> new dotted key.
-        where: File or section, for the note.
-
-    Raises:
-        ValueError: If a key is given by both names.
-    """
-    result: dict[str, Any] = _copied_sections(values)
-    moved = [(old, new) for old, new in renamed.items() if _take_key(result, old, new)]
-    if moved:
-        names = ", ".join(f"'{old}' is now '{new}'" for old, new in moved)
-        _note_once(f"{where}: {names}; the old names are accepted until the next release")
-    return result
-
-
-def new_key(key: str, renamed: Mapping[str, str]) -> str:
-    """Return the new name of a dotted key, or of one below a renamed one; ``key`` itself if it was not renamed."""
-    old = next((old for old in renamed if key == old or key.startswith(f"{old}.")), None)
-    return key if old is None else renamed[old] + key.removeprefix(old)
-
-
-def _take_key(values: dict[str, Any], old: str, new: str) -> bool:
-    *parents, last = old.split(".")
-    holder: Any = values
-    for part in parents:
-        holder = holder.get(part) if isinstance(holder, dict) else None
-    if not isinstance(holder, dict) or last not in holder:
-        return False
-    *sections, name = new.split(".")
-    target = values
-    for part in sections:
-        if target.get(part) is None:
-            target[part] = {}
-        target = target[part]
-        if not isinstance(target, dict):
-            return False  # the validation says what is wrong with it
-    if name in target:
-        raise ValueError(f"'{old}' is the old name of '{new}', and both are given; remove '{old}'")
-    target[name] = holder.pop(last)
-    return True
-
-
-def _copied_sections(values: Any) -> Any:
-    if isinstance(values, BaseModel):
-        return {name: getattr(values, name) for name in values.model_fields_set}
-    return {key: _copied_sections(value) for key, value in values.items()} if isinstance(values, Mapping) else values
-
-
-@lru_cache(maxsize=64)
-def _note_once(message: str) -> None:
-    logger.warning("%s", message)
-
-
-def apply_overrides(
-    values: dict[str, Any], overrides: Sequence[str], renamed: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """Return ``values`` with each ``section.key=value`` set; a value is read as YAML, so ``3e-4`` and ``[1, 2]`` work.
-
-    Args:
-        values: Sections inside each other.
-        overrides: The overrides.
-        renamed: Old dotted keys that are still accepted in overrides, and their new names.
-
-    Raises:
-        ConfigError: If an override has no ``=`` or goes through a key that is not a section, or if overrides give a key
-            by its old and its new name.
-    """
-    given = [override.partition("=")[0] for override in overrides]
-    for old in given:
-        new = new_key(old, renamed or {})
-        if new != old:
-            if new in given:
-                raise ConfigError(f"override '{old}' is the old name of '{new}', and both are given; remove '{old}'")
-            _note_once(f"override: '{old}' is now '{new}'; the old name is accepted until the next release")
-    result: dict[str, Any] = json.loads(json.dumps(values, default=str))
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ConfigError(
-                f"override {override!r} is not of the form section.key=value, for example train.steps=2000"
-            )
-        try:
-            value = yaml.load(text, Loader=_Loader)  # a SafeLoader
-        except yaml.YAMLError:
-            raise ConfigError(f"override {override!r}: {text!r} is not valid YAML; quote it if it is text") from None
-        target = result
-        *parents, last = new_key(key, renamed or {}).split(".")
-        for part in parents:
-            if target.get(part) is None:
-                target[part] = {}
-            target = target[part]
-            if not isinstance(target, dict):
-                raise ConfigError(f"override {override!r}: '{part}' is a value, not a section with keys of its own")
-        target[last] = value
-    return result
-
-
-def _key_lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            name = f"{prefix}{key.value}"
-            yield name, key.start_mark.line + 1
-            yield from _key_lines(value, f"{name}.")
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield f"{prefix}{index}", item.start_mark.line + 1
-            yield from _key_lines(item, f"{prefix}{index}.")
+@lru_cache(maxsize=1)
+def _classes_of(module: str) -> list[ast.ClassDef]:
+    path = getattr(sys.modules.get(module), "__file__", None)
+    tree = ast.parse(Path(path).read_text(encoding="utf-8")) if path else ast.Module([], [])
+    return [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
 
 
 def _explain(cls: type[BaseModel], problem: Any, where: str, lines: Mapping[str, int], flags: Mapping[str, str]) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     line = next((lines[k] for n in range(len(location), 0, -1) if (k := ".".join(location[:n])) in lines), None)
-    place = "override" if line == _OVERRIDDEN else f"{where}:{line}" if line else where
+    place = "override" if line == OVERRIDDEN else f"{where}:{line}" if line else where
     if problem["type"] == "extra_forbidden":
         known = _known_keys(cls, location[:-1])
         near = _nearest_key(cls, location[:-1], location[-1], known)

@@ -20,7 +20,7 @@ from kexue_train.batches.mixture import WINDOW
 from kexue_train.corpus.inputs import Source, find_inputs
 from kexue_train.corpus.remote import is_uri
 from kexue_train.foundation.artifacts import MANIFEST_NAME, Recipe, read_manifest, write_atomic
-from kexue_train.foundation.config import apply_overrides
+from kexue_train.foundation.config_file import apply_overrides
 from kexue_train.foundation.errors import ArtifactError, ConfigError
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.foundation.run_dir import RunDir

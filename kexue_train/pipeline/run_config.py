@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from kexue_train.corpus.config import CorpusConfig
 from kexue_train.downstream.evaluate.config import EvaluateConfig
 from kexue_train.executor.config import ExecutionConfig
-from kexue_train.foundation.config import Config, read_with_overrides
+from kexue_train.foundation.config import Config
+from kexue_train.foundation.config_file import read_with_overrides
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
 from kexue_train.samples.config import SampleConfig, TokenizerConfig

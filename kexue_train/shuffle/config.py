@@ -34,7 +34,7 @@ class ShuffleConfig(Config):
     """Other keys or columns to keep, as columns of text."""
     weights: Annotated[dict[str, float], OptionName("--weight")] = Field(default_factory=dict)
     """Input, written as among the inputs -> how often its documents are taken: 2 is twice, 0.5 every other one."""
-    filters: Annotated[FilterConfig, OptionName(old_flag="--filter")] = FilterConfig()
+    filters: Annotated[FilterConfig, OptionName(old_flag="--filter")] = Field(default_factory=FilterConfig)
     """Which documents are left out by length and quality."""
     keep_dropped: bool = False
     """Keep what a filter leaves out, in ``dropped/``."""

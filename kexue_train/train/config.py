@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from kexue_train.corpus.remote import is_uri
-from kexue_train.foundation.config import Config, move_renamed_keys
+from kexue_train.foundation.config import Config
+from kexue_train.foundation.config_file import move_renamed_keys
 from kexue_train.optim.config import OptimizerConfig
 
 LauncherName = Literal["ray", "torchrun", "local"]

@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.open_samples import open_samples
 from kexue_train.foundation.artifacts import Recipe, digest_of, write_atomic
-from kexue_train.foundation.config import Config, read_with_overrides
+from kexue_train.foundation.config import Config
+from kexue_train.foundation.config_file import read_with_overrides
 from kexue_train.foundation.errors import ArtifactError, ConfigError, StaleArtifactError
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig

@@ -8,7 +8,8 @@ from typing import Literal
 import pytest
 from pydantic import Field, model_validator
 
-from kexue_train.foundation.config import Config, apply_overrides, read_yaml
+from kexue_train.foundation.config import Config
+from kexue_train.foundation.config_file import apply_overrides, read_yaml
 from kexue_train.foundation.errors import ConfigError
 
 

@@ -94,7 +94,7 @@ def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     job.mkdir(parents=True)
     monkeypatch.setattr(runtime, "_cgroups", lambda: [job, job.parent, tmp_path])
     Memory = namedtuple("Memory", ["available", "total"])
-    monkeypatch.setattr(runtime.psutil, "virtual_memory", lambda: Memory(10_000, 16_000))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: Memory(10_000, 16_000))
     monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _: set(range(8)))
     return job
 
