@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -183,7 +185,7 @@ def kexue(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["kexue", *arguments])
-        with pytest.raises(SystemExit) as end:
+        with pytest.raises(SystemExit) as end, patch.dict(os.environ):  # the command sets some for its process
             cli.main()
         return int(end.value.code or 0), *capfd.readouterr()
 
