@@ -18,18 +18,21 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from kexue_train.batches.collate import PUBLISHED_RATES, make_batch
+from kexue_train.batches.collate import make_batch
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.loader import Plan, iter_batches
 from kexue_train.foundation.errors import ConfigError
 from kexue_train.model import RoFormerV2Config, RoFormerV2ForPreTraining
+from kexue_train.model.linear_cross_entropy import LabelScores
 from kexue_train.optim.build import AccumulatingOptimizer, build_optimizer, set_learning_rate
 from kexue_train.optim.config import OptimizerConfig
 from kexue_train.optim.library import GradientAccumulation, build_library_optimizer
 from kexue_train.optim.options import Options
 from kexue_train.optim.param_groups import build_param_groups
 from kexue_train.optim.schedule import Knots
-from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
+from kexue_train.train.config import ObjectiveConfig
+from kexue_train.train.heads import pretraining_heads
+from kexue_train.train.objective import PretrainingObjective
 from kexue_train.train.tensors import Tensors, to_device, to_tensors
 
 _HELDOUT_BATCH = 64
@@ -194,8 +197,8 @@ def make_optimizer(
 @torch.no_grad()
 def heldout_loss(objective: PretrainingObjective, batches: Sequence[Tensors]) -> float:
     """Mean over the predictions of all ``batches``."""
-    terms = [_forward(objective, batch)[1] for batch in batches]
-    return float(sum(t.mlm_loss for t in terms) / sum(t.mlm_count for t in terms))
+    mlm = LabelScores(*sum(_forward(objective, batch)[1][0] for batch in batches))
+    return float(mlm.loss / mlm.num_labels)
 
 
 def _objective(task: Task, dataset: SampleDataset) -> PretrainingObjective:
@@ -211,10 +214,9 @@ def _objective(task: Task, dataset: SampleDataset) -> PretrainingObjective:
             attention_probs_dropout_prob=0.0,
         )
     )
-    tokens, sequences, pairs = map(dataset.mean_per_row, ("real_tokens", "sequences", "pairs"))
-    maskable = tokens - 2 * sequences - pairs
-    expected = ExpectedCounts(PUBLISHED_RATES.total * maskable * task.micro_batch_size, pairs * task.micro_batch_size)
-    return PretrainingObjective(model, expected, nsp_weight=0.5, autocast=None)
+    objective = PretrainingObjective(model, pretraining_heads(ObjectiveConfig(nsp_weight=0.5)))
+    objective.scale_to(dataset, task.micro_batch_size)
+    return objective
 
 
 def _forward(objective: PretrainingObjective, batch: Tensors) -> Any:

@@ -24,10 +24,11 @@ from kexue_train.optim.build import build_optimizer
 from kexue_train.train import build_training, loop
 from kexue_train.train.checkpoint import FullTensors, checkpoint_name
 from kexue_train.train.engine import Engine, TorchEngine, build_engine
-from kexue_train.train.feed import expected_counts, heldout_batches
+from kexue_train.train.feed import heldout_batches
+from kexue_train.train.heads import pretraining_heads
 from kexue_train.train.job import JobConfig, TrainDir
 from kexue_train.train.launch import train_here
-from kexue_train.train.objective import LossTerms, PretrainingObjective
+from kexue_train.train.objective import PretrainingObjective
 
 _progress = Console(stderr=True, highlight=False)
 
@@ -113,8 +114,8 @@ class BareSteps:
     def __init__(self, config: JobConfig, dataset: SampleDataset) -> None:
         train, size = config.train, int(config.train.micro_batch_size)
         model = RoFormerV2ForPreTraining(build_hf_config(config.model, dataset.vocab_size))
-        expected = expected_counts(train, dataset, size)
-        objective = PretrainingObjective(model, expected, nsp_weight=train.objective.nsp_weight, autocast=None)
+        objective = PretrainingObjective(model, pretraining_heads(train.objective))
+        objective.scale_to(dataset, size)
         windows = train.global_batch_size // size
         optimizer = build_optimizer(config.optimizer, model, accumulation_steps=windows, seed=config.seed)
         self._engine = TorchEngine(objective.train(), optimizer)
@@ -146,7 +147,7 @@ class _Recorder:
         self._steps = 0  # before the block
         self._started = self._cpu_started = 0.0
 
-    def micro_step(self, batch: dict[str, Tensor]) -> LossTerms:
+    def micro_step(self, batch: dict[str, Tensor]) -> Tensor:
         """See ``Engine``."""
         if not self._started:
             self._started, self._cpu_started = time.perf_counter(), time.process_time()

@@ -8,13 +8,13 @@ micro-batches, the arrays grow by whole steps: nothing is ever dropped, at the p
 from __future__ import annotations
 
 import math
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.samples.mlm import IGNORE_INDEX, MaskingRates, mask_rows
+from kexue_train.samples.mlm import IGNORE_INDEX, MaskedRows, MaskingRates, mask_rows
 
 STEP = 64
 """The number of slots is a multiple of this, or all slots of the micro-batch."""
@@ -63,6 +63,20 @@ def used_slots(slots: _Ids, labels: _Ids) -> tuple[_Ids, _Ids]:
     return slots[used], labels[used]
 
 
+class Target(NamedTuple):
+    """The keys of what one head predicts, in a batch."""
+
+    slots: str
+    labels: str
+
+
+PREDICTION = Target("prediction_slots", "prediction_labels")
+"""Masked pieces."""
+PAIR = Target("pair_slots", "pair_labels")
+"""Whether B follows A, at the [CLS] of a pair."""
+TARGETS = (PREDICTION, PAIR)
+
+
 class Batch(TypedDict):
     """Arrays of int64. A slot number is row · S + position in the row; P and Q depend on B and S alone."""
 
@@ -107,28 +121,37 @@ def make_batch(
         special_token_ids=dataset.special_token_ids,
         rates=rates,
     )
-    lengths, pair_labels = columns["sequence_lengths"], columns["next_sentence_labels"]
+    lengths = columns["sequence_lengths"]
     first_slots = np.cumsum(lengths, axis=1) - lengths
     sequence_ids, position_ids, token_type_ids = _places(
         lengths, first_slots, columns["segment_a_lengths"], dataset.seq_len
     )
-    in_row, in_list = np.nonzero(pair_labels >= 0)
-    pair_slots = in_row * dataset.seq_len + first_slots[in_row, in_list]
-    batch, size = len(lengths), sequence_ids.size
-    predictions = prediction_capacity(batch, dataset.seq_len, rates.total, dataset.pieces_per_word)
-    prediction_slots, prediction_labels = fill_slots(masked.slots, masked.labels, predictions, size)
-    pair_slots, pair_labels = fill_slots(
-        pair_slots, pair_labels[in_row, in_list], pair_capacity(batch, dataset.seq_len), size
-    )
-    return {
+    arrays = {
         "input_ids": masked.input_ids,
         "sequence_ids": sequence_ids,
         "position_ids": position_ids,
         "token_type_ids": token_type_ids,
-        "prediction_slots": prediction_slots,
-        "prediction_labels": prediction_labels,
-        "pair_slots": pair_slots,
-        "pair_labels": pair_labels,
+    }
+    for target, (slots, labels, capacity) in _find_targets(dataset, columns, first_slots, masked, rates).items():
+        arrays[target.slots], arrays[target.labels] = fill_slots(slots, labels, capacity, sequence_ids.size)
+    return cast(Batch, arrays)
+
+
+def _find_targets(
+    dataset: SampleDataset, columns: dict[str, _Ids], first_slots: _Ids, masked: MaskedRows, rates: MaskingRates
+) -> dict[Target, tuple[_Ids, _Ids, int]]:
+    """Return slots and labels of every target, and for how many of them there is room."""
+    batch, seq_len = len(first_slots), dataset.seq_len
+    pair_labels = columns["next_sentence_labels"]
+    in_row, in_list = np.nonzero(pair_labels >= 0)
+    predictions = prediction_capacity(batch, seq_len, rates.total, dataset.pieces_per_word)
+    return {
+        PREDICTION: (masked.slots, masked.labels, predictions),
+        PAIR: (
+            in_row * seq_len + first_slots[in_row, in_list],
+            pair_labels[in_row, in_list],
+            pair_capacity(batch, seq_len),
+        ),
     }
 
 
@@ -151,13 +174,8 @@ def _places(lengths: _Ids, first_slots: _Ids, segment_a_lengths: _Ids, seq_len: 
 
 
 def without_unused_slots(batch: Batch) -> Batch:
-    """Cut the arrays of slots to the used ones; for devices that do not mind new shapes."""
-    slots, labels = used_slots(batch["prediction_slots"], batch["prediction_labels"])
-    pairs, pair_labels = used_slots(batch["pair_slots"], batch["pair_labels"])
-    return {
-        **batch,
-        "prediction_slots": slots,
-        "prediction_labels": labels,
-        "pair_slots": pairs,
-        "pair_labels": pair_labels,
-    }
+    """Return the batch with its arrays of slots only as long as they are used; for devices that take any shape."""
+    arrays = dict(cast(dict[str, _Ids], batch))
+    for target in TARGETS:
+        arrays[target.slots], arrays[target.labels] = used_slots(arrays[target.slots], arrays[target.labels])
+    return cast(Batch, arrays)

@@ -44,8 +44,7 @@ class Head:
         return math.log(self.num_classes) if self.num_classes else None
 
 
-HEADS = (
-    Head("mlm", "MLM", "predictions", "masked tokens"),
-    Head("nsp", "NSP", "pairs", "next sentences", num_classes=2),
-)
+MLM = Head("mlm", "MLM", "predictions", "masked tokens")
+NSP = Head("nsp", "NSP", "pairs", "next sentences", num_classes=2)
+HEADS = (MLM, NSP)
 """All of them; the first is always trained, the others may be switched off."""

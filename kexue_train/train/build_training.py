@@ -37,7 +37,7 @@ from kexue_train.train.engine import build_engine
 from kexue_train.train.faults.step_report import StepReports
 from kexue_train.train.faults.stop import StopRequest
 from kexue_train.train.faults.watchdog import Watchdog
-from kexue_train.train.feed import expected_counts
+from kexue_train.train.heads import pretraining_heads
 from kexue_train.train.initial_weights import load_initial_weights
 from kexue_train.train.job import JobConfig, TrainDir, samples_digest
 from kexue_train.train.loop import Training
@@ -98,7 +98,7 @@ def build_training(
         state=state,
         stop=stop,
         watchdog=watchdog,
-        reports=StepReports(config.train.objective.nsp_weight, collective_timeout(config.train.faults.hang_timeout)),
+        reports=StepReports(objective.heads, collective_timeout(config.train.faults.hang_timeout)),
         spikes=SpikeDetector(state.recent_losses),
         speed=_speed(config, datasets[0], device, state.step),
         profiler=StepProfiler(config.train.logging.profile, paths.logs, dist.get_rank()),
@@ -124,8 +124,7 @@ def _build_objective(config: JobConfig, dataset: SampleDataset, device: torch.de
     elif train.compute.recompute != "none":
         enable_recompute(model.roformer, train.compute.recompute)
     autocast = torch.bfloat16 if train.precision == "bf16" else None
-    expected = expected_counts(train, dataset, micro_batch_size=1)  # until a phase is entered
-    return PretrainingObjective(model, expected, nsp_weight=train.objective.nsp_weight, autocast=autocast)
+    return PretrainingObjective(model, pretraining_heads(train.objective), autocast=autocast)
 
 
 def _plan(

@@ -14,6 +14,7 @@ from kexue_train.optim.config import OptimizerConfig
 
 LauncherName = Literal["ray", "torchrun", "local"]
 """What starts the workers; ``launch.py`` has the function of each."""
+LossUnit = Literal["nat", "initial", "prior", "online"]
 MicroBatchSize = Annotated[int, Field(gt=0)] | Literal["auto"]
 
 
@@ -90,7 +91,7 @@ class ObjectiveConfig(Config):
     step / residual_ramp_steps; 0: at full strength from the start. The exported model is the plain one."""
     nsp_weight: float = Field(default=1.0, ge=0)
     """Weight of the NSP loss beside the MLM loss."""
-    loss_unit: Literal["nat", "initial", "prior", "online"] = "nat"
+    loss_unit: LossUnit = "nat"
     """What each loss is divided by before they are weighed: 1; its value for uniform guesses, log(vocabulary) and
     log 2; that for guesses by frequency alone, the entropy of the words and log 2; or its own value in the micro-batch,
     so that only the relative improvement counts (steps then depend on micro_batch_size)."""

@@ -17,7 +17,7 @@ from kexue_train.optim.build import AccumulatingOptimizer
 from kexue_train.optim.partitioned import FlatSteps
 from kexue_train.train.checkpoint import FullTensors
 from kexue_train.train.config import TrainConfig
-from kexue_train.train.objective import LossTerms, PretrainingObjective
+from kexue_train.train.objective import PretrainingObjective
 from kexue_train.train.phases import Phase
 from kexue_train.train.zero_engine import ZeroEngine
 from kexue_train.train.zero_partitions import refuse_unsupported
@@ -29,8 +29,11 @@ _BUCKET_SIZE = 50_000_000
 class Engine(Protocol):
     """One micro-step of training."""
 
-    def micro_step(self, batch: dict[str, Tensor]) -> LossTerms:
-        """Forward, backward and optimizer on one micro-batch; parameters move at the end of a step."""
+    def micro_step(self, batch: dict[str, Tensor]) -> Tensor:
+        """Run forward, backward and optimizer on one micro-batch; parameters move after the last of a step.
+
+        Return the ``LabelScores`` of the heads, stacked: [heads, 3].
+        """
         ...
 
     def full_tensors(self) -> FullTensors:
@@ -87,9 +90,9 @@ class _WholeOnEveryRank:
 class TorchEngine(_WholeOnEveryRank):
     """Plain torch; the optimizer averages over the ranks, so no wrapper is needed."""
 
-    def micro_step(self, batch: dict[str, Tensor]) -> LossTerms:
+    def micro_step(self, batch: dict[str, Tensor]) -> Tensor:
         """See ``Engine``."""
-        loss, terms = cast(tuple[Tensor, LossTerms], self._objective(batch))
+        loss, terms = cast(tuple[Tensor, Tensor], self._objective(batch))
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._optimizer.step()
         return terms
@@ -110,9 +113,9 @@ class DeepSpeedEngine(_WholeOnEveryRank):
         # Gradients are folded into the momentum and freed during backward, so there is nothing to reduce.
         self._engine.enable_backward_allreduce = False
 
-    def micro_step(self, batch: dict[str, Tensor]) -> LossTerms:
+    def micro_step(self, batch: dict[str, Tensor]) -> Tensor:
         """See ``Engine``."""
-        loss, terms = cast(tuple[Tensor, LossTerms], self._engine(batch))
+        loss, terms = cast(tuple[Tensor, Tensor], self._engine(batch))
         self._engine.backward(loss)
         if not self._optimizer.ends_step:
             self._optimizer.step()  # DeepSpeed's step would drop gradients that still add up, and count as a whole one

@@ -1,4 +1,4 @@
-"""What a rank reads in a phase: its micro-batches ahead of time, its held-out rows, and how much to expect in them."""
+"""What a rank reads in a phase: its micro-batches, ahead of time, and its held-out rows."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from kexue_train.batches.collate import make_batch
+from kexue_train.batches.collate import TARGETS, make_batch
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.loader import Plan, iter_batches, read_ahead
 from kexue_train.samples.mlm import IGNORE_INDEX, MaskingRates
-from kexue_train.train.config import TrainConfig
 from kexue_train.train.job import JobConfig
-from kexue_train.train.objective import ExpectedCounts
 from kexue_train.train.phases import Phase
 from kexue_train.train.tensors import Tensors, pinned, to_tensors
 
@@ -52,7 +50,7 @@ def heldout_batches(config: JobConfig, phase: Phase, dataset: SampleDataset) -> 
         chosen = piece if len(piece) else rows[:1]
         batch = to_tensors(make_batch(dataset, chosen, 0, seed=config.seed, rates=_rates(config)))
         if not len(piece):
-            batch |= {name: torch.full_like(batch[name], IGNORE_INDEX) for name in ("prediction_labels", "pair_labels")}
+            batch |= {target.labels: torch.full_like(batch[target.labels], IGNORE_INDEX) for target in TARGETS}
         batches.append(batch)
     return batches
 
@@ -61,15 +59,6 @@ def first_batch(config: JobConfig, dataset: SampleDataset, size: int) -> Tensors
     """A micro-batch of the first ``size`` rows, to try out what fits."""
     rows, epochs = dataset.rows_at(np.arange(size), config.seed)
     return to_tensors(make_batch(dataset, rows, epochs, seed=config.seed, rates=_rates(config)))
-
-
-def expected_counts(train: TrainConfig, dataset: SampleDataset, micro_batch_size: int) -> ExpectedCounts:
-    """Mean numbers of predictions and pairs in a micro-batch."""
-    tokens, sequences, pairs = map(dataset.mean_per_row, ("real_tokens", "sequences", "pairs"))
-    maskable = tokens - 2 * sequences - pairs  # without [CLS] and [SEP]
-    return ExpectedCounts(
-        predictions=train.objective.masking.total * maskable * micro_batch_size, pairs=pairs * micro_batch_size
-    )
 
 
 def _rates(config: JobConfig) -> MaskingRates:

@@ -22,14 +22,13 @@ from kexue_train.metrics.spikes import SpikeDetector
 from kexue_train.model.modeling_roformer_v2 import set_residual_scale
 from kexue_train.optim.build import AccumulatingOptimizer, set_learning_rate
 from kexue_train.optim.embedding_rows import embedding_sizes
-from kexue_train.train.balance import loss_units
 from kexue_train.train.checkpoint import CheckpointWriter, TrainerState
 from kexue_train.train.engine import Engine
 from kexue_train.train.faults.spikes import Spike, count_skipped_rows
 from kexue_train.train.faults.step_report import StepReport, StepReports
 from kexue_train.train.faults.stop import Ending, StopRequest
 from kexue_train.train.faults.watchdog import Watchdog
-from kexue_train.train.feed import expected_counts, heldout_batches, training_batches
+from kexue_train.train.feed import heldout_batches, training_batches
 from kexue_train.train.job import JobConfig, TrainDir
 from kexue_train.train.monitor.lines import phase_values, training_values
 from kexue_train.train.monitor.loggers import MetricLogger
@@ -37,10 +36,9 @@ from kexue_train.train.monitor.meter import Meter, Speedometer
 from kexue_train.train.monitor.norms import StepNorms
 from kexue_train.train.monitor.profiling import StepProfiler
 from kexue_train.train.monitor.symptoms import SymptomWatch
-from kexue_train.train.objective import PretrainingObjective
+from kexue_train.train.objective import PretrainingObjective, total_loss, validate
 from kexue_train.train.phases import Phase, phase_after
 from kexue_train.train.tensors import Tensors, to_device
-from kexue_train.train.validation import means, total_loss, validate
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +99,7 @@ def enter_phase(training: Training) -> None:
     training.rows_left_out = count_skipped_rows(training.state.left_out, phase.seq_len)
     training.batches = training_batches(config, phase, dataset, step, training.device, training.rows_left_out)
     training.heldout = heldout_batches(config, phase, dataset)
-    training.objective.expected = expected_counts(config.train, dataset, phase.micro_batch_size)
-    training.objective.units = loss_units(config.train.objective.loss_unit, dataset)
+    training.objective.scale_to(dataset, phase.micro_batch_size, config.train.objective.loss_unit)
     training.optimizer.accumulation_steps = phase.accumulation_steps  # a border of phases is one of windows
     training.state = replace(training.state, micro_step=phase.micro_steps(step))
 
@@ -114,19 +111,19 @@ def train_loop(training: Training) -> Ending:
         Spike: If a loss is one and ``train.faults.on_spike`` does not ignore it; on every rank after the same step.
     """
     config, paths = training.config.train, training.paths
-    meter = Meter(training.device)
+    meter = Meter(training.objective.heads, training.device)
     while training.state.step < config.steps:
         if training.state.step == training.phase.end:
             _next_phase(training)
         step = _one_step(training, meter)
         last = step == config.steps
         saving = last or step % config.checkpoints.every == 0
-        stopping = _hear(training, meter.step_terms, everything=saving)
+        stopping = _hear(training, meter.step_sums, everything=saving)
         if (
             saving or stopping or step % config.logging.log_every == 0
         ):  # before a checkpoint: it holds tokens and time so far
             _log(training, meter)
-            meter = Meter(training.device)
+            meter = Meter(training.objective.heads, training.device)
             report_saved(training)
         scores: dict[str, float] = {}
         if last or step % config.logging.validate_every == 0:
@@ -137,7 +134,7 @@ def train_loop(training: Training) -> Ending:
                 training.metrics.write(Kind.VALIDATION, step, **scores)
         if saving or stopping:
             with meter.paused():
-                _save(training, total_loss(scores, config.objective.nsp_weight))
+                _save(training, total_loss(scores, training.objective.heads))
         if stopping and not last:
             logger.info("%s after step %d; checkpoint in %s", stopping.name.lower(), step, paths.checkpoints)
             return stopping
@@ -149,7 +146,7 @@ def _hear(training: Training, sums: Tensor, *, everything: bool) -> Ending | Non
 
     Args:
         training: The training.
-        sums: This rank's ``LossTerms`` of the step, stacked.
+        sums: This rank's ``LabelScores`` of the step, [heads, 3].
         everything: Wait for what they tell about this step, too.
 
     Returns:
@@ -235,13 +232,11 @@ def _log(training: Training, meter: Meter) -> None:
     table = training.engine.full_parameter(training.objective.model.get_input_embeddings().weight)
     if not training.metrics:
         return
-    scores = means(totals.terms)
     line = training_values(
         training.state,
         training.phase,
         totals,
-        scores,
-        loss=total_loss(scores, config.train.objective.nsp_weight),
+        loss=total_loss(totals.scores, training.objective.heads),
         lr=training.optimizer.param_groups[0]["lr"],
         epoch=(training.phase.rows(state.step) + training.rows_left_out) / training.rows_per_epoch,
         seconds=training.seconds,

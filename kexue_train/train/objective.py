@@ -1,36 +1,24 @@
-"""What is minimised: masked-word plus next-sentence loss of one micro-batch, on the predicted slots only."""
+"""What is minimised: the weighted losses of all heads over one micro-batch, on the labelled slots only."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import assert_never
 
 import torch
-import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 from torch import Tensor, nn
 
+from kexue_train.batches.dataset import SampleDataset
 from kexue_train.model import RoFormerV2ForPreTraining
-from kexue_train.model.linear_cross_entropy import linear_cross_entropy
-from kexue_train.samples.mlm import IGNORE_INDEX
-from kexue_train.train.balance import LossUnits, balance
+from kexue_train.model.linear_cross_entropy import LabelScores
+from kexue_train.train.config import LossUnit
+from kexue_train.train.distributed import sum_over_ranks
+from kexue_train.train.heads import TrainedHead
+from kexue_train.train.tensors import Tensors, to_device
 
-
-class LossTerms(NamedTuple):
-    """Sums over one micro-batch, fp32 scalars; divide sums over many micro-batches, never average means."""
-
-    mlm_loss: Tensor
-    mlm_correct: Tensor
-    mlm_count: Tensor
-    nsp_loss: Tensor
-    nsp_correct: Tensor
-    nsp_count: Tensor
-
-
-class ExpectedCounts(NamedTuple):
-    """Mean numbers per micro-batch over the whole sample set; the divisors of the training loss."""
-
-    predictions: float
-    pairs: float
+Heads = tuple[TrainedHead, ...]
+NUM_SUMS = len(LabelScores._fields)
 
 
 class PretrainingObjective(nn.Module):
@@ -39,26 +27,31 @@ class PretrainingObjective(nn.Module):
     The loss divides by *expected* counts, constants of the sample set. So the gradient of a step is the sum over its
     rows, the same however the rows are cut into micro-batches and ranks; a mean per micro-batch would weigh a masked
     word more where few are masked (https://github.com/huggingface/transformers/issues/24725).
+
+    Args:
+        model: The model.
+        heads: Its heads that are trained.
+        autocast: The type of matrix products, if it is another than that of the weights.
+
+    Attributes:
+        expected: Mean number of labels in a micro-batch over the whole sample set, for each head.
+        units: The loss of each head that counts as 1, in nats (https://kexue.fm/archives/8870); None: its own value,
+            micro-batch by micro-batch.
     """
 
-    def __init__(
-        self,
-        model: RoFormerV2ForPreTraining,
-        expected: ExpectedCounts,
-        *,
-        nsp_weight: float,
-        autocast: torch.dtype | None,
-        units: LossUnits | None = LossUnits(),  # noqa: B008  # a named tuple
-    ) -> None:
+    def __init__(self, model: RoFormerV2ForPreTraining, heads: Heads, *, autocast: torch.dtype | None = None) -> None:
         super().__init__()
-        self.model = model
-        self.expected = expected
-        self.nsp_weight = nsp_weight
-        self.autocast = autocast
-        self.units = units
+        self.model, self.heads, self.autocast = model, heads, autocast
+        self.expected: Sequence[float] = [1.0] * len(heads)
+        self.units: Sequence[float] | None = [1.0] * len(heads)
 
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, LossTerms]:
-        """The loss to differentiate and the sums behind it.
+    def scale_to(self, dataset: SampleDataset, micro_batch_size: int, unit: LossUnit = "nat") -> None:
+        """Set what divides the losses: for micro-batches of so many rows of ``dataset``."""
+        self.expected = [head.mean_per_row(dataset) * micro_batch_size for head in self.heads]
+        self.units = loss_units(unit, self.heads, dataset)
+
+    def forward(self, batch: Tensors) -> tuple[Tensor, Tensor]:
+        """Compute the loss to differentiate, and the ``LabelScores`` of the heads behind it, stacked: [heads, 3].
 
         Args:
             batch: The tensors of a ``Batch``; their shapes are the same in every micro-batch.
@@ -70,24 +63,73 @@ class PretrainingObjective(nn.Module):
                 position_ids=batch["position_ids"],
                 token_type_ids=batch["token_type_ids"],
             ).last_hidden_state.flatten(0, 1)
-            words, pairs = (hidden.index_select(0, batch[name]) for name in ("prediction_slots", "pair_slots"))
-            mlm = _score_words(self.model.cls.predictions, words, batch["prediction_labels"])
-            nsp = _score(self.model.cls.next_sentence, pairs, batch["pair_labels"])
-        means = mlm[0] / self.expected.predictions, nsp[0] / (self.expected.pairs or 1.0)
-        loss = balance(*means, self.units, nsp_weight=self.nsp_weight)
-        return loss, LossTerms(*(term.detach() for term in (*mlm, *nsp)))
+            states = [hidden.index_select(0, batch[head.target.slots]) for head in self.heads]
+            scores = [
+                head.score(self.model, state, batch[head.target.labels])
+                for head, state in zip(self.heads, states, strict=True)
+            ]
+        means = [score.loss / (count or 1.0) for score, count in zip(scores, self.expected, strict=True)]
+        return combine(means, self.heads, self.units), torch.stack([torch.stack(score) for score in scores]).detach()
 
     def _precision(self, device_type: str) -> AbstractContextManager[object]:
         return torch.autocast(device_type, self.autocast) if self.autocast else nullcontext()
 
 
-def _score_words(head: Any, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``_score``, for the head with the projection onto the vocabulary, whose logits never exist whole."""
-    return linear_cross_entropy(head.features(hidden), head.decoder.weight, labels)
+def combine(losses: Sequence[Tensor], heads: Heads, units: Sequence[float] | None) -> Tensor:
+    """Return the weighted sum of mean losses in nats, each in its unit; a loss of 0 counts as 0 in any unit."""
+    if units is None:
+        parts = [head.weight * _relative(loss) for head, loss in zip(heads, losses, strict=True)]
+    else:
+        parts = [head.weight * loss / unit for head, loss, unit in zip(heads, losses, units, strict=True)]
+    return sum(parts[1:], start=parts[0])
 
 
-def _score(head: nn.Module, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(Σ cross-entropy, number right, number) over the slots [N, E] with a label; zeros if there are none."""
-    logits = head(hidden).float()
-    loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
-    return loss, (logits.argmax(-1) == labels).sum().float(), (labels != IGNORE_INDEX).sum().float()
+def _relative(loss: Tensor) -> Tensor:
+    """Return the loss over its value: always 1, and its gradient is that of log(loss)."""
+    value = loss.detach()
+    return loss / value.where(value > 0, 1)
+
+
+def loss_units(kind: LossUnit, heads: Heads, dataset: SampleDataset) -> list[float] | None:
+    """Return the units that ``train.objective.loss_unit`` names, the same on every rank."""
+    match kind:
+        case "nat":
+            return [1.0] * len(heads)
+        case "initial":
+            return [head.initial_loss(dataset) for head in heads]
+        case "prior":
+            return [head.prior_loss(dataset) for head in heads]
+        case "online":
+            return None
+        case _:
+            assert_never(kind)
+
+
+def mean_scores(sums: Iterable[Sequence[float]], heads: Heads) -> dict[str, float]:
+    """Return means and counts from the summed ``LabelScores`` of each head; one without a single label is left out."""
+    scores: dict[str, float] = {}
+    for trained, (loss, correct, count) in zip(heads, sums, strict=True):
+        if count:
+            head = trained.head
+            scores |= {head.loss_key: loss / count, head.accuracy_key: correct / count, head.counted: int(count)}
+    return scores
+
+
+def total_loss(scores: dict[str, float], heads: Heads) -> float | None:
+    """Return the weighted loss of all heads in nats; None if the first head had no label."""
+    if heads[0].head.loss_key not in scores:
+        return None
+    return sum(head.weight * scores.get(head.head.loss_key, 0.0) for head in heads)
+
+
+@torch.no_grad()
+def validate(objective: PretrainingObjective, batches: Iterable[Tensors], device: torch.device) -> dict[str, float]:
+    """Return means over the held-out rows of all ranks, without dropout; masks are fixed, so values compare over time.
+
+    A collective call.
+    """
+    objective.eval()
+    sums = torch.zeros(len(objective.heads), NUM_SUMS, device=device)
+    for batch in batches:
+        sums += objective(to_device(batch, device))[1]
+    return mean_scores(sum_over_ranks(sums).tolist(), objective.heads)

@@ -11,7 +11,7 @@ from torch import Tensor
 from kexue_train.optim.accumulation import HiddenAccumulation
 from kexue_train.optim.partitioned import FlatSteps
 from kexue_train.train.checkpoint import FullTensors
-from kexue_train.train.objective import LossTerms, PretrainingObjective
+from kexue_train.train.objective import PretrainingObjective
 from kexue_train.train.zero_partitions import ZeroPartitions
 
 
@@ -36,9 +36,9 @@ class ZeroEngine:
         self._partitions = ZeroPartitions(engine, params)
         flat_steps.attach(self._partitions.flats, self._partitions.slices)
 
-    def micro_step(self, batch: dict[str, Tensor]) -> LossTerms:
+    def micro_step(self, batch: dict[str, Tensor]) -> Tensor:
         """See ``Engine``."""
-        loss, terms = cast(tuple[Tensor, LossTerms], self._engine(batch))
+        loss, terms = cast(tuple[Tensor, Tensor], self._engine(batch))
         self._engine.backward(loss)
         optimizer, flat_steps = self._optimizer, self._flat_steps
         if flat_steps.wants_gradients:

@@ -16,7 +16,7 @@ from kexue_train.model import RoFormerV2Config, RoFormerV2ForMaskedLM, RoFormerV
 from kexue_train.model.config import ModelConfig
 from kexue_train.model.hf_folder import build_hf_config, write_hf_folder
 from kexue_train.model.modeling_roformer_v2 import set_residual_scale
-from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
+from tests.train.tiny_training import make_objective
 
 WIDTH = 48
 SWAPPED = {"tied_output": "half_swapped"}
@@ -70,7 +70,7 @@ def test_training_has_the_losses_and_gradients_of_the_logits(make_model, tokens)
     for is_objective in (True, False):
         model = make_model(**SWAPPED).double()
         if is_objective:
-            objective = PretrainingObjective(model, ExpectedCounts(4.0, 1.0), nsp_weight=1.0, autocast=None)
+            objective = make_objective(model, expected=(4.0, 1.0))
             loss, _ = objective.eval()(batch)
         else:
             loss = F.cross_entropy(model(input_ids).prediction_logits.flatten(0, 1)[slots], labels)

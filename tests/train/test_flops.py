@@ -10,7 +10,7 @@ from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.config import ModelConfig
 from kexue_train.model.hf_folder import build_hf_config
 from kexue_train.train.monitor.flops import datasheet_rate, flop_rule, measured_rate
-from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
+from tests.train.tiny_training import make_objective
 
 VOCAB, ROWS, LENGTH, PREDICTIONS, PAIRS = 128, 3, 16, 8, 3
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -37,7 +37,7 @@ def test_the_rule_counts_what_the_operators_of_a_step_do(act):
     config = ModelConfig(**sizes, hidden_act=act, **STILL)
     model = RoFormerV2ForPreTraining(build_hf_config(config, VOCAB))
     model.config._attn_implementation = "eager"  # the fused kernels compute the scores again in backward
-    objective = PretrainingObjective(model, ExpectedCounts(PREDICTIONS, PAIRS), nsp_weight=1.0, autocast=None)
+    objective = make_objective(model, expected=(PREDICTIONS, PAIRS))
     with FlopCounterMode(display=False) as counter:
         objective(_batch())[0].backward()
     tokens = ROWS * LENGTH

@@ -7,9 +7,11 @@ import json
 import pytest
 
 from kexue_train.metrics.file import read_metrics
+from kexue_train.train.config import ObjectiveConfig
+from kexue_train.train.heads import pretraining_heads
 from kexue_train.train.job import TrainDir
 from kexue_train.train.monitor.loggers import MetricLogger
-from kexue_train.train.validation import means
+from kexue_train.train.objective import mean_scores
 
 
 @pytest.fixture
@@ -54,7 +56,8 @@ def test_no_file_is_no_lines(tmp_path):
 
 
 def test_means_divide_sums_and_leave_out_a_task_without_examples():
-    assert means([6.0, 3, 4, 1.0, 1, 2]) == {
+    heads = pretraining_heads(ObjectiveConfig())
+    assert mean_scores([[6.0, 3, 4], [1.0, 1, 2]], heads) == {
         "mlm_loss": 1.5, "mlm_accuracy": 0.75, "predictions": 4, "nsp_loss": 0.5, "nsp_accuracy": 0.5, "pairs": 2
     }  # fmt: skip
-    assert means([6.0, 3, 4, 0.0, 0, 0]).keys() == {"mlm_loss", "mlm_accuracy", "predictions"}
+    assert mean_scores([[6.0, 3, 4], [0.0, 0, 0]], heads).keys() == {"mlm_loss", "mlm_accuracy", "predictions"}

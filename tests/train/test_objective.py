@@ -13,11 +13,11 @@ from kexue_train.batches.collate import make_batch, without_unused_slots
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.loader import Plan, iter_batches
 from kexue_train.foundation.artifacts import read_manifest
+from kexue_train.model.linear_cross_entropy import LabelScores
 from kexue_train.samples.mlm import MaskingRates
-from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
 from kexue_train.train.tensors import to_tensors
 from tests.batches.dense import dense
-from tests.train.tiny_training import make_model
+from tests.train.tiny_training import make_model, make_objective
 
 ROWS = 8
 FIRST = 20
@@ -40,8 +40,7 @@ def batch(samples):
 def _objective(vocab_size, micro_batch, *, pairs_per_row=0.4, weight=0.7):
     model, _ = make_model(vocab_size)
     model.double().eval()
-    expected = ExpectedCounts(predictions=4.0 * micro_batch, pairs=pairs_per_row * micro_batch)
-    return PretrainingObjective(model, expected, nsp_weight=weight, autocast=None)
+    return make_objective(model, expected=(4.0 * micro_batch, pairs_per_row * micro_batch), nsp_weight=weight)
 
 
 def _backward(vocab_size, micro_batches, micro_batch):
@@ -95,7 +94,8 @@ def test_loss_and_gradient_are_the_same_however_rows_are_cut(vocab_size, samples
 
 def test_loss_is_both_sums_over_their_expected_counts(vocab_size, batch):
     objective = _objective(vocab_size, ROWS)
-    loss, terms = objective(batch)
+    loss, (mlm, nsp) = objective(batch)
+    mlm, nsp = LabelScores(*mlm), LabelScores(*nsp)
     hidden = objective.model.roformer(
         batch["input_ids"],
         sequence_ids=batch["sequence_ids"],
@@ -110,10 +110,10 @@ def test_loss_is_both_sums_over_their_expected_counts(vocab_size, batch):
     torch.testing.assert_close(
         loss, words / (4 * ROWS) + 0.7 * pairs / (0.4 * ROWS), rtol=1e-5, atol=0.0, check_dtype=False
     )
-    assert terms.mlm_count == (labels["labels"] >= 0).sum() > 0
-    assert terms.nsp_count == (labels["pairs"] >= 0).sum() > 0
-    assert terms.mlm_correct == (logits.argmax(-1).numpy() == labels["labels"].ravel()).sum()
-    assert not any(term.requires_grad for term in terms)
+    assert mlm.num_labels == (labels["labels"] >= 0).sum() > 0
+    assert nsp.num_labels == (labels["pairs"] >= 0).sum() > 0
+    assert mlm.correct == (logits.argmax(-1).numpy() == labels["labels"].ravel()).sum()
+    assert not any(term.requires_grad for term in (*mlm, *nsp))
 
 
 def test_unused_slots_change_nothing(vocab_size, batch):
@@ -123,7 +123,7 @@ def test_unused_slots_change_nothing(vocab_size, batch):
         longer[f"{task}_labels"] = F.pad(batch[f"{task}_labels"], (0, 64), value=-100)
     found = [_objective(vocab_size, ROWS)(tensors) for tensors in (batch, longer)]
     torch.testing.assert_close(found[0][0], found[1][0])
-    torch.testing.assert_close(torch.stack(found[0][1]), torch.stack(found[1][1]))
+    torch.testing.assert_close(found[0][1], found[1][1])
 
 
 def test_without_its_unused_slots_a_batch_has_the_same_loss(vocab_size, batch):
@@ -132,27 +132,27 @@ def test_without_its_unused_slots_a_batch_has_the_same_loss(vocab_size, batch):
     assert len(shorter["prediction_slots"]) < len(batch["prediction_slots"])
     found = [_objective(vocab_size, ROWS)(tensors) for tensors in (batch, shorter)]
     torch.testing.assert_close(found[0][0], found[1][0])
-    torch.testing.assert_close(torch.stack(found[0][1]), torch.stack(found[1][1]))
+    torch.testing.assert_close(found[0][1], found[1][1])
 
 
 @pytest.mark.parametrize("names", [("prediction_slots", "prediction_labels"), ("pair_slots", "pair_labels")])
 def test_a_task_without_a_slot_has_no_loss(vocab_size, batch, names):
     objective = _objective(vocab_size, ROWS)
-    loss, terms = objective(batch | {name: batch[name][:0] for name in names})
+    loss, sums = objective(batch | {name: batch[name][:0] for name in names})
     assert torch.isfinite(loss)
-    assert (terms.mlm_count if names[0] == "prediction_slots" else terms.nsp_count) == 0
+    assert LabelScores(*sums[0 if names[0] == "prediction_slots" else 1]).num_labels == 0
     assert all(torch.isfinite(gradient).all() for gradient in torch.autograd.grad(loss, list(objective.parameters())))
 
 
 def test_samples_without_pairs_have_a_finite_loss(vocab_size, batch):
     alone = batch | {"pair_labels": torch.full_like(batch["pair_labels"], -100)}
-    loss, terms = _objective(vocab_size, ROWS, pairs_per_row=0.0)(alone)
-    torch.testing.assert_close(loss, terms.mlm_loss / (4 * ROWS), check_dtype=False)
+    loss, (mlm, _) = _objective(vocab_size, ROWS, pairs_per_row=0.0)(alone)
+    torch.testing.assert_close(loss, LabelScores(*mlm).loss / (4 * ROWS), check_dtype=False)
 
 
 def test_a_micro_batch_without_predictions_has_loss_and_gradient_zero(vocab_size, batch):
     nothing = {name: torch.full_like(batch[name], -100) for name in ("prediction_labels", "pair_labels")}
     objective = _objective(vocab_size, ROWS)
-    loss, terms = objective(batch | nothing)
-    assert (loss.item(), terms.mlm_count.item(), terms.nsp_count.item()) == (0, 0, 0)
+    loss, sums = objective(batch | nothing)
+    assert (loss.item(), *(LabelScores(*head).num_labels.item() for head in sums)) == (0, 0, 0)
     assert not any(gradient.any() for gradient in torch.autograd.grad(loss, list(objective.parameters())))

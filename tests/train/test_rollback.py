@@ -11,6 +11,7 @@ from kexue_train.batches.loader import Plan
 from kexue_train.foundation.errors import TrainingError
 from kexue_train.metrics.failure import FailureKind, read_failure
 from kexue_train.metrics.file import read_metrics
+from kexue_train.model.linear_cross_entropy import LabelScores
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.engine import DeepSpeedEngine, TorchEngine
 from kexue_train.train.faults.spikes import SkippedRows
@@ -39,9 +40,12 @@ def poison(monkeypatch):
         micro_step = engine.micro_step
 
         def micro_step_with_poison(self, batch):
-            terms = micro_step(self, batch)
+            sums = micro_step(self, batch).clone()
             step = origin[batch["input_ids"].numpy().tobytes()]
-            return terms._replace(mlm_loss=terms.mlm_count * poisoned[step]) if step in poisoned else terms
+            if step in poisoned:
+                mlm = LabelScores(*sums[0])
+                mlm.loss.copy_(mlm.num_labels * poisoned[step])
+            return sums
 
         poisoned.update(dict.fromkeys(steps, loss))
         monkeypatch.setattr(engine, "micro_step", micro_step_with_poison)

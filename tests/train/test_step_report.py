@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from kexue_train.train.config import ObjectiveConfig
 from kexue_train.train.distributed import join_process_group
 from kexue_train.train.faults.step_report import StepReports
-from kexue_train.train.objective import LossTerms
+from kexue_train.train.heads import pretraining_heads
 from tests.free_port import free_port
 from tests.train.tiny_training import SECONDS, rank_environment
 from tests.train.warm_worker import WarmProcess
@@ -21,12 +22,12 @@ from tests.train.warm_worker import WarmProcess
 @pytest.fixture
 def reports():
     join_process_group("gloo", hang_timeout=1.0, alone=True)
-    yield StepReports(0.5, timedelta(seconds=10))
+    yield StepReports(pretraining_heads(ObjectiveConfig(nsp_weight=0.5)), timedelta(seconds=10))
     dist.destroy_process_group()
 
 
 def _terms(mlm: float, nsp: float) -> torch.Tensor:
-    return torch.tensor(LossTerms(4 * mlm, 1.0, 4.0, 2 * nsp, 1.0, 2.0))
+    return torch.tensor([[4 * mlm, 1.0, 4.0], [2 * nsp, 1.0, 2.0]])
 
 
 def _add(reports: StepReports, step: int, *, asked: bool = False):
@@ -53,7 +54,7 @@ def test_a_request_is_heard_one_step_later(reports):
 
 
 def test_a_step_without_a_pair_counts_its_words(reports):
-    reports.add(1, torch.tensor(LossTerms(8.0, 0.0, 4.0, 0.0, 0.0, 0.0)), asked=False, drained=False)
+    reports.add(1, torch.tensor([[8.0, 0.0, 4.0], [0.0, 0.0, 0.0]]), asked=False, drained=False)
     assert [r.loss for r in reports.drain(asked=False, drained=False) if r.step] == [2.0]
 
 

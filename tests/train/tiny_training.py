@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,13 @@ from kexue_train.samples.build_samples import build_samples
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.samples.tokenizer import train_tokenizer
 from kexue_train.train.checkpoint import CheckpointFolder, Retention, TrainerState, save_checkpoint
-from kexue_train.train.config import RENAMED_KEYS
+from kexue_train.train.config import RENAMED_KEYS, ObjectiveConfig
 from kexue_train.train.engine import TorchEngine
 from kexue_train.train.faults.stop import Ending
+from kexue_train.train.heads import pretraining_heads
 from kexue_train.train.job import JobConfig, TrainDir
 from kexue_train.train.launch import preserve_process_state
-from kexue_train.train.objective import ExpectedCounts, PretrainingObjective
+from kexue_train.train.objective import PretrainingObjective
 from kexue_train.train.worker import run_worker
 from tests.free_port import free_port
 from tests.reference.row_hashes import sum_hashes, text_hashes
@@ -146,9 +147,18 @@ def make_model(vocab_size: int, seed: int = 0, **changes: Any) -> tuple[RoFormer
     return model, optimizer
 
 
+def make_objective(
+    model: RoFormerV2ForPreTraining, *, expected: Sequence[float] = (1.0, 1.0), nsp_weight: float = 1.0
+) -> PretrainingObjective:
+    """The loss of ``model``, divided by these expected numbers of predictions and pairs."""
+    objective = PretrainingObjective(model, pretraining_heads(ObjectiveConfig(nsp_weight=nsp_weight)))
+    objective.expected = expected
+    return objective
+
+
 def make_engine(model: RoFormerV2ForPreTraining, optimizer: Tiger) -> TorchEngine:
     """An engine of plain torch, good for its tensors."""
-    return TorchEngine(PretrainingObjective(model, ExpectedCounts(1, 1), nsp_weight=1, autocast=None), optimizer)
+    return TorchEngine(make_objective(model), optimizer)
 
 
 def make_recipe(samples: Path, **changes: Any) -> Recipe:

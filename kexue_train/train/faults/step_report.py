@@ -14,10 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kexue_train.train.objective import LossTerms
-from kexue_train.train.validation import means, total_loss
-
-_SUMS = len(LossTerms._fields)
+from kexue_train.train.objective import NUM_SUMS, Heads, mean_scores, total_loss
 
 
 class StepReport(NamedTuple):
@@ -26,7 +23,7 @@ class StepReport(NamedTuple):
     step: int
     """The step that ``loss`` is of; 0: of none, this report is the first."""
     loss: float | None
-    """MLM plus weighed NSP loss of the global batch, in nats; None if no word of it was predicted."""
+    """Weighted loss of all heads over the global batch, in nats; None if no word of it was predicted."""
     asked: bool
     """Whether any rank was asked to stop."""
     drained: bool
@@ -50,19 +47,19 @@ class StepReports:
     """The pipeline; every rank calls the same methods after the same steps.
 
     Args:
-        nsp_weight: Weight of the NSP loss beside the MLM loss.
+        heads: The heads whose losses are told.
         timeout: How long to wait for a rank.
     """
 
-    def __init__(self, nsp_weight: float, timeout: timedelta) -> None:
-        self._nsp_weight = nsp_weight
+    def __init__(self, heads: Heads, timeout: timedelta) -> None:
+        self._heads = heads
         # A group of its own on the host: neither behind the tensors of the training nor on their device.
         self._group = dist.new_group(backend="gloo", timeout=timeout) if dist.get_world_size() > 1 else None
-        self._copy = _Copy(0, torch.zeros(_SUMS), None)
+        self._copy = _Copy(0, torch.zeros(len(self._heads), NUM_SUMS), None)
         self._sent: _Sent | None = None
 
     def add(self, step: int, sums: Tensor, *, asked: bool, drained: bool) -> list[StepReport]:
-        """Hand in this rank's ``LossTerms`` of a step, stacked; returns what has arrived, at most one report."""
+        """Hand in this rank's ``LabelScores`` of a step, [heads, 3]; return what has arrived, at most one report."""
         arrived = self._arrive()
         self._send(asked, drained)
         self._copy = _to_host(step, sums)
@@ -72,7 +69,7 @@ class StepReports:
         """Everything up to the last step handed in; waits for it."""
         reports = self._arrive()
         self._send(asked, drained)
-        self._copy = _Copy(0, torch.zeros(_SUMS), None)
+        self._copy = _Copy(0, torch.zeros(len(self._heads), NUM_SUMS), None)
         return reports + self._arrive()
 
     def close(self) -> None:
@@ -82,7 +79,7 @@ class StepReports:
     def _send(self, asked: bool, drained: bool) -> None:
         if self._copy.ready is not None:
             self._copy.ready.synchronize()
-        values = torch.cat([self._copy.sums.double(), torch.tensor([asked, drained], dtype=torch.float64)])
+        values = torch.cat([self._copy.sums.double().flatten(), torch.tensor([asked, drained], dtype=torch.float64)])
         work = dist.all_reduce(values, group=self._group, async_op=True) if self._group else None
         self._sent = _Sent(self._copy.step, values, work)
 
@@ -93,8 +90,9 @@ class StepReports:
         self._sent = None
         if work is not None:
             work.wait()
-        *sums, asked, drained = values.tolist()
-        return [StepReport(step, total_loss(means(sums), self._nsp_weight), asked > 0, drained > 0)]
+        asked, drained = values[-2:].tolist()
+        scores = mean_scores(values[:-2].view(-1, NUM_SUMS).tolist(), self._heads)
+        return [StepReport(step, total_loss(scores, self._heads), asked > 0, drained > 0)]
 
 
 def _to_host(step: int, sums: Tensor) -> _Copy:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from kexue_train.metrics.fields import PHASE, PHASE_FIELDS
@@ -35,7 +34,6 @@ def training_values(
     state: TrainerState,
     phase: Phase,
     totals: Totals,
-    scores: Mapping[str, float],
     *,
     loss: float | None,
     lr: float,
@@ -48,7 +46,6 @@ def training_values(
         state: After the last of the steps.
         phase: The phase of the last step.
         totals: Sums over the steps and all ranks.
-        scores: Means over the same.
         loss: Their total loss in nats; None if nothing was predicted.
         lr: Learning rate of the last step.
         epoch: Passes over the samples of the phase's length so far.
@@ -61,7 +58,7 @@ def training_values(
         "rows": phase.all_rows(state.step),
         "tokens": state.tokens,
         "loss": loss or 0.0,
-        **{key: value for key, value in scores.items() if key not in counts},
+        **{key: value for key, value in totals.scores.items() if key not in counts},
         "lr": lr,
         "seconds": seconds,
         "data_wait": totals.data_wait,

@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import psutil
 import torch
+from torch import Tensor
 
 from kexue_train.foundation.runtime import available_memory_bytes, total_memory_bytes
+from kexue_train.metrics.heads import MLM
 from kexue_train.train.distributed import max_over_ranks, sum_over_ranks
 from kexue_train.train.monitor.flops import FlopRule, PeakRates
-from kexue_train.train.objective import LossTerms
+from kexue_train.train.objective import NUM_SUMS, Heads, mean_scores
 from kexue_train.train.tensors import Tensors, synchronize
 
 _RATE_LINES = 50
@@ -23,8 +25,8 @@ _RATE_LINES = 50
 class Totals(NamedTuple):
     """Over all ranks and the micro-batches since the last line."""
 
-    terms: list[float]
-    """Summed ``LossTerms``."""
+    scores: dict[str, float]
+    """Means and counts of the heads."""
     tokens: int
     """Real ones, without padding."""
     seen_tokens: int
@@ -43,26 +45,25 @@ class Meter:
     """Sums over the micro-batches since the last line of metrics, on this rank; nothing in here waits for a device.
 
     Attributes:
-        step_terms: ``LossTerms`` of the micro-batches since ``start_step``, stacked.
+        step_sums: ``LabelScores`` of the heads over the micro-batches since ``start_step``: [heads, 3].
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._terms = torch.zeros(len(LossTerms._fields), device=device)
+    def __init__(self, heads: Heads, device: torch.device) -> None:
+        self._heads, self._device = heads, device
+        self._sums = torch.zeros(len(heads), NUM_SUMS, device=device)
         self._tokens = self._seen_tokens = 0
         self._waited = 0.0
         self._started = time.perf_counter()
-        self.step_terms = torch.zeros_like(self._terms)
+        self.step_sums = torch.zeros_like(self._sums)
 
     def start_step(self) -> None:
-        """Begin with new ``step_terms``."""
-        self.step_terms = torch.zeros_like(self._terms)
+        """Begin with new ``step_sums``."""
+        self.step_sums = torch.zeros_like(self._sums)
 
-    def add(self, terms: LossTerms, batch: Tensors) -> None:
-        """Count one micro-batch, given as it lies on the host."""
-        stacked = torch.stack(terms)
-        self._terms += stacked
-        self.step_terms += stacked
+    def add(self, sums: Tensor, batch: Tensors) -> None:
+        """Count one micro-batch, given as it lies on the host, with the ``LabelScores`` of the heads: [heads, 3]."""
+        self._sums += sums
+        self.step_sums += sums
         tokens = int((batch["sequence_ids"] > 0).sum())
         self._tokens += tokens
         self._seen_tokens += tokens + 2 * int(batch["position_ids"].sum())  # 1 + 3 + 5 + ... = length²
@@ -85,11 +86,13 @@ class Meter:
     def total(self) -> Totals:
         """Add up over the ranks, and wait for it. A collective call."""
         counts = torch.tensor([self._tokens, self._seen_tokens], dtype=torch.float64, device=self._device)
-        *terms, tokens, seen = sum_over_ranks(torch.cat([self._terms.to(counts.dtype), counts])).tolist()
+        summed = sum_over_ranks(torch.cat([self._sums.to(counts.dtype).flatten(), counts]))
+        scores = mean_scores(summed[:-2].view(-1, NUM_SUMS).tolist(), self._heads)
+        tokens, seen = summed[-2:].tolist()
         seconds = time.perf_counter() - self._started
         most = torch.tensor([self._waited / seconds, *_memory(self._device)], dtype=torch.float64, device=self._device)
         data_wait, memory_bytes, memory_share = max_over_ranks(most).tolist()
-        return Totals(terms, int(tokens), int(seen), seconds, data_wait, int(memory_bytes), memory_share)
+        return Totals(scores, int(tokens), int(seen), seconds, data_wait, int(memory_bytes), memory_share)
 
 
 class Speedometer:
@@ -117,7 +120,7 @@ class Speedometer:
             to do), ``mfu_datasheet`` (of what their makers promise; left out if unknown), and ``eta_seconds`` at the
             pace of the last 50 lines, validating and saving included.
         """
-        predictions = totals.terms[LossTerms._fields.index("mlm_count")]
+        predictions = totals.scores.get(MLM.counted, 0)
         flops = self._rule.flops(totals.tokens, totals.seen_tokens, predictions) / totals.seconds
         self._times.append((step, self._clock()))
         (first_step, first), (_, now) = self._times[0], self._times[-1]
