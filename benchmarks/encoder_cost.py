@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from kexue_train.train.tensors import synchronize
+from kexue_train.train.data import synchronize
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,9 +31,9 @@ from kexue_train.optim.options import Options
 from kexue_train.optim.param_groups import build_param_groups
 from kexue_train.optim.schedule import Knots
 from kexue_train.train.config import ObjectiveConfig
+from kexue_train.train.data import Tensors, to_device, to_tensors
 from kexue_train.train.heads import pretraining_heads
 from kexue_train.train.objective import PretrainingObjective
-from kexue_train.train.tensors import Tensors, to_device, to_tensors
 
 _HELDOUT_BATCH = 64
 

@@ -21,10 +21,10 @@ from kexue_train.metrics.file import read_metrics
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import build_hf_config
 from kexue_train.optim.build import build_optimizer
-from kexue_train.train import build_training, loop
+from kexue_train.train import build_training, data
 from kexue_train.train.checkpoint import FullTensors, checkpoint_name
+from kexue_train.train.data import heldout_batches
 from kexue_train.train.engine import Engine, TorchEngine, build_engine
-from kexue_train.train.feed import heldout_batches
 from kexue_train.train.heads import pretraining_heads
 from kexue_train.train.job import JobConfig, TrainDir
 from kexue_train.train.launch import train_here
@@ -100,7 +100,7 @@ def train_in_blocks(config: JobConfig, samples: Path, out: Path, block: int, oth
 
     with (
         mock.patch.object(build_training, "build_engine", build),
-        mock.patch.object(loop, "heldout_batches", one_batch),
+        mock.patch.object(data, "heldout_batches", one_batch),
     ):
         train_here(config, samples, out)
     lines = read_metrics(TrainDir(out).metrics)

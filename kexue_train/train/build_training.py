@@ -40,12 +40,13 @@ from kexue_train.train.faults.watchdog import Watchdog
 from kexue_train.train.heads import pretraining_heads
 from kexue_train.train.initial_weights import load_initial_weights
 from kexue_train.train.job import JobConfig, TrainDir, samples_digest
-from kexue_train.train.loop import Training
+from kexue_train.train.loop import Guards, LoopState, Setup, Training
 from kexue_train.train.micro_batch import micro_batch_sizes
 from kexue_train.train.monitor.flops import flop_rule, peak_rates
 from kexue_train.train.monitor.meter import Speedometer
 from kexue_train.train.monitor.norms import StepNorms
 from kexue_train.train.monitor.profiling import StepProfiler
+from kexue_train.train.monitor.symptoms import SymptomWatch
 from kexue_train.train.objective import PretrainingObjective
 from kexue_train.train.phases import Phase, plan_phases
 
@@ -59,52 +60,51 @@ def build_training(
     device: torch.device,
     stop: StopRequest,
     watchdog: Watchdog,
-) -> Training:
-    """Everything that a training needs, at its last checkpoint; ``enter_phase`` makes it ready to go on.
+) -> tuple[Training, list[str]]:
+    """Build all that a training needs, at its last checkpoint, but for what rank 0 writes.
+
+    Returns:
+        The training, and what was wrong with newer checkpoints or with their storage.
 
     Raises:
         KexueError: If model, samples, weights or checkpoint do not fit together.
     """
+    train = config.train
     objective = _build_objective(config, datasets[0], device)
     phases = _plan(config, objective, datasets, paths)
-    if config.train.compute.compile:
+    if train.compute.compile:
         compile_layers(objective.model.roformer)
     optimizer = build_optimizer(
         config.optimizer,
         objective.model,
         accumulation_steps=phases[0].accumulation_steps,
         seed=config.seed,
-        partitioned=config.train.compute.zero_stage > 0,
+        partitioned=train.compute.zero_stage > 0,
     )
-    if config.train.init_from:
-        load_initial_weights(config.train.init_from, objective.model)
-    recipe = config.recipe(samples_digest(datasets))
-    notes = _Notes()
-    state = _resume(config, recipe, paths, FullTensors.of(objective.model, optimizer), device, notes)
-    optimizer.restart_at(state.step)
-    num_parameters = sum(p.numel() for p in objective.model.parameters())  # an engine may leave less to count
-    return Training(
+    if train.init_from:
+        load_initial_weights(train.init_from, objective.model)
+    recipe, notes = config.recipe(samples_digest(datasets)), _Notes()
+    saved = _resume(config, recipe, paths, FullTensors.of(objective.model, optimizer), device, notes)
+    optimizer.restart_at(saved.step)
+    setup = Setup(
         config=config,
         recipe=recipe,
         paths=paths,
-        tokenizer=datasets[0].folders[0] / "tokenizer",
         phases=phases,
         datasets=datasets,
-        objective=objective,
-        num_parameters=num_parameters,
-        optimizer=optimizer,
-        engine=build_engine(config.train, phases[0], objective, optimizer, paths.root),
         device=device,
-        state=state,
-        stop=stop,
-        watchdog=watchdog,
-        reports=StepReports(objective.heads, collective_timeout(config.train.faults.hang_timeout)),
-        spikes=SpikeDetector(state.recent_losses),
-        speed=_speed(config, datasets[0], device, state.step),
-        profiler=StepProfiler(config.train.logging.profile, paths.logs, dist.get_rank()),
-        norms=_norms(config.train, optimizer),
-        passed_over=notes.messages,
+        objective=objective,
+        num_parameters=sum(p.numel() for p in objective.model.parameters()),  # an engine may leave less to count
+        optimizer=optimizer,
+        engine=build_engine(train, phases[0], objective, optimizer, paths.root),
+        speed=_speed(config, datasets[0], device, saved.step),
+        profiler=StepProfiler(train.logging.profile, paths.logs, dist.get_rank()),
+        norms=_norms(train, optimizer),
     )
+    reports = StepReports(objective.heads, collective_timeout(train.faults.hang_timeout))
+    state = LoopState(saved=saved, losses=SpikeDetector(saved.recent_losses), symptoms=SymptomWatch())
+    guards = Guards(stop=stop, watchdog=watchdog, reports=reports)
+    return Training(setup=setup, state=state, guards=guards), notes.messages
 
 
 def _norms(train: TrainConfig, optimizer: AccumulatingOptimizer) -> StepNorms | None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,11 +19,15 @@ from kexue_train.batches.open_samples import open_samples
 from kexue_train.foundation.artifacts import Recipe, digest_of, write_atomic
 from kexue_train.foundation.config import Config
 from kexue_train.foundation.config_file import read_with_overrides
-from kexue_train.foundation.errors import ArtifactError, ConfigError, StaleArtifactError
+from kexue_train.foundation.errors import ArtifactError, ConfigError, ResourceError, StaleArtifactError
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
 from kexue_train.train.config import RENAMED_KEYS, PhaseSettings, TrainConfig, check_optimizer_fits
 from kexue_train.train.initial_weights import check_initial_weights, digest_of_weights
+
+logger = logging.getLogger(__name__)
+
+_LOCK_SECONDS = 60.0
 
 
 class JobConfig(Config):
@@ -177,3 +186,35 @@ def prepare(config: JobConfig, samples: Path, paths: TrainDir) -> Recipe:
     else:
         write_atomic(paths.recipe, recipe.model_dump_json(indent=2) + "\n")
     return recipe
+
+
+@contextmanager
+def hold_alone(file: Path) -> Iterator[None]:
+    """Hold the lock ``file``, which ends with this process, however it ends; wait a minute for another holder.
+
+    Workers of a killed run may live on for moments beside their successors.
+
+    Raises:
+        ResourceError: If another process still holds it then.
+    """
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _take_lock(descriptor, file)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take_lock(descriptor: int, file: Path) -> None:
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise ResourceError(
+                    f"{file}: another training is at work in this folder; wait for it, stop it, or take another folder"
+                ) from None
+            time.sleep(0.2)
+        except OSError as error:  # some network file systems have no locks
+            return logger.warning("%s cannot be locked (%s)", file, error.strerror)

@@ -1,13 +1,13 @@
-"""The training loop: what one step does, and what is written after which steps."""
+"""The training loop, read from the top: what one step does, and what is written after which steps."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -23,12 +23,13 @@ from kexue_train.model.modeling_roformer_v2 import set_residual_scale
 from kexue_train.optim.build import AccumulatingOptimizer, set_learning_rate
 from kexue_train.optim.embedding_rows import embedding_sizes
 from kexue_train.train.checkpoint import CheckpointWriter, TrainerState
+from kexue_train.train.config import TrainConfig
+from kexue_train.train.data import PhaseData, Tensors, open_phase_data, to_device
 from kexue_train.train.engine import Engine
 from kexue_train.train.faults.spikes import Spike, count_skipped_rows
 from kexue_train.train.faults.step_report import StepReport, StepReports
 from kexue_train.train.faults.stop import Ending, StopRequest
 from kexue_train.train.faults.watchdog import Watchdog
-from kexue_train.train.feed import heldout_batches, training_batches
 from kexue_train.train.job import JobConfig, TrainDir
 from kexue_train.train.monitor.lines import phase_values, training_values
 from kexue_train.train.monitor.loggers import MetricLogger
@@ -38,214 +39,257 @@ from kexue_train.train.monitor.profiling import StepProfiler
 from kexue_train.train.monitor.symptoms import SymptomWatch
 from kexue_train.train.objective import PretrainingObjective, total_loss, validate
 from kexue_train.train.phases import Phase, phase_after
-from kexue_train.train.tensors import Tensors, to_device
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Training:
-    """Everything the loop works on; built by the worker."""
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a training works with: the same from its first step to its last."""
 
     config: JobConfig
     recipe: Recipe
     paths: TrainDir
-    tokenizer: Path
-    """Folder whose tokenizer files go into every checkpoint."""
     phases: tuple[Phase, ...]
     datasets: Sequence[SampleDataset]
     """The samples of each phase."""
-    num_parameters: int
+    device: torch.device
     objective: PretrainingObjective
+    num_parameters: int
     optimizer: AccumulatingOptimizer
     engine: Engine
-    device: torch.device
-    state: TrainerState
-    stop: StopRequest
-    watchdog: Watchdog
-    reports: StepReports
-    spikes: SpikeDetector
     speed: Speedometer
     profiler: StepProfiler
     norms: StepNorms | None
     """None on all ranks but 0."""
-    metrics: MetricLogger | None = None
-    """None on all ranks but 0."""
-    checkpoints: CheckpointWriter | None = None
-    """None on all ranks but 0."""
-    spike: Spike | None = None
-    """What it goes back from, if it does."""
+
+
+@dataclass(kw_only=True)
+class LoopState:
+    """What changes from step to step."""
+
+    saved: TrainerState
+    """The part that checkpoints hold."""
+    losses: SpikeDetector
+    symptoms: SymptomWatch
     seconds: float = 0.0
     """Time spent training, over all starts."""
-    symptoms: SymptomWatch = field(default_factory=SymptomWatch)
-    passed_over: Sequence[str] = ()
-    """What was wrong with newer checkpoints, or with their storage, at the start."""
-    # Set by ``enter_phase``.
-    phase: Phase = field(init=False)
-    batches: Generator[Tensors] = field(init=False)
-    heldout: list[Tensors] = field(init=False)
-    """This rank's share of the held-out rows."""
-    rows_per_epoch: int = field(init=False)
-    rows_left_out: int = field(init=False)
-    """Skipped of these rows after spikes."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.saved.step
 
 
-def enter_phase(training: Training) -> None:
-    """Make ready for the step after ``training.state``: what it reads, how it accumulates, what divides its loss."""
-    config, step = training.config, training.state.step
-    phase = phase_after(training.phases, step)
-    dataset = training.datasets[phase.number - 1]
-    training.phase, training.rows_per_epoch = phase, dataset.num_training_rows
-    training.rows_left_out = count_skipped_rows(training.state.left_out, phase.seq_len)
-    training.batches = training_batches(config, phase, dataset, step, training.device, training.rows_left_out)
-    training.heldout = heldout_batches(config, phase, dataset)
-    training.objective.scale_to(dataset, phase.micro_batch_size, config.train.objective.loss_unit)
-    training.optimizer.accumulation_steps = phase.accumulation_steps  # a border of phases is one of windows
-    training.state = replace(training.state, micro_step=phase.micro_steps(step))
+@dataclass(frozen=True, kw_only=True)
+class Guards:
+    """What watches over the loop, on every rank."""
+
+    stop: StopRequest
+    watchdog: Watchdog
+    reports: StepReports
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What rank 0 writes."""
+
+    metrics: MetricLogger
+    checkpoints: CheckpointWriter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """All that the loop works on; built by the worker."""
+
+    setup: Setup
+    state: LoopState
+    guards: Guards
+    outputs: Outputs | None = None
+    """None on all ranks but 0."""
+
+
+class Due(NamedTuple):
+    """What follows a step."""
+
+    last: bool
+    save: bool
+    log: bool
+    validate: bool
+
+
+def due_after(train: TrainConfig, step: int) -> Due:
+    """Return what follows ``step``; a line of metrics comes before every checkpoint, which holds the tokens so far."""
+    last = step == train.steps
+    save = last or step % train.checkpoints.every == 0
+    return Due(
+        last,
+        save,
+        log=save or step % train.logging.log_every == 0,
+        validate=last or step % train.logging.validate_every == 0,
+    )
 
 
 def train_loop(training: Training) -> Ending:
-    """Train from ``training.state`` to the last step, or to a request to stop; either way a checkpoint is saved.
+    """Train to the last step, or to a request to stop; either way a checkpoint is saved.
 
     Raises:
         Spike: If a loss is one and ``train.faults.on_spike`` does not ignore it; on every rank after the same step.
     """
-    config, paths = training.config.train, training.paths
-    meter = Meter(training.objective.heads, training.device)
-    while training.state.step < config.steps:
-        if training.state.step == training.phase.end:
-            _next_phase(training)
-        step = _one_step(training, meter)
-        last = step == config.steps
-        saving = last or step % config.checkpoints.every == 0
-        stopping = _hear(training, meter.step_sums, everything=saving)
-        if (
-            saving or stopping or step % config.logging.log_every == 0
-        ):  # before a checkpoint: it holds tokens and time so far
-            _log(training, meter)
-            meter = Meter(training.objective.heads, training.device)
-            report_saved(training)
-        scores: dict[str, float] = {}
-        if last or step % config.logging.validate_every == 0:
-            heldout = _watched(training.heldout, training)
-            with meter.paused():
-                scores = validate(training.objective, heldout, training.device)
-            if training.metrics:
-                training.metrics.write(Kind.VALIDATION, step, **scores)
-        if saving or stopping:
-            with meter.paused():
-                _save(training, total_loss(scores, training.objective.heads))
-        if stopping and not last:
-            logger.info("%s after step %d; checkpoint in %s", stopping.name.lower(), step, paths.checkpoints)
-            return stopping
+    setup, state, outputs = training.setup, training.state, training.outputs
+    train, heads = setup.config.train, setup.objective.heads
+    data = begin_phase(setup, state)
+    meter = Meter(heads, setup.device)
+    try:
+        while state.step < train.steps:
+            if state.step == data.phase.end:
+                data.batches.close()
+                data = begin_phase(setup, state)
+                if outputs:
+                    outputs.metrics.write(Kind.PHASE, state.step, **phase_values(data.phase))
+            due = due_after(train, state.step + 1)
+            step = run_step(training, data, meter, due)  # read the batches; forward, backward, update
+            ending = exchange_reports(training, meter.step_sums, drain=due.save)
+            if due.log or ending:
+                log_step(training, data, meter)
+                meter = Meter(heads, setup.device)
+                report_saved(training)
+            scores: dict[str, float] = {}
+            if due.validate:
+                with meter.paused():
+                    scores = validate(setup.objective, _watched(data.heldout, training), setup.device)
+                if outputs:
+                    outputs.metrics.write(Kind.VALIDATION, step, **scores)
+            if due.save or ending:
+                with meter.paused():
+                    save_step(training, total_loss(scores, heads))
+            if ending and not due.last:
+                logger.info("%s after step %d; checkpoint in %s", ending.name.lower(), step, setup.paths.checkpoints)
+                return ending
+    finally:
+        data.batches.close()
     return Ending.FINISHED
 
 
-def _hear(training: Training, sums: Tensor, *, everything: bool) -> Ending | None:
-    """Tell the other ranks about the step just done, and judge what they all told about those before.
+def begin_phase(setup: Setup, state: LoopState) -> PhaseData:
+    """Make ready for the next step: what it reads, how it accumulates, what divides its loss."""
+    config, step = setup.config, state.step
+    phase = phase_after(setup.phases, step)
+    dataset = setup.datasets[phase.number - 1]
+    setup.objective.scale_to(dataset, phase.micro_batch_size, config.train.objective.loss_unit)
+    setup.optimizer.accumulation_steps = phase.accumulation_steps  # between two steps, nothing is accumulated
+    state.saved = replace(state.saved, micro_step=phase.micro_steps(step))
+    state.symptoms = SymptomWatch()  # what is usual changes with the rows
+    skipped = count_skipped_rows(state.saved.left_out, phase.seq_len)
+    return open_phase_data(config, phase, dataset, step, setup.device, skipped)
+
+
+def run_step(training: Training, data: PhaseData, meter: Meter, due: Due) -> int:
+    """Run the micro-batches of one step; return the number of steps done."""
+    setup, state = training.setup, training.state
+    config, step, micro_step = setup.config, state.step + 1, state.saved.micro_step
+    set_learning_rate(setup.optimizer, config.optimizer.schedule.multiplier(step))
+    set_residual_scale(setup.objective, config.train.residual_scale(step))
+    setup.objective.train()
+    meter.start_step()
+    if setup.norms:
+        setup.norms.wanted = due.log
+    setup.profiler.before(step)
+    for index in range(data.phase.accumulation_steps):
+        with meter.waiting():
+            batch = next(data.batches)
+        _seed_dropout(config.seed, micro_step + index)
+        setup.optimizer.observe_tokens(batch["input_ids"], batch["prediction_labels"])
+        sums = setup.engine.micro_step(to_device(batch, setup.device))
+        meter.add(sums, batch)
+        training.guards.watchdog.beat(micro_step + index + 1)
+    state.saved = replace(state.saved, step=step, micro_step=data.phase.micro_steps(step))
+    if (trace := setup.profiler.after(step)) and training.outputs:
+        training.outputs.metrics.write(Kind.PROFILE, step, path=str(trace))
+    return step
+
+
+def _seed_dropout(seed: int, micro_step: int) -> None:
+    """Derive dropout from (seed, micro-step, rank), so a resume needs no generator state."""
+    word = int(random_words(seed, Purpose.DROPOUT, dist.get_rank(), micro_step)[0, 0])
+    torch.manual_seed(word & (2**63 - 1))
+
+
+def exchange_reports(training: Training, sums: Tensor, *, drain: bool) -> Ending | None:
+    """Send the other ranks the report of the step just done, and check those that arrive about earlier steps.
 
     Args:
         training: The training.
         sums: This rank's ``LabelScores`` of the step, [heads, 3].
-        everything: Wait for what they tell about this step, too.
+        drain: Wait for the reports about this step, too.
 
     Returns:
-        How training is to end now, if it is; then everything was judged.
+        How training is to end now, if it is; then all steps have been checked.
+
+    Raises:
+        Spike: As ``train_loop``.
     """
-    asked, drained = training.stop.poll()
-    reports = training.reports.add(training.state.step, sums, asked=asked, drained=drained)
-    if everything or any(report.asked or report.drained for report in reports):
-        reports += training.reports.drain(asked=asked, drained=drained)
+    guards, state = training.guards, training.state
+    asked, drained = guards.stop.poll()
+    reports = guards.reports.add(state.step, sums, asked=asked, drained=drained)
+    if drain or any(report.asked or report.drained for report in reports):
+        reports += guards.reports.drain(asked=asked, drained=drained)
     for report in reports:
-        _judge(training, report)
-    training.state = replace(training.state, recent_losses=training.spikes.remembered)
+        check_spike(training, report)
+    state.saved = replace(state.saved, recent_losses=state.losses.remembered)
     if any(report.asked for report in reports):
         return Ending.STOPPED
     return Ending.DRAINED if any(report.drained for report in reports) else None
 
 
-def _judge(training: Training, report: StepReport) -> None:
+def check_spike(training: Training, report: StepReport) -> None:
+    """Compare the loss of a step with those before it.
+
+    Raises:
+        Spike: As ``train_loop``.
+    """
     if report.loss is None:
         return
-    if any(report.step == phase.first_step + 1 for phase in training.phases):
-        training.spikes.forget()  # rows of another length have another loss
-    usual = training.spikes.usual
-    ignored = training.config.train.faults.on_spike == "ignore" and math.isfinite(report.loss)
-    if training.spikes.is_spike(report.loss) and not ignored:
+    setup, losses = training.setup, training.state.losses
+    if any(report.step == phase.first_step + 1 for phase in setup.phases):
+        losses.forget()  # rows of another length have another loss
+    usual = losses.usual
+    ignored = setup.config.train.faults.on_spike == "ignore" and math.isfinite(report.loss)
+    if losses.is_spike(report.loss) and not ignored:
         raise Spike(report.step, report.loss, usual)
 
 
 def _watched(batches: Iterable[Tensors], training: Training) -> Iterator[Tensors]:
     for batch in batches:
         yield batch
-        training.watchdog.beat(training.state.micro_step)
+        training.guards.watchdog.beat(training.state.saved.micro_step)
 
 
-def _next_phase(training: Training) -> None:
-    training.batches.close()
-    enter_phase(training)
-    training.symptoms = SymptomWatch()  # what is usual changes with the rows
-    if training.metrics:
-        training.metrics.write(Kind.PHASE, training.state.step, **phase_values(training.phase))
-
-
-def _one_step(training: Training, meter: Meter) -> int:
-    """Run the micro-batches of one step; returns the number of steps done."""
-    config, state = training.config, training.state
-    step = state.step + 1
-    set_learning_rate(training.optimizer, config.optimizer.schedule.multiplier(step))
-    set_residual_scale(training.objective, config.train.residual_scale(step))
-    training.objective.train()
-    meter.start_step()
-    if training.norms:
-        training.norms.wanted = step == config.train.steps or not all(
-            step % every for every in (config.train.logging.log_every, config.train.checkpoints.every)
-        )
-    training.profiler.before(step)
-    for index in range(training.phase.accumulation_steps):
-        with meter.waiting():
-            batch = next(training.batches)
-        _seed_dropout(config.seed, state.micro_step + index)
-        training.optimizer.observe_tokens(batch["input_ids"], batch["prediction_labels"])
-        meter.add(training.engine.micro_step(to_device(batch, training.device)), batch)
-        training.watchdog.beat(state.micro_step + index + 1)
-    training.state = replace(state, step=step, micro_step=training.phase.micro_steps(step))
-    if (trace := training.profiler.after(step)) and training.metrics:
-        training.metrics.write(Kind.PROFILE, step, path=str(trace))
-    return step
-
-
-def _seed_dropout(seed: int, micro_step: int) -> None:
-    """Dropout follows from (seed, micro-step, rank), so a resume needs no generator state."""
-    word = int(random_words(seed, Purpose.DROPOUT, dist.get_rank(), micro_step)[0, 0])
-    torch.manual_seed(word & (2**63 - 1))
-
-
-def _log(training: Training, meter: Meter) -> None:
-    """Add up over the ranks and write one line, and what it shows to be wrong."""
-    config, state = training.config, training.state
+def log_step(training: Training, data: PhaseData, meter: Meter) -> None:
+    """Add up over the ranks, and write one line of metrics and what it shows to be wrong. A collective call."""
+    setup, state = training.setup, training.state
     totals = meter.total()
-    training.state = replace(state, tokens=state.tokens + totals.tokens)
-    training.seconds += totals.seconds
-    rates = training.speed.read(state.step, config.train.steps, totals)
+    state.saved = replace(state.saved, tokens=state.saved.tokens + totals.tokens)
+    state.seconds += totals.seconds
+    rates = setup.speed.read(state.step, setup.config.train.steps, totals)
     _check_gradients(training)
-    table = training.engine.full_parameter(training.objective.model.get_input_embeddings().weight)
-    if not training.metrics:
+    table = setup.engine.full_parameter(setup.objective.model.get_input_embeddings().weight)
+    if training.outputs is None:
         return
     line = training_values(
-        training.state,
-        training.phase,
+        state.saved,
+        data.phase,
         totals,
-        loss=total_loss(totals.scores, training.objective.heads),
-        lr=training.optimizer.param_groups[0]["lr"],
-        epoch=(training.phase.rows(state.step) + training.rows_left_out) / training.rows_per_epoch,
-        seconds=training.seconds,
+        loss=total_loss(totals.scores, setup.objective.heads),
+        lr=setup.optimizer.param_groups[0]["lr"],
+        epoch=data.epoch(state.step),
+        seconds=state.seconds,
     )
-    line |= rates | embedding_sizes(table, config.optimizer.weight_decay)
-    line |= training.norms.take() if training.norms else {}
-    training.metrics.write(Kind.TRAIN, state.step, **line)
-    for symptom, message in training.symptoms.look(line).items():
-        training.metrics.warn(state.step, symptom, message)
+    line |= rates | embedding_sizes(table, setup.config.optimizer.weight_decay)
+    line |= setup.norms.take() if setup.norms else {}
+    training.outputs.metrics.write(Kind.TRAIN, state.step, **line)
+    for symptom, message in state.symptoms.look(line).items():
+        training.outputs.metrics.warn(state.step, symptom, message)
 
 
 def _check_gradients(training: Training) -> None:
@@ -254,24 +298,29 @@ def _check_gradients(training: Training) -> None:
     Raises:
         TrainingError: If that was so in too many steps in a row.
     """
-    report, allowed = training.optimizer.nonfinite_report(), training.config.optimizer.max_nonfinite_steps
-    if report.steps and training.metrics:
-        training.metrics.write(Kind.NONFINITE, training.state.step, tensors=report.steps, in_a_row=report.in_a_row)
+    setup, step = training.setup, training.state.step
+    report, allowed = setup.optimizer.nonfinite_report(), setup.config.optimizer.max_nonfinite_steps
+    if report.steps and training.outputs:
+        training.outputs.metrics.write(Kind.NONFINITE, step, tensors=report.steps, in_a_row=report.in_a_row)
     if report.in_a_row >= allowed:
         raise TrainingError(
-            f"gradients were NaN or infinite in {report.in_a_row} steps in a row up to step {training.state.step}, in "
+            f"gradients were NaN or infinite in {report.in_a_row} steps in a row up to step {step}, in "
             f"{', '.join(report.steps)}; allowed are fewer than optimizer.max_nonfinite_steps={allowed}. Lower "
             "optimizer.lr, or lengthen the warm-up, and start from an earlier checkpoint"
         )
 
 
-def _save(training: Training, validation_loss: float | None) -> None:
-    """Hand weights and optimizer state to the writer; the event says for how many seconds that held the loop."""
+def save_step(training: Training, validation_loss: float | None) -> None:
+    """Hand weights and optimizer state to the writer; the line says for how many seconds that held the loop up.
+
+    A collective call.
+    """
     started = time.perf_counter()
-    tensors = training.engine.full_tensors()
-    if training.checkpoints and training.metrics:
-        training.checkpoints.save(training.objective.model, *tensors, training.state, validation_loss)
-        training.metrics.write(Kind.CHECKPOINT, training.state.step, stall_seconds=time.perf_counter() - started)
+    tensors = training.setup.engine.full_tensors()
+    if training.outputs:
+        state, outputs = training.state.saved, training.outputs
+        outputs.checkpoints.save(training.setup.objective.model, *tensors, state, validation_loss)
+        outputs.metrics.write(Kind.CHECKPOINT, state.step, stall_seconds=time.perf_counter() - started)
 
 
 def report_saved(training: Training) -> None:
@@ -280,6 +329,6 @@ def report_saved(training: Training) -> None:
     Raises:
         TrainingError: If several in a row could not be written.
     """
-    if training.checkpoints and training.metrics:
-        for event in training.checkpoints.take_events():
-            training.metrics.write(event.kind, event.step, **event.values)
+    if training.outputs:
+        for event in training.outputs.checkpoints.take_events():
+            training.outputs.metrics.write(event.kind, event.step, **event.values)

@@ -12,7 +12,8 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,15 +24,20 @@ from kexue_train.batches.dataset import SampleDataset
 from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.errors import ResourceError
 from kexue_train.foundation.runtime import available_memory_bytes, format_size, give_back_freed_memory
+from kexue_train.train.config import TrainConfig
+from kexue_train.train.data import Tensors, first_batch, to_device
 from kexue_train.train.distributed import same_on_all_ranks
-from kexue_train.train.faults.out_of_memory import is_out_of_memory
-from kexue_train.train.feed import first_batch
 from kexue_train.train.job import JobConfig
 from kexue_train.train.objective import PretrainingObjective
-from kexue_train.train.tensors import Tensors, to_device
+from kexue_train.train.phases import Phase
 
 logger = logging.getLogger(__name__)
 
+# What has no class of its own: the allocator of the CPU, and libraries of CUDA that found no room for their work space.
+_IN_WORDS = re.compile(
+    r"can't allocate memory|not enough memory|cannot allocate memory|CUDA error: out of memory|STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
+)
 _GAIN = 0.97  # a size must take less than this share of the time per row that half of it takes
 _RUNS = 3  # in the first, kernels are chosen and gradients made; of the others the faster is the less disturbed
 _SHARE_OF_CUDA, _SHARE_OF_MEMORY = 0.9, 0.8  # the rest is for communication; batches, checkpoints and other processes
@@ -194,3 +200,50 @@ def _describe(config: JobConfig, seq_len: int, rows: int, objective: Pretraining
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     recompute = train.compute.model_dump(mode="json")["recompute"]
     return f"{rows} of {seq_len} tokens on each of {train.num_workers} x {name}, recompute {recompute}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch (of any device) or Python says that memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(_IN_WORDS.search(str(error)))
+
+
+@contextmanager
+def out_of_memory_explained(
+    train: TrainConfig, device: torch.device, at: Callable[[], tuple[Phase, int]]
+) -> Iterator[None]:
+    """Turn an out-of-memory error inside into one that says what to lower.
+
+    Args:
+        train: The section of the configuration.
+        device: The device of this rank.
+        at: Returns the phase and the steps done.
+
+    Raises:
+        ResourceError: In its place.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ResourceError(_explain(train, device, *at(), str(error).partition("\n")[0])) from error
+
+
+def _explain(train: TrainConfig, device: torch.device, phase: Phase, step: int, error: str) -> str:
+    where = f" in phase {phase.number}" if len(train.phase_settings) > 1 else ""
+    remedies = []
+    half = phase.micro_batch_size // 2
+    if half:
+        rows = phase.micro_batch_size * phase.accumulation_steps
+        smaller = max(size for size in range(1, half + 1) if rows % size == 0)
+        remedies.append(f"micro_batch_size={smaller}{where} (the global batch stays as it is), or auto")
+    if train.compute.recompute != "full":
+        remedies.append("train.compute.recompute=full (a third more work)")
+    if not remedies:
+        remedies.append("shorter rows, a smaller model, or a device with more memory")
+    return (
+        f"out of memory on {device} after step {step}: a micro-batch of "
+        f"{phase.micro_batch_size} rows of {phase.seq_len} tokens with recompute={train.compute.recompute} does not "
+        f"fit ({error}). Set {'; or '.join(remedies)}; then run the same command again: it resumes from the last "
+        "checkpoint"
+    )

@@ -13,9 +13,9 @@ from kexue_train.batches.dataset import SampleDataset
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.linear_cross_entropy import LabelScores
 from kexue_train.train.config import LossUnit
+from kexue_train.train.data import Tensors, to_device
 from kexue_train.train.distributed import sum_over_ranks
 from kexue_train.train.heads import TrainedHead
-from kexue_train.train.tensors import Tensors, to_device
 
 Heads = tuple[TrainedHead, ...]
 NUM_SUMS = len(LabelScores._fields)

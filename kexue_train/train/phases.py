@@ -1,7 +1,7 @@
 """Which steps have which rows and batches: the phases of a training, as 128 tokens before 512.
 
 Steps count through all phases, and so do schedules and metrics. Each length has samples of its own, one endless stream
-of rows (``batches/order.py``). A phase goes on in the stream of its length where the phase before it with the same
+of rows (``batches/order.py``). A phase continues in the stream of its length where the phase before it with the same
 length stopped, whatever their batch sizes: no row comes twice before all have come once. Everything here is a function
 of the configuration, so it holds after a resume, and on any number of workers.
 """

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from kexue_train.foundation.artifacts import MANIFEST_NAME, Manifest, check_files, read_manifest
 from kexue_train.foundation.errors import ArtifactError, StaleArtifactError, TrainingError
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.train.checkpoint import list_checkpoints, step_of
-from kexue_train.train.faults.stop import signals_held
+from kexue_train.train.faults.stop import STOPPING_SIGNALS
 from kexue_train.train.job import JobConfig, TrainDir, prepare
 from kexue_train.train.monitor.events import progress_reported
 from kexue_train.train.monitor.loggers import require_loggers
@@ -63,7 +69,7 @@ def pretrain(
     if manifest is None:
         raise TrainingError(
             f"{out_dir}: training was stopped before step {config.train.steps}; its state is in {paths.checkpoints}. "
-            "Run the same command again to go on"
+            "Run the same command again to resume it"
         )
     return manifest
 
@@ -86,3 +92,48 @@ def _move_aside(out_dir: Path) -> Path:
         number += 1
     out_dir.rename(aside)
     return aside
+
+
+@contextmanager
+def signals_held(file: Path, timeout: float, progress: Progress) -> Iterator[None]:
+    """While the workers run, turn SIGTERM and Ctrl-C into the stop file ``file``; afterwards do what they meant.
+
+    So the workers have saved a checkpoint when this process ends. A second signal, or the end of ``timeout`` seconds,
+    raises out of the block. In another than the main thread nothing is held.
+
+    Raises:
+        TrainingError: In the block, when the workers have to be ended now.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    deadline = threading.Timer(timeout, lambda: os.kill(os.getpid(), received[0]))
+    deadline.daemon = True
+
+    def hold(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise TrainingError("the workers were ended before they had saved a checkpoint")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        deadline.start()
+        progress.note("stopping: the workers save a checkpoint first; ask again to stop at once")
+
+    before = {number: signal.signal(number, hold) for number in STOPPING_SIGNALS}
+    try:
+        yield
+    finally:
+        deadline.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if received:
+            file.unlink(missing_ok=True)
+            _deliver(received[0], before[signal.Signals(received[0])])
+
+
+def _deliver(number: int, handler: Any) -> None:
+    if handler is signal.SIG_DFL:
+        raise SystemExit(128 + number)  # as the shell names it, but with all clean-up done
+    if callable(handler):
+        handler(number, None)

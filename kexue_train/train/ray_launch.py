@@ -21,8 +21,8 @@ from kexue_train.foundation.errors import ConfigError, KexueError, ResourceError
 from kexue_train.foundation.runtime import available_cpus
 from kexue_train.train.distributed import choose_backend, collective_timeout, use_interface_towards
 from kexue_train.train.faults.stop import Ending
-from kexue_train.train.faults.supervise import MachineDrained, WorkersLost, run_with_restarts
 from kexue_train.train.job import JobConfig, TrainDir
+from kexue_train.train.restarts import MachineDrained, WorkersLost, run_with_restarts
 from kexue_train.train.worker import run_worker
 
 logger = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from kexue_train.foundation.errors import ResourceError
-from kexue_train.train.faults.supervise import WorkersLost, raise_reported_failure, run_with_restarts
 from kexue_train.train.faults.watchdog import HUNG
 from kexue_train.train.job import JobConfig, TrainDir
+from kexue_train.train.restarts import WorkersLost, raise_reported_failure, run_with_restarts
 
 # torchrun, after asking the kernel (Linux) to kill it when its parent dies, however that ends.
 _RUN = """

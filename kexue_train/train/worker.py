@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,8 +26,9 @@ from kexue_train.foundation.artifacts import MANIFEST_NAME, build_manifest, desc
 from kexue_train.foundation.errors import KexueError
 from kexue_train.foundation.runtime import available_cpus, configure_logging, keep_freed_memory, rank
 from kexue_train.metrics.fields import Kind, Symptom
+from kexue_train.train.agreement import open_together
 from kexue_train.train.build_training import build_training, open_checkpoints
-from kexue_train.train.checkpoint import CheckpointWriter, checkpoint_name
+from kexue_train.train.checkpoint import CheckpointWriter, TrainerState, checkpoint_name
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.distributed import (
     choose_backend,
@@ -35,17 +37,16 @@ from kexue_train.train.distributed import (
     on_first_rank,
     slurm_environment,
 )
-from kexue_train.train.faults.agreement import open_together
-from kexue_train.train.faults.lock import held_alone
-from kexue_train.train.faults.out_of_memory import out_of_memory_explained
 from kexue_train.train.faults.spikes import EndedBySpikeError, SkippedRows, Spike, skipped_between
 from kexue_train.train.faults.stop import Ending, StopRequest, no_machine_is_draining
-from kexue_train.train.faults.supervise import failure_reported, report_failure
 from kexue_train.train.faults.watchdog import Watchdog
-from kexue_train.train.job import JobConfig, TrainDir, prepare, read_samples, samples_digest
-from kexue_train.train.loop import Training, enter_phase, report_saved, train_loop
+from kexue_train.train.job import JobConfig, TrainDir, hold_alone, prepare, read_samples, samples_digest
+from kexue_train.train.loop import LoopState, Outputs, Setup, Training, report_saved, train_loop
+from kexue_train.train.micro_batch import out_of_memory_explained
 from kexue_train.train.monitor.lines import start_values
 from kexue_train.train.monitor.loggers import MetricLogger, require_loggers
+from kexue_train.train.phases import Phase, phase_after
+from kexue_train.train.restarts import failure_reported, report_failure
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def run_worker(
 
 
 def _claim(config: JobConfig, samples: Path, paths: TrainDir, stack: ExitStack) -> None:
-    stack.enter_context(held_alone(paths.logs / ".lock"))
+    stack.enter_context(hold_alone(paths.logs / ".lock"))
     require_loggers(config.train.logging.loggers)
     prepare(config, samples, paths)
 
@@ -122,34 +123,37 @@ def _train_past_spikes(
 ) -> Ending:
     """Train to the end, starting again from the last checkpoint after every spike, as a new process would."""
     spike: Spike | None = None
-    left_out: tuple[SkippedRows, ...] = ()
+    skipped: tuple[SkippedRows, ...] = ()
     while True:
-        training = build_training(config, datasets, paths, device, stop, watchdog)
-        training.checkpoints = checkpoints
+        training, notes = build_training(config, datasets, paths, device, stop, watchdog)
+        setup, state = training.setup, training.state
         if spike is not None:
-            left_out += skipped_between(training.phases, training.state.step, spike.step)
-            training.spike, training.state = spike, replace(training.state, left_out=left_out)
-        enter_phase(training)
+            skipped += skipped_between(setup.phases, state.step, spike.step)
+            state.saved = replace(state.saved, left_out=skipped)
+        where = partial(_phase_and_step, setup, state)
         try:
-            with out_of_memory_explained(training), training.profiler:
-                ending = _train(training)
+            with out_of_memory_explained(config.train, device, where), setup.profiler:
+                ending = _train(training, checkpoints, notes, spike)
         except Spike as found:
             if checkpoints:
                 checkpoints.finish()
-            spike, left_out = found, training.state.left_out
-            _require_rollback(config.train, spike, len(left_out))
+            spike, skipped = found, state.saved.left_out
+            _require_rollback(config.train, spike, len(skipped))
         else:
             if dist.get_rank() == 0:
                 if ending is Ending.FINISHED:
-                    _finish(training)
+                    _finish(setup, state.saved)
                 paths.stop.unlink(missing_ok=True)  # the wish is granted, or too late
             return ending
         finally:
-            training.batches.close()
-            training.reports.close()
-        logger.warning("%s: training goes back to the last checkpoint and leaves out the rows read since", spike)
-        del training
+            training.guards.reports.close()
+        logger.warning("%s: training goes back to the last checkpoint and skips the rows read since", spike)
+        del training, setup, state, where
         gc.collect()
+
+
+def _phase_and_step(setup: Setup, state: LoopState) -> tuple[Phase, int]:
+    return phase_after(setup.phases, state.step), state.step
 
 
 def _require_rollback(train: TrainConfig, spike: Spike, rollbacks: int) -> None:
@@ -168,47 +172,51 @@ def _require_rollback(train: TrainConfig, spike: Spike, rollbacks: int) -> None:
     )
 
 
-def _train(training: Training) -> Ending:
-    state, train = training.state, training.config.train
-    if dist.get_rank() != 0:
+def _train(
+    training: Training, checkpoints: CheckpointWriter | None, notes: Sequence[str], spike: Spike | None
+) -> Ending:
+    """Run the loop; on rank 0 with what it writes, its beginning and its end."""
+    if checkpoints is None:
         return train_loop(training)
-    settings = training.config.model_dump(mode="json")
+    setup, state, train = training.setup, training.state, training.setup.config.train
+    settings = setup.config.model_dump(mode="json")
     with MetricLogger(
-        training.paths, resumed_step=state.step, loggers=train.logging.loggers, settings=settings
+        setup.paths, resumed_step=state.step, loggers=train.logging.loggers, settings=settings
     ) as metrics:
-        training.metrics, training.seconds = metrics, metrics.resumed_seconds
+        state.seconds = metrics.resumed_seconds
+        phase = phase_after(setup.phases, state.step)
         metrics.write(
             Kind.RESUME if state.step else Kind.START,
             state.step,
-            **start_values(train, training.phase, world_size=dist.get_world_size(), device=training.device.type),
-            parameters=training.num_parameters,
-            rows_per_epoch=training.rows_per_epoch,
-            peak_flops_per_second=training.speed.peak.measured,
+            **start_values(train, phase, world_size=dist.get_world_size(), device=setup.device.type),
+            parameters=setup.num_parameters,
+            rows_per_epoch=setup.datasets[phase.number - 1].num_training_rows,
+            peak_flops_per_second=setup.speed.peak.measured,
         )
-        for message in training.passed_over:
+        for message in notes:
             metrics.warn(state.step, Symptom.CHECKPOINT, message)
-        if training.spike is not None:
-            metrics.write(Kind.ROLLBACK, state.step, **training.spike.facts, left_out=list(state.left_out))
+        if spike is not None:
+            metrics.write(Kind.ROLLBACK, state.step, **spike.facts, left_out=list(state.saved.left_out))
+        training = replace(training, outputs=Outputs(metrics=metrics, checkpoints=checkpoints))
         ending = train_loop(training)
-        assert training.checkpoints
-        training.checkpoints.finish()
+        checkpoints.finish()
         report_saved(training)
-        metrics.write(Kind.END if ending is Ending.FINISHED else Kind.STOP, training.state.step)
+        metrics.write(Kind.END if ending is Ending.FINISHED else Kind.STOP, state.step)
         return ending
 
 
-def _finish(training: Training) -> None:
+def _finish(setup: Setup, state: TrainerState) -> None:
     """Write the manifest that says training is complete; its files are those of the last checkpoint."""
-    root = training.paths.root
-    name = f"{training.paths.checkpoints.name}/{checkpoint_name(training.state.step)}"
+    root = setup.paths.root
+    name = f"{setup.paths.checkpoints.name}/{checkpoint_name(state.step)}"
     files = {f"{name}/{file}": entry for file, entry in describe_files(root / name).items()}
     statistics = {
         "checkpoint": name,
-        "steps": training.state.step,
-        "tokens": training.state.tokens,
-        "parameters": training.num_parameters,
+        "steps": state.step,
+        "tokens": state.tokens,
+        "parameters": setup.num_parameters,
     }
-    manifest = build_manifest(training.recipe, files, seed=training.config.seed, statistics=statistics)
+    manifest = build_manifest(setup.recipe, files, seed=setup.config.seed, statistics=statistics)
     write_atomic(root / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
 
 

@@ -16,7 +16,7 @@ from kexue_train.train import loop, worker
 
 if __name__ == "__main__":
     kind, rank, after, marker = os.environ["FAULT"].split()
-    one_step = loop._one_step
+    one_step = loop.run_step
 
     def one_step_with_fault(training: loop.Training, *more: object) -> object:
         result = one_step(training, *more)
@@ -33,5 +33,5 @@ if __name__ == "__main__":
             time.sleep(10**6)
         return result
 
-    loop._one_step = one_step_with_fault
+    loop.run_step = one_step_with_fault
     sys.exit(worker.main(sys.argv[1:]))

@@ -8,19 +8,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import Any
 
 from kexue_train.train import loop, worker
 
 if __name__ == "__main__":
-    last, one_step = int(sys.argv[1]), loop._one_step
+    last, one_step = int(sys.argv[1]), loop.run_step
 
-    def one_step_then_die(training: loop.Training, meter: loop._Meter) -> int:
-        step = one_step(training, meter)
+    def one_step_then_die(training: loop.Training, *more: Any) -> int:
+        step = one_step(training, *more)
         if step == last:
-            if training.checkpoints:
-                training.checkpoints.finish()
+            if training.outputs:
+                training.outputs.checkpoints.finish()
             os.kill(os.getpid(), signal.SIGKILL)
         return step
 
-    loop._one_step = one_step_then_die
+    loop.run_step = one_step_then_die
     sys.exit(worker.main(sys.argv[2:]))

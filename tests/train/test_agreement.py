@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kexue_train.train.faults.agreement import Facts, Member, _code_version, find_difference
+from kexue_train.train.agreement import Facts, Member, _code_version, find_difference
 
 _SAME = Facts(code="1.0 (aaa)", torch="2.13", config="c0ffee", samples="5a5a5a")
 

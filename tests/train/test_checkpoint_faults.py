@@ -36,15 +36,15 @@ STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 @pytest.fixture
 def after_step(monkeypatch):
     """Gives a function that arranges something to be done after steps: ``after_step({3: action})``."""
-    one_step = loop._one_step
+    one_step = loop.run_step
 
     def arrange(actions):
-        def one_step_and_more(training, meter):
-            step = one_step(training, meter)
+        def one_step_and_more(training, *more):
+            step = one_step(training, *more)
             actions.get(step, lambda: None)()
             return step
 
-        monkeypatch.setattr(loop, "_one_step", one_step_and_more)
+        monkeypatch.setattr(loop, "run_step", one_step_and_more)
 
     return arrange
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from kexue_train.foundation.errors import TrainingError
 from kexue_train.train.faults.spikes import EndedBySpikeError, Spike
-from kexue_train.train.faults.supervise import report_failure
 from kexue_train.train.job import TrainDir
 from kexue_train.train.monitor.events import (
     ProgressReporter,
@@ -20,6 +19,7 @@ from kexue_train.train.monitor.events import (
     metrics_table,
     progress_reported,
 )
+from kexue_train.train.restarts import report_failure
 
 
 def write(paths: TrainDir, *records: dict[str, Any]) -> None:

@@ -126,10 +126,10 @@ def _start_driver(config: JobConfig, samples: Path, out: Path, tmp_path: Path, l
     program.write_text(
         "import sys, time; from kexue_train.train import loop, torchrun_launch\n"
         "from kexue_train.cli import app as cli\n"
-        f"torchrun_launch._WORKER = ({_FAULTY!r},); one_step = loop._one_step\n"
+        f"torchrun_launch._WORKER = ({_FAULTY!r},); one_step = loop.run_step\n"
         "def slow(training, *more):\n"
         "    result = one_step(training, *more); time.sleep(0.5 * (training.state.step >= 3)); return result\n"
-        "loop._one_step = slow; sys.argv[0] = 'kexue'; cli.main()\n"
+        "loop.run_step = slow; sys.argv[0] = 'kexue'; cli.main()\n"
     )
     command = [program, "train", "-c", file, "--samples", samples, "-o", out, "--launcher", launcher]
     return WarmProcess(command, os.environ | {"FAULT": f"slow 0 3 {tmp_path / 'none'}"})

@@ -62,17 +62,17 @@ def test_the_momentum_of_the_checkpoint_is_not_read(weights, samples, tmp_path):
 
 
 def test_a_resume_goes_on_from_the_trainings_own_checkpoint(weights, samples, tmp_path, monkeypatch):
-    config, one_step = make_config(init_from=str(weights)), loop._one_step
+    config, one_step = make_config(init_from=str(weights)), loop.run_step
     train_here(config, samples, tmp_path / "whole")
 
     def ask_to_stop(training, *others):
         step = one_step(training, *others)
         if step == 3:
-            patch.setattr(training.stop, "poll", lambda: (True, False))
+            patch.setattr(training.guards.stop, "poll", lambda: (True, False))
         return step
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_one_step", ask_to_stop)
+        patch.setattr(loop, "run_step", ask_to_stop)
         train_here(config, samples, tmp_path / "out")
     train_here(config, samples, tmp_path / "out")
     assert len(curve(tmp_path / "out", "resume")) == 1

@@ -110,16 +110,16 @@ def test_micro_batches_of_another_size_give_the_same_curve(samples, tmp_path):
 def test_a_stop_request_saves_a_checkpoint_from_which_training_goes_on_bit_for_bit(
     trained, samples, tmp_path, monkeypatch
 ):
-    one_step = loop._one_step
+    one_step = loop.run_step
 
-    def ask_at_step_3(training, meter):
-        step = one_step(training, meter)
+    def ask_at_step_3(training, *more):
+        step = one_step(training, *more)
         if step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         return step
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_one_step", ask_at_step_3)
+        patch.setattr(loop, "run_step", ask_at_step_3)
         assert train_here(make_config(), samples, tmp_path / "out") is Ending.STOPPED
     # Heard one step later.
     assert list_checkpoints(TrainDir(tmp_path / "out").checkpoints)[0].name == "step-00000004"
@@ -133,7 +133,7 @@ def test_a_stop_request_saves_a_checkpoint_from_which_training_goes_on_bit_for_b
 
 def test_a_resume_between_lines_of_metrics_loses_no_token(samples, tmp_path, monkeypatch):
     # The checkpoint of step 2 lies inside the window of the line of step 3.
-    config, save, kept = make_config(log_every=3, checkpoint_every=2), loop._save, []
+    config, save, kept = make_config(log_every=3, checkpoint_every=2), loop.save_step, []
     train_here(config, samples, tmp_path / "whole")
 
     def die_after_step_2(training, *more):
@@ -142,7 +142,7 @@ def test_a_resume_between_lines_of_metrics_loses_no_token(samples, tmp_path, mon
             kept.append(training)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "_save", die_after_step_2)
+    monkeypatch.setattr(loop, "save_step", die_after_step_2)
     with pytest.raises(KeyboardInterrupt):
         train_here(config, samples, tmp_path / "torn")
     train_here(config, samples, tmp_path / "torn")

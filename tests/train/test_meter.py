@@ -10,12 +10,12 @@ import torch.distributed as dist
 from kexue_train.batches.collate import make_batch
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.train.config import ObjectiveConfig
+from kexue_train.train.data import to_tensors
 from kexue_train.train.distributed import join_process_group
 from kexue_train.train.heads import pretraining_heads
 from kexue_train.train.monitor import meter as meter_module
 from kexue_train.train.monitor.flops import FlopRule, PeakRates
 from kexue_train.train.monitor.meter import Meter, Speedometer, Totals
-from kexue_train.train.tensors import to_tensors
 
 HEADS = pretraining_heads(ObjectiveConfig())
 

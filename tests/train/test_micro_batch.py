@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from kexue_train.foundation.errors import ResourceError
 from kexue_train.train import micro_batch
 from kexue_train.train.engine import TorchEngine
-from kexue_train.train.faults.out_of_memory import is_out_of_memory
 from kexue_train.train.job import TrainDir
-from kexue_train.train.micro_batch import Cost, choose_size, divisors
+from kexue_train.train.micro_batch import Cost, choose_size, divisors, is_out_of_memory
 from tests.train.tiny_training import curve, final_tensors, make_config, same_bits, train_here
 
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

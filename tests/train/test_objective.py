@@ -15,7 +15,7 @@ from kexue_train.batches.loader import Plan, iter_batches
 from kexue_train.foundation.artifacts import read_manifest
 from kexue_train.model.linear_cross_entropy import LabelScores
 from kexue_train.samples.mlm import MaskingRates
-from kexue_train.train.tensors import to_tensors
+from kexue_train.train.data import to_tensors
 from tests.batches.dense import dense
 from tests.train.tiny_training import make_model, make_objective
 

@@ -68,11 +68,11 @@ def undisturbed(lengths: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def consumed(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[np.ndarray]]:
     """The ids that training took, by step: filled in while a test trains."""
     taken: dict[int, list[np.ndarray]] = {}
-    one_step = loop._one_step
+    one_step = loop.run_step
 
     def watch(training, *others):
         step = training.state.step + 1
-        micro_step = training.engine.micro_step
+        micro_step = training.setup.engine.micro_step
 
         def look(batch, *more):
             taken.setdefault(step, []).append(batch["input_ids"].numpy().copy())
@@ -80,10 +80,10 @@ def consumed(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[np.ndarray]]:
 
         taken.pop(step, None)
         with monkeypatch.context() as patch:
-            patch.setattr(training.engine, "micro_step", look)
+            patch.setattr(training.setup.engine, "micro_step", look)
             return one_step(training, *others)
 
-    monkeypatch.setattr(loop, "_one_step", watch)
+    monkeypatch.setattr(loop, "run_step", watch)
     return taken
 
 
@@ -108,16 +108,16 @@ def test_every_step_reads_the_rows_of_its_phase(lengths, tmp_path, consumed):
 def test_a_stop_after_any_step_in_any_phase_leaves_no_trace(
     undisturbed, lengths, tmp_path, consumed, monkeypatch, last
 ):
-    out, one_step = tmp_path / "out", loop._one_step
+    out, one_step = tmp_path / "out", loop.run_step
 
     def ask_to_stop(training, *others):
         step = one_step(training, *others)
         if step == last:
-            patch.setattr(training.stop, "poll", lambda: (True, False))
+            patch.setattr(training.guards.stop, "poll", lambda: (True, False))
         return step
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_one_step", ask_to_stop)
+        patch.setattr(loop, "run_step", ask_to_stop)
         train_here(phased(), lengths, out)
     train_here(phased(), lengths, out)
     (resumed,) = (line["step"] for line in curve(out, "resume"))

@@ -18,9 +18,9 @@ from kexue_train.foundation.errors import ConfigError, ResourceError, TrainingEr
 from kexue_train.metrics.file import read_metrics
 from kexue_train.train import ray_launch
 from kexue_train.train.checkpoint import list_checkpoints, step_of
-from kexue_train.train.faults.supervise import WorkersLost
 from kexue_train.train.job import TrainDir
 from kexue_train.train.pretrain import pretrain
+from kexue_train.train.restarts import WorkersLost
 from tests.train.tiny_training import SECONDS, curve, make_config, train_here
 
 pytestmark = [

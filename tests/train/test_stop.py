@@ -12,7 +12,8 @@ import pytest
 from kexue_train.foundation.errors import TrainingError
 from kexue_train.foundation.progress import SILENT
 from kexue_train.train.faults import stop as module
-from kexue_train.train.faults.stop import StopRequest, signals_held
+from kexue_train.train.faults.stop import StopRequest
+from kexue_train.train.pretrain import signals_held
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -6,15 +6,15 @@ import pytest
 
 from kexue_train.foundation import errors
 from kexue_train.foundation.errors import ConfigError, StaleArtifactError, TrainingError
-from kexue_train.train.faults.supervise import (
+from kexue_train.train.job import TrainDir
+from kexue_train.train.ray_launch import workers_now
+from kexue_train.train.restarts import (
     MachineDrained,
     WorkersLost,
     raise_reported_failure,
     report_failure,
     run_with_restarts,
 )
-from kexue_train.train.job import TrainDir
-from kexue_train.train.ray_launch import workers_now
 from tests.train.tiny_training import make_config
 
 

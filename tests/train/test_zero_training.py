@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kexue_train.train import feed
+from kexue_train.train import data
 from kexue_train.train.job import read_samples
 from kexue_train.train.phases import plan_phases
 from tests.train.tiny_training import (
@@ -32,9 +32,9 @@ def test_ranks_have_as_many_held_out_batches_and_label_together_what_one_does(sa
     assert len(dataset.heldout_rows) % ranks  # so that some are short of rows
 
     def labels_of(rank: int, ranks: int) -> list[torch.Tensor]:
-        monkeypatch.setattr(feed.dist, "get_rank", lambda: rank)
-        monkeypatch.setattr(feed.dist, "get_world_size", lambda: ranks)
-        return [batch["prediction_labels"] for batch in feed.heldout_batches(config, phase, dataset)]
+        monkeypatch.setattr(data.dist, "get_rank", lambda: rank)
+        monkeypatch.setattr(data.dist, "get_world_size", lambda: ranks)
+        return [batch["prediction_labels"] for batch in data.heldout_batches(config, phase, dataset)]
 
     shares = [labels_of(rank, ranks) for rank in range(ranks)]
     assert len({len(share) for share in shares}) == 1

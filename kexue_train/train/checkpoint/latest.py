@@ -1,4 +1,4 @@
-"""The checkpoint to go on from: the newest whole one, of the local folder and of the storage that mirrors it."""
+"""The checkpoint to resume from: the newest whole one, of the local folder and of the storage that mirrors it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def latest_checkpoint(
     """The newest checkpoint whose files all have their checksums; the file ``latest`` then names it.
 
     One that is only in the storage, or damaged here, is downloaded. Damaged ones are passed over and named in
-    ``progress.note``; so is a storage out of reach, if there is a local one to go on from.
+    ``progress.note``; so is a storage out of reach, if there is a local one to resume from.
 
     Args:
         folder: The local checkpoints.

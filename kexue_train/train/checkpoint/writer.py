@@ -156,5 +156,5 @@ class CheckpointWriter:
             raise TrainingError(
                 f"{self._folder.root}: {self._failures} checkpoints in a row could not be written ({self._reason}), so "
                 "training stops before more is at stake; make room or repair the disk, then run the same command "
-                "again: it goes on from the last whole checkpoint"
+                "again: it resumes from the last whole checkpoint"
             )

@@ -33,7 +33,7 @@ FIRST_STEP = 3
 _LOOKS = 8
 _SECONDS_FOR_OTHERS = 10.0
 # Here a rank waits for the others, in none of these files for itself.
-_WAITING = (f"torch{os.sep}distributed{os.sep}", f"train{os.sep}step_report.py")
+_WAITING = (f"torch{os.sep}distributed{os.sep}", f"faults{os.sep}step_report.py")
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 
 from kexue_train.model.config import ModelConfig
+from kexue_train.train.data import synchronize
 from kexue_train.train.distributed import sum_over_ranks
-from kexue_train.train.tensors import synchronize
 
 _LONG_ENOUGH_SECONDS, _MEASURE_SECONDS = 0.02, 0.3
 _SMALLEST, _LARGEST = 512, 8192

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from kexue_train.foundation.runtime import available_memory_bytes, total_memory_bytes
 from kexue_train.metrics.heads import MLM
+from kexue_train.train.data import Tensors, synchronize
 from kexue_train.train.distributed import max_over_ranks, sum_over_ranks
 from kexue_train.train.monitor.flops import FlopRule, PeakRates
 from kexue_train.train.objective import NUM_SUMS, Heads, mean_scores
-from kexue_train.train.tensors import Tensors, synchronize
 
 _RATE_LINES = 50
 

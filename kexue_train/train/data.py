@@ -1,0 +1,129 @@
+"""What a rank reads in a phase: its micro-batches, ahead of time, and its held-out rows, as tensors.
+
+Batches are pinned where they are made, so that the copy to a device overlaps with its work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from kexue_train.batches.collate import TARGETS, Batch, make_batch, without_unused_slots
+from kexue_train.batches.dataset import SampleDataset
+from kexue_train.batches.loader import Plan, iter_batches, read_ahead
+from kexue_train.samples.mlm import IGNORE_INDEX, MaskingRates
+from kexue_train.train.job import JobConfig
+from kexue_train.train.phases import Phase
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class PhaseData:
+    """What this rank reads in a phase."""
+
+    phase: Phase
+    rows_per_epoch: int
+    rows_skipped: int
+    """Rows of the same samples that were skipped after spikes."""
+    batches: Generator[Tensors]
+    """Micro-batches, without end; close it."""
+    heldout: list[Tensors]
+    """This rank's share of the held-out rows."""
+
+    def epoch(self, step: int) -> float:
+        """Return the passes over the samples after ``step`` steps."""
+        return (self.phase.rows(step) + self.rows_skipped) / self.rows_per_epoch
+
+
+def open_phase_data(
+    config: JobConfig, phase: Phase, dataset: SampleDataset, step: int, device: torch.device, rows_skipped: int
+) -> PhaseData:
+    """Start to read for the steps of ``phase`` after ``step`` steps of training."""
+    batches = training_batches(config, phase, dataset, step, device, rows_skipped)
+    return PhaseData(phase, dataset.num_training_rows, rows_skipped, batches, heldout_batches(config, phase, dataset))
+
+
+def training_batches(
+    config: JobConfig, phase: Phase, dataset: SampleDataset, step: int, device: torch.device, rows_skipped: int
+) -> Generator[Tensors]:
+    """Yield this rank's micro-batches of ``phase`` after ``step`` steps and the skipped rows, without end."""
+    plan = Plan(
+        seed=config.seed,
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        micro_batch_size=phase.micro_batch_size,
+        accumulation_steps=phase.accumulation_steps,
+        global_batch_size=phase.global_batch_size,
+        rows_before=phase.rows_before + rows_skipped,
+        rates=_rates(config),
+    )
+    done, processes = step - phase.first_step, config.train.workers.num_loader_workers
+    return read_ahead(pinned(iter_batches(dataset, plan, start_step=done, num_processes=processes), device))
+
+
+def heldout_batches(config: JobConfig, phase: Phase, dataset: SampleDataset) -> list[Tensors]:
+    """Return this rank's share of the held-out rows, masked once and for all (epoch 0).
+
+    All ranks have as many batches, since under ZeRO 3 they compute together; a rank short of rows takes one unlabelled.
+    """
+    rows, ranks = dataset.heldout_rows, dist.get_world_size()
+    if not len(rows):
+        return []
+    own = rows[dist.get_rank() :: ranks]
+    batches = []
+    for piece in np.array_split(own, math.ceil(len(rows) / (ranks * phase.micro_batch_size))):
+        chosen = piece if len(piece) else rows[:1]
+        batch = to_tensors(make_batch(dataset, chosen, 0, seed=config.seed, rates=_rates(config)))
+        if not len(piece):
+            batch |= {target.labels: torch.full_like(batch[target.labels], IGNORE_INDEX) for target in TARGETS}
+        batches.append(batch)
+    return batches
+
+
+def first_batch(config: JobConfig, dataset: SampleDataset, size: int) -> Tensors:
+    """Return a micro-batch of the first ``size`` rows, to try out what fits."""
+    rows, epochs = dataset.rows_at(np.arange(size), config.seed)
+    return to_tensors(make_batch(dataset, rows, epochs, seed=config.seed, rates=_rates(config)))
+
+
+def _rates(config: JobConfig) -> MaskingRates:
+    return MaskingRates(**config.train.objective.masking.model_dump())
+
+
+def to_tensors(batch: Batch) -> Tensors:
+    """Return the arrays as tensors, without a copy."""
+    return {name: torch.from_numpy(array) for name, array in cast(dict[str, np.ndarray], batch).items()}
+
+
+def pinned(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Tensors, None, None]:
+    """Yield the micro-batches as tensors, in page-locked memory if ``device`` is a CUDA one; closing this closes them.
+
+    On a CPU, which gains nothing from shapes that never change, without the unused slots.
+    """
+    with closing(batches):
+        for batch in batches:
+            tensors = to_tensors(batch if device.type == "cuda" else without_unused_slots(batch))
+            if device.type == "cuda":
+                torch.cuda.set_device(device)  # of this thread: else memory of device 0 would be taken
+                tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+            yield tensors
+
+
+def to_device(tensors: Tensors, device: torch.device) -> Tensors:
+    """Copy the tensors to ``device``."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until ``device`` has done all its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
