@@ -21,7 +21,7 @@ from kexue_train.train.checkpoint import (
     read_checkpoint,
 )
 from kexue_train.train.checkpoint import writer as module
-from kexue_train.train.checkpoint.host_copy import HostCopy
+from kexue_train.train.checkpoint.writer import HostCopy
 from tests.train.tiny_training import make_checkpoint, make_engine, make_model, make_recipe, same_bits
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.train.checkpoint.retention import Retention, best_step
+from kexue_train.train.checkpoint.folder import Retention, best_step
 
 LOSSES = st.one_of(st.none(), st.sampled_from([1.0, 2.0, 3.0, math.nan, math.inf]))
 HISTORIES = st.dictionaries(st.integers(1, 60), LOSSES, max_size=30)

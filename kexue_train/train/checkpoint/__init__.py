@@ -1,11 +1,11 @@
 """Portable checkpoints: a Hugging Face model folder plus the optimizer's state and where training was.
 
 engine.full_tensors → writer (host copy, then a thread) → folder (format, retention) → mirror (a thread) → storage
-FullTensors.overwrite ← restore ← latest (the newest whole one of folder and storage)
+FullTensors.overwrite ← latest (restore; the newest whole one of folder and storage)
 """
 
 from kexue_train.train.checkpoint.events import Events
-from kexue_train.train.checkpoint.folder import CheckpointFolder, list_checkpoints
+from kexue_train.train.checkpoint.folder import CheckpointFolder, Retention, list_checkpoints
 from kexue_train.train.checkpoint.format import (
     FullTensors,
     TrainerState,
@@ -15,10 +15,8 @@ from kexue_train.train.checkpoint.format import (
     save_checkpoint,
     step_of,
 )
-from kexue_train.train.checkpoint.latest import latest_checkpoint
+from kexue_train.train.checkpoint.latest import Restored, latest_checkpoint, restore
 from kexue_train.train.checkpoint.mirror import Mirror
-from kexue_train.train.checkpoint.restore import Restored, restore
-from kexue_train.train.checkpoint.retention import Retention
 from kexue_train.train.checkpoint.storage import Storage
 from kexue_train.train.checkpoint.writer import CheckpointWriter
 

@@ -1,17 +1,46 @@
-"""The local folder of checkpoints; the writer fills it and the mirror reads from it, each in a thread of its own."""
+"""The local folder of checkpoints, and which of them are kept.
+
+The writer fills the folder and the mirror reads from it, each in a thread of its own.
+"""
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from kexue_train.foundation.artifacts import Manifest, read_manifest, write_atomic
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.train.checkpoint.format import VALIDATION_LOSS, checkpoint_name, is_checkpoint_name, step_of
-from kexue_train.train.checkpoint.retention import Retention, best_step
+
+
+@dataclass(frozen=True)
+class Retention:
+    """The newest few, every so many steps one for ever, and the best one."""
+
+    newest: int
+    every: int | None = None
+    """Steps; None: only the newest and the best stay."""
+
+    def kept(self, losses: Mapping[int, float | None]) -> set[int]:
+        """Those to keep of the steps that have a checkpoint, given their validation losses (None: not validated)."""
+        steps = sorted(losses)
+        for_ever = {step for step in steps if self.every and step % self.every == 0}
+        best = best_step(losses)
+        return {*steps[-self.newest :], *for_ever} | ({best} if best is not None else set())
+
+
+def best_step(losses: Mapping[int, float | None]) -> int | None:
+    """The step of lowest loss, the earlier of equal ones; None if none has a finite one.
+
+    Since the best one is never deleted, the best of those there is the best of all there ever were.
+    """
+    finite = [(loss, step) for step, loss in losses.items() if loss is not None and math.isfinite(loss)]
+    return min(finite)[1] if finite else None
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
 
 from kexue_train.foundation.artifacts import Recipe, partial_dir, publish, verify_artifact, write_atomic
 from kexue_train.foundation.errors import ArtifactError, KexueError, ResourceError, StaleArtifactError
 from kexue_train.foundation.progress import Progress
 from kexue_train.train.checkpoint.folder import list_checkpoints
-from kexue_train.train.checkpoint.format import change_of_training, step_of, sync_files
+from kexue_train.train.checkpoint.format import TrainerState, change_of_training, read_checkpoint, step_of, sync_files
 from kexue_train.train.checkpoint.storage import Storage
+from kexue_train.train.distributed import on_first_rank
 
 T = TypeVar("T")
 
@@ -135,3 +141,70 @@ def _patiently(action: Callable[[], T], storage: Storage) -> T:
                     "train.checkpoints.mirror=null to do without"
                 ) from error
         time.sleep(_RETRY_SECONDS)
+
+
+_Outline = dict[str, tuple[torch.Size, torch.dtype]]
+
+
+class Restored(NamedTuple):
+    """A checkpoint in memory, the same on every rank."""
+
+    path: Path
+    """On the machine of rank 0."""
+    state: TrainerState
+    weights: dict[str, Tensor]
+    optimizer_tensors: dict[str, Tensor]
+
+
+@dataclass
+class _Reading:
+    """What rank 0 tells the others, and what it has read."""
+
+    find: Callable[[], Path | None]
+    found: Restored | None = None
+
+    def __call__(self) -> tuple[Path, TrainerState, _Outline, _Outline] | None:
+        path = self.find()
+        if path is None:
+            return None
+        self.found = Restored(path, *read_checkpoint(path))
+        return path, self.found.state, _outline(self.found.weights), _outline(self.found.optimizer_tensors)
+
+
+def restore(find: Callable[[], Path | None], device: torch.device) -> Restored | None:
+    """Read the checkpoint that ``find`` gives on rank 0 and hand it to all ranks. A collective call.
+
+    Args:
+        find: Called on rank 0 only.
+        device: Of this rank; the tensors go through it but end on the CPU.
+
+    Returns:
+        None if ``find`` gives None.
+
+    Raises:
+        KexueError: What ``find`` raises, on every rank.
+    """
+    reading = _Reading(find)
+    told = on_first_rank(reading)
+    if told is None or dist.get_world_size() == 1:
+        return reading.found
+    path, state, *outlines = told
+    own = (reading.found.weights, reading.found.optimizer_tensors) if reading.found else (None, None)
+    weights, optimizer_tensors = (
+        _broadcast(outline, tensors, device) for outline, tensors in zip(outlines, own, strict=True)
+    )
+    return Restored(path, state, weights, optimizer_tensors)
+
+
+def _outline(tensors: dict[str, Tensor]) -> _Outline:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _broadcast(outline: _Outline, own: dict[str, Tensor] | None, device: torch.device) -> dict[str, Tensor]:
+    """Rank 0's tensors, one after another."""
+    received = {}
+    for name, (shape, dtype) in outline.items():
+        tensor = own[name].to(device) if own else torch.empty(shape, dtype=dtype, device=device)
+        dist.broadcast(tensor, src=0)
+        received[name] = tensor.cpu()
+    return received

@@ -11,9 +11,8 @@ from kexue_train.foundation.artifacts import Manifest, Recipe
 from kexue_train.foundation.errors import ArtifactError, ResourceError
 from kexue_train.metrics.fields import Kind
 from kexue_train.train.checkpoint.events import Events
-from kexue_train.train.checkpoint.folder import CheckpointFolder, loss_of
+from kexue_train.train.checkpoint.folder import CheckpointFolder, best_step, loss_of
 from kexue_train.train.checkpoint.format import change_of_training, checkpoint_name, step_of
-from kexue_train.train.checkpoint.retention import best_step
 from kexue_train.train.checkpoint.storage import Storage
 
 logger = logging.getLogger(__name__)

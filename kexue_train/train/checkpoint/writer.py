@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from kexue_train.foundation.artifacts import Recipe
@@ -19,11 +20,32 @@ from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.train.checkpoint.events import Event, Events
 from kexue_train.train.checkpoint.folder import CheckpointFolder
 from kexue_train.train.checkpoint.format import TrainerState, save_checkpoint
-from kexue_train.train.checkpoint.host_copy import HostCopy
 from kexue_train.train.checkpoint.mirror import Mirror
 
 MAX_FAILURES = 3
 """Checkpoints in a row that could not be written before training stops."""
+
+
+class HostCopy:
+    """Buffers for one set of tensors, taken at the first copy and used again, page-locked for tensors on CUDA."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def take(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Contiguous copies on the CPU, good until the next ``take``; returns when they are whole."""
+        copies = {name: self._buffer(name, tensor).copy_(tensor, non_blocking=True) for name, tensor in tensors.items()}
+        for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+            torch.cuda.current_stream(device).synchronize()
+        return copies
+
+    def _buffer(self, name: str, like: Tensor) -> Tensor:
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.shape != like.shape or buffer.dtype != like.dtype:
+            buffer = torch.empty(like.shape, dtype=like.dtype, pin_memory=like.is_cuda)
+            self._buffers[name] = buffer
+        return buffer
 
 
 @dataclass(frozen=True)
