@@ -24,22 +24,22 @@ _PLAIN_INTERVAL_SECONDS = 10.0
 
 
 class StageBoard(Protocol):
-    """Shows the stages of a run."""
+    """Show the stages of a run."""
 
     def start(self, stage: str) -> None:
-        """A stage begins."""
+        """Show that a stage begins."""
         ...
 
     def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
-        """Progress of the stage that runs; see ``Progress``."""
+        """Show how far the running stage is, as ``Progress`` has it."""
         ...
 
     def note(self, message: str) -> None:
-        """A line that stays."""
+        """Show a line that stays."""
         ...
 
     def finish(self, stage: str, summary: str, seconds: float, *, made: bool) -> None:
-        """A stage is complete."""
+        """Show that a stage is complete."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -50,7 +50,7 @@ class StageBoard(Protocol):
 
 
 def make_board(stages: Sequence[str], console: Console) -> StageBoard:
-    """A live board in a terminal, plain lines when the output goes to a file or pipe."""
+    """Return a live board in a terminal, plain lines when the output goes to a file or pipe."""
     return LiveBoard(stages, console) if console.is_terminal else PlainBoard(console)
 
 
@@ -71,11 +71,11 @@ class _Meter:
         self.seconds_left = facts.pop(ETA_SECONDS.key, None)  # of a stage that knows better
 
     def describe(self) -> str:
-        """Such as ``412/600 steps  ETA 1 min 12 s  loss 4.81``."""
+        """Return such as ``412/600 steps  ETA 1 min 12 s  loss 4.81``."""
         return "  ".join(filter(None, (self.describe_progress(), self.describe_facts())))
 
     def describe_progress(self) -> str:
-        """Such as ``412/600 steps  ETA 1 min 12 s``."""
+        """Return such as ``412/600 steps  ETA 1 min 12 s``."""
         parts = []
         if self.unit == "bytes":
             parts.append(format_size(self.done) + (f"/{format_size(self.total)}" if self.total else ""))
@@ -104,23 +104,23 @@ class PlainBoard:
         self._meter, self._stage, self._said = _Meter(), "", 0.0
 
     def start(self, stage: str) -> None:
-        """See ``StageBoard``."""
+        """Write a line that the stage begins."""
         self._meter, self._stage, self._said = _Meter(), stage, self._clock()
         self._say(f"{stage}: started")
 
     def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
-        """See ``StageBoard``."""
+        """Write a line if ten seconds have passed since the last one."""
         self._meter.update(done, total, unit, facts)
         if self._clock() - self._said >= _PLAIN_INTERVAL_SECONDS:
             self._said = self._clock()
             self._say(f"{self._stage}: {self._meter.describe()}")
 
     def note(self, message: str) -> None:
-        """See ``StageBoard``."""
+        """Write the message as a line."""
         self._say(f"{self._stage}: {message}")
 
     def finish(self, stage: str, summary: str, seconds: float, *, made: bool) -> None:
-        """See ``StageBoard``."""
+        """Write a line with what the stage made."""
         self._say(f"{stage}: {_ending(summary, seconds, made)}")
 
     def __enter__(self) -> Self:
@@ -129,7 +129,7 @@ class PlainBoard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing to put away."""
+        """Do nothing: there is nothing to put away."""
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -145,19 +145,19 @@ class LiveBoard:
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8, redirect_stdout=False)
 
     def start(self, stage: str) -> None:
-        """See ``StageBoard``."""
+        """Give the stage's row the bar."""
         self._stage, self._meter = stage, _Meter()
 
     def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
-        """See ``StageBoard``."""
+        """Move the bar."""
         self._meter.update(done, total, unit, facts)
 
     def note(self, message: str) -> None:
-        """See ``StageBoard``."""
+        """Write the message above the table."""
         self._live.console.print(Text(f"{self._stage}: {message}", style="dim"))
 
     def finish(self, stage: str, summary: str, seconds: float, *, made: bool) -> None:
-        """See ``StageBoard``."""
+        """Put what the stage made in place of the bar."""
         self._rows[stage] = Text(_ending(summary, seconds, made), style="" if made else "dim")
         self._stage = ""
 

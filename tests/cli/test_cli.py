@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -61,6 +62,7 @@ def kexue(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
     def run(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["kexue", *map(str, arguments)])
         monkeypatch.setenv("MIMALLOC_PURGE_DELAY", "1000")  # which the command sets for its process
+        monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "1")  # the same
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
             cli.main()
@@ -356,3 +358,14 @@ def test_a_wrong_command_line_is_refused_and_the_nearest_right_one_named(
 ) -> None:
     message = refused(*command.split())
     assert [word for word in words if word not in message] == [], message
+
+
+def test_json_is_alone_on_standard_output(here: Path, kexue: Kexue, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(out: Path, *, max_bytes: int, progress: Any) -> dict[str, Any]:
+        progress.note("half of it is written")
+        return {"documents": 3, "bytes": max_bytes}
+
+    monkeypatch.setattr("kexue_train.corpus.installed_docs.write_docs_corpus", write)
+    ended = kexue("corpus-from-docs", "--out", "c.jsonl", "--max-size", "4MB", "--json")
+    assert json.loads(ended.out) == {"file": "c.jsonl", "documents": 3, "bytes": 4_000_000}
+    assert "half of it is written" in ended.err
