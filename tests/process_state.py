@@ -10,8 +10,8 @@ from pathlib import Path
 
 _OTHERS = ("_pytest.", "prefect.")
 """Packages whose log handlers come and go with a test, or come with the first use in a process."""
-_SETTLED_ONCE = ("PYTEST_CURRENT_TEST", "RAY_", "PREFECT_", "TORCHINDUCTOR_")
-"""Variables that pytest changes, and those that connect_ray, the import of flows and torch's compiler set if unset."""
+_SETTLED_ONCE = ("PYTEST_CURRENT_TEST", "RAY_", "PREFECT_", "TORCHINDUCTOR_", "PYTORCH_NVML_")
+"""Variables that pytest changes, and those that connect_ray, flows, torch's compiler and DeepSpeed set if unset."""
 
 
 def process_state() -> dict[str, object]:
