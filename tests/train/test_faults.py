@@ -20,6 +20,7 @@ from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.faults.stop import Ending
 from kexue_train.train.faults.watchdog import HUNG
 from kexue_train.train.job import JobConfig, TrainDir
+from kexue_train.train.launch import preserve_process_state
 from kexue_train.train.pretrain import pretrain
 from kexue_train.train.torchrun_launch import train_with_torchrun
 from tests.free_port import free_port
@@ -266,7 +267,10 @@ def test_nobody_at_the_address_is_told_with_rank_address_and_time(samples, tmp_p
     monkeypatch.setattr(distributed, "RENDEZVOUS_TIMEOUT", timedelta(seconds=1))
     for name, value in rank_environment(1, 2, free_port()).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ResourceError, match=r"rank 1 of 2 on .* does not meet the others at 127\.0\.0\.1:\d+ .* 1 s"):
+    with (
+        preserve_process_state(),
+        pytest.raises(ResourceError, match=r"rank 1 of 2 on .* does not meet the others at 127\.0\.0\.1:\d+ .* 1 s"),
+    ):
         distributed.join_process_group("gloo", hang_timeout=1.0)
 
 
