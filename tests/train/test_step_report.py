@@ -20,7 +20,9 @@ from tests.train.warm_worker import WarmProcess
 
 
 @pytest.fixture
-def reports():
+def reports(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")  # the group sets them for its process
     join_process_group("gloo", hang_timeout=1.0, alone=True)
     yield StepReports(pretraining_heads(ObjectiveConfig(nsp_weight=0.5)), timedelta(seconds=10))
     dist.destroy_process_group()
