@@ -15,6 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kexue_train import __version__
+from kexue_train.pipeline.stages import STAGES
+from tests.draw_structure import PICTURE, draw
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -141,6 +143,15 @@ def test_the_stages_are_numbered_in_order_and_each_once() -> None:
     numbers = [int(match[1]) for line in first_lines if (match := re.match(r'"""STAGE (\d+)\b', line))]
     assert sorted(numbers) == list(range(len(numbers)))
     assert len(numbers) >= 8
+
+
+def test_the_picture_of_the_structure_is_drawn_from_the_code() -> None:
+    assert PICTURE.read_text(encoding="utf-8") == draw(), "write it anew: python -m tests.draw_structure"
+
+
+def test_the_picture_of_the_flow_shows_every_stage() -> None:
+    picture = (ROOT / "docs" / "flow.svg").read_text(encoding="utf-8")
+    assert [stage.name for stage in STAGES if f">{stage.name}<" not in picture] == []
 
 
 def test_the_changelog_and_the_package_agree_on_the_version() -> None:
