@@ -27,6 +27,7 @@ from tests.executor.test_executor import (
     touch_and_sleep,
     wait_until,
 )
+from tests.ray_nodes import try_again
 
 FIRST, SECOND = "127.0.0.2", "127.0.0.3"
 
@@ -42,7 +43,7 @@ def cluster() -> Iterator[Any]:
     health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 2}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}  # a node takes them
     head = {"node_ip_address": FIRST, "num_cpus": 2, "include_dashboard": False, "_system_config": health}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = try_again(lambda: Cluster(initialize_head=True, head_node_args=head))
     yield cluster
     ray.shutdown()
     cluster.shutdown()
@@ -59,7 +60,7 @@ def executor(cluster: Any) -> RayExecutor:
 def second(cluster: Any) -> Any:
     """Two CPUs at SECOND; they stay for the next tests if this one does not remove them."""
     if not cluster.worker_nodes:
-        cluster.add_node(node_ip_address=SECOND, num_cpus=2, memory=2**30)
+        try_again(lambda: cluster.add_node(node_ip_address=SECOND, num_cpus=2, memory=2**30))
     return next(iter(cluster.worker_nodes))
 
 
@@ -219,7 +220,7 @@ def test_a_machine_that_comes_back_in_the_middle_of_a_map_serves_again(
     results = executor.map_unordered(join, list("abcdefgh"), fetch=lambda item: [Fetch(SECOND, machine_of, item)])
     done = [next(results)]
     cluster.remove_node(second, allow_graceful=False)
-    again = cluster.add_node(node_ip_address=SECOND, num_cpus=1)
+    again = try_again(lambda: cluster.add_node(node_ip_address=SECOND, num_cpus=1))
     done += results
     assert dict(done) == {index: f"{item}: {item}@{SECOND}" for index, item in enumerate("abcdefgh")}
     cluster.remove_node(again, allow_graceful=False)
@@ -249,7 +250,7 @@ def test_closing_the_generator_kills_running_tasks(executor: RayExecutor, tmp_pa
 def marked(cluster: Any, second: Any) -> Any:
     """SECOND again, now with the custom resource "data"."""
     cluster.remove_node(second, allow_graceful=False)
-    node = cluster.add_node(node_ip_address=SECOND, num_cpus=2, resources={"data": 1})
+    node = try_again(lambda: cluster.add_node(node_ip_address=SECOND, num_cpus=2, resources={"data": 1}))
     yield node
     cluster.remove_node(node, allow_graceful=False)
 

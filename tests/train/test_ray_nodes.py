@@ -21,6 +21,7 @@ from kexue_train.train.checkpoint import list_checkpoints, step_of
 from kexue_train.train.job import TrainDir
 from kexue_train.train.pretrain import pretrain
 from kexue_train.train.restarts import WorkersLost
+from tests.ray_nodes import try_again
 from tests.train.tiny_training import SECONDS, curve, make_config, train_here
 
 pytestmark = [
@@ -44,7 +45,7 @@ def cluster() -> Iterator[Any]:
     health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 2}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}  # a node takes them
     head = {"node_ip_address": FIRST, "num_cpus": 1, "include_dashboard": False, "_system_config": health}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = try_again(lambda: Cluster(initialize_head=True, head_node_args=head))
     yield cluster
     ray.shutdown()
     cluster.shutdown()
@@ -116,12 +117,12 @@ def test_machines_come_and_go_and_every_row_is_trained_on_once(samples, tmp_path
     config = make_config(
         STILL, steps=STEPS, num_workers=2, min_workers=1, micro_batch_size=1, checkpoint_every=25, validate_every=STEPS
     )
-    second = cluster.add_node(node_ip_address=SECOND, num_cpus=1)
+    second = try_again(lambda: cluster.add_node(node_ip_address=SECOND, num_cpus=1))
     with Story(config, samples, out, cluster.address) as story:
         story.wait_for_start(1, world_size=2)
         cluster.remove_node(second, allow_graceful=False)  # without a word
         story.wait_for_start(2, world_size=1)
-        third = cluster.add_node(node_ip_address=THIRD, num_cpus=1)
+        third = try_again(lambda: cluster.add_node(node_ip_address=THIRD, num_cpus=1))
         _kill_workers()
         story.wait_for_start(3, world_size=2)
         _drain(third, seconds=60.0)
@@ -200,7 +201,7 @@ def test_training_keeps_to_marked_machines(cluster):
     pool = ray_launch._Pool("CPU", "train")
     assert pool.share() == {"CPU": 1}
     everywhere = pool.room()
-    node = cluster.add_node(node_ip_address="127.0.0.6", num_cpus=3, resources={"train": 1})
+    node = try_again(lambda: cluster.add_node(node_ip_address="127.0.0.6", num_cpus=3, resources={"train": 1}))
     assert [node.machine for node in pool.nodes()] == ["127.0.0.6"]
     assert (pool.room(), pool.share()) == (3, {"CPU": 1, "train": CUSTOM_RESOURCE_AMOUNT})
     assert ray_launch._Pool("CPU", None).room() == everywhere + 3
@@ -220,7 +221,7 @@ def test_a_start_without_room_is_tried_again_with_fewer_workers_if_there_may_be_
 
 def test_what_a_worker_finds_wrong_comes_back_as_it_was_raised(samples, tmp_path, cluster):
     if not list(cluster.worker_nodes):
-        cluster.add_node(node_ip_address="127.0.0.5", num_cpus=1)
+        try_again(lambda: cluster.add_node(node_ip_address="127.0.0.5", num_cpus=1))
     config = make_config(num_workers=2)
     broken = config.model_copy(update={"train": config.train.model_copy(update={"micro_batch_size": 3})})
     with pytest.raises(ConfigError, match="global_batch_size=8 is not a multiple of micro_batch_size=3"):
