@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from kexue_train.foundation.background import run_in_thread
 from kexue_train.foundation.errors import KexueError
 from kexue_train.foundation.runtime import available_cpus
 from kexue_train.foundation.stage import Stage
-from kexue_train.pipeline.run import Run, run_stage
+from kexue_train.pipeline.run import Run, begin_stage
 from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import EVALUATE, EXPORT, REPORT, STAGES, TRAIN
 from kexue_train.train.job import TrainDir
@@ -58,12 +57,13 @@ def stage_task(stage: Stage[RunConfig]) -> Task[..., Any]:
         board, run = context.board, context.run
         board.start(stage.name)
         try:
+            progress: Any = TrainingArtifacts(run, board) if stage is TRAIN else ArtifactProgress(stage.name, board)
+            work = begin_stage(stage, run, inputs, out)
             if stage is TRAIN:
-                progress: Any = TrainingArtifacts(run, board)
-                call = partial(_in_thread, run, progress)
+                _train_in_thread(run, progress, lambda: stage.make(run.config, work.inputs, work.out, progress))
             else:
-                progress, call = ArtifactProgress(stage.name, board), _directly
-            result = run_stage(stage, run, progress, inputs=inputs, out=out, call=call)
+                stage.make(run.config, work.inputs, work.out, progress)
+            result = work.finish()
             progress.complete()
         except Exception as error:
             if not _is_mistake(error):  # it may be tried again, which should not go unseen
@@ -79,11 +79,7 @@ def stage_task(stage: Stage[RunConfig]) -> Task[..., Any]:
     return make
 
 
-def _directly(make: Callable[[], object]) -> None:
-    make()
-
-
-def _in_thread(run: Run, artifacts: TrainingArtifacts, make: Callable[[], object]) -> None:
+def _train_in_thread(run: Run, artifacts: TrainingArtifacts, make: Callable[[], object]) -> None:
     """Train in a thread; a signal that raises in this one makes the training save a checkpoint and end."""
     train, stop = run.config.train, TrainDir(run.folder_of(TRAIN)).stop
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,34 +86,55 @@ def is_complete(run: Run) -> bool:
     return all(run.is_complete(stage) for stage in STAGES)
 
 
-def run_stage(
-    stage: Stage[RunConfig],
-    run: Run,
-    progress: Progress,
-    *,
-    inputs: Sequence[Path] | None = None,
-    out: Path | None = None,
-    call: Callable[[Callable[[], object]], object] = lambda make: make(),
-) -> StageResult:
-    """Make ``stage``, or find it complete, and record it in the run folder.
+@dataclass(frozen=True)
+class StageWork:
+    """One making of a stage: ``stage.make`` is called between ``begin_stage`` and ``finish``."""
+
+    stage: Stage[RunConfig]
+    run: Run
+    inputs: Sequence[Path]
+    """The folders that it is given."""
+    out: Path
+    """Where it writes."""
+    is_needed: bool
+    """False if it was complete before."""
+    started: float
+    """Seconds since 1970."""
+    clock: float
+
+    def finish(self) -> StageResult:
+        """Record the stage in the run folder if it was made, and return what it did."""
+        seconds, out = time.perf_counter() - self.clock, self.out
+        manifest = read_manifest(out) if (out / MANIFEST_NAME).exists() else None
+        if self.is_needed:
+            rows, size = (manifest.rows, manifest.bytes) if manifest else (0, 0)
+            self.run.folder.record_stage(
+                stage=self.stage.name, started=self.started, seconds=seconds, rows=rows, bytes=size, status="made"
+            )
+        summary = self.stage.describe(self.run.config, out)
+        return StageResult(self.stage.name, self.is_needed, seconds, summary, manifest, out)
+
+
+def begin_stage(
+    stage: Stage[RunConfig], run: Run, inputs: Sequence[Path] | None = None, out: Path | None = None
+) -> StageWork:
+    """Look whether ``stage`` has to be made, and start its clock.
 
     Args:
         stage: The stage.
         run: The run.
-        progress: Receives how far it is.
         inputs: The folders that it is given; by default those of the stages that it reads.
         out: Where it writes; by default its folder in the run folder.
-        call: Calls what does the work, such as in a thread.
     """
     inputs, out = run.inputs_of(stage) if inputs is None else inputs, out or run.folder_of(stage)
-    started, clock = time.time(), time.perf_counter()
-    made = stage is REPORT or not stage.is_complete(run.config, inputs, out)
-    call(lambda: stage.make(run.config, inputs, out, progress))
-    seconds = time.perf_counter() - clock
-    manifest = read_manifest(out) if (out / MANIFEST_NAME).exists() else None
-    if made:
-        rows, size = (manifest.rows, manifest.bytes) if manifest else (0, 0)
-        run.folder.record_stage(
-            stage=stage.name, started=started, seconds=seconds, rows=rows, bytes=size, status="made"
-        )
-    return StageResult(stage.name, made, seconds, stage.describe(run.config, out), manifest, out)
+    is_needed = stage is REPORT or not stage.is_complete(run.config, inputs, out)
+    return StageWork(stage, run, inputs, out, is_needed, time.time(), time.perf_counter())
+
+
+def run_stage(
+    stage: Stage[RunConfig], run: Run, progress: Progress, *, inputs: Sequence[Path] | None = None
+) -> StageResult:
+    """Make ``stage``, or find it complete, and record it in the run folder; for the arguments see ``begin_stage``."""
+    work = begin_stage(stage, run, inputs)
+    stage.make(run.config, work.inputs, work.out, progress)
+    return work.finish()
