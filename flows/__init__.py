@@ -11,7 +11,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 if "PREFECT_API_URL" not in os.environ:
     os.environ.setdefault("PREFECT_HOME", str(Path.cwd() / ".prefect"))
     os.environ.setdefault("PREFECT_SERVER_UI_ENABLED", "false")
-    # The stage list says what happens; Prefect would print a traceback for every mistake in a configuration.
+    # The stage list shows what happens; Prefect would print a traceback for every mistake in a configuration.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    # A first start writes a new database, for which the usual 20 s can be too short on a small machine.
+    # A first start creates a new database, which can take more than the default 20 s on a small machine.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")

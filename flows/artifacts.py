@@ -1,4 +1,4 @@
-"""What people see of a run on Prefect's page: progress, tables, links. A server that is away holds no work up."""
+"""Show a run on Prefect's page: progress, tables, links. Work does not wait for a server that cannot be reached."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _EVENTS = {"checkpoint_saved": "kexue.checkpoint.saved", "loss_nonfinite": "kexu
 
 
 def quietly(send: Callable[[], Any]) -> Any:
-    """What ``send`` returns; None if the server cannot be reached, which is a lack of pictures and not of work."""
+    """Return what ``send`` returns; None if the server cannot be reached, since the work does not depend on it."""
     try:
         return send()
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-        logger.warning("the Prefect server does not take an artifact (%s: %s)", type(error).__name__, error)
+        logger.warning("the Prefect server did not accept an artifact (%s: %s)", type(error).__name__, error)
         return None
 
 
@@ -55,29 +55,29 @@ class ArtifactProgress:
         )
 
     def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
-        """See ``kexue_train.foundation.progress.Progress``."""
+        """Show progress and send it to Prefect every few seconds; the arguments are those of ``Progress.update``."""
         self.show(done, total, unit, **facts)
         self.send_if_due()
 
     def show(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
-        """The same without the artifact."""
+        """Show progress without sending it; the arguments are those of ``Progress.update``."""
         self._board.update(done, total, unit, **facts)
         if total:
             self._percent = min(100.0, 100.0 * done / total)
 
     def note(self, message: str) -> None:
-        """See ``kexue_train.foundation.progress.Progress``."""
+        """Show a message."""
         self._board.note(message)
 
     def send_if_due(self) -> bool:
-        """Send the artifact if some seconds have passed since the last time; returns whether they have."""
+        """Send the artifact if some seconds have passed since the last time; return whether it was sent."""
         if time.monotonic() - self._sent < _INTERVAL_SECONDS:
             return False
         self._send()
         return True
 
     def complete(self) -> None:
-        """The stage is done."""
+        """Show that the stage is complete."""
         self._percent = 100.0
         self._send()
 
@@ -89,7 +89,7 @@ class ArtifactProgress:
 
 
 class TrainingArtifacts:
-    """Progress, key metrics over time and events of a training that runs in another thread."""
+    """Sends progress, key metrics over time and events of a training that runs in another thread."""
 
     def __init__(self, run: Run, board: StageBoard) -> None:
         self._run, self._progress = run, ArtifactProgress("train", board)
@@ -97,22 +97,22 @@ class TrainingArtifacts:
         self._metrics: Any = None
 
     def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
-        """See ``kexue_train.foundation.progress.Progress``; in the thread that trains."""
+        """Show progress; the arguments are those of ``Progress.update``. Call it in the thread that trains."""
         self._progress.show(done, total, unit, **facts)
 
     def note(self, message: str) -> None:
-        """See ``kexue_train.foundation.progress.Progress``; in the thread that trains."""
+        """Show a message. Call it in the thread that trains."""
         self._progress.note(message)
 
     def send(self) -> None:
-        """Send what is new; in the thread that waits."""
+        """Send what is new. Call it in the thread that waits for the training."""
         for event in self._watch.read():
             emit_training_event(event, self._run)
         if self._progress.send_if_due():
             self._send_metrics()
 
     def send_failure(self) -> None:
-        """Send what the training has failed with, if automations may want to know."""
+        """Send the reason why training failed, if automations react to it."""
         if event := self._watch.read_failure():
             emit_training_event(event, self._run)
 
@@ -133,13 +133,13 @@ class TrainingArtifacts:
 
 
 def _replace_table(artifact: UUID, table: list[dict[str, str]]) -> None:
-    """A new artifact every few seconds would be a hundred thousand in a week."""
+    """Update the artifact: a new one every few seconds would make a hundred thousand in a week."""
     client = get_client(sync_client=True)
     client.update_artifact(artifact, ArtifactUpdate(data=json.dumps(table)))
 
 
 def emit_training_event(event: TrainingEvent, run: Run) -> None:
-    """Emit what happened in a training as an event, for automations."""
+    """Emit an event for automations about what happened in a training."""
     payload = {"step": event.step, "detail": event.detail, "run_dir": str(run.folder.root.absolute())}
     emit(_EVENTS[event.kind], run, payload)
 
@@ -151,7 +151,7 @@ def emit(event: str, run: Run, payload: dict[str, Any]) -> None:
 
 
 def show_result(result: StageResult) -> None:
-    """The table of a stage."""
+    """Show the table of a stage."""
     table = [{"": name, result.stage: value} for name, value in result.facts.items()]
     quietly(
         lambda: create_table_artifact(table, key=f"{result.stage}-summary", description=f"What {result.stage} made")
@@ -159,12 +159,12 @@ def show_result(result: StageResult) -> None:
 
 
 def show_summary(root: Path) -> None:
-    """The run's summary as Markdown, and its page."""
+    """Show the run's summary as Markdown, and a link to its report."""
     summary, page = summarise(root).to_markdown(), (root / "report" / "index.html").absolute()
     quietly(lambda: create_markdown_artifact(markdown=summary, key="run-summary", description="What the run made"))
     show_link("report", page.as_uri(), "The report")
 
 
 def show_link(key: str, address: str, text: str) -> None:
-    """A link."""
+    """Show a link."""
     quietly(lambda: create_link_artifact(address, text, key=key, description=address))

@@ -1,4 +1,4 @@
-"""Vocabulary and samples of text shards: ``python -m flows.build_samples configs/base.yaml``."""
+"""Build vocabulary and samples from text shards: ``python -m flows.build_samples configs/base.yaml``."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def build_samples(
     """Turn the run's text shards into packed rows of sentence pairs, of every length that training needs.
 
     Args:
-        config_path: YAML file of the run, as the machine that works sees it.
+        config_path: YAML file of the run, as a path on the machine where the flow runs.
         run_dir: Run folder with text shards; by default ``runs/NAME``.
-        overrides: ``section.key=value`` texts that replace values of the file.
-        ray_address: HOST:PORT of a running Ray cluster; by default what the file says.
+        overrides: ``section.key=value`` pairs that replace values of the file.
+        ray_address: HOST:PORT of a running Ray cluster; by default the value in the file.
     """
     with run_context([TOKENIZER, SAMPLES], config_path, run_dir, overrides, ray_address) as run:
         vocabulary = tokenizer(run, run.folder.shards)
@@ -36,7 +36,7 @@ def build_samples(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the flow from a shell; returns the exit code."""
+    """Run the flow from a shell; return the exit code."""
     return run_flow(build_samples, arguments)
 
 

@@ -1,4 +1,4 @@
-"""``python -m flows.NAME CONFIG ...``: a flow from a shell; its options are the parameters of its function."""
+"""Run a flow from a shell, ``python -m flows.NAME CONFIG ...``; its options are the parameters of its function."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def run_flow(
 
     Args:
         flow: The flow; its function's parameters are the options, and the docstring's section Args their help.
-        arguments: Of the command line; by default those of this process.
-        find_complete: Whether nothing is left to do, in which case no server is started; it says so itself.
-        ending: Says what was made.
+        arguments: The arguments of the command line; by default those of this process.
+        find_complete: Return whether nothing is left to do, and show it; in that case no server is started.
+        ending: Print what was made.
 
     Returns:
         The exit code.

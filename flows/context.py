@@ -1,4 +1,4 @@
-"""What a flow run works with: its configuration, its folder under lock, and the board it shows its stages on."""
+"""The context of a flow run: its configuration, its locked run folder, and the board that shows its stages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SECONDS_TO_ANSWER = 6.0
 
 
 class FlowContext:
-    """What the tasks of one flow run share. A plain class, so that Prefect does not look into it."""
+    """What the tasks of one flow run share. A plain class, so that Prefect does not inspect it."""
 
     def __init__(self, run: Run, board: StageBoard, summaries: dict[str, str] | None = None) -> None:
         self.run, self.board = run, board
@@ -46,11 +46,11 @@ class FlowContext:
         return FlowContext(run, self.board, self.summaries)
 
     def completed(self, *stages: Stage[RunConfig]) -> State[str]:
-        """Return the state to end with: what ``stages`` made, in words, and where it lies, as the result."""
+        """Return the final state: what ``stages`` made, as the message, and the run folder, as the result."""
         return self.ended("; ".join(self.summaries[stage.name] for stage in stages))
 
     def ended(self, message: str) -> State[str]:
-        """Return the state to end with, with a message of its own."""
+        """Return the final state with this message."""
         root = str(self.folder.root)
         return Completed(message=f"{root}: {message}", data=root)
 
@@ -65,12 +65,12 @@ def run_context(
     fresh: bool = False,
     claim: bool = True,
 ) -> Iterator[FlowContext]:
-    """Load the configuration, claim the run folder and hold its lock; an interrupted run says how to resume it.
+    """Load the configuration, claim the run folder and hold its lock; if interrupted, say how to resume.
 
-    Without ``claim`` the folder's configuration stays as it is.
+    Without ``claim`` the configuration in the folder does not change.
 
     Raises:
-        KexueError: If the configuration is wrong, or another process works in the folder.
+        KexueError: If the configuration is wrong, or if another process uses the folder.
     """
     config = load_config(config_path, overrides, ray_address)
     root = run_dir or Path("runs", config.name)
@@ -96,7 +96,7 @@ def load_config(path: Path, overrides: Sequence[str] | None = None, ray_address:
     """Return the configuration, with ``ray_address`` as one more override.
 
     Raises:
-        ConfigError: If it is not here, with the machine and folder where "here" is; or any value is wrong.
+        ConfigError: If a value is wrong, or the file does not exist; then the message names the machine and the folder.
     """
     if not path.exists():
         raise ConfigError(
@@ -108,10 +108,10 @@ def load_config(path: Path, overrides: Sequence[str] | None = None, ray_address:
 
 
 def require_server() -> None:
-    """Refuse at once where Prefect would try again for minutes; without an address the embedded server is used.
+    """Raise at once where Prefect would retry for minutes; without an address the embedded server is used.
 
     Raises:
-        ResourceError: If nothing answers at the address, or it is no Prefect server.
+        ResourceError: If nothing answers at the address, or something that is not a Prefect server.
     """
     address = PREFECT_API_URL.value()
     if not address:
@@ -124,12 +124,12 @@ def require_server() -> None:
         raise ResourceError(
             f"the Prefect server at {address} does not answer ({error}); check that it runs ('prefect server start'), "
             "that PREFECT_API_URL (or the profile: 'prefect config view') is its address with /api at the end, and "
-            "that no firewall is between; or unset PREFECT_API_URL to run on an embedded server"
+            "that no firewall blocks it; or unset PREFECT_API_URL to run on an embedded server"
         ) from None
 
 
 def run_name() -> str:
-    """Return the name of the flow run, ``base from base.yaml``, in place of Prefect's random ones."""
+    """Return the name of the flow run, such as ``base from base.yaml``, instead of Prefect's random names."""
     parameters: dict[str, Any] = flow_run.parameters
     config = Path(parameters["config_path"])
     run_dir = parameters.get("run_dir")
@@ -149,7 +149,7 @@ class _RunLog:
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: no line is held back."""
+        """Do nothing: no line is buffered."""
 
 
 def _board(stages: Sequence[Stage[RunConfig]]) -> StageBoard:

@@ -1,4 +1,4 @@
-"""Scores: of a finished training (``python -m flows.evaluate_model configs/base.yaml``) or of any model folder."""
+"""Score a finished training (``python -m flows.evaluate_model configs/base.yaml``) or any model folder."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def evaluate_model(
     """Score a model on the run's held-out rows.
 
     Args:
-        config_path: YAML file of the run, as the machine that works sees it.
+        config_path: YAML file of the run, as a path on the machine where the flow runs.
         run_dir: Run folder with samples; by default ``runs/NAME``.
-        model: Model folder or checkpoint to score, into ``evaluations/`` of the run folder; by default the finished
-            training of the run is exported and scored, and its report written.
-        overrides: ``section.key=value`` texts that replace values of the file.
+        model: Model folder or checkpoint to score; the scores go to ``evaluations/`` of the run folder. By default the
+            finished training of the run is exported and scored, and its report is written.
+        overrides: ``section.key=value`` pairs that replace values of the file.
     """
     stages = [EVALUATE] if model else [EXPORT, EVALUATE, REPORT]
     with run_context(stages, config_path, run_dir, overrides) as run:
@@ -44,7 +44,7 @@ def evaluate_model(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the flow from a shell; returns the exit code."""
+    """Run the flow from a shell; return the exit code."""
     return run_flow(evaluate_model, arguments)
 
 

@@ -1,4 +1,4 @@
-"""Training alone, on samples that are there: ``python -m flows.pretrain configs/base.yaml``."""
+"""Train on existing samples: ``python -m flows.pretrain configs/base.yaml``."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def pretrain(
     """Pretrain the encoder on the run's samples; resumes from the last checkpoint.
 
     Args:
-        config_path: YAML file of the run, as the machine that works sees it.
+        config_path: YAML file of the run, as a path on the machine where the flow runs.
         run_dir: Run folder with samples; by default ``runs/NAME``.
-        overrides: ``section.key=value`` texts that replace values of the file.
-        ray_address: HOST:PORT of a running Ray cluster; by default what the file says.
+        overrides: ``section.key=value`` pairs that replace values of the file.
+        ray_address: HOST:PORT of a running Ray cluster; by default the value in the file.
     """
     with run_context([TRAIN], config_path, run_dir, overrides, ray_address) as run:
         train(run, run.folder.samples)
@@ -35,7 +35,7 @@ def pretrain(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the flow from a shell; returns the exit code."""
+    """Run the flow from a shell; return the exit code."""
     return run_flow(pretrain, arguments)
 
 

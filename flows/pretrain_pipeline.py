@@ -1,8 +1,8 @@
-"""READ FIRST. The whole run in data order, one line per stage: what it is given, and why it is there.
+"""READ FIRST. The whole run in data order, one line per stage: what it reads, and why it exists.
 
 Run it: ``python -m flows.pretrain_pipeline configs/demo.yaml [--run-dir DIR] [--fresh] [section.key=value ...]``
-Each name below is the Prefect task around a ``Stage``, which stands beside the function that does the work. What a line
-hands on is a folder. Sizes and times are those of configs/demo.yaml on 2 cores (benchmarks/RESULTS.md, "demo run").
+Each name below is the Prefect task around a ``Stage``, which is defined next to the function that does the work. Each
+line returns a folder. Sizes and times are those of configs/demo.yaml on 2 cores (benchmarks/RESULTS.md, "demo run").
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ def pretrain_pipeline(
     """Raw text in, a pretrained encoder with its report out; safe to interrupt, run the same command to resume.
 
     Args:
-        config_path: YAML file of the run, as the machine that works sees it.
+        config_path: YAML file of the run, as a path on the machine where the flow runs.
         run_dir: Run folder; by default ``runs/NAME``.
-        overrides: ``section.key=value`` texts that replace values of the file.
-        ray_address: HOST:PORT of a running Ray cluster; by default what the file says.
+        overrides: ``section.key=value`` pairs that replace values of the file.
+        ray_address: HOST:PORT of a running Ray cluster; by default the value in the file.
         fresh: Empty the run folder and start over.
     """
     with run_context(STAGES, config_path, run_dir, overrides, ray_address, fresh) as run:
         # The text: files as given, or the documentation installed here. Demo: 4,932 documents, 16.0 MB, 36 s.
         documents = corpus(run)
-        # One uniform order on disk: the next document is a random other one. 4 shards, 15.5 MB, 5 s.
+        # Uniform random order on disk: every order is equally likely. 4 shards, 15.5 MB, 5 s.
         shards = shuffle(run, documents)
-        # The vocabulary of this text, learnt from its first rows. 8,192 pieces of 4.4 bytes, 6 s.
+        # The vocabulary, learned from the first rows of this text. 8,192 pieces of 4.4 bytes, 6 s.
         vocabulary = tokenizer(run, shards)
         # Rows of one length, full of sentence pairs; the first are held out. 35,804 rows of 128 tokens, 10.7 MB, 2 s.
         rows = samples(run, shards, vocabulary)
-        # The encoder, from checkpoint to checkpoint. 2.9 million weights, 1,600 steps, 3.3 million tokens, 6 min 46 s.
+        # The encoder, saved in checkpoints. 2.9 million weights, 1,600 steps, 3.3 million tokens, 6 min 46 s.
         weights = train(run, rows)
-        # The last checkpoint as a Hugging Face folder that computes the same. 12 MB, 0.3 s.
+        # The last checkpoint as a Hugging Face folder with the same outputs. 12 MB, 0.3 s.
         model = export(run, weights)
-        # How good it is, on rows that training never saw. Loss 4.7 nats; 6.2 without context; 4 s.
+        # The quality of the model on rows that training never read. Loss 4.7 nats; 6.2 without context; 4 s.
         scores = evaluate(run, model, rows)
-        # One page about all of it. 0.1 s.
+        # One page about the whole run. 0.1 s.
         report(run, scores)
         show_summary(run.folder.root)
     return run.completed(TRAIN, EVALUATE)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the flow from a shell; returns the exit code."""
+    """Run the flow from a shell; return the exit code."""
     return run_flow(pretrain_pipeline, arguments, find_complete=found_complete, ending=print_ending)
 
 

@@ -1,4 +1,4 @@
-"""New files for a trained run: ``python -m flows.refresh_corpus configs/base.yaml --inputs 'incoming/*.jsonl'``."""
+"""Train on new files: ``python -m flows.refresh_corpus configs/base.yaml --inputs 'incoming/*.jsonl'``."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def refresh_corpus(
     overrides: list[str] | None = None,
     ray_address: str | None = None,
 ) -> Any:
-    """Shuffle and sample the files that have arrived since, and continue training with them; without any, end at once.
+    """Shuffle and sample the new files, and continue training with them; end at once if there are none.
 
     Args:
-        config_path: YAML file of the run, as the machine that works sees it.
+        config_path: YAML file of the run, as a path on the machine where the flow runs.
         run_dir: Run folder with a finished training; by default ``runs/NAME``.
         inputs: Files, folders or globs where new files arrive; by default the run's own ``corpus.inputs``. Files that
-            were read before are known by path, size and time of change.
+            were read before are recognised by path, size and modification time.
         replay: Share of old rows in every batch, from 0 up to 1.
-        overrides: ``section.key=value`` texts that replace values of the file.
-        ray_address: HOST:PORT of a running Ray cluster; by default what the file says.
+        overrides: ``section.key=value`` pairs that replace values of the file.
+        ray_address: HOST:PORT of a running Ray cluster; by default the value in the file.
     """
     stages = [SHUFFLE, SAMPLES, TRAIN, EXPORT, EVALUATE, REPORT]
     with run_context(stages, config_path, run_dir, overrides, ray_address, claim=False) as first:
@@ -43,7 +43,7 @@ def refresh_corpus(
         if generation is None:
             return first.ended("no new files, nothing to do")
         run = first.on(generation.run)
-        shards = shuffle(run, run.folder.corpus)  # of its own, new files
+        shards = shuffle(run, run.folder.corpus)  # only the new files
         rows = samples(run, shards, run.folder.tokenizer)  # with the vocabulary of the first run
         planned = plan_training(generation, replay=replay, overrides=overrides or ())
         run = first.on(planned.run)
@@ -56,7 +56,7 @@ def refresh_corpus(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the flow from a shell; returns the exit code."""
+    """Run the flow from a shell; return the exit code."""
     return run_flow(refresh_corpus, arguments)
 
 

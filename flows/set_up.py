@@ -1,9 +1,9 @@
-"""Once per Prefect server: ``python -m flows.set_up`` makes what deployments need; again, it changes nothing.
+"""Create what deployments need on a Prefect server: ``python -m flows.set_up``. A second call changes nothing.
 
-Work pools of three kinds, the limit of one training at a time, and automations: a notification when a flow fails, when
-a loss is no number and when an evaluation is finished, and an end for flow runs whose process is gone. Notifications go
-to the block that ``--notify`` names, or to the address in the environment variable KEXUE_WEBHOOK_URL, which gets the
-JSON that Slack and its likes take.
+It creates three work pools, the limit of one training at a time, and automations. They send a notification when a flow
+fails, when a loss is NaN or infinite, and when an evaluation is finished, and they mark flow runs as crashed whose
+process is gone. Notifications go to the block that ``--notify`` names, or to the address in the environment variable
+KEXUE_WEBHOOK_URL, as the JSON that Slack and similar services accept.
 """
 
 from __future__ import annotations
@@ -36,16 +36,18 @@ from kexue_train.foundation.errors import ConfigError, ResourceError
 POOLS = ("process", "docker", "kubernetes")
 FLOWS = ("pretrain-pipeline", "shuffle-corpus", "build-samples", "pretrain", "evaluate-model", "refresh-corpus")
 _BLOCK = "kexue"
+_FORMER_NAMES = {"kexue: a loss is NaN or infinite": "kexue: a loss is no number"}
+"""Names that automations had in an earlier release, so that a server does not keep both."""
 _RUN = "{{ flow_run.name }} ({{ flow_run.id }})"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run ``set_up`` from a shell; returns the exit code."""
+    """Run ``set_up`` from a shell; return the exit code."""
     return run_function(set_up, arguments, example="--notify slack-webhook/team")
 
 
 def set_up(notify: str | None = None) -> None:
-    """Make on the Prefect server at PREFECT_API_URL what deployments need, and say what there is now.
+    """Create what deployments need on the Prefect server at PREFECT_API_URL, and list what exists now.
 
     Args:
         notify: A notification block, such as slack-webhook/team; by default the address in KEXUE_WEBHOOK_URL.
@@ -61,27 +63,27 @@ def set_up(notify: str | None = None) -> None:
 
 
 async def set_up_server(notify: str | None, webhook: str | None) -> list[str]:
-    """Make pools, limit and automations; returns what there is now, a line each."""
+    """Create pools, limit and automations; return what exists now, one line each."""
     block = await _find_block(notify, webhook)
     async with get_client() as client:
         for pool in POOLS:
             await _make_pool(client, pool)
         await _make_limit(client)
-        automations = [_end_of_the_lost(), *(notifications(block) if block else [])]
+        automations = [_crash_without_heartbeat(), *(notifications(block) if block else [])]
         for automation in automations:
             await _replace(client, automation)
-    said = [
+    lines = [
         f"work pools: {', '.join(POOLS)}",
         "limit: one training at a time",
         *(f"automation: {a.name}" for a in automations),
     ]
-    return (
-        said if block else [*said, "no notifications: give --notify TYPE/NAME, or KEXUE_WEBHOOK_URL in the environment"]
-    )
+    if not block:
+        lines.append("no notifications: pass --notify TYPE/NAME, or set KEXUE_WEBHOOK_URL in the environment")
+    return lines
 
 
 def notifications(block: UUID) -> list[AutomationCore]:
-    """What is told, through the notification block."""
+    """Return the automations that send notifications through ``block``."""
     failed = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"}
     return [
         _notification(
@@ -99,9 +101,9 @@ def notifications(block: UUID) -> list[AutomationCore]:
         ),
         _notification(
             block,
-            "kexue: a loss is no number",
+            "kexue: a loss is NaN or infinite",
             _on("kexue.loss.nonfinite"),
-            "{{ event.resource.name }}: the loss of step {{ event.payload.step }} is no number",
+            "{{ event.resource.name }}: the loss of step {{ event.payload.step }} is NaN or infinite",
             "{{ event.payload.detail }}\n{{ event.payload.run_dir }}",
         ),
         _notification(
@@ -127,11 +129,11 @@ def _notification(block: UUID, name: str, trigger: EventTrigger, subject: str, b
     )
 
 
-def _end_of_the_lost() -> AutomationCore:
-    """A flow run whose process was killed stays "Running", unless its missing heartbeats are noticed."""
+def _crash_without_heartbeat() -> AutomationCore:
+    """Mark a flow run as crashed if it sends no heartbeat; else it would stay "Running" after its process is killed."""
     return AutomationCore(
         name="kexue: a flow run without heartbeat is crashed",
-        description="made by flows.set_up; heartbeats come with PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30 at the worker",
+        description="made by flows.set_up; needs PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30 in the environment of the worker",
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.heartbeat", "prefect.flow-run.Completed", "prefect.flow-run.Failed",
@@ -161,8 +163,9 @@ async def _make_limit(client: PrefectClient) -> None:
 
 
 async def _replace(client: PrefectClient, automation: AutomationCore) -> None:
-    for found in await client.read_automations_by_name(automation.name):
-        await client.delete_automation(found.id)
+    for name in (automation.name, _FORMER_NAMES.get(automation.name, automation.name)):
+        for found in await client.read_automations_by_name(name):
+            await client.delete_automation(found.id)
     await client.create_automation(automation)
 
 
@@ -171,7 +174,7 @@ async def _find_block(notify: str | None, webhook: str | None) -> UUID | None:
         try:
             block: Any = await Block.aload(notify)
         except ValueError as error:
-            raise ConfigError(f"--notify {notify}: {error}; make it on Prefect's page under Blocks") from None
+            raise ConfigError(f"--notify {notify}: {error}; create it on Prefect's page under Blocks") from None
         return UUID(str(block._block_document_id))
     if webhook:
         text = "{{subject}}\n{{body}}"

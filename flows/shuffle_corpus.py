@@ -1,4 +1,4 @@
-"""Text alone: ``python -m flows.shuffle_corpus configs/base.yaml``; on machines without torch, if need be."""
+"""Shuffle the corpus: ``python -m flows.shuffle_corpus configs/base.yaml``; this works on machines without torch."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def shuffle_corpus(
     """Put the corpus on disk in exactly uniform random order.
 
     Args:
-        config_path: YAML file of the run, as the machine that works sees it.
+        config_path: YAML file of the run, as a path on the machine where the flow runs.
         run_dir: Run folder; by default ``runs/NAME``.
-        overrides: ``section.key=value`` texts that replace values of the file.
-        ray_address: HOST:PORT of a running Ray cluster; by default what the file says.
+        overrides: ``section.key=value`` pairs that replace values of the file.
+        ray_address: HOST:PORT of a running Ray cluster; by default the value in the file.
         fresh: Empty the run folder and start over.
     """
     with run_context([CORPUS, SHUFFLE], config_path, run_dir, overrides, ray_address, fresh) as run:
@@ -38,7 +38,7 @@ def shuffle_corpus(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the flow from a shell; returns the exit code."""
+    """Run the flow from a shell; return the exit code."""
     return run_flow(shuffle_corpus, arguments)
 
 

@@ -1,4 +1,4 @@
-"""One Prefect task per stage, by the stage's name: retries, tags and artifacts around the stage's ``make``."""
+"""One Prefect task per stage, named like the stage: it adds retries, tags and artifacts to the stage's ``make``."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from kexue_train.pipeline.stages import EVALUATE, EXPORT, REPORT, STAGES, TRAIN
 from kexue_train.train.job import TrainDir
 
 TRAINING_TAG = "kexue-train"
-"""One task with it at a time, once ``flows.set_up`` has made the limit: one training per cluster."""
-# Where the work does not grow with the corpus; a training that hangs is its own watchdog's affair.
+"""Only one task with this tag runs at a time, once ``flows.set_up`` has created the limit."""
+# For stages whose work does not grow with the corpus. Training has its own watchdog.
 _TIMEOUTS_SECONDS = {EXPORT.name: 3600, REPORT.name: 3600}
 
 
 def is_worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Return whether the error may pass by itself; what the user has to correct is not tried again."""
+    """Return whether a retry can help; it cannot for a mistake that the user has to correct."""
     return not _is_mistake(state.result(raise_on_failure=False))
 
 
@@ -40,7 +40,7 @@ def _is_mistake(error: object) -> bool:
 
 
 def stage_task(stage: Stage[RunConfig]) -> Task[..., Any]:
-    """Return the Prefect task of ``stage``; its state says what it made, its result is the folder with it."""
+    """Return the Prefect task of ``stage``; the message of its state says what it made, its result is the folder."""
 
     @task(
         name=stage.name,
@@ -66,7 +66,7 @@ def stage_task(stage: Stage[RunConfig]) -> Task[..., Any]:
             result = work.finish()
             progress.complete()
         except Exception as error:
-            if not _is_mistake(error):  # it may be tried again, which should not go unseen
+            if not _is_mistake(error):  # show the error, since a retry may hide it
                 board.note(f"failed: {type(error).__name__}: {error}")
             raise
         if stage is EVALUATE:
@@ -80,14 +80,14 @@ def stage_task(stage: Stage[RunConfig]) -> Task[..., Any]:
 
 
 def _train_in_thread(run: Run, artifacts: TrainingArtifacts, make: Callable[[], object]) -> None:
-    """Train in a thread; a signal that raises in this one makes the training save a checkpoint and end."""
+    """Train in a thread; a signal that raises in the calling thread makes the training save a checkpoint and end."""
     train, stop = run.config.train, TrainDir(run.folder_of(TRAIN)).stop
 
     def request_stop() -> None:
         if stop.parent.is_dir():
             stop.touch()
 
-    if train.workers.launcher == "ray":  # a local Ray ends with the thread that has started it
+    if train.workers.launcher == "ray":  # a local Ray ends with the thread that started it
         connect_ray(run.config.execution.ray_address, max(available_cpus(), train.num_workers))
     try:
         run_in_thread(make, on_poll=artifacts.send, request_stop=request_stop, stop_seconds=train.faults.stop_timeout)
