@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 Function = TypeVar("Function", bound=Callable[..., None])
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; left alone if it holds other work.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; other contents are not overwritten.")]
 OutFile = Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")]
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="YAML file of a run, such as configs/demo.yaml.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="section.key=value", help="Values that replace the file's.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Every random choice derives from it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on standard output.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Local worker processes (default: the CPUs).")]
 Ray = Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="Run the tasks on this Ray cluster instead.")]
 
@@ -147,9 +147,9 @@ def print_manifest(folder: Path, manifest: Manifest, as_json: bool, verb: str = 
         typer.echo(manifest.model_dump_json(indent=2))
         return
     rows = f"{manifest.rows:,} rows, " if manifest.rows else ""
-    left_out = {"blank": manifest.statistics.get("blank", 0), "duplicate": manifest.statistics.get("duplicates", 0)}
-    left_out |= manifest.statistics.get("rejected", {})
-    counted = "".join(f", {count:,} {reason}" for reason, count in left_out.items() if count)
+    excluded = {"blank": manifest.statistics.get("blank", 0), "duplicate": manifest.statistics.get("duplicates", 0)}
+    excluded |= manifest.statistics.get("rejected", {})
+    counted = "".join(f", {count:,} {reason}" for reason, count in excluded.items() if count)
     size = format_size(manifest.bytes)
     typer.echo(f"{folder}: {manifest.kind} {verb}, {rows}{len(manifest.files)} files, {size}{counted}")
 

@@ -111,7 +111,7 @@ def _check_shared_memory(path: Path = Path("/dev/shm")) -> Check:
     size = shutil.disk_usage(path).total
     found = f"{format_size(size)} at {path}"
     if size < 0.5 * GB:
-        return Check("shared memory", "warning", found, "Ray wants more: start the container with --shm-size=2g")
+        return Check("shared memory", "warning", found, "Ray needs more: start the container with --shm-size=2g")
     return Check("shared memory", "ok", found)
 
 

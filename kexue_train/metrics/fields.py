@@ -84,7 +84,7 @@ class Metric:
     """Whether it is shown while training runs: in the terminal and in Prefect's table."""
 
     def of(self, record: Mapping[str, Any]) -> float | None:
-        """Return the number in ``record``, None if there is none that a training writes; NaN and infinity are such."""
+        """Return the number in ``record``, NaN and infinity included; None if it is missing or absurdly large."""
         value = record.get(self.key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
@@ -96,7 +96,7 @@ class Metric:
         return value if value is not None and math.isfinite(value) else 0
 
     def text(self, record: Mapping[str, Any]) -> str:
-        """Return the number in ``record`` for a reader, a dash if there is none."""
+        """Return the number in ``record`` for a reader, a dash if it is missing."""
         value = self.of(record)
         return EMPTY if value is None else self.write(value)
 
@@ -318,5 +318,5 @@ def headline_metrics() -> list[Metric]:
 
 
 def metric_of(key: str) -> Metric | None:
-    """Return the declaration of ``key`` in a training line, None if there is none."""
+    """Return the declaration of ``key`` in a training line, None if it is unknown."""
     return next((metric for metric in training_metrics() if metric.key == key), None)

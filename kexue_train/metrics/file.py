@@ -25,7 +25,7 @@ class MetricLines(NamedTuple):
 
     records: list[Record]
     foreign: list[str]
-    """For each whole line that is left out, what is wrong with it."""
+    """For each whole line that is ignored, what is wrong with it."""
     is_torn: bool = False
     """Whether the last line is not whole: it is being written, or its writer was killed."""
 
@@ -46,9 +46,9 @@ def read_metrics(path: Path) -> list[Record]:
 
 
 def describe_foreign(path: Path, foreign: Sequence[str]) -> str:
-    """Say that lines of ``path`` are left out, and why the first one is."""
+    """Say that lines of ``path`` are ignored, and why the first one is."""
     number = f"{len(foreign):,} line{'s are' if len(foreign) > 1 else ' is'}"
-    return f"{path}: {number} not from a training and left out (the first: {foreign[0]})"
+    return f"{path}: {number} not from a training and ignored (the first: {foreign[0]})"
 
 
 class MetricWriter:
@@ -108,7 +108,7 @@ class MetricWriter:
             reason = str(error)
         os.ftruncate(self._file.fileno(), end)
         if not self._num_lost:
-            logger.warning("%s: a line cannot be written (%s); training goes on", self._path, reason)
+            logger.warning("%s: a line cannot be written (%s); training continues", self._path, reason)
         return False
 
 
@@ -119,7 +119,7 @@ class MetricTail:
     beginning. The old one stays open until then, so that no new one can pass for it.
 
     Attributes:
-        foreign: What is wrong with lines that were left out since ``read`` was called last.
+        foreign: What is wrong with lines that were ignored since ``read`` was called last.
     """
 
     def __init__(self, path: Path) -> None:

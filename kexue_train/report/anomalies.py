@@ -31,7 +31,7 @@ _MAX_UNKNOWN = 0.01
 _MAX_NAMED = 6
 LOOKED_FOR = (
     "loss spikes and rollbacks, gradients that are not finite, restarts, slow or starving steps, full memory, failed "
-    "checkpoints, drifted embeddings, refused records, unknown tokens, and failed evaluations"
+    "checkpoints, drifted embeddings, rejected records, unknown tokens, and failed evaluations"
 )
 
 
@@ -49,7 +49,7 @@ def find_anomalies(run: RunData) -> list[Anomaly]:
     parts = (_spikes, _nonfinite, _restarts, _symptoms, _failed_writes, _embeddings, _records, _samples, _evaluations)
     found = [anomaly for part in parts for anomaly in part(run)]
     if run.has_torn_line:
-        details = "it is being written, or its writer was killed; the line is left out"
+        details = "it is being written, or its writer was killed; the line is ignored"
         found.append(Anomaly("note", "The last line of metrics.jsonl is torn", details))
     return sorted(found, key=lambda anomaly: anomaly.severity == "note")
 
@@ -77,7 +77,7 @@ def _spikes(run: RunData) -> Iterator[Anomaly]:
             f"the loss of step {SPIKE_STEP.text(record)} was {SPIKE_LOSS.text(record)}{usual}; "
             "the rows read since are skipped"
         )
-        yield Anomaly("warning", f"Training went back to step {record['step']:,} after a loss spike", details)
+        yield Anomaly("warning", f"Training rolled back to step {record['step']:,} after a loss spike", details)
     borders = [record["step"] for record in run.of_kind(Kind.PHASE)]
     loss, _ = head_metrics(HEADS[0])
     if steps := loss_spikes(run.curve(Kind.TRAIN), loss, borders):
@@ -135,15 +135,15 @@ def _embeddings(run: RunData) -> Iterator[Anomaly]:
 
 def _records(run: RunData) -> Iterator[Anomaly]:
     for name, manifest in run.manifests.items():
-        refused: Counter[str] = Counter()
+        rejected: Counter[str] = Counter()
         dropped: Counter[str] = Counter()
         for entry in manifest.inputs:
-            refused.update(entry.rejected)
+            rejected.update(entry.rejected)
             dropped.update(entry.dropped)
-        if refused.total():
-            yield Anomaly("warning", f"{refused.total():,} records were refused in {name}", _reasons(refused))
+        if rejected.total():
+            yield Anomaly("warning", f"{rejected.total():,} records were rejected in {name}", _reasons(rejected))
         if dropped.total():
-            yield Anomaly("note", f"{dropped.total():,} records were left out by filters in {name}", _reasons(dropped))
+            yield Anomaly("note", f"{dropped.total():,} records were dropped by filters in {name}", _reasons(dropped))
 
 
 def _samples(run: RunData) -> Iterator[Anomaly]:

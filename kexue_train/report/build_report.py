@@ -1,6 +1,6 @@
 """STAGE 7: one page about the run, ``report/index.html``: self-contained, no network, light and dark.
 
-It is made anew at every call, since it is cheap and must show a run in progress as it is.
+Every call rebuilds it, since it is cheap and must show the current state of a run in progress.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def build_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
 
 
 def render_run(run: RunData) -> str:
-    """The page about one run as HTML."""
+    """Return the page about one run as HTML."""
     return _render(
         "run.html.j2",
         run=run,
@@ -86,7 +86,7 @@ def render_run(run: RunData) -> str:
 
 
 def render_comparison(runs: list[RunData]) -> str:
-    """The page about several runs as HTML."""
+    """Return the page about several runs as HTML."""
     labels = compare.labels_of(runs)
     return _render(
         "comparison.html.j2",
@@ -145,12 +145,12 @@ def _facts(run: RunData) -> list[Headline]:
 
 
 def _language(text: str) -> str:
-    """The attribute for an element with Chinese text, so that it has Chinese glyphs and voices."""
+    """Return the attribute that gives an element with Chinese text Chinese glyphs and voices."""
     return ' lang="zh-Hans"' if any("\u4e00" <= character <= "\u9fff" for character in text) else ""
 
 
 def _split_sentence(record: dict[str, Any]) -> dict[str, Any]:
-    """Pieces of text around the masks, each but the last followed by its predictions."""
+    """Return the pieces of text around the masks, each but the last with the predictions that follow it."""
     pieces = str(record.get("sentence", "")).split("[MASK]")
     masks = [*record.get("masks", []), *([[]] * len(pieces))]
     slots = [

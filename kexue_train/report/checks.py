@@ -26,7 +26,7 @@ class RunCheck:
 
 
 def check_run(run: RunData) -> list[RunCheck]:
-    """Every check for which the run has the data, cheap ones only (``kexue verify`` re-reads whole files)."""
+    """Run every check for which the run has the data, cheap ones only (``kexue verify`` re-reads whole files)."""
     parts = (_check_rows, _check_mixing, _check_files, _check_parents, _check_export, _check_losses)
     checks = [check for part in parts for check in part(run)]
     return checks + [RunCheck("Every part can be read", passed=False, evidence=problem) for problem in run.problems]
@@ -43,13 +43,13 @@ def _check_rows(run: RunData) -> list[RunCheck]:
 
 
 def _check_mixing(run: RunData) -> list[RunCheck]:
-    """Whether the shuffle shows a trace of the input's order that chance does not explain."""
+    """Check whether the shuffle shows a trace of the input's order that chance does not explain."""
     statistics = run.manifests["shards"].statistics if "shards" in run.manifests else {}
     checks = []
     if correlation := statistics.get("rank_correlation"):
         coefficient, deviation = correlation["coefficient"], correlation["standard_deviation"]
-        evidence = f"correlation of place before and after: {coefficient:+.5f}; by chance within ±{2 * deviation:.5f}"
-        claim = "Where a document stood says nothing about where it stands"
+        evidence = f"correlation of input and output order: {coefficient:+.5f}; by chance within ±{2 * deviation:.5f}"
+        claim = "A document's input position says nothing about its output position"
         checks.append(RunCheck(claim, abs(coefficient) < _MAX_DEVIATIONS * deviation, evidence))
     mixing = statistics.get("source_mixing", {})
     if mixing.get("degrees_of_freedom"):
@@ -64,7 +64,7 @@ def _check_mixing(run: RunData) -> list[RunCheck]:
 
 
 def _excess(mixing: dict[str, float]) -> float:
-    """How many standard deviations a chi-square lies above its mean (Wilson and Hilferty's cube root is normal)."""
+    """Return the standard deviations of a chi-square above its mean (Wilson and Hilferty's cube root is normal)."""
     spread = 2 / (9 * mixing["degrees_of_freedom"])
     return float((mixing["chi_square"] / mixing["degrees_of_freedom"]) ** (1 / 3) - 1 + spread) / math.sqrt(spread)
 

@@ -52,7 +52,7 @@ class ResultRow:
 
 
 def labels_of(runs: list[RunData]) -> list[str]:
-    """The runs' names, with the part of their folders that differs where names are equal."""
+    """Return the runs' names, with the part of their folders that differs where names are equal."""
     number = Counter(run.name for run in runs)
     folders = [run.folder.resolve() for run in runs]
     common = os.path.commonpath(folders)
@@ -63,7 +63,7 @@ def labels_of(runs: list[RunData]) -> list[str]:
 
 
 def overview_table(runs: list[RunData], labels: list[str]) -> Table:
-    """What each run is and how far it has come."""
+    """Return a table of what each run is and how far it has come."""
     rows = []
     for run, label in zip(runs, labels, strict=True):
         summary, last = summarise_run(run), next(reversed(run.curve(Kind.TRAIN)), {})
@@ -84,7 +84,7 @@ def overview_table(runs: list[RunData], labels: list[str]) -> Table:
 
 
 def result_rows(runs: list[RunData]) -> list[ResultRow]:
-    """Every score that some run has, in the order of the first run that has it."""
+    """Return every score that some run has, in the order of the first run that has it."""
     scores = [{(s.group, s.name): s for s in scores_of(run)} for run in runs]
     keys = dict.fromkeys(key for own in scores for key in own)
     return [
@@ -93,7 +93,7 @@ def result_rows(runs: list[RunData]) -> list[ResultRow]:
 
 
 def differing_settings(runs: list[RunData], labels: list[str]) -> Table | None:
-    """A row per setting that is not the same in all runs; None if all are."""
+    """Return a row per setting that differs between runs; None if no setting does."""
     flat = [dict(_flatten(run.config)) for run in runs]
     keys = dict.fromkeys(key for own in flat for key in own)
     rows = [[key, *(_write(own, key) for own in flat)] for key in keys]

@@ -73,7 +73,7 @@ def _events(run: RunData) -> list[tuple[float, str]]:
 
 
 def time_bars(run: RunData) -> list[BarChart]:
-    """Seconds of every finished stage, and on what the time of training went."""
+    """Draw the seconds of every finished stage, and where the time of training went."""
     times = [(str(r["stage"]), float(r.get("seconds") or 0.0)) for r in run.stages]
     shares = training_shares(run)
     whole = sum(seconds for _, seconds in shares) or 1.0
@@ -85,7 +85,7 @@ def time_bars(run: RunData) -> list[BarChart]:
 
 
 def data_bars(run: RunData) -> list[BarChart]:
-    """Where the documents come from, and the lengths of words in tokens."""
+    """Draw where the documents come from, and the lengths of words in tokens."""
     corpus, samples = (run.manifests[n].statistics if n in run.manifests else {} for n in ("corpus", "samples"))
     sources = sorted((corpus.get("documents_by_source") or {}).items(), key=lambda item: -item[1])
     lengths = [
@@ -100,7 +100,7 @@ def data_bars(run: RunData) -> list[BarChart]:
 
 
 def band_bars(run: RunData) -> list[BarChart]:
-    """Accuracy by how frequent the token is in training; empty before the evaluation."""
+    """Draw the accuracy by the token's frequency in training; empty before the evaluation."""
     words = HEADS[0]
     bands = [band for band in run.mlm.get("frequency_bands") or [] if band.get(words.counted)]
     if not bands:

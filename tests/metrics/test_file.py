@@ -50,7 +50,7 @@ def test_a_foreign_line_is_left_out_and_counted_by_every_reader(tmp_path: Path, 
     tail.close()
     writer = MetricWriter(path, resumed_step=3)
     writer.close()
-    assert writer.problem == f"{path}: 1 line is not from a training and left out (the first: {FOREIGN[line]})"
+    assert writer.problem == f"{path}: 1 line is not from a training and ignored (the first: {FOREIGN[line]})"
     assert path.read_bytes() == 2 * OURS
 
 

@@ -31,14 +31,14 @@ def test_everything_that_happened_is_told_with_warnings_first(eventful_run):
     severities = [anomaly.severity for anomaly in anomalies]
     assert severities == sorted(severities, reverse=True)
     assert {anomaly.what for anomaly in anomalies} == {
-        "Training went back to step 400 after a loss spike",
+        "Training rolled back to step 400 after a loss spike",
         "Gradients were not finite",
         "Training warned of “loader”",
         "A checkpoint could not be written",
-        "3 records were refused in shards",
+        "3 records were rejected in shards",
         "tnews has no score in zero_shot",
         "Training was resumed 1 time",
-        "41 records were left out by filters in shards",
+        "41 records were dropped by filters in shards",
     }
 
 
@@ -46,10 +46,10 @@ def test_details_name_steps_and_reasons(eventful_run):
     found = found_in(eventful_run)
     assert (
         "the loss of step 412 was nan, the usual loss 5.1;"
-        in found["Training went back to step 400 after a loss spike"]
+        in found["Training rolled back to step 400 after a loss spike"]
     )
     assert "at step 600; the last reason: No space left on device" in found["A checkpoint could not be written"]
-    assert found["3 records were refused in shards"] == "3 not valid UTF-8"
+    assert found["3 records were rejected in shards"] == "3 not valid UTF-8"
     assert found["Training was resumed 1 time"].startswith("at step 700")
 
 

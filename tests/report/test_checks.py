@@ -32,7 +32,7 @@ def test_a_trace_of_the_inputs_order_is_found(finished_run):
     }
     edit_manifest(finished_run / "shards", statistics=statistics)
     correlation, mixing = failures(finished_run)
-    assert correlation == "correlation of place before and after: +0.05000; by chance within ±0.01400"
+    assert correlation == "correlation of input and output order: +0.05000; by chance within ±0.01400"
     assert mixing.startswith("chi-square 200.0 (4 ± 5.7 by chance); in shard 1, the most uneven, 100.0 (1 ± 2.8")
 
 

@@ -18,7 +18,7 @@ def test_lines_of_no_training_are_a_problem_that_names_the_file(young_run):
     path = young_run / "pretrain" / "metrics.jsonl"
     path.write_bytes(b"\xff\xfe garbage\n" + path.read_bytes() + b'{"epoch": 1, "loss": 2.0}\n')
     run = load_run(young_run)
-    assert run.problems == [f"{path}: 2 lines are not from a training and left out (the first: not JSON)"]
+    assert run.problems == [f"{path}: 2 lines are not from a training and ignored (the first: not JSON)"]
     assert len(run.curve("train")) == 30
 
 
