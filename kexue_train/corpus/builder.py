@@ -84,7 +84,7 @@ def encode_extras(values: list[object]) -> bytes:
 
 
 def check_columns(path: str, missing: set[str], names: Sequence[str], options: ReadOptions) -> None:
-    """Refuse a table without any text column; a column to keep may be missing, which is told.
+    """Refuse a table without any text column; a missing column to keep gives a warning.
 
     Args:
         path: The file, for the message.

@@ -18,7 +18,7 @@ _STEP_BYTES = 1 << 20
 
 
 def count_row_groups(path: str) -> int:
-    """Row groups of a Parquet file.
+    """Count the row groups of a Parquet file.
 
     Raises:
         CorpusError: If the file is damaged.
@@ -134,6 +134,6 @@ def _explain_damage(path: str, kind: str) -> Iterator[None]:
             raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
         first, _, _ = str(error).partition("\n")
         raise CorpusError(
-            f"{path}: damaged, or not a file of format {kind} ({first or 'it asks for more memory than there is'}); "
+            f"{path}: damaged, or not a file of format {kind} ({first or 'it needs more memory than there is'}); "
             "fetch or make the file again, or leave it out"
         ) from None

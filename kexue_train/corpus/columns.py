@@ -150,7 +150,7 @@ def _join(texts: list[pa.LargeStringArray]) -> pa.LargeStringArray:
 
 
 def _cut(texts: pa.LargeStringArray, block_bytes: int) -> Iterator[tuple[int, int]]:
-    """Bounds of slices of about ``block_bytes``."""
+    """Return the bounds of slices of about ``block_bytes``."""
     ends = np.cumsum(pc.fill_null(pc.binary_length(texts), 0).to_numpy())
     return itertools.pairwise([0, *(np.flatnonzero(np.diff(ends // block_bytes)) + 1).tolist(), len(texts)])
 

@@ -1,4 +1,4 @@
-"""What the corpus is made of, and which documents of it are left out."""
+"""What the corpus is made of, and which of its documents are dropped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CorpusConfig(Config):
 
 
 class FilterConfig(Config):
-    """The section ``filters``: which documents are left out. null switches a rule off."""
+    """The section ``filters``: which documents are dropped. null switches a rule off."""
 
     min_chars: int | None = Field(default=None, gt=0)
     """Documents of fewer characters (Unicode code points) are dropped."""

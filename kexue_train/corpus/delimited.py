@@ -111,7 +111,7 @@ class _Lines:
                     return []
 
     def problem(self) -> tuple[str, str] | None:
-        """Reason and detail if the record cannot be used, its length aside."""
+        """Return reason and detail if the record cannot be used, its length aside."""
         if self.is_too_long:
             return None
         if self._bad_byte:
@@ -141,7 +141,7 @@ class _Lines:
         if long_bytes is not None:  # a line that is too long by itself; the record is taken to end with it
             raise _TooLong
         if self._num_lines > 1 and self._num_held > self._limit:
-            # csv.reader stands within quotes. It is made to drop what it holds and to go on within quotes.
+            # csv.reader stands within quotes. Make it discard its buffer and stay within quotes.
             self._again, self._num_held = '"' + line, num_bytes
             raise _TooLong
         return line

@@ -179,7 +179,7 @@ def _roots() -> Iterator[tuple[str, Path]]:
 
 
 def _walk(label: str, root: Path, folder: Path) -> Iterator[Page]:
-    """Candidates below ``folder``; links to folders are not followed, unreadable folders are skipped."""
+    """Yield candidates below ``folder``; links to folders are not followed, unreadable folders are skipped."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:

@@ -94,7 +94,7 @@ def _letter_share(texts: pa.LargeStringArray) -> npt.NDArray[np.float64]:
 
 @functools.cache
 def _char_kinds() -> npt.NDArray[np.uint8]:
-    """Kind of each code point by Unicode 3.2, which every Python keeps as it was; newer characters go by their block.
+    """Return the kind of each code point by Unicode 3.2, which no Python changes; newer ones go by their block.
 
     Letters with their marks (Indic vowel signs are marks) are letters; white space, joiners and variation selectors are
     ignored.

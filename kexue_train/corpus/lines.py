@@ -108,7 +108,7 @@ def iter_line_blocks(
 
 
 def _skip_line(stream: ByteStream, offset: int, end: int | None, block_bytes: int) -> tuple[int, bytes]:
-    """Go to the first line start after ``offset``: its offset, and what was read beyond it."""
+    """Go to the first line start after ``offset``; return its offset, and what was read beyond it."""
     while end is None or offset < end:
         data = stream.read(min(block_bytes, _LOOK_AHEAD_BYTES))
         if not data:

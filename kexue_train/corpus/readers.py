@@ -70,7 +70,7 @@ def count_lines(source: Source, position: int) -> int:
 def _check_options(source: Source, options: ReadOptions) -> None:
     if options.keep and source.format == "text":
         raise CorpusError(
-            f"{source.path}: is a text file, which has no values to keep beside the text, asked for "
+            f"{source.path}: is a text file, which has no columns to keep besides the text, but these were asked for: "
             f"{', '.join(options.keep)}; keep nothing, or give JSON Lines or a table"
         )
     if options.raw and (source.format != "text" or options.document != "line"):

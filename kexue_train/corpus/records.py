@@ -46,7 +46,7 @@ class Rejected:
     detail: str
     """What is wrong with this one."""
     raw: bytes
-    """The record as it stands in the file, at most ``RAW_LIMIT_BYTES`` of it."""
+    """The record unchanged, at most ``RAW_LIMIT_BYTES`` of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class RecordBlock:
     """The n accepted texts: valid UTF-8, not blank; with ``ReadOptions.raw`` any bytes, as a binary array."""
     rejected: list[Rejected] = field(default_factory=list)
     blank: int = 0
-    """Empty lines and texts of white space only, which were left out."""
+    """Empty lines and texts of white space only, which were skipped."""
     extras: pa.LargeBinaryArray | None = None
     """The kept values of each text, as JSON (see ``encode_extras``); None if nothing is to be kept."""
 

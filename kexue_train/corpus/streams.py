@@ -55,7 +55,7 @@ class Unpacked:
         self._damage: CorpusError | None = None
 
     def read(self, size: int) -> bytes:
-        """``size`` bytes, fewer before the end and before damage.
+        """Read ``size`` bytes, fewer before the end and before damage.
 
         Raises:
             CorpusError: Once all that lies before the damage has been read.

@@ -73,7 +73,7 @@ class Segments(NamedTuple):
 
     ids: Ids
     second_starts: int
-    """Where the second segment begins; the length if there is none."""
+    """Where the second segment begins; the length if there is no second segment."""
 
 
 class Spelled(NamedTuple):

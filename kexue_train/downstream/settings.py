@@ -21,7 +21,7 @@ PROMPT_LENGTH = 128
 
 
 class ZeroShotSettings(Config):
-    """How tasks are asked that the model was not trained for."""
+    """How the model answers tasks that it was not trained for."""
 
     method: Literal["nsp", "pet", "both"] = "both"
     """Which heads answer: nsp (next sentence), pet (masked words), or both."""

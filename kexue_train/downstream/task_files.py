@@ -72,7 +72,7 @@ def choose_tasks(chosen: Sequence[str], known: Mapping[str, T], parse: Callable[
 
 
 def is_task_file(name: str) -> bool:
-    """Whether ``name`` is the path of a YAML file rather than the name of a known task."""
+    """Return whether ``name`` is the path of a YAML file rather than the name of a known task."""
     return Path(name).suffix in (".yaml", ".yml")
 
 
@@ -166,7 +166,7 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except ValueError as error:
-        raise EvaluationError(f"{where}: no JSON ({error}); expected one JSON object per line") from None
+        raise EvaluationError(f"{where}: not valid JSON ({error}); expected one JSON object per line") from None
     if not isinstance(value, dict):
         raise EvaluationError(f"{where}: holds {_shown(value)}; expected one JSON object per line")
     return value

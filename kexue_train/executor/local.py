@@ -92,7 +92,7 @@ class LocalExecutor:
 class _Queue:
     """The tasks to be done, by number. A task whose worker was lost is tried again; lost three times, it has to wait.
 
-    It waits for a result of another task, which may have left it too little memory; when there is none to come, the
+    It waits for a result of another task, which may have left it too little memory; when no result is due, the
     map is given up. So a long run may lose any number of workers, but one that gets nowhere ends soon.
     """
 

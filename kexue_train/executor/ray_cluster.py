@@ -136,7 +136,7 @@ def _require_reachable(address: str) -> None:
 
 
 def _refusal(target: str, method: str) -> str | None:
-    """Why what listens at ``target`` is not the part of Ray that has ``method``, or none for us; None if it is."""
+    """Return why ``target`` is not the part of Ray that has ``method``, or unusable here; None if it is fine."""
     import grpc  # noqa: PLC0415  # comes with Ray
     from ray._private.grpc_utils import init_grpc_channel  # noqa: PLC0415  # with the token, and TLS if that is set
     from ray.exceptions import AuthenticationError  # noqa: PLC0415  # a door

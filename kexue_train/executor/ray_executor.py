@@ -39,7 +39,7 @@ class RayExecutor:
         address: Address of a running cluster, or None for a local one.
         num_cpus: CPUs of the local cluster.
         custom_resource: Name of Ray's custom resource that labels the machines to use; where none has it, all are.
-        timeout: Seconds to wait for a machine, if there is none.
+        timeout: Seconds to wait for a machine, if no machine fits.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class RayExecutor:
         return max(1, int(max((node.cpus for node in self._nodes()), default=1)))
 
     def machines(self) -> list[str]:
-        """IP addresses of the nodes that are alive, have CPUs and, where any has it, the custom resource."""
+        """Return the IP addresses of live nodes with CPUs and, where any node has it, the custom resource."""
         return sorted({node.machine for node in self._nodes()})
 
     def map_unordered(

@@ -76,7 +76,7 @@ def wait_for_machines(
 
 
 def _ask_autoscaler(bundles: list[dict[str, float]]) -> None:
-    """Tell Ray's autoscaler what will be wanted; nothing happens where there is none."""
+    """Tell Ray's autoscaler what will be wanted; without an autoscaler, nothing happens."""
     from ray.autoscaler import sdk  # noqa: PLC0415  # a door
 
     sdk.request_resources(bundles=bundles)
@@ -100,7 +100,7 @@ def _alive(custom_resource: str | None) -> list[Node]:
 
 
 def _listed(nodes: Sequence[Node]) -> str:
-    """Such as ``2 machines: 10.0.0.1 (16 CPU, 0 GPU), 10.0.0.2 (32 CPU, 8 GPU)``."""
+    """Return a text like ``2 machines: 10.0.0.1 (16 CPU, 0 GPU), 10.0.0.2 (32 CPU, 8 GPU)``."""
     named = ", ".join(f"{node.machine} ({node.cpus:g} CPU, {node.gpus:g} GPU)" for node in nodes[:_NAMED])
     more = f" and {len(nodes) - _NAMED} more" if nodes[_NAMED:] else ""
     return f"{len(nodes)} machine{'s' if len(nodes) != 1 else ''}: {named}{more}"

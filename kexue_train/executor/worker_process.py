@@ -103,7 +103,7 @@ def run_task(function: Callable[..., Any], item: Any, fetches: Sequence[Fetch] |
 
 
 def _work(pipe: connection.Connection) -> None:
-    """The worker's side: task after task, until none comes for a while."""
+    """Run task after task in the worker, until no task comes for a while."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -40,7 +40,7 @@ def export_hf(checkpoint: Path, out_dir: Path, *, replace: bool = False, progres
     """
     source = read_manifest(checkpoint)
     if source.kind != "checkpoint" or not (checkpoint / "trainer_state.json").exists():
-        raise ArtifactError(f"{checkpoint}: is no checkpoint; give one such as pretrain/checkpoints/step-00001000")
+        raise ArtifactError(f"{checkpoint}: not a checkpoint; give one such as pretrain/checkpoints/step-00001000")
     recipe = recipe_of(source)
     if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
         return manifest

@@ -213,12 +213,12 @@ def bert4keras_names(num_layers: int) -> dict[str, str]:
 def _read_config(folder: Path, *names: str) -> tuple[Path, RoFormerV2Config]:
     path = next((folder / name for name in names if (folder / name).exists()), None)
     if path is None:
-        raise ArtifactError(f"{folder}: holds no {' or '.join(names)}, which tells the size of the model")
+        raise ArtifactError(f"{folder}: holds no {' or '.join(names)}, which gives the size of the model")
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return path, RoFormerV2Config.from_dict(values)
     except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
-        raise ArtifactError(f"{path}: no configuration of a RoFormerV2 that can be imported ({error})") from None
+        raise ArtifactError(f"{path}: not the configuration of a RoFormerV2 that can be imported ({error})") from None
 
 
 def _describe(path: Path) -> InputFile:

@@ -61,7 +61,7 @@ class TensorFlowCheckpoint:
             self.entries = {key.decode(): _read_entry(value) for key, value in values.items()}
         except (IndexError, KeyError, UnicodeDecodeError, ValueError, pa.ArrowException) as error:
             raise ArtifactError(
-                f"{index}: no readable index of a TensorFlow checkpoint ({error}); copy the file again"
+                f"{index}: not a readable index of a TensorFlow checkpoint ({error}); copy the file again"
             ) from None
 
     def read(self, name: str) -> np.ndarray[Any, Any]:
@@ -80,7 +80,7 @@ class TensorFlowCheckpoint:
                 file.seek(entry.offset)
                 octets = file.read(entry.num_bytes)
         except FileNotFoundError:
-            raise ArtifactError(f"{path}: no such file, but tensor '{name}' lies there; copy it, too") from None
+            raise ArtifactError(f"{path}: no such file, but it should hold tensor '{name}'; copy it, too") from None
         if len(octets) != entry.num_bytes or crc32c(octets) != entry.checksum:
             raise ArtifactError(f"{path}: checksum mismatch in tensor '{name}', so the file is damaged; copy it again")
         values = np.frombuffer(octets, _DTYPES[entry.dtype])
@@ -115,7 +115,7 @@ def _read_table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield all (key, value) pairs of a table."""
     footer = content[-_FOOTER_BYTES:]
     if not footer.endswith(_MAGIC):
-        raise ValueError("it does not end like one")
+        raise ValueError("its end is not that of an index")
     at = 0
     for _ in range(2):  # of the block of meta data, which is empty
         _, at = _varint(footer, at)

@@ -32,7 +32,7 @@ def _lowercases(settings: Path) -> bool:
     try:
         return not settings.exists() or bool(json.loads(_read(settings)).get("do_lower_case", True))
     except (ValueError, AttributeError) as error:
-        raise ArtifactError(f"{settings}: no JSON object ({error}); give the model's own file, or none") from None
+        raise ArtifactError(f"{settings}: not a JSON object ({error}); give the model's own file, or none") from None
 
 
 def _read(path: Path) -> str:

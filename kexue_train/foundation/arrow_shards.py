@@ -19,7 +19,7 @@ _MOD = 1 << 128
 
 
 def shard_name(index: int, total: int) -> str:
-    """``data-00003-of-00016.arrow``."""
+    """Return a name like ``data-00003-of-00016.arrow``."""
     return f"data-{index:05d}-of-{total:05d}.arrow"
 
 
@@ -56,7 +56,7 @@ class ShardWriter:
 
 
 def read_shard(path: Path) -> pa.Table:
-    """One shard as a table over the memory-mapped file (nothing is copied).
+    """Open one shard as a table over the memory-mapped file (nothing is copied).
 
     Raises:
         ArtifactError: If the file is missing or no whole Arrow IPC stream.
@@ -73,7 +73,7 @@ def shard_paths(folder: Path) -> list[Path]:
     """Return the folder's ``data-*.arrow`` files in order.
 
     Raises:
-        ArtifactError: If there is none.
+        ArtifactError: If there is no shard.
     """
     paths = sorted(folder.glob("data-*-of-*.arrow"))
     if not paths:
@@ -106,5 +106,5 @@ def write_dataset_files(folder: Path, features: Mapping[str, Any], names: Sequen
 
 
 def format_checksum(value: int) -> str:
-    """32 hexadecimal digits."""
+    """Return the checksum as 32 hexadecimal digits."""
     return f"{value % _MOD:032x}"

@@ -58,11 +58,11 @@ class InputFile(_Frozen):
     rows_checksum: str | None = None
     """Checksum of those records, in the form of ``RowsChecksum``."""
     blank: int = 0
-    """Empty records, left out."""
+    """Empty records, which are skipped."""
     rejected: dict[str, int] = {}
     """Records refused, by reason."""
     dropped: dict[str, int] = {}
-    """Records that a filter left out, by reason."""
+    """Records that a filter dropped, by reason."""
 
 
 class RowsChecksum(_Frozen):
@@ -323,7 +323,7 @@ def verify_artifact(folder: Path, progress: Progress = SILENT) -> Manifest:
 
 
 def file_checksum(path: Path) -> str:
-    """``xxh3_128:`` and the hash of the file's bytes, read in 1 MiB pieces."""
+    """Return ``xxh3_128:`` and the hash of the file's bytes, read in 1 MiB pieces."""
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -332,7 +332,7 @@ def file_checksum(path: Path) -> str:
 
 
 def digest_of(value: Any) -> str:
-    """``sha256:`` of the value's canonical JSON."""
+    """Return ``sha256:`` and the hash of the value's canonical JSON."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -384,7 +384,7 @@ def _old_dir(out_dir: Path) -> Path:
 
 
 def _finish_interrupted_publish(out_dir: Path, recipe: Recipe) -> None:
-    """A kill between writing the manifest and the renames leaves a whole partial folder: put it in place."""
+    """Publish a whole partial folder, which a kill between writing the manifest and the renames leaves."""
     if out_dir.exists():  # a kill after the renames leaves the version before
         shutil.rmtree(_old_dir(out_dir), ignore_errors=True)
     partial = partial_dir(out_dir)

@@ -39,7 +39,7 @@ class Purpose(IntEnum):
 def philox(
     counter: tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike], key: tuple[int, int]
 ) -> npt.NDArray[np.uint64]:
-    """Four 32-bit words per counter: shape (4, ...), dtype uint64 with values below 2³².
+    """Return four 32-bit words per counter: shape (4, ...), dtype uint64 with values below 2³².
 
     Args:
         counter: Four words below 2³², scalars or arrays that broadcast to shape (...).
@@ -60,7 +60,7 @@ def philox(
 
 
 def random_words(seed: int, purpose: Purpose, stream: npt.ArrayLike, position: npt.ArrayLike) -> npt.NDArray[np.uint64]:
-    """Two independent uniform 64-bit words per (stream, position): shape (2, n), dtype uint64.
+    """Return two independent uniform 64-bit words per (stream, position): shape (2, n), dtype uint64.
 
     Args:
         seed: The run's seed, ``0 <= seed < 2**32``.

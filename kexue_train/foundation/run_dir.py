@@ -80,7 +80,7 @@ class RunDir:
         return self.root / "generations"
 
     def evaluation_of(self, model: Path) -> Path:
-        """Evaluation results of another model, or of a checkpoint."""
+        """Return the path of the evaluation results of another model, or of a checkpoint."""
         return self.root / "evaluations" / model.name
 
     @contextmanager

@@ -76,7 +76,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def available_cpus() -> int:
-    """CPUs this process may use: scheduler affinity and the cgroup quota respected; at least 1."""
+    """Count the CPUs this process may use, by scheduler affinity and cgroup quota; at least 1."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for folder in _cgroups():
         quota = _read(folder / "cpu.max").split()
@@ -86,7 +86,7 @@ def available_cpus() -> int:
 
 
 def available_memory_bytes() -> int:
-    """Memory this process may still take: what the machine has free, or what its cgroups leave, whichever is less."""
+    """Return the memory this process may still take: the machine's free memory or what its cgroups leave, if less."""
     import psutil  # noqa: PLC0415  # a tenth of the time of "kexue shuffle --help", which does not ask
 
     free = int(psutil.virtual_memory().available)
@@ -100,7 +100,7 @@ def available_memory_bytes() -> int:
 
 
 def total_memory_bytes() -> int:
-    """Memory this process could have alone: the machine's, or what its cgroups allow, whichever is less."""
+    """Return the memory this process could have alone: the machine's or what its cgroups allow, if less."""
     import psutil  # noqa: PLC0415  # as above
 
     limits = [_read(folder / "memory.max") for folder in _cgroups()]
@@ -172,12 +172,12 @@ def enable_package_loggers() -> None:
 
 
 def rank() -> int:
-    """This process's rank among the training workers; 0 outside training."""
+    """Return this process's rank among the training workers; 0 outside training."""
     return int(os.environ.get("RANK", "0"))
 
 
 def _cgroups(root: Path = Path("/sys/fs/cgroup")) -> list[Path]:
-    """This process's cgroup (version 2) and those above it, each with its limits. A container sees its own as root."""
+    """Return this process's cgroup (version 2) and those above it. A container sees its own as root."""
     own = next((line[3:] for line in _read(Path("/proc/self/cgroup")).splitlines() if line.startswith("0::")), "/")
     path = root / own.lstrip("/")
     return [path, *(folder for folder in path.parents if folder.is_relative_to(root))]

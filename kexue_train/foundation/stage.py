@@ -52,7 +52,7 @@ class StagePlan:
     disk_bytes: int = 0
     """What it leaves."""
     scratch_bytes: int = 0
-    """What it needs beside that, at its peak."""
+    """Peak scratch space, in addition to that."""
     memory_bytes: int | None = None
     """Of all its processes on one machine."""
     device_bytes: int | None = None
@@ -76,7 +76,7 @@ class Stage(Generic[Config]):
     make: Callable[[Config, Sequence[Path], Path, Progress], object]
     """Do the work: configuration, input folders, own folder, progress. Return at once where it is done."""
     recipe: Callable[[Config, Sequence[Path], Path], Mapping[Path, Recipe]] | None
-    """Return what each folder that it makes has to hold, from small files alone. None: it is made anew every time."""
+    """Return what each folder that it makes has to hold, from small files alone. None: it is rebuilt every time."""
     describe: Callable[[Config, Path], str]
     """Return one line about what lies in its folder."""
     plan: Callable[[Config, Outlook], StagePlan]

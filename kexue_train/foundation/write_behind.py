@@ -68,7 +68,7 @@ class WriteBehindFile:
         return self.bytes
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no data is held back."""
 
     def sync(self) -> None:
         """Return once everything is on disk."""
@@ -93,7 +93,7 @@ class WriteBehindFile:
 
 @contextmanager
 def new_file(path: Path, *, durable: bool = True) -> Iterator[WriteBehindFile]:
-    """A file that gets the name ``path`` when it is whole (and, if ``durable``, on disk); after an error it is gone."""
+    """Open a file that gets the name ``path`` when it is whole (if ``durable``, on disk); an error deletes it."""
     aside = aside_name(path)
     try:
         with WriteBehindFile(aside) as file:

@@ -33,7 +33,7 @@ from kexue_train.train.job import TrainDir
 from kexue_train.train.stage import last_checkpoint
 
 _SMALLEST_WEIGHT = 2 / WINDOW
-"""Of a folder in a mixture, which gives each at least one position of a window."""
+"""The smallest share of a folder in a mixture, which gives each folder at least one position of a window."""
 _WARMUP_SHARE, _FINAL_MULTIPLIER = 0.05, 0.1
 
 
@@ -72,7 +72,7 @@ def find_arrivals(config: RunConfig, inputs: Sequence[str], before: Sequence[Run
     if not inputs:
         raise ConfigError("no inputs to look for new files in; name files, folders or globs")
     if config.shuffle.weights:
-        raise ConfigError("shuffle.weights are of inputs by name, and new files have none there; leave them out")
+        raise ConfigError("shuffle.weights name inputs, and new files have no weight there; remove shuffle.weights")
     shuffle, patterns = config.shuffle, [pattern for pattern in inputs if _names_something(pattern)]
     sources = find_inputs(patterns, format=shuffle.format, document=shuffle.document) if patterns else []
     known = {
@@ -143,7 +143,7 @@ def plan_training(generation: Generation, *, replay: float = 0.5, overrides: Seq
         ConfigError: If ``replay`` is out of range or an override is wrong.
     """
     if not 0 <= replay < 1:
-        raise ConfigError(f"replay={replay} is no share of old rows; give a number from 0 up to, but not, 1")
+        raise ConfigError(f"replay={replay} is not a share of old rows; give a number of at least 0 and below 1")
     folder, config = generation.run.folder, generation.run.config
     new_rows = SampleDataset(folder.samples).num_training_rows
     old = {earlier.samples: SampleDataset(earlier.samples).num_training_rows for earlier in generation.before}

@@ -68,7 +68,7 @@ class RunConfig(Config):
         return cls.parse(values, where=str(path), lines=lines)
 
     def to_yaml(self) -> str:
-        """The resolved configuration, every default written out."""
+        """Return the resolved configuration, with every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     @model_validator(mode="after")
@@ -82,7 +82,7 @@ class RunConfig(Config):
         lengths = self.train.seq_lens
         if lengths and self.samples.seq_len not in lengths:
             raise ValueError(
-                f"samples.seq_len={self.samples.seq_len} is none of the lengths that train.phases name "
+                f"samples.seq_len={self.samples.seq_len} is not one of the lengths that train.phases name "
                 f"({', '.join(map(str, lengths))}); set it to the one that the exported model is scored on"
             )
         if lengths and lengths[-1] > self.model.max_position_embeddings:

@@ -128,7 +128,7 @@ def find_vocabulary(source: Path) -> Path:
     """Return the file that ``source`` is or holds; of a folder with both, ``tokenizer.json``, which says more.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If it is missing.
     """
     found = [path for path in (source, *(source / name for name in _NAMES)) if path.is_file()]
     if not found:

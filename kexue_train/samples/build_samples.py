@@ -152,7 +152,7 @@ def _mix(
     made, mixed = _sum(result.output for result in results), _sum(result.output for result in gathered)
     if made != mixed:
         raise ArtifactError(
-            f"{first.folder}: the mixed rows have the checksum {mixed}, those that were made {made}: an intermediate "
+            f"{first.folder}: the mixed rows have the checksum {mixed}, the rows before mixing {made}: an intermediate "
             "file was changed; delete that folder and run the same command again"
         )
     for task in tasks:

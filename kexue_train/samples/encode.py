@@ -71,7 +71,7 @@ class Encoder:
         return Documents(ids, word_starts, starts[_borders(sentences)], starts[:-1][np.diff(starts) > 0])
 
     def _encode(self, texts: list[str]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-        """Token ids and word starts of ``texts`` joined, and the number of tokens of each."""
+        """Return token ids and word starts of ``texts`` joined, and the number of tokens of each."""
         words = [self._words.split(text) for text in texts]
         flat = list(chain.from_iterable(words))
         ids, lengths, chinese = self._words.pieces(flat)
@@ -89,7 +89,7 @@ class Encoder:
 
 
 def concatenate(parts: Iterable[Documents], dtype: type[np.unsignedinteger[Any]]) -> Documents:
-    """One group of all documents of ``parts``, in order."""
+    """Return one group of all documents of ``parts``, in order."""
     parts = list(parts)
     sizes = [len(part.token_ids) for part in parts]
     bases = list(accumulate(sizes, initial=0))

@@ -91,7 +91,7 @@ class RowSpill:
 
 @contextmanager
 def spill_rows(shard: SpilledShard, schema: pa.Schema, *, num_shards: int, seed: int) -> Iterator[RowSpill]:
-    """Where the rows of ``shard`` go; its files get their names when they are whole, after an error there is none."""
+    """Open the files that the rows of ``shard`` go to; whole files get their names, an error leaves no file."""
     aside = aside_name(shard.spill)
     try:
         with ShardWriter(shard.heldout, schema) as heldout:

@@ -138,7 +138,7 @@ def mask_tokens(
 
 
 def _draws(streams: npt.NDArray[np.uint64], length: int, seed: int) -> npt.NDArray[np.uint32]:
-    """32 random bits for every slot, (B, length): word s mod 4 of the generator at (stream, s div 4)."""
+    """Return 32 random bits for every slot, (B, length): word s mod 4 of the generator at (stream, s div 4)."""
     counters = np.arange((length + 3) // 4, dtype=np.uint64)
     low, high = streams & np.uint64(0xFFFFFFFF), streams >> np.uint64(32)
     words = philox((counters, 0, low[:, None], high[:, None]), (seed & 0xFFFFFFFF, int(Purpose.MASKING)))

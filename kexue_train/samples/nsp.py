@@ -2,7 +2,7 @@
 
 The walk through a document takes the next ``target`` tokens and splits them at a sentence border into A and B. With
 probability 1/2 B is replaced by a passage of a *following* document of the group, which in shuffled shards is a
-uniformly random other one; the walk then goes on right after A. So every token of every document is in exactly one
+uniformly random other one; the walk then continues right after A. So every token of every document is in exactly one
 sequence as part of A or of a true B; only copied Bs come on top. Tokens without a sentence border among them (a short
 document, a part of a long sentence) are a single sequence.
 
@@ -148,7 +148,7 @@ class _PairWalk:
         return self.max_tokens
 
     def _split(self, start: int, tokens: int) -> int:
-        """Tokens of A: up to a random sentence border among the tokens; 0 if there is none."""
+        """Return the tokens of A, up to a random sentence border among the tokens; 0 if there is no border."""
         first, last = bisect_right(self.borders, start), bisect_left(self.borders, start + tokens)
         return self.borders[self._choose(first, last)] - start if first < last else 0
 

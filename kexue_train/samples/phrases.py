@@ -5,7 +5,7 @@ connected characters are the candidates, and those whose share is above min_prob
 that stand alone, each with the number of its runs. A text is then cut by the largest sum of ln p over all ways to cover
 it with them, which ``segmentation.py`` leaves to jieba.
 
-Source: https://kexue.fm/archives/5577 with window 1.
+Source: https://kexue.fm/archives/5577 with a window of 1.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class NeighbourCounts:
     pair_counts: npt.NDArray[np.int64]
 
     def pmi(self) -> npt.NDArray[np.float64]:
-        """ln(p_ab / (p_a p_b)) of every pair: (n,)."""
+        """Return ln(p_ab / (p_a p_b)) of every pair: (n,)."""
         p = self.characters / max(1, self.characters.sum())
         p_pair = self.pair_counts / max(1, self.pair_counts.sum())
         values: npt.NDArray[np.float64] = np.log(p_pair / (p[self.pairs >> _SHIFT] * p[self.pairs & (1 << _SHIFT) - 1]))
@@ -72,7 +72,7 @@ def count_neighbours(texts: Iterable[str]) -> NeighbourCounts:
 def find_phrases(
     texts: Callable[[], Iterable[str]], *, min_probability: float = MIN_PROBABILITY, min_pmi: float = MIN_PMI
 ) -> dict[str, int]:
-    """Phrases and single characters of the texts, with how often they stood alone; every Chinese character is there.
+    """Return the phrases and all single Chinese characters of the texts, with how often each stood alone.
 
     Args:
         texts: Gives the texts again at every call; their order does not matter.

@@ -50,7 +50,7 @@ def pack(lengths: npt.NDArray[np.int64], seq_len: int) -> tuple[npt.NDArray[np.i
 
 
 def permute_rows(rows: npt.NDArray[np.int64], num_rows: int, *, seed: int, stream: int) -> npt.NDArray[np.int64]:
-    """``rows`` after a uniform random permutation of the row numbers, so that full and joined rows come mixed.
+    """Return ``rows`` after a uniform random permutation of the row numbers, which mixes full and joined rows.
 
     Args:
         rows: (n,) row of each sequence.

@@ -143,7 +143,7 @@ def sum_results(
 
 @contextmanager
 def _open_outputs(task: ShardTask, schema: pa.Schema) -> Iterator[list[Callable[[pa.RecordBatch], None]]]:
-    """Where held-out rows go, and where training rows go."""
+    """Open the outputs of held-out rows and of training rows."""
     if task.config.shuffle == "global":
         with spill_rows(task.spilled, schema, num_shards=task.num_shards, seed=task.seed) as rows:
             yield [rows.keep, rows.write]

@@ -38,7 +38,7 @@ def ranges(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt
 
 
 def id_dtype(vocab_size: int) -> type[np.unsignedinteger[Any]]:
-    """uint16 if it holds every id, else uint32."""
+    """Return uint16 if it holds every id, else uint32."""
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 

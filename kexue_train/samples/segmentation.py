@@ -106,7 +106,7 @@ def prepare_words(config: SampleConfig, shards: Path, folder: Path) -> Path | No
 
 
 def segmenter(config: SampleConfig, words: Path | None) -> Segment:
-    """Cuts Chinese text into words, with the word list that ``prepare_words`` wrote."""
+    """Return a function that cuts Chinese text into words, with the word list that ``prepare_words`` wrote."""
     if words is None:
         return rjieba.cut
     # With nothing but our words and without its model of unknown ones, jieba finds the cover with the largest sum of

@@ -3,7 +3,7 @@
 A sentence ends, with the quotes and brackets that close after it and the white space that follows,
 
 * at 。！？； and the full stops of other scripts; at ! ? between Chinese characters;
-* at . ! ? before white space and at … unless the text goes on in lower case; not at the point of an abbreviation, an
+* at . ! ? before white space and at … unless the text continues in lower case; not at the point of an abbreviation, an
   initial or a number that counts ("Dr.", "U.S.", "No. 5", "1. " at the start of a line);
 * at a blank line.
 
@@ -47,7 +47,7 @@ _MARK = re.compile(
 
 
 def sentence_cuts(text: str) -> list[int]:
-    """Rising offsets at which a new sentence begins, without 0 and the end; white space stays with what it follows."""
+    """Return the rising offsets at which sentences begin, without 0 and the end; white space ends the one before."""
     cuts = [match.end() for match in _MARK.finditer(text) if match.lastgroup is None]
     if cuts and cuts[-1] == len(text):
         cuts.pop()

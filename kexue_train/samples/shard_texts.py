@@ -46,7 +46,7 @@ def iter_text_blocks(shards: Path, num_bytes: int, *, skip_bytes: int = 0, block
 
 
 def text_bytes(shards: Path, limit: int) -> int:
-    """UTF-8 bytes of text in ``shards``, counted until they exceed ``limit``."""
+    """Count the UTF-8 bytes of text in ``shards``, until they exceed ``limit``."""
     total = 0
     for path in shard_paths(shards):
         total += pc.sum(pc.binary_length(_texts(path))).as_py() or 0

@@ -78,7 +78,7 @@ def count_characters(blocks: Iterable[str]) -> CharacterCounts:
 
 @cache
 def _borders() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """By code point: whether it is white space; whether it ends a word (white space or punctuation, as BERT has it)."""
+    """Return for each code point whether it is white space, and whether it ends a word as in BERT."""
     space, border = np.zeros(_NUM_CODE_POINTS, np.bool_), np.zeros(_NUM_CODE_POINTS, np.bool_)
     for point in range(_NUM_CODE_POINTS):
         character = chr(point)

@@ -68,7 +68,7 @@ def _count_rows(folder: Path, manifest: Manifest, progress: Progress) -> RowCoun
             broken = find_broken_row(batch, vocab_size, specials)
             if broken is not None:
                 row, promise = broken
-                raise ArtifactError(f"{path}: row {first + row} breaks a promise: {promise}; {_AGAIN}")
+                raise ArtifactError(f"{path}: row {first + row} violates a rule: {promise}; {_AGAIN}")
             heldout = min(batch.num_rows, max(0, facts["heldout_rows"] - counts.numbers["rows"]))
             counts.add(batch.slice(0, heldout), is_heldout=True)
             counts.add(batch.slice(heldout), is_heldout=False)

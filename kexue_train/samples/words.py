@@ -55,7 +55,7 @@ def code_points(text: str) -> npt.NDArray[np.uint32]:
 
 
 def continuations(texts: Sequence[str], segment: Segment) -> npt.NDArray[np.bool_]:
-    """For every Chinese character of ``texts`` in order: whether its word also holds the Chinese character before it.
+    """Return for every Chinese character of ``texts`` whether its word also holds the Chinese one before it.
 
     Each text is segmented alone.
     """
@@ -99,7 +99,7 @@ class BertWords:
         return np.array(self._known.ids)[ranges(starts, lengths)], lengths, chinese[numbers]
 
     def cut(self, text: str, max_chars: int) -> list[str]:
-        """``text`` in pieces of about ``max_chars`` with the same words; joined they are ``text``.
+        """Split ``text`` into pieces of about ``max_chars`` with the same words; joined they are ``text``.
 
         The cuts are after white space or punctuation, else after a Chinese character. Only where a single word is
         longer is a piece much longer than ``max_chars``.

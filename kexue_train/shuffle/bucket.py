@@ -28,7 +28,7 @@ _TOLERANCE = 1.25
 
 
 def order_rows(rows: Rows, *, drop_duplicates: bool) -> tuple[Order, Order]:
-    """Return the rows in the order of the output, and those left out.
+    """Return the rows in the order of the output, and the skipped ones.
 
     Args:
         rows: The rows of one bucket, in input order; with ``drop_duplicates`` equal texts have equal keys.
@@ -89,7 +89,7 @@ class Pieces(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """Some rows in the order of the output, and rows that were left out as duplicates."""
+    """Some rows in the order of the output, and rows that were skipped as duplicates."""
 
     rows: Rows
     duplicates: Rows

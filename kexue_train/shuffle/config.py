@@ -23,7 +23,7 @@ class ShuffleConfig(Config):
     memory: str | None = None
     """Memory of all processes of a machine together, such as 2GB; by default half of what is free."""
     spill: str | None = None
-    """Folder for intermediate files, on each machine's own disk; by default beside the output."""
+    """Folder for intermediate files, on each machine's own disk; by default next to the output."""
     format: FormatChoice = "auto"
     """Format of the inputs; auto goes by the suffix."""
     document: Literal["line", "block", "file"] = "line"
@@ -35,9 +35,9 @@ class ShuffleConfig(Config):
     weights: Annotated[dict[str, float], OptionName("--weight")] = Field(default_factory=dict)
     """Input, written as among the inputs -> how often its documents are taken: 2 is twice, 0.5 every other one."""
     filters: Annotated[FilterConfig, OptionName(old_flag="--filter")] = Field(default_factory=FilterConfig)
-    """Which documents are left out by length and quality."""
+    """Which documents are dropped for their length or quality."""
     keep_dropped: bool = False
-    """Keep what a filter leaves out, in ``dropped/``."""
+    """Keep the documents that a filter drops, in ``dropped/``."""
     on_bad_record: Literal["fail", "skip"] = "fail"
     """A record that cannot be used ends the shuffle (fail), or is counted and kept aside in ``rejected/`` (skip)."""
     dedup: Literal["none", "exact"] = "none"

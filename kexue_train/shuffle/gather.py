@@ -63,7 +63,7 @@ class GatherResult:
     order: OrderSums = field(default_factory=OrderSums)
 
     def to_json(self) -> str:
-        """One line."""
+        """Return one line of JSON."""
         values = asdict(self)
         return json.dumps(values | {name: f"{values[name]:032x}" for name in values if name in _SUMS})
 
@@ -129,7 +129,7 @@ def _free(files: Sequence[SpillFile], buckets: range) -> None:
 
 
 class _Shard:
-    """Passes rows on to the shard, counts them, and leaves out those whose ticket is not drawn."""
+    """Passes rows on to the shard, counts them, and skips those whose ticket is not drawn."""
 
     def __init__(self, task: GatherTask) -> None:
         self.result = GatherResult()

@@ -43,7 +43,7 @@ def bucket_of(keys: npt.NDArray[np.uint64], num_buckets: int) -> npt.NDArray[np.
 
 
 def bucket_bounds(bucket: int, num_buckets: int) -> tuple[int, int]:
-    """(low, high): the keys of a bucket are exactly those in ``[low, high)``."""
+    """Return (low, high): the keys of a bucket are exactly those in ``[low, high)``."""
     low, high = (-(-edge * (1 << 32) // num_buckets) << 32 for edge in (bucket, bucket + 1))
     return low, high
 

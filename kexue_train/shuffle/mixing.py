@@ -36,7 +36,7 @@ class OrderSums:
 
 
 def rank_correlation(shards: Sequence[OrderSums]) -> dict[str, float] | None:
-    """Correlation of where rows stood (which of the input's pieces) with where they stand, over all shards.
+    """Return the correlation of the rows' input pieces with their output positions, over all shards.
 
     Returns:
         The coefficient, and its standard deviation in a uniform shuffle; None where all rows come from one piece.

@@ -78,7 +78,7 @@ def to_record_batch(columns: Columns, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def from_record_batch(batch: pa.RecordBatch) -> Columns:
-    """Reverse ``to_record_batch``."""
+    """Convert what ``to_record_batch`` returned back into rows."""
     texts = batch.column(0).cast(pa.large_string()).view(pa.large_binary())
     if batch.num_columns == 1:
         return texts, None
@@ -91,7 +91,7 @@ def _join(parts: list[pa.LargeBinaryArray]) -> pa.LargeBinaryArray:
 
 
 def shard_file_name(output: str, shard: int, num_shards: int) -> str:
-    """``data-00003-of-00016.arrow`` and the like."""
+    """Return a name like ``data-00003-of-00016.arrow``."""
     return f"data-{shard:05d}-of-{num_shards:05d}{OUTPUTS[output].suffix}"
 
 
@@ -107,7 +107,7 @@ class ShardOutput(Protocol):
 def open_shard(
     path: Path, output: str, keep: Sequence[str], *, durable: bool
 ) -> Iterator[tuple[ShardOutput, WriteBehindFile]]:
-    """Open a new shard in the format ``output``, and the file it goes to; after an error there is none."""
+    """Open a new shard in the format ``output``, and the file it goes to; an error leaves no file."""
     with _FORMS[output].open(path, keep, durable) as opened:
         yield opened
 

@@ -38,7 +38,7 @@ class Passes:
     raw: bool
     """Lines in, lines out: any bytes are a record."""
     scratch: Path
-    """Where plan, markers, left-out records and (without ``spill_folder``) spill files lie."""
+    """Where plan, markers, rejected records and (without ``spill_folder``) spill files lie."""
     spill_folder: str | None
     spills_fit_memory: bool
     """The page cache has room for all spill files, so they need neither compression nor, at once, the disk."""
@@ -110,7 +110,7 @@ class Passes:
             yield tasks[index].shard, result
 
     def left_to_gather(self) -> list[int]:
-        """Shards that have no marker."""
+        """Return the shards that have no marker."""
         shards = range(self.plan.num_shards)
         return [shard for shard in shards if not shard_marker_path(self.scratch, shard).exists()]
 
@@ -184,7 +184,7 @@ class Passes:
             yield from ((chosen[index], result) for index, result in results)
 
     def _draws(self, scattered: Sequence[ScatterResult]) -> list[list[Draw]]:
-        """For every ticket, the draw of each shard."""
+        """Return for every ticket the draw of each shard."""
         draws = []
         for ticket, share in enumerate(plan_sampling([source.weight for source in self.sources])[1], start=1):
             rows = np.zeros(self.plan.num_shards, np.int64)
@@ -198,7 +198,7 @@ class Passes:
         return ScatterResult.from_json(_read(marker_path(self.scratch, task.index)))
 
     def _left_to_scatter(self, tasks: Sequence[ScatterTask]) -> list[ScatterTask]:
-        """Tasks that are not done, or whose spill file is gone as far as can be seen from here."""
+        """Return the tasks that are not done, or whose spill file is missing as far as this process can see."""
         alive = self.executor.machines() if self.spill_folder else []
 
         def is_done(task: ScatterTask) -> bool:
@@ -258,7 +258,7 @@ def _requests(task: GatherTask, machines: Sequence[str]) -> list[Fetch]:
 
 
 def _ignore(item: object, fetched: object) -> None:
-    """A task that is only there for what it fetches."""
+    """Do nothing; the task is there for the files that it fetches."""
 
 
 def _read(path: Path) -> str:

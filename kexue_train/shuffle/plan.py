@@ -55,7 +55,7 @@ class ShufflePlan:
         return self.num_shards * self.buckets_per_shard
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for a file."""
+        """Return plain values, for a file."""
         return asdict(self)
 
     @classmethod
@@ -118,17 +118,17 @@ def cut_ranges(sources: Sequence[Source]) -> Iterator[InputRange]:
 
 
 def count_shards(sources: Sequence[Source], shard_bytes: int) -> int:
-    """Shards of about ``shard_bytes``, from the sizes of the files alone."""
+    """Return the number of shards of about ``shard_bytes``, from the sizes of the files alone."""
     return max(1, round(estimate_text_bytes(sources) / shard_bytes))
 
 
 def estimate_text_bytes(sources: Sequence[Source]) -> int:
-    """About how much text the files give, by usual rates of compression."""
+    """Estimate how much text the files give, by usual rates of compression."""
     return int(sum(source.bytes * _unpacked(source) * source.weight for source in sources))
 
 
 def estimate_disk_bytes(sources: Sequence[Source], *, compress: bool) -> int:
-    """Free disk that a shuffle needs at its peak: all of the spill and the shards, and some room."""
+    """Estimate the free disk that a shuffle needs at its peak: all of the spill and the shards, and some room."""
     spill_rate = _SPILL_RATE if compress else _UNCOMPRESSED_RATE
     return int((1.0 + spill_rate) * estimate_text_bytes(sources)) + 20 * 10**6
 

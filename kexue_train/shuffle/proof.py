@@ -34,7 +34,7 @@ class Account:
     gathered: Sequence[GatherResult]
 
     def of_files(self) -> Iterator[tuple[int, FileCounts]]:
-        """(file, what one task counted in it)."""
+        """Return (file, what one task counted in it)."""
         for result in self.scattered:
             yield from result.files.items()
 
@@ -99,7 +99,7 @@ def describe_shuffle_files(account: Account, output: str, folder: Path) -> dict[
 
 
 def describe_inputs(recipe: Recipe, account: Account) -> list[InputFile]:
-    """Records taken, refused and filtered, by input file."""
+    """Return the records accepted, rejected and filtered, by input file."""
     totals = [FileCounts() for _ in recipe.inputs]
     for number, counts in account.of_files():
         total = totals[number]
@@ -124,7 +124,7 @@ def describe_inputs(recipe: Recipe, account: Account) -> list[InputFile]:
 
 
 def shuffle_statistics(account: Account, num_files: int) -> dict[str, Any]:
-    """Figures for the summary and the report."""
+    """Return the figures for the summary and the report."""
     documents, text_bytes = (sum(getattr(r, name) for r in account.gathered) for name in ("rows", "text_bytes"))
     rejected: Counter[str] = Counter()
     dropped: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""What a scatter task leaves out, kept aside as JSON Lines: refused records and filtered documents."""
+"""Records that a scatter task does not pass on, kept as JSON Lines: rejected records and dropped documents."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RejectedRecords:
         self._paths = {kind: records_path(folder, spill, kind) for kind in (REJECTED, DROPPED)}
 
     def keep_rejected(self, entries: Sequence[Rejected], source: Source) -> None:
-        """Keep refused records, each as it stands in its file."""
+        """Keep rejected records, each unchanged."""
         self._append(REJECTED, (_describe(entry, source) for entry in entries))
 
     def keep_dropped(self, block: RecordBlock, reasons: npt.NDArray[np.uint8], source: Source) -> None:
@@ -60,7 +60,7 @@ class RejectedRecords:
 
 
 def records_path(folder: Path, spill: str, kind: str) -> Path:
-    """Return what the attempt that wrote ``spill`` left out of one kind."""
+    """Return the records of one kind that the attempt that wrote ``spill`` kept aside."""
     return folder / f"{spill}.{kind}.jsonl"
 
 
@@ -73,7 +73,7 @@ def _describe(entry: Rejected, source: Source) -> dict[str, Any]:
 
 
 def join_records(scratch: Path, spills: Iterable[str], folder: Path, kind: str) -> None:
-    """Join what all tasks left out of one kind to ``folder/records.jsonl``, by input and position; nothing: no file."""
+    """Join one kind of all tasks in ``folder/records.jsonl``, by input and position; without records, no file."""
     found = [path for spill in spills if (path := records_path(scratch, spill, kind)).exists()]
     if not found:
         return

@@ -50,17 +50,17 @@ class Rows:
 
 
 def held_bytes(num_rows: int, num_bytes: int) -> int:
-    """Memory of so many rows with so many bytes of texts and extras, while they are put in order."""
+    """Return the memory that sorting takes for so many rows with so many bytes of texts and extras."""
     return num_bytes + _ROW_BYTES * num_rows
 
 
 def as_binary(values: pa.Array) -> pa.LargeBinaryArray:
-    """Large strings or binaries as large binaries, without copying."""
+    """Return large strings or binaries as large binaries, without copying."""
     return values if pa.types.is_large_binary(values.type) else values.view(pa.large_binary())
 
 
 def offsets_of(values: pa.LargeBinaryArray) -> npt.NDArray[np.int64]:
-    """Shape (n + 1,): value i is ``data_of(values)[offsets[i]:offsets[i + 1]]``."""
+    """Return offsets of shape (n + 1,): value i is ``data_of(values)[offsets[i]:offsets[i + 1]]``."""
     return np.frombuffer(values.buffers()[1], np.int64)[values.offset : values.offset + len(values) + 1]
 
 
@@ -71,7 +71,7 @@ def data_of(values: pa.LargeBinaryArray) -> memoryview:
 
 
 def lengths_of(values: pa.LargeBinaryArray) -> npt.NDArray[np.int64]:
-    """Shape (n,): bytes of each value."""
+    """Return the bytes of each value: (n,)."""
     return np.diff(offsets_of(values)) if len(values) else np.zeros(0, np.int64)
 
 
@@ -90,7 +90,7 @@ def make_binary(lengths: npt.NDArray[np.integer], data: pa.Buffer | npt.NDArray[
 
 
 def cut_evenly(lengths: npt.NDArray[np.int64], piece_bytes: int) -> Sequence[tuple[int, int]]:
-    """Consecutive (start, stop) that cover all rows, each of about ``piece_bytes`` and at least one row."""
+    """Return consecutive (start, stop) that cover all rows, each of about ``piece_bytes``, at least one row."""
     if not len(lengths):
         return []
     ends = np.cumsum(lengths)

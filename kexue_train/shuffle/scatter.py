@@ -52,7 +52,7 @@ class ScatterTask:
     fits_memory: bool
     """Whether the page cache has room for all spill files."""
     folder: str
-    """Where the records that are left out go."""
+    """Where rejected and dropped records go."""
     spill_folder: str | None
     """A folder on every machine's own disk for the spill file; None: it goes to ``folder``."""
 

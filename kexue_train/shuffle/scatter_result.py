@@ -25,7 +25,7 @@ class FileCounts:
     """Bytes of the longest text."""
     rejected: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
-    """Documents that a filter left out, by reason."""
+    """Documents that a filter dropped, by reason."""
     shard_rows: list[int] = field(default_factory=list)
     """``rows`` by the shard they go to."""
 
@@ -40,7 +40,7 @@ class ScatterResult:
     """Rows offered to the shuffle: the accepted ones, as often as the weight of their file says."""
     offered_checksum: int = 0
     duplicates: int = 0
-    """Offered rows left out here already, since an equal text stood near."""
+    """Offered rows skipped here already, since an equal text was near."""
     duplicates_checksum: int = 0
     tickets: dict[int, list[int]] = field(default_factory=dict)
     """Rows by ticket and shard."""
@@ -52,7 +52,7 @@ class ScatterResult:
     index: SpillIndex = field(default_factory=lambda: SpillIndex(0, 0, 0))
 
     def to_json(self) -> str:
-        """One line."""
+        """Return one line of JSON."""
         values = _fields(self) | {"index": _fields(self.index)}
         values["files"] = {number: _fields(entry) for number, entry in self.files.items()}
         for entry in (values, *values["files"].values()):

@@ -127,7 +127,7 @@ def plan_passes(
 
 
 def first_pass(passes: Passes) -> list[ScatterResult]:
-    """Scatter, check that the inputs stood still meanwhile, and that they hold a document."""
+    """Scatter, then check that the inputs did not change and that they hold a document."""
     scattered = passes.scatter_all()
     check_unchanged(passes.sources)
     if not any(result.offered for result in scattered):

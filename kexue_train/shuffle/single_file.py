@@ -96,11 +96,11 @@ def _is_raw(config: ShuffleConfig, sources: Sequence[Source]) -> bool:
 def _open_output(
     config: ShuffleConfig, out: str, recipe: Recipe, progress: Progress
 ) -> Iterator[tuple[IO[bytes], Path]]:
-    """The file to write to, and a folder to work in."""
+    """Open the file to write to, and a folder to work in."""
     if out == STANDARD_OUTPUT:
         if config.on_bad_record == "skip" or config.keep_dropped:
             raise ConfigError(
-                "rejected and dropped records are kept in files beside the output, which standard output cannot have; "
+                "rejected and dropped records are kept in files next to the output, and standard output has no folder; "
                 "give a file or folder with --out"
             )
         with tempfile.TemporaryDirectory(prefix="kexue-", dir=config.spill) as temporary:
@@ -158,7 +158,7 @@ class _Output:
 
 
 def _append_shards(passes: Passes, output: _Output, *, is_resumable: bool) -> Account:
-    """Both passes; appends every shard to ``output``."""
+    """Run both passes and append every shard to ``output``."""
     parts = passes.scratch / "parts"
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir()

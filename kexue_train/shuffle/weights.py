@@ -25,7 +25,7 @@ class Sampling:
     whole: int = 1
     """Copies of every document."""
     ticket: int = 0
-    """The ticket of one more copy that may stay; 0: there is none."""
+    """The ticket of one more copy that may stay; 0: no such copy."""
 
 
 def plan_sampling(weights: Sequence[float]) -> tuple[list[Sampling], list[float]]:

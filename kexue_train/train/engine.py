@@ -37,11 +37,11 @@ class Engine(Protocol):
         ...
 
     def full_tensors(self) -> FullTensors:
-        """Whole weights and optimizer state on rank 0, good until the next micro-step. A collective call."""
+        """Return whole weights and optimizer state on rank 0, valid until the next micro-step. A collective call."""
         ...
 
     def full_parameter(self, param: Tensor) -> Tensor:
-        """The whole of a parameter of the model on rank 0. A collective call."""
+        """Return the whole of a parameter of the model on rank 0. A collective call."""
         ...
 
 
@@ -73,17 +73,17 @@ def build_engine(
 
 
 class _WholeOnEveryRank:
-    """The tensors of an engine that cuts none of them."""
+    """Reads the tensors of an engine that keeps all of them whole on every rank."""
 
     def __init__(self, objective: PretrainingObjective, optimizer: AccumulatingOptimizer) -> None:
         self._objective, self._optimizer = objective, optimizer
 
     def full_tensors(self) -> FullTensors:
-        """See ``Engine``."""
+        """Return the weights and the optimizer state without a copy; every rank has them whole."""
         return FullTensors.of(self._objective.model, self._optimizer)
 
     def full_parameter(self, param: Tensor) -> Tensor:
-        """See ``Engine``."""
+        """Return the parameter without a copy; every rank has it whole."""
         return param.detach()
 
 
@@ -91,7 +91,7 @@ class TorchEngine(_WholeOnEveryRank):
     """Plain torch; the optimizer averages over the ranks, so no wrapper is needed."""
 
     def micro_step(self, batch: dict[str, Tensor]) -> Tensor:
-        """See ``Engine``."""
+        """Run forward and backward in plain torch, then the optimizer; return the stacked scores of the heads."""
         loss, terms = cast(tuple[Tensor, Tensor], self._objective(batch))
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._optimizer.step()
@@ -114,7 +114,7 @@ class DeepSpeedEngine(_WholeOnEveryRank):
         self._engine.enable_backward_allreduce = False
 
     def micro_step(self, batch: dict[str, Tensor]) -> Tensor:
-        """See ``Engine``."""
+        """Run forward, backward and, at the end of a step, DeepSpeed's step; return the stacked scores of the heads."""
         loss, terms = cast(tuple[Tensor, Tensor], self._engine(batch))
         self._engine.backward(loss)
         if not self._optimizer.ends_step:
@@ -125,7 +125,7 @@ class DeepSpeedEngine(_WholeOnEveryRank):
 
 
 def start_deepspeed(module: nn.Module, optimizer: Any, deepspeed_config: dict[str, Any], out_dir: Path) -> Any:
-    """A ``deepspeed.DeepSpeedEngine``; its configuration is written to ``out_dir/deepspeed.json``."""
+    """Start a ``deepspeed.DeepSpeedEngine``; its configuration is written to ``out_dir/deepspeed.json``."""
     import deepspeed  # noqa: PLC0415  # a door; importing it takes seconds
     import deepspeed.ops  # noqa: PLC0415
 
@@ -141,7 +141,7 @@ def start_deepspeed(module: nn.Module, optimizer: Any, deepspeed_config: dict[st
 
 
 def make_deepspeed_config(config: TrainConfig, phase: Phase, *, accumulate: bool = False) -> dict[str, Any]:
-    """DeepSpeed's JSON. Clipping is 0: steps live in the optimizer, and no gradient is left to clip.
+    """Return DeepSpeed's JSON. Clipping is 0: steps live in the optimizer, and no gradient is left to clip.
 
     Args:
         config: The ``train`` section.

@@ -37,7 +37,7 @@ class ZeroEngine:
         flat_steps.attach(self._partitions.flats, self._partitions.slices)
 
     def micro_step(self, batch: dict[str, Tensor]) -> Tensor:
-        """See ``Engine``."""
+        """Run forward, backward and the steps on this rank's partitions; return the stacked scores of the heads."""
         loss, terms = cast(tuple[Tensor, Tensor], self._engine(batch))
         self._engine.backward(loss)
         optimizer, flat_steps = self._optimizer, self._flat_steps
@@ -56,11 +56,11 @@ class ZeroEngine:
         return terms
 
     def full_parameter(self, param: Tensor) -> Tensor:
-        """See ``Engine``."""
+        """Gather a parameter of the model from all ranks. A collective call."""
         return self._partitions.whole(param)
 
     def full_tensors(self) -> FullTensors:
-        """See ``Engine``."""
+        """Gather weights and optimizer state from all ranks on rank 0; empty elsewhere. A collective call."""
         keep = dist.get_rank() == 0
         weights = {name: whole.cpu() for name, whole in self._partitions.whole_weights(self._model) if keep}
         moments = {name: whole.cpu() for name, whole in self._flat_steps.whole_moments() if keep}

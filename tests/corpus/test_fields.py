@@ -90,7 +90,7 @@ def test_kept_values_follow_their_text_when_others_are_left_out(tmp_path, read):
 
 def test_nothing_can_be_kept_of_text_or_as_binary(tmp_path, read):
     (tmp_path / "a.txt").write_text("x\n")
-    with pytest.raises(CorpusError, match=r"a\.txt: is a text file, which has no values to keep"):
+    with pytest.raises(CorpusError, match=r"a\.txt: is a text file, which has no columns to keep"):
         read(tmp_path / "a.txt", keep=("k",))
     pq.write_table(pa.table({"text": ["a"], "k": [b"b"]}), tmp_path / "a.parquet")
     with pytest.raises(CorpusError, match="'k' holds binary"):

@@ -100,7 +100,7 @@ def test_a_damaged_checkpoint_is_refused(checkpoint, tmp_path):
 
 
 def test_another_artifact_is_no_checkpoint(samples, tmp_path):
-    with pytest.raises(ArtifactError, match="is no checkpoint"):
+    with pytest.raises(ArtifactError, match="not a checkpoint"):
         export_hf(samples, tmp_path / "hf")
 
 

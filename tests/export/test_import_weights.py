@@ -222,7 +222,7 @@ def test_what_does_not_fit_a_pytorch_file_is_named(kernels, pytorch_folder, tmp_
 def test_a_configuration_of_another_kind_is_refused(folder, tmp_path, values, message):
     path = next(folder.glob("*config.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | values), encoding="utf-8")
-    with pytest.raises(ArtifactError, match=rf"config\.json: no configuration .*({message})"):
+    with pytest.raises(ArtifactError, match=rf"config\.json: not the configuration .*({message})"):
         import_weights(folder, tmp_path / "hf")
 
 
@@ -248,7 +248,7 @@ def test_a_folder_without_weights_or_configuration_says_what_is_needed(folder, t
     ):
         import_weights(tmp_path, tmp_path / "hf")
     next(folder.glob("*config.json")).unlink()
-    with pytest.raises(ArtifactError, match=r"holds no .*config\.json, which tells the size of the model"):
+    with pytest.raises(ArtifactError, match=r"holds no .*config\.json, which gives the size of the model"):
         import_weights(folder, tmp_path / "hf")
 
 

@@ -208,5 +208,5 @@ def test_a_run_without_a_finished_training_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("replay", [-0.1, 1.0])
 def test_a_replay_that_is_no_share_is_refused(replay: float, twice: list[Generation]) -> None:
-    with pytest.raises(ConfigError, match="is no share of old rows"):
+    with pytest.raises(ConfigError, match="is not a share of old rows"):
         plan_training(twice[0], replay=replay)

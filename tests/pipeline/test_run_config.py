@@ -107,7 +107,7 @@ def test_every_problem_of_a_file_is_told_at_once(tmp_path: Path) -> None:
         ),
         (
             {"train": {"phases": [{"steps": 5000, "seq_len": 128}]}},
-            r"samples.seq_len=512 is none of the lengths that train.phases name \(128\); set it to the one that the",
+            r"samples.seq_len=512 is not one of the lengths that train.phases name \(128\); set it to the one that the",
         ),
         (
             {"train": {"phases": [{"steps": 2500, "seq_len": 512}, {"steps": 2500, "seq_len": 1024}]}},

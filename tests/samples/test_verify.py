@@ -126,13 +126,13 @@ def move_word_start(rows: list[dict[str, Any]]) -> None:
     [
         (swap, "token_counts.npy: does not hold|word"),  # the first row is held out, the last is not
         (replace_token, "rows with checksum"),
-        (move_word_start, "rows with checksum|breaks a promise"),
+        (move_word_start, "rows with checksum|violates a rule"),
         (lambda rows: rows.append(rows[-1]), "rows of data-00000"),
         (lambda rows: rows.pop(), "rows of data-00000"),
-        (lambda rows: rows[-1]["sequence_lengths"].append(1), "row .* breaks a promise: its lists differ"),
+        (lambda rows: rows[-1]["sequence_lengths"].append(1), "row .* violates a rule: its lists differ"),
         (
             lambda rows: rows[5]["input_ids"].__setitem__(0, 9),
-            "row 5 breaks a promise: .CLS., .SEP. or .PAD. is missing",
+            "row 5 violates a rule: .CLS., .SEP. or .PAD. is missing",
         ),
     ],
 )

@@ -57,7 +57,7 @@ class WordSums:
         self.right += len(words) - len(np.unique(word_of_token[~correct]))
 
     def scores(self) -> dict[str, Any]:
-        """Return the share of words that are right as a whole; None if there is none."""
+        """Return the share of words that are right as a whole; None if there is no word."""
         return {"words": self.words, "word_accuracy": self.right / self.words if self.words else None}
 
 

@@ -26,7 +26,7 @@ class EvaluateConfig(Config):
     """How many words are shown for each [MASK]."""
 
     data: Path | None = None
-    """Folder of the data of zero-shot tasks, such as FewCLUE's 'datasets'; without it there is no such evaluation."""
+    """Folder of the data of zero-shot tasks, such as FewCLUE's 'datasets'; without it this evaluation is skipped."""
     tasks: tuple[str, ...] = ()
     """Which tasks: names of FewCLUE's, and YAML files of others; by default FewCLUE's nine."""
     sts_data: Path | None = None

@@ -103,7 +103,7 @@ def _is_statistic(key: str, value: Any) -> bool:
 
 
 def inputs_of(config: EvaluateConfig) -> list[tuple[str, int, int]]:
-    """(path, bytes, modification time in ns) of the files that tasks and sets read; those missing are left out."""
+    """Return (path, bytes, modification time in ns) of the files that tasks and sets read, if they exist."""
     files = input_files(config.tasks, config.data) if config.data else []
     if config.sts_data and config.sts_data.is_dir():
         files += set_files(config.sts_sets, config.sts_data)

@@ -206,7 +206,7 @@ def make_problem(
             return ReadingProblem.make(task, splits, reader), splits
         case ChoiceTask():
             return ChoiceProblem.make(task, splits, reader), splits
-    raise TypeError(f"no problem is made of a {type(task).__name__}")
+    raise TypeError(f"unsupported type of task: {type(task).__name__}")
 
 
 def _text_of(task: SupervisedTask, record: Record) -> str:
@@ -220,4 +220,4 @@ def _text_of(task: SupervisedTask, record: Record) -> str:
             return record.text(task.context)
         case ChoiceTask():
             return fill_template(task.context, record)
-    raise TypeError(f"no text is known of a {type(task).__name__}")
+    raise TypeError(f"unsupported type of task: {type(task).__name__}")

@@ -118,8 +118,8 @@ class UnknownResult:
     def notes(self) -> list[str]:
         """Return which columns the tables leave out."""
         lists = [value for value in self.record.values() if _is_list_of_records(value)]
-        left_out = [key for entries in lists for key in _table_of_records("", entries)[1]]
-        return [f"Left out here: {', '.join(left_out)}."] if left_out else []
+        omitted = [key for entries in lists for key in _table_of_records("", entries)[1]]
+        return [f"Not shown here: {', '.join(omitted)}."] if omitted else []
 
     def scores(self) -> list[Score]:
         """Return nothing: it is not known which values say how good the model is."""
@@ -135,11 +135,11 @@ class UnknownResult:
 
 
 def _table_of_records(caption: str, entries: list[dict[str, Any]]) -> tuple[ResultTable, list[str]]:
-    """Return the table, and the keys that it leaves out."""
+    """Return the table, and the keys that it omits."""
     flat = [dict(_flatten(entry)) for entry in entries]
     keys = list(dict.fromkeys(key for entry in flat for key in entry))
-    shown, left_out = keys[:_MAX_COLUMNS], keys[_MAX_COLUMNS:]
-    return ResultTable(caption, shown, [[_write(entry.get(key)) for key in shown] for entry in flat]), left_out
+    shown, omitted = keys[:_MAX_COLUMNS], keys[_MAX_COLUMNS:]
+    return ResultTable(caption, shown, [[_write(entry.get(key)) for key in shown] for entry in flat]), omitted
 
 
 def _is_list_of_records(value: Any) -> bool:
@@ -147,7 +147,7 @@ def _is_list_of_records(value: Any) -> bool:
 
 
 def _flatten(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield plain values by ``outer: inner``; lists are left out."""
+    """Yield plain values by ``outer: inner``; lists are omitted."""
     for key, value in record.items():
         name = f"{prefix}{key.replace('_', ' ')}"
         if isinstance(value, dict):

@@ -60,7 +60,7 @@ class ResultFailure(NamedTuple):
     subject: str
     """The task or set."""
     missing: str
-    """What it has not: ``score``, or a part of it."""
+    """What is missing: ``score``, or a part of it."""
     reason: str
 
     @property

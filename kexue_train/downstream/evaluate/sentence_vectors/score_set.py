@@ -136,7 +136,7 @@ def pair_cosines(vectors: Vectors, indices: Indices) -> Cosines:
     """
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
     if not norms.all():
-        raise EvaluationError(f"{np.count_nonzero(norms == 0)} of {len(vectors)} vectors are zero, without direction")
+        raise EvaluationError(f"{np.count_nonzero(norms == 0)} of {len(vectors)} vectors are zero, with no direction")
     units = vectors / norms[:, None]
     return np.asarray((units[indices[:, 0]] * units[indices[:, 1]]).sum(axis=1))
 
@@ -156,7 +156,7 @@ def choose_whitening(text: str) -> WhiteningChoice:
         return WhiteningChoice(dimensions=int(text))
     if not Path(text).is_dir():
         raise ConfigError(
-            f"--whitening {text!r} is no folder; give one of 'kexue finetune whitening', a number of dimensions, "
+            f"--whitening {text!r} is not a folder; give one of 'kexue finetune whitening', a number of dimensions, "
             "'all' or 'none'"
         )
     given, facts = Whitening.load(Path(text) / WHITENING_NAME)

@@ -19,7 +19,7 @@ def spearman(first: Numbers, second: Numbers) -> float:
         EvaluationError: If there are fewer than two pairs, a number is not finite, or all numbers of a list are equal.
     """
     if len(first) < 2:
-        raise EvaluationError(f"{len(first)} pairs have no order; give two at least")
+        raise EvaluationError(f"{len(first)} pairs cannot be ranked; give at least two")
     a, b = _centred_ranks(first, "cosines of the vectors"), _centred_ranks(second, "scores")
     return float(a @ b / math.sqrt((a @ a) * (b @ b)))
 
@@ -38,7 +38,7 @@ def _centred_ranks(values: Numbers, what: str) -> npt.NDArray[np.float64]:
         raise EvaluationError(f"{np.count_nonzero(~np.isfinite(values))} of {len(values)} {what} are not finite")
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     if len(counts) == 1:
-        raise EvaluationError(f"all {len(values)} {what} are {values[0]:g}, so there is no order to agree with")
+        raise EvaluationError(f"all {len(values)} {what} are {values[0]:g}, so they cannot be ranked")
     ranks = np.cumsum(counts) - (counts - 1) / 2
     centred: npt.NDArray[np.float64] = ranks[place] - (len(values) + 1) / 2
     return centred

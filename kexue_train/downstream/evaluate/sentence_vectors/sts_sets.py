@@ -65,7 +65,7 @@ def choose_sets(names: Sequence[str], data: Path) -> dict[str, StsSet]:
         ConfigError: If a name is neither known nor a folder.
     """
     if not data.is_dir():
-        raise EvaluationError(f"{data}: no such folder; give the one that holds the sets, each a folder of its own")
+        raise EvaluationError(f"{data}: no such folder; give the one that holds the sets, one folder per set")
     known = catalogue()
     if not names:
         found = {name: entry for name, entry in known.items() if (data / name).is_dir()}

@@ -110,7 +110,7 @@ class Moments:
             return cls(int(held["count"][0]), held["mean"], held["scatter"])
         except (OSError, KeyError, SafetensorError) as error:
             raise EvaluationError(
-                f"{path}: no moments of sentence vectors ({error}); give a folder of 'kexue finetune whitening'"
+                f"{path}: not moments of sentence vectors ({error}); give a folder of 'kexue finetune whitening'"
             ) from None
 
 
@@ -183,5 +183,5 @@ class Whitening:
                 return cls(file.get_tensor("mean"), file.get_tensor("transform")), dict(file.metadata() or {})
         except (OSError, SafetensorError) as error:
             raise EvaluationError(
-                f"{path}: no whitening ({error}); give a folder of 'kexue finetune whitening'"
+                f"{path}: not a whitening ({error}); give a folder of 'kexue finetune whitening'"
             ) from None

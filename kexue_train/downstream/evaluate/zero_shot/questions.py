@@ -116,8 +116,8 @@ def _require_known(found: list[int], records: Sequence[Record], key: str, allowe
     if -1 in found:
         record = records[found.index(-1)]
         raise EvaluationError(
-            f"{record.where}: {key}={record.text(key)!r} is no known label ({found.count(-1)} records in all have "
-            f"none); {allowed}: complete the task's labels, or correct the record"
+            f"{record.where}: {key}={record.text(key)!r} is not a known label (in {found.count(-1)} records the "
+            f"label is unknown); {allowed}: complete the task's labels, or correct the record"
         )
 
 

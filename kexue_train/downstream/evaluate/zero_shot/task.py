@@ -67,7 +67,7 @@ class ZeroShotTask(Config):
     @classmethod
     def _hides_the_answer(cls, value: str) -> str:
         if LABEL in value:
-            raise ValueError(f"{LABEL} belongs into the prompt; the text is the same for all labels")
+            raise ValueError(f"{LABEL} belongs in the prompt; the text is the same for all labels")
         return value
 
     @model_validator(mode="after")
@@ -115,5 +115,5 @@ def input_files(chosen: Sequence[str], data: Path) -> list[Path]:
 
 def _parse(entry: TaskEntry) -> ZeroShotTask:
     if not isinstance(entry.values, dict):
-        raise ConfigError(f"{entry.line} is no task; expected keys such as test: and text:")
+        raise ConfigError(f"{entry.line} is not a task; expected keys such as test: and text:")
     return ZeroShotTask.parse(entry.values, where=entry.where, lines=entry.lines)

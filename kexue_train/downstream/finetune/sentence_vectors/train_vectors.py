@@ -167,7 +167,7 @@ def train_vectors(
         EvaluationError: If the folder of the data is missing, or the model or its tokenizer cannot be loaded.
     """
     if not data.is_dir():
-        raise EvaluationError(f"{data}: no such folder; give the one that holds the sets, each a folder of its own")
+        raise EvaluationError(f"{data}: no such folder; give the one that holds the sets, one folder per set")
     loaded = load_encoder(model_dir)
     max_length = loaded.fitting(settings.max_length)
     results = []

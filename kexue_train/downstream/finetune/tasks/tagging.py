@@ -65,7 +65,7 @@ def _split(tag: str) -> tuple[str, str]:
     prefix, dash, kind = tag.partition("-")
     if not dash or not kind or prefix not in (_STARTS, *_INSIDE, *_ENDS, *_SINGLE):
         raise ValueError(
-            f"the tag {tag!r} is of no known scheme; expected O, or such as B-PER (BIO, BMES, BIOES, BILOU)"
+            f"the tag {tag!r} is not in a known scheme; expected O, or a tag such as B-PER (BIO, BMES, BIOES, BILOU)"
         )
     return prefix, kind
 
@@ -195,7 +195,7 @@ def read_marked(task: TaggingTask, record: Record) -> Marked:
         for entity in entities:
             if not 0 <= entity.start < entity.end <= len(text):
                 raise EvaluationError(
-                    f"{record.where}: the {entity.type} at {entity.start}:{entity.end} is not inside of the text of "
+                    f"{record.where}: the {entity.type} at {entity.start}:{entity.end} is not inside the text of "
                     f"{len(text)} characters; correct the span"
                 )
         return Marked(text, entities)

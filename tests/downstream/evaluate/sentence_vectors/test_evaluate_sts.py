@@ -112,7 +112,7 @@ def test_a_set_that_fails_hides_no_other(bert: Path, data: Path) -> None:
     assert errors.pop("mine") == []
     assert len(results.sets[2].scores) == 3
     for name, error in {
-        "constant": "all 20 scores are 2, so there is no order",
+        "constant": "all 20 scores are 2, so they cannot be ranked",
         "empty": "holds no record",
         "foreign": "100% of the tokens are unknown",
         "wrong": "test.jsonl.gz:1: 'score' is 'high'; expected a number",

@@ -157,7 +157,7 @@ def test_the_commands_work_together(models: dict[str, Path], texts: Path, tmp_pa
 def test_choices_in_words() -> None:
     assert (choose_whitening("none").kind, choose_whitening("all").kind) == ("none", "own")
     assert choose_whitening("256").dimensions == 256
-    with pytest.raises(ConfigError, match="--whitening '0' is no folder"):
+    with pytest.raises(ConfigError, match="--whitening '0' is not a folder"):
         choose_whitening("0")
 
 

@@ -84,7 +84,7 @@ def test_a_file_holds_them(tmp_path: Path) -> None:
     assert_are_of(Moments.load(tmp_path / "moments.safetensors"), vectors(20))
     (tmp_path / "torn").write_bytes((tmp_path / "moments.safetensors").read_bytes()[:50])
     for name in ("torn", "none"):
-        with pytest.raises(EvaluationError, match=f"{name}: no moments of sentence vectors"):
+        with pytest.raises(EvaluationError, match=f"{name}: not moments of sentence vectors"):
             Moments.load(tmp_path / name)
 
 

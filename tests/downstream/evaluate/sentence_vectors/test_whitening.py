@@ -64,5 +64,5 @@ def test_a_file_holds_it(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.apply(vectors(5)), fitted.apply(vectors(5)))
     with pytest.raises(EvaluationError, match="vectors of 6 numbers, these have 5"):
         read.apply(vectors(4, 5))
-    with pytest.raises(EvaluationError, match="none: no whitening"):
+    with pytest.raises(EvaluationError, match="none: not a whitening"):
         Whitening.load(tmp_path / "none")

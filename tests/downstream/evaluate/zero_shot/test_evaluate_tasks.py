@@ -140,7 +140,7 @@ BROKEN = {
     "no_labels": (task(test="letters.json", labels_file="labels.txt"), r"labels\.txt: the file of labels cannot be"),
     "unknown": (
         task(test="letters.json", labels={letter: letter for letter in "abcdefg"}),
-        r"letters\.json:\d+: letter='h' is no known label \(30 records in all have none\); the labels are a, b, c",
+        r"letters\.json:\d+: letter='h' is not a known label \(in 30 records the label is unknown\); the labels are a",
     ),
     "no_answer": (
         task(test="letters.json", labels={"a": "x", "b": "y"}, answer="label"),

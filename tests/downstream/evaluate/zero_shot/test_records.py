@@ -22,9 +22,9 @@ def test_records_are_lines_whatever_else_a_string_holds(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"a": 1}\n{"a": \n', r"data\.json:2: no JSON"),
+        (b'{"a": 1}\n{"a": \n', r"data\.json:2: not valid JSON"),
         (b'{"a": 1}\n[1, 2]\n', r"data\.json:2: holds \[1, 2\]; expected one JSON object"),
-        (b'{"a": "\xff"}\n', r"data\.json:1: no JSON"),
+        (b'{"a": "\xff"}\n', r"data\.json:1: not valid JSON"),
         (b"\n  \n", r"data\.json: holds no record"),
         (b"", r"data\.json: holds no record"),
     ],

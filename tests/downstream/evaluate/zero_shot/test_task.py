@@ -80,7 +80,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
         ("prompt:", "promt:", r"my\.yaml, mine:7: unknown key 'promt', did you mean 'prompt'\?"),
         ("  title: which letter?\n", "", r"my\.yaml, mine: 'title' is missing"),
         (" {label}", "", r"holds no \{label\}, so it is the same for all labels"),
-        ("{sentence}", "{label}", r"my\.yaml, mine:6: text=.*belongs into the prompt"),
+        ("{sentence}", "{label}", r"my\.yaml, mine:6: text=.*belongs in the prompt"),
         ("labels: {A: aa, B: bb}", "answer: x", "give one of labels, labels_file and candidates; found none"),
         ("labels: {A: aa, B: bb}", "labels: {A: aa, A: bb}", r"my\.yaml:5.*key 'A' is given twice"),
         ("labels: {A: aa, B: bb}", "labels: {A: aa}", "a choice needs at least two"),
@@ -95,7 +95,7 @@ def test_a_wrong_task_is_refused_by_line_and_key(old, new, message, tmp_path):
         load_zero_shot_tasks([str(write(tmp_path, MINE.replace(old, new, 1)))])
 
 
-@pytest.mark.parametrize(("text", "message"), [("{}", "holds no task"), ("mine: 3", "my.yaml:1: 'mine' is no task")])
+@pytest.mark.parametrize(("text", "message"), [("{}", "holds no task"), ("mine: 3", "my.yaml:1: 'mine' is not a task")])
 def test_a_file_without_tasks_is_refused(text, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         load_zero_shot_tasks([str(write(tmp_path, text))])

@@ -139,7 +139,7 @@ def test_a_set_that_fails_hides_no_other_and_the_file_follows_its_schema(bert: P
     failed = {result.name: [(f.what, f.error) for f in result.failures] for result in results.sets}
     assert failed["pairs"] == []
     assert [what for what, _ in failed["constant"]] == ["tf-idf", "before", "seed 0"]
-    assert "so there is no order" in failed["constant"][1][1]
+    assert "so they cannot be ranked" in failed["constant"][1][1]
     assert "holds no record" in failed["empty"][0][1]
     assert "no train.jsonl.gz or train.jsonl" in failed["absent"][0][1]
     assert "no value 'text_a'" in failed["classes"][0][1]  # labels are not for CoSENT

@@ -259,7 +259,7 @@ BAD_RECORDS = [
     ("classification", {"label": "a"}, {"labels": ["a", "b"]}, "no value 'text'"),
     ("classification", {"text": "x", "label": ["a", 3]}, {}, "'label' is"),
     ("tagging", {"tokens": ["a"], "tags": ["O", "O"]}, {"tokens": "tokens"}, "1 tokens, but 2 tags"),
-    ("tagging", {"tokens": ["a"], "tags": ["PER"]}, {"tokens": "tokens"}, "no known scheme"),
+    ("tagging", {"tokens": ["a"], "tags": ["PER"]}, {"tokens": "tokens"}, "not in a known scheme"),
     ("tagging", {"text": "abc", "entities": [{"start": 1, "end": 4, "type": "t"}]}, {"text": "text"}, "not inside"),
     ("tagging", {"text": "abc", "entities": [{"start": 2, "end": 2, "type": "t"}]}, {"text": "text"}, "not inside"),
     ("tagging", {"text": "abc", "entities": [3]}, {"text": "text"}, "holds no spans"),
