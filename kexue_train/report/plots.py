@@ -64,7 +64,7 @@ def _level(run: RunData, metric: Metric) -> tuple[str, float] | None:
 
 def _events(run: RunData) -> list[tuple[float, str]]:
     rolled_back = {record["step"] for record in run.of_kind(Kind.ROLLBACK)}
-    labels = {Kind.RESUME: "resumed", Kind.ROLLBACK: "went back"}
+    labels = {Kind.RESUME: "resumed", Kind.ROLLBACK: "rolled back"}
     return [
         (float(record["step"]), labels.get(record["kind"], f"phase {PHASE.text(record)}"))
         for record in run.of_kind(Kind.RESUME, Kind.PHASE, Kind.ROLLBACK)

@@ -32,7 +32,7 @@ def test_every_chart_of_a_whole_run_is_there(eventful_run):
 
 def test_what_happened_is_marked_once(eventful_run):
     events = training_charts(load_run(eventful_run))["learning"][0].events
-    assert [event.label for event in events] == ["went back", "resumed", ""]  # the phase is too close to have a label
+    assert [event.label for event in events] == ["rolled back", "resumed", ""]  # the phase is too close to have a label
 
 
 def test_training_without_next_sentences_has_no_chart_of_them(young_run):

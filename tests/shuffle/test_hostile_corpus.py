@@ -71,7 +71,7 @@ def test_ctrl_c_ends_it_promptly_and_says_how_to_go_on(tmp_path, make_corpus, re
     errors = process.communicate(timeout=600)[1]
     assert time.monotonic() - began < 20  # two seconds on a machine that does nothing else; the whole takes minutes
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == "stopped; what is finished is kept: the same command goes on from there"
+    assert errors.splitlines()[-1] == "stopped; finished work is kept, run the same command to resume"
     done = subprocess.run(command, capture_output=True, text=True, cwd=repository, check=True)
     assert "resumed: " in done.stderr
     assert verify_text_shards(tmp_path / "out").rows == 60_000
