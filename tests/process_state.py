@@ -10,8 +10,13 @@ from pathlib import Path
 
 _OTHERS = ("_pytest.", "prefect.")
 """Packages whose log handlers come and go with a test, or come with the first use in a process."""
-_SETTLED_ONCE = ("PYTEST_CURRENT_TEST", "RAY_", "PREFECT_", "TORCHINDUCTOR_", "PYTORCH_NVML_")
-"""Variables that pytest changes, and those that connect_ray, flows, torch's compiler and DeepSpeed set if unset."""
+_VARIABLES = {
+    "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "HF_MODULES_CACHE", "HOME", "HOSTNAME", "KEXUE_WEBHOOK_URL",
+    "OMP_NUM_THREADS", "PATH", "PYTHONHASHSEED", "PYTHONPATH", "RANK", "TMPDIR", "TOKENIZERS_PARALLELISM", "WORLD_SIZE",
+}  # fmt: skip
+_VARIABLES_OF = ("AWS_", "GLOO_", "GROUP_", "KEXUE_", "LOCAL_", "MASTER_", "NCCL_", "ROLE_", "SLURM_", "TORCHELASTIC_")
+"""The variables, and beginnings of their names, that this project and its launchers read. Libraries set others of their
+own once they are imported (Ray, DeepSpeed, torch's compiler), which changes nothing for the tests after."""
 
 
 def process_state() -> dict[str, object]:
@@ -31,7 +36,7 @@ def process_state() -> dict[str, object]:
     state |= {
         f"environment variable {name}": value
         for name, value in os.environ.items()
-        if not name.startswith(_SETTLED_ONCE)
+        if name in _VARIABLES or name.startswith(_VARIABLES_OF)
     }
     if torch is not None and hasattr(torch, "get_default_dtype"):
         state |= {
