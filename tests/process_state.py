@@ -24,8 +24,7 @@ def process_state() -> dict[str, object]:
     root, torch = logging.getLogger(), sys.modules.get("torch")
     state: dict[str, object] = {
         "working directory": Path.cwd(),
-        "handler of SIGINT": signal.getsignal(signal.SIGINT),
-        "handler of SIGTERM": signal.getsignal(signal.SIGTERM),
+        "handler of SIGINT": signal.getsignal(signal.SIGINT),  # that of SIGTERM is Ray's own, anew with every node
         "level of the root logger": root.level,
         "handlers of the root logger": [
             type(handler).__name__ for handler in root.handlers if not type(handler).__module__.startswith(_OTHERS)
