@@ -11,19 +11,21 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from kexue_train.train.config import ObjectiveConfig
 from kexue_train.train.distributed import join_process_group
 from kexue_train.train.faults.step_report import StepReports
+from kexue_train.train.heads import pretraining_heads
 
 if __name__ == "__main__":
     join_process_group("gloo", hang_timeout=300.0)
     rank, heard = dist.get_rank(), []
-    reports = StepReports(0.0, timedelta(seconds=300))
+    reports = StepReports(pretraining_heads(ObjectiveConfig(nsp_weight=0.0)), timedelta(seconds=300))
     asked = False
     for step in range(1, 7):
         time.sleep(0.02 * rank)
         asked |= rank == 1 and step == 4
-        terms = torch.tensor([4.0 * (step + rank), 0.0, 4.0, 0.0, 0.0, 0.0])
-        heard.append(reports.add(step, terms, asked=asked, drained=False))
+        sums = torch.tensor([[4.0 * (step + rank), 0.0, 4.0], [0.0, 0.0, 0.0]])
+        heard.append(reports.add(step, sums, asked=asked, drained=False))
     heard.append(reports.drain(asked=asked, drained=False))
     Path(sys.argv[1]).write_text(json.dumps(heard))
     dist.barrier()
