@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import re
 import signal
@@ -17,8 +18,13 @@ from kexue_train.executor.interface import LOCAL_MACHINE
 from kexue_train.foundation.errors import ResourceError
 from kexue_train.foundation.runtime import enable_package_loggers
 
+logger = logging.getLogger(__name__)
+
 _SECONDS_TO_ANSWER = 6.0
 _OUTSIDE = "ray://"
+# A head starts a process for each client from outside, and gives it 30 s (RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S).
+_NO_CLIENT_SERVER = "Initialization failure from server"
+_TRIES = 3
 # What the two ports of a head know that a driver may be given, and only they.
 _OF_HEAD = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 _OF_CLIENT_SERVER = "/ray.rpc.RayletDriver/ClusterInfo"
@@ -85,19 +91,40 @@ def connect_ray(address: str | None, num_cpus: int | None) -> None:
     on_main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)} if on_main else {}
     try:
-        ray.init(
-            address=address or "local",  # None would also join a cluster that somebody started on this machine
-            **({} if address else _local_cluster(num_cpus)),
-            log_to_driver=False,
-            logging_level="error",
-            configure_logging=True,
-        )
+        _init(address, num_cpus)
         atexit.register(ray.shutdown)  # before Ray's own, which waits half a second for output of the tasks
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _explained(error, address) from None
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _init(address: str | None, num_cpus: int | None) -> None:
+    """Call ``ray.init``, again when the head was too slow to start the server that a client from outside needs."""
+    import ray  # noqa: PLC0415  # a door
+
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            ray.init(
+                address=address or "local",  # None would also join a cluster that somebody started on this machine
+                **({} if address else _local_cluster(num_cpus)),
+                log_to_driver=False,
+                logging_level="error",
+                configure_logging=True,
+            )
+        except ConnectionAbortedError as error:
+            if _NO_CLIENT_SERVER not in str(error) or not tries_left:
+                raise
+            logger.warning("the Ray cluster at %s is busy (%s); trying again", address, _reason(error))
+        else:
+            return
+
+
+def _reason(error: BaseException) -> str:
+    """Return the line of Ray's message that says why: the first, or the last of the traceback that a head has sent."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip() if _NO_CLIENT_SERVER in lines[0] else lines[0]
 
 
 def _explained(error: BaseException, address: str | None) -> ResourceError:
@@ -114,7 +141,7 @@ def _explained(error: BaseException, address: str | None) -> ResourceError:
             f"{python_here}; both must be the same: install here what the cluster has (pip install ray=={ray_there} "
             f"on Python {python_there}), or there what constraints.txt names"
         )
-    said = "; ".join(dict.fromkeys(str(cause).strip().partition("\n")[0] for cause in causes))
+    said = "; ".join(dict.fromkeys(_reason(cause) for cause in causes))
     return ResourceError(f"{where} cannot be reached or started ({said}); check 'ray status' and the address")
 
 

@@ -50,6 +50,7 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": hashlib.sha256(os.urandom(32)).hexdigest(),
             "RAY_prestart_worker_first_driver": "0",
+            "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "300",  # a busy machine needs more than the usual 30
             "GLOO_SOCKET_IFNAME": "lo",
             "PREFECT_HOME": str(folder / "prefect"),
         }

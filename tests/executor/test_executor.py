@@ -315,6 +315,32 @@ def test_a_cluster_without_a_node_here_is_refused_with_the_ways_in(monkeypatch: 
             connect_ray(address, None)
 
 
+_OF_A_BUSY_HEAD = (
+    "Initialization failure from server:\nTraceback (most recent call last):\n  File ...\n"
+    "RuntimeError: Proxy failed to Connect to backend!"
+)
+
+
+@pytest.mark.usefixtures("no_ray_yet")
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_head_that_is_too_busy_for_a_client_is_asked_again_and_its_reason_told(
+    failures: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers: list[Exception | None] = [*[ConnectionAbortedError(_OF_A_BUSY_HEAD)] * failures, None]
+
+    def init(**_: object) -> None:
+        if error := answers.pop(0):
+            raise error
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("kexue_train.executor.ray_cluster._require_reachable", lambda _: None)
+    refusal = pytest.raises(ResourceError, match=r"cannot be reached or started \(RuntimeError: Proxy failed")
+    with refusal if failures == 3 else contextlib.nullcontext():
+        connect_ray("ray://head:10001", None)
+    assert caplog.text.count("ray://head:10001 is busy (RuntimeError: Proxy failed to Connect to backend!)") == 2
+    assert len(answers) == (1 if failures == 3 else 0)
+
+
 def test_a_missing_ray_is_reported_with_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ResourceError, match=r"pip install 'kexue_train\[cluster\]'"):
