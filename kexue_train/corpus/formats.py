@@ -52,8 +52,8 @@ class Compression:
     """One way a file can be compressed."""
 
     name: str
-    """Arrow's name of it."""
-    suffix: str
+    """Arrow's name of it, where Arrow knows it."""
+    suffixes: tuple[str, ...]
     magic: bytes
     """How its files begin."""
     expansion: float
@@ -76,7 +76,7 @@ class OutputFormat:
 _INPUTS = (
     InputFormat(
         name="text",
-        suffixes=(".txt",),
+        suffixes=(".txt", ".text"),
         reader=f"{_CORPUS}.text:read_text",
         is_cut_by_bytes=True,
         description="a document is a line, the lines up to a blank one (`--document block`), or the file "
@@ -84,7 +84,7 @@ _INPUTS = (
     ),
     InputFormat(
         name="jsonl",
-        suffixes=(".jsonl", ".ndjson"),
+        suffixes=(".jsonl", ".ndjson", ".jsonlines", ".ldjson", ".jl"),
         reader=f"{_CORPUS}.json_records:read_json_lines",
         is_cut_by_bytes=True,
         description="a JSON object on each line",
@@ -105,14 +105,14 @@ _INPUTS = (
     ),
     InputFormat(
         name="tsv",
-        suffixes=(".tsv",),
+        suffixes=(".tsv", ".tab"),
         reader=f"{_CORPUS}.delimited:read_tsv",
         is_cut_by_bytes=True,
         description="a table without quoting; the first line names the columns",
     ),
     InputFormat(
         name="parquet",
-        suffixes=(".parquet",),
+        suffixes=(".parquet", ".pq", ".parq"),
         reader=f"{_CORPUS}.column_files:read_parquet",
         unit_counter=f"{_CORPUS}.column_files:count_row_groups",
         record_name="row",
@@ -123,7 +123,7 @@ _INPUTS = (
     ),
     InputFormat(
         name="arrow",
-        suffixes=(".arrow",),
+        suffixes=(".arrow", ".arrows", ".ipc", ".feather"),
         reader=f"{_CORPUS}.column_files:read_arrow",
         unit_counter=f"{_CORPUS}.column_files:count_batches",
         record_name="row",
@@ -143,11 +143,12 @@ FORMATS = {entry.name: entry for entry in _INPUTS}
 COMPRESSIONS = {
     entry.name: entry
     for entry in (
-        Compression("gzip", ".gz", b"\x1f\x8b", 3.5),
-        Compression("zstd", ".zst", b"\x28\xb5\x2f\xfd", 3.5),
-        Compression("bz2", ".bz2", b"BZh", 4.0, long_magic=b"BZh91AY&SY"),
-        Compression("xz", ".xz", b"\xfd7zXZ\x00", 5.0),
-        Compression("lz4", ".lz4", b"\x04\x22\x4d\x18", 2.0),
+        Compression("gzip", (".gz", ".gzip"), b"\x1f\x8b", 3.5),
+        Compression("zstd", (".zst", ".zstd"), b"\x28\xb5\x2f\xfd", 3.5),
+        Compression("bz2", (".bz2", ".bzip2"), b"BZh", 4.0, long_magic=b"BZh91AY&SY"),
+        Compression("xz", (".xz",), b"\xfd7zXZ\x00", 5.0),
+        Compression("lzma", (".lzma",), b"\x5d\x00\x00", 5.0),
+        Compression("lz4", (".lz4",), b"\x04\x22\x4d\x18", 2.0),
     )
 }
 """Name -> compression."""
@@ -173,7 +174,8 @@ else:  # for pydantic and the command line, from the tables
 def allowed_suffixes() -> str:
     """Return the suffixes of input files, for a message or a help text."""
     suffixes = [suffix for entry in FORMATS.values() for suffix in entry.suffixes]
-    return f"{', '.join(suffixes)}, each also with {', '.join(entry.suffix for entry in COMPRESSIONS.values())}"
+    packed = [suffix for entry in COMPRESSIONS.values() for suffix in entry.suffixes]
+    return f"{', '.join(suffixes)}, each also with {', '.join(packed)}"
 
 
 def allowed_output_suffixes() -> str:
@@ -189,7 +191,7 @@ def allowed_formats() -> str:
 def split_suffixes(name: str) -> tuple[str | None, str | None]:
     """Return format and compression that a file name stands for: ``a.jsonl.gz`` is ``("jsonl", "gzip")``."""
     path = PurePosixPath(name.lower())
-    compression = next((entry.name for entry in COMPRESSIONS.values() if entry.suffix == path.suffix), None)
+    compression = next((entry.name for entry in COMPRESSIONS.values() if path.suffix in entry.suffixes), None)
     suffix = PurePosixPath(path.stem).suffix if compression else path.suffix
     return next((entry.name for entry in FORMATS.values() if suffix and suffix in entry.suffixes), None), compression
 

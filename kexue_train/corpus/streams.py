@@ -12,6 +12,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
@@ -143,6 +144,7 @@ _UNPACKERS: dict[str, Callable[[], _Unpacker]] = {
     "gzip": _Gzip,
     "bz2": bz2.BZ2Decompressor,
     "xz": lzma.LZMADecompressor,
+    "lzma": partial(lzma.LZMADecompressor, lzma.FORMAT_ALONE),
 }
 
 

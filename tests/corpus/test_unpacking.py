@@ -13,7 +13,7 @@ from kexue_train.corpus.streams import Unpacked, open_seekable
 from kexue_train.foundation.errors import CorpusError
 from tests.corpus.written_formats import PACKERS, WRITERS
 
-NAMES = {"gz": "gzip", "bz2": "bz2", "xz": "xz", "zst": "zstd", "lz4": "lz4"}
+NAMES = {"gz": "gzip", "bz2": "bz2", "xz": "xz", "lzma": "lzma", "zst": "zstd", "lz4": "lz4"}
 
 
 class Pipe:

@@ -25,6 +25,7 @@ PACKERS = {
     "gz": gzip.compress,
     "bz2": lambda data: bz2.compress(data, 1),  # blocks of 100 kB, so that small data has several
     "xz": lzma.compress,
+    "lzma": lambda data: lzma.compress(data, lzma.FORMAT_ALONE),
     "zst": lambda data: pack_with_arrow(data, "zstd"),
     "lz4": lambda data: pack_with_arrow(data, "lz4"),
 }
