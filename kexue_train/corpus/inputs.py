@@ -9,27 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from kexue_train.corpus.formats import (
-    COMPRESSIONS,
-    FORMATS,
-    allowed_formats,
-    allowed_suffixes,
-    load_function,
-    split_suffixes,
-)
+from kexue_train.corpus.content import check_magic, is_json_lines, tell_format
+from kexue_train.corpus.formats import FORMATS, allowed_formats, allowed_suffixes, load_function, split_suffixes
 from kexue_train.corpus.hub import HUB
 from kexue_train.corpus.patterns import stat_local, two_weights, weigh_paths
 from kexue_train.corpus.records import Document
 from kexue_train.corpus.remote import is_uri, stat_remote
-from kexue_train.corpus.streams import BOM, open_stream
 from kexue_train.corpus.streams import STANDARD_INPUT as STANDARD_INPUT  # a Source's path may be it
 from kexue_train.foundation.errors import CorpusError
 
 logger = logging.getLogger(__name__)
-
-_HEAD_BYTES = 1 << 16
-_UTF16 = "UTF-16"
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,60 +121,18 @@ def _describe(path: str, status: _Status, format: str, document: Document, weigh
     by_name, compression = ("hub", None) if path.startswith(HUB) else split_suffixes(PurePosixPath(path).name)
     resolved = by_name if format == "auto" or by_name == "hub" else format
     if resolved is None:
+        resolved, compression = tell_format(path)
+    if resolved is None:
         raise CorpusError(
-            f"{path}: cannot tell the format from the name; expected {allowed_suffixes()}; rename the file, or say "
-            f"what it is with --format {allowed_formats()}"
+            f"{path}: neither name nor content tell the format; expected {allowed_suffixes()}; rename the file, or "
+            f"say what it is with --format {allowed_formats()}"
         )
     if not is_uri(path):  # elsewhere a look costs a request for each file, and reading will find out
         check_magic(path, resolved, compression)
-    if resolved == "json" and _is_json_lines(path, compression):
+    if resolved == "json" and is_json_lines(path, compression):
         resolved = "jsonl"
     units = 1 if compression else _count_units(path, resolved, status, document)
     return Source(path, resolved, compression, size, modified_ns, max(units, 1), weight)
-
-
-def check_magic(path: str, format: str, compression: str | None) -> None:
-    """Refuse a file that is plainly something else than its name says, before it gives thousands of bad records.
-
-    Raises:
-        CorpusError: If it cannot be read, or its first bytes are those of another format.
-    """
-    with open_stream(path) as stream:
-        head = stream.read(16)
-    if not head:
-        logger.warning("%s is empty", path)
-        return
-    expected = FORMATS[format]
-    found = _recognise(head)
-    if found == _UTF16 and not compression and not expected.magic:
-        raise CorpusError(f"{path}: is UTF-16 text; convert it with: iconv -f UTF-16 -t UTF-8")
-    if compression:
-        is_right = head.startswith(COMPRESSIONS[compression].magic)
-    else:
-        is_right = found == expected.name or (found is None and not expected.needs_magic)
-    if not is_right:
-        raise CorpusError(
-            f"{path}: the name says {compression or format}, but the first bytes {head[:6]!r} are "
-            f"{f'those of {found}' if found else 'not'}; correct the suffix, or write the file again"
-        )
-
-
-def _recognise(head: bytes) -> str | None:
-    """Return the compression, format or encoding that surely begins with ``head``."""
-    if head.startswith(_UTF16_MARKS):
-        return _UTF16
-    magics = {entry.name: entry.long_magic or entry.magic for entry in COMPRESSIONS.values()}
-    magics |= {entry.name: entry.magic for entry in FORMATS.values() if entry.magic}
-    return next((name for name, magic in magics.items() if head.startswith(magic)), None)
-
-
-def _is_json_lines(path: str, compression: str | None) -> bool:
-    """Return whether a ``.json`` file begins with an object: many corpora give JSON Lines that name."""
-    try:
-        with open_stream(path, compression) as stream:
-            return stream.read(_HEAD_BYTES).removeprefix(BOM).lstrip().startswith(b"{")
-    except CorpusError:  # damaged from its first bytes on: reading it will say so
-        return False
 
 
 def _count_units(path: str, name: str, status: _Status, document: Document) -> int:

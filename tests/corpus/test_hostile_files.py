@@ -47,6 +47,7 @@ OUTCOMES = {  # name: (documents, rejected by reason, blank)
     "name with spaces & 中文 ünïcode (1).jsonl": (5, {}, 0),
     "x" * 200 + ".jsonl": (1, {}, 0),
     "directory.jsonl": (1, {}, 0),
+    "no_suffix": (5, {}, 0),
     "nulls.parquet": (2, {NO_STRING: 1}, 1),
     "empty.parquet": (0, {}, 0),
 }
@@ -54,7 +55,6 @@ REFUSED = {
     "truncated_mid.jsonl.gz": "cut off or damaged near byte 1116",
     "truncated_trailer.jsonl.gz": "cut off or damaged near byte 2224",
     "plain_named_gz.jsonl.gz": "the name says gzip",
-    "no_suffix": "--format",
     "other_schema.parquet": "'id', 'content', 'score'",
     "text_binary.parquet": "holds binary",
 }
@@ -97,10 +97,6 @@ def test_a_file_that_cannot_be_used_is_refused_by_name(read, name):
 
 def test_only_newlines_hold_no_document(read):
     assert not read(HOSTILE / "only_newlines.jsonl").texts
-
-
-def test_a_file_without_suffix_is_read_when_told_its_format(read):
-    assert len(read(HOSTILE / "no_suffix", format="jsonl").texts) == 5
 
 
 @pytest.mark.slow

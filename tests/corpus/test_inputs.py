@@ -97,11 +97,11 @@ def test_a_typo_is_answered_with_the_nearest_name(tmp_path):
         find_inputs([])
 
 
-def test_an_unknown_suffix_needs_a_format(tmp_path):
-    (tmp_path / "data").write_bytes(LINE)
+def test_an_unknown_suffix_needs_a_format_unless_the_content_is_certain(tmp_path):
+    (tmp_path / "data").write_bytes(b"A river.\n")
     with pytest.raises(CorpusError, match="--format"):
         find_inputs([str(tmp_path / "data")])
-    assert find_inputs([str(tmp_path)], format="jsonl")[0].format == "jsonl"
+    assert find_inputs([str(tmp_path)], format="text")[0].format == "text"
 
 
 @pytest.mark.parametrize(
