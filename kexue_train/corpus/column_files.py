@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from kexue_train.corpus.columns import BATCH_ROWS, find_columns, read_batch
 from kexue_train.corpus.records import ReadOptions, RecordBlock
 from kexue_train.corpus.streams import STANDARD_INPUT, ByteStream, open_seekable, open_stream
-from kexue_train.foundation.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError, DamagedInputError
 
 _FILE_MAGIC = b"ARROW1"
 _STEP_BYTES = 1 << 20
@@ -133,7 +133,12 @@ def _explain_damage(path: str, kind: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
         first, _, _ = str(error).partition("\n")
-        raise CorpusError(
+        if isinstance(error, pa.ArrowNotImplementedError):
+            raise CorpusError(
+                f"{path}: uses a part of {kind} that pyarrow {pa.__version__} cannot read ({first}); write the file "
+                "again without it, or leave it out"
+            ) from None
+        raise DamagedInputError(
             f"{path}: damaged, or not a file of format {kind} ({first or 'it needs more memory than there is'}); "
             "fetch or make the file again, or leave it out"
         ) from None

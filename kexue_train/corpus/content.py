@@ -7,49 +7,85 @@ import logging
 from pydantic_core import from_json
 
 from kexue_train.corpus.formats import COMPRESSIONS, FORMATS
-from kexue_train.corpus.streams import BOM, open_stream
-from kexue_train.foundation.errors import CorpusError
+from kexue_train.corpus.signatures import (
+    Contents,
+    find_encoding,
+    find_magic,
+    find_pointer,
+    find_readable,
+    find_web_page,
+)
+from kexue_train.corpus.streams import BOM, open_stream, read_head
+from kexue_train.foundation.errors import CorpusError, DamagedInputError
 
 logger = logging.getLogger(__name__)
 
-_MAGIC_BYTES = 16
+_CHECKED_BYTES = 1 << 12
 _HEAD_BYTES = 1 << 16
-_UTF16 = "UTF-16"
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
-def check_magic(path: str, format: str, compression: str | None) -> None:
-    """Refuse a file that is plainly something else than its name says, before it gives thousands of bad records.
+def check_content(path: str, format: str, compression: str | None, *, any_bytes: bool = False) -> None:
+    """Refuse a file that is plainly something else than its name says.
+
+    Args:
+        path: Where it is; the standard input keeps what is looked at.
+        format: The name of the format it is read as.
+        compression: The name of its compression.
+        any_bytes: Its lines are records whatever they hold, so that what they seem to hold is only warned of.
 
     Raises:
-        CorpusError: If it cannot be read, or its first bytes are those of another format.
+        CorpusError: If it cannot be read, or its first bytes are those of something else.
     """
-    head = _read_head(path, None, _MAGIC_BYTES)
+    head = read_head(path, _CHECKED_BYTES)
     if not head:
         logger.warning("%s is empty", path)
         return
-    expected = FORMATS[format]
-    found = _recognise(head)
-    if found == _UTF16 and not compression and not expected.magic:
-        raise CorpusError(f"{path}: is UTF-16 text; convert it with: iconv -f UTF-16 -t UTF-8")
     if compression:
-        is_right = head.startswith(COMPRESSIONS[compression].magic)
-    else:
-        is_right = found == expected.name or (found is None and not expected.needs_magic)
-    if not is_right:
-        raise CorpusError(
-            f"{path}: the name says {compression or format}, but the first bytes {head[:6]!r} are "
-            f"{f'those of {found}' if found else 'not'}; correct the suffix, or write the file again"
-        )
+        _check_compression(path, compression, head)
+        try:
+            with open_stream(path, compression) as stream:
+                head = stream.read(_CHECKED_BYTES)
+        except DamagedInputError:  # reading it will say so, after the records before the damage
+            return
+    _check_format(path, format, head, any_bytes)
+
+
+def _check_compression(path: str, compression: str, head: bytes) -> None:
+    if not head.startswith(COMPRESSIONS[compression].magics):
+        found = find_pointer(path, head) or find_magic(head)
+        raise _mismatch(f"{path}: the name says {compression}", head, found)
+
+
+def _check_format(path: str, format: str, head: bytes, any_bytes: bool) -> None:
+    expected, subject = FORMATS[format], f"{path}: is to be read as {format}"
+    if pointer := find_pointer(path, head):
+        raise _mismatch(subject, head, pointer)
+    if expected.magic and head.startswith(expected.magic):
+        return
+    page = find_web_page(head)
+    found = page or find_magic(head) or (None if expected.magic else find_encoding(head))
+    if found and (any_bytes or (page and format == "text")):
+        logger.warning("%s: seems to be %s; its lines are taken as they are", path, found.name)
+    elif found or expected.needs_magic:
+        raise _mismatch(subject, head, found)
+
+
+def _mismatch(subject: str, head: bytes, found: Contents | None) -> CorpusError:
+    if found:
+        return CorpusError(f"{subject}, but the file is {found.name}; {found.remedy}")
+    return CorpusError(f"{subject}, but it begins with {head[:6]!r}; correct the suffix, or write the file again")
 
 
 def tell_format(path: str) -> tuple[str | None, str | None]:
     """Return format and compression of a file whose content leaves no doubt: magic bytes, or JSON objects; else None.
 
     Raises:
-        CorpusError: If it cannot be read.
+        CorpusError: If it cannot be read, or only stands for the data, as a pointer of Git LFS does.
     """
-    found = _recognise(_read_head(path, None, _MAGIC_BYTES))
+    head = _read_head(path, None, _CHECKED_BYTES)
+    if pointer := find_pointer(path, head):
+        raise _mismatch(f"{path}: is to be read as data", head, pointer)
+    found = find_readable(head)
     compression = found if found in COMPRESSIONS else None
     try:
         head = _read_head(path, compression, _HEAD_BYTES)
@@ -57,7 +93,7 @@ def tell_format(path: str) -> tuple[str | None, str | None]:
         if compression is None:
             raise
         return None, None  # damaged from its first bytes on
-    found = _recognise(head)
+    found = find_readable(head)
     return (found if found in FORMATS else _tell_json(head)), compression
 
 
@@ -72,15 +108,6 @@ def is_json_lines(path: str, compression: str | None) -> bool:
 def _read_head(path: str, compression: str | None, size: int) -> bytes:
     with open_stream(path, compression) as stream:
         return stream.read(size)
-
-
-def _recognise(head: bytes) -> str | None:
-    """Return the compression, format or encoding that surely begins with ``head``."""
-    if head.startswith(_UTF16_MARKS):
-        return _UTF16
-    magics = {entry.name: entry.long_magic or entry.magic for entry in COMPRESSIONS.values()}
-    magics |= {entry.name: entry.magic for entry in FORMATS.values() if entry.magic}
-    return next((name for name, magic in magics.items() if head.startswith(magic)), None)
 
 
 def _tell_json(head: bytes) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from kexue_train.corpus.content import check_magic, is_json_lines, tell_format
+from kexue_train.corpus.content import check_content, is_json_lines, tell_format
 from kexue_train.corpus.formats import FORMATS, allowed_formats, allowed_suffixes, load_function, split_suffixes
 from kexue_train.corpus.hub import HUB
 from kexue_train.corpus.patterns import stat_local, two_weights, weigh_paths
@@ -47,6 +47,7 @@ def find_inputs(
     format: str = "auto",
     document: Document = "line",
     weights: Mapping[str, float] | None = None,
+    any_bytes: bool = False,
 ) -> list[Source]:
     """Return the inputs that ``patterns`` name, sorted by path, each file once.
 
@@ -58,6 +59,7 @@ def find_inputs(
         format: What the files are, if their names do not tell.
         document: What a document is in text files; it decides how they can be cut.
         weights: Weight of some of the patterns, spelt as in ``patterns``; the others have 1.
+        any_bytes: If all inputs are text, their lines may hold any bytes, as for ``ReadOptions.raw``.
 
     Raises:
         CorpusError: If a pattern names nothing, a file cannot be read or has no known format, or a weight is wrong.
@@ -74,7 +76,12 @@ def find_inputs(
             raise two_weights(path, source.weight, known.weight)
         if known.path != path:
             logger.warning("%s is the same file as %s and is read once", path, known.path)
-    return list(found.values())
+    sources = list(found.values())
+    is_raw = any_bytes and all(source.format == "text" for source in sources)
+    for source in sources:
+        if Path(source.path).is_file():  # elsewhere a look costs a request for each file; the reader takes it
+            check_content(source.path, source.format, source.compression, any_bytes=is_raw)
+    return sources
 
 
 def check_unchanged(sources: Sequence[Source]) -> None:
@@ -127,8 +134,6 @@ def _describe(path: str, status: _Status, format: str, document: Document, weigh
             f"{path}: neither name nor content tell the format; expected {allowed_suffixes()}; rename the file, or "
             f"say what it is with --format {allowed_formats()}"
         )
-    if not is_uri(path):  # elsewhere a look costs a request for each file, and reading will find out
-        check_magic(path, resolved, compression)
     if resolved == "json" and is_json_lines(path, compression):
         resolved = "jsonl"
     units = 1 if compression else _count_units(path, resolved, status, document)

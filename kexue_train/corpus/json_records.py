@@ -29,7 +29,7 @@ from kexue_train.corpus.records import (
     too_long,
 )
 from kexue_train.corpus.streams import BOM, ByteStream, open_stream
-from kexue_train.foundation.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError, DamagedInputError
 
 _CHUNK_BYTES = 1 << 18
 _IN_ARRAY = re.compile(rb'["\[\]{},]')
@@ -138,7 +138,7 @@ def iter_elements(path: str, stream: ByteStream, max_record_bytes: int = MAX_REC
         at = max(at - len(chunk), 0)
         chunk = stream.read(_CHUNK_BYTES)
         if not chunk:
-            raise CorpusError(
+            raise DamagedInputError(
                 f"{path}: the JSON array is cut off in element {number}: its closing bracket is missing, or a "
                 "quotation mark within it; fetch or make the file again, or leave it out"
             )
@@ -184,7 +184,7 @@ def _expect_end(path: str, rest: bytes, stream: ByteStream) -> None:
         rest = stream.read(_CHUNK_BYTES)
         if not rest:
             return
-    raise CorpusError(
+    raise DamagedInputError(
         f"{path}: unexpected data after the end of the JSON array: {rest.strip()[:20]!r}; if each line holds a value, "
         "read it with --format jsonl, or correct the file"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kexue_train.corpus.content import check_content
 from kexue_train.corpus.formats import FORMATS, load_function
 from kexue_train.corpus.hub import SHARD_BITS
 from kexue_train.corpus.inputs import Source
@@ -34,6 +35,9 @@ def read_records(
         CorpusError: If the file as a whole cannot be used; a bad record is no error but a ``Rejected``.
     """
     _check_options(source, options)
+    is_elsewhere = is_uri(source.path) and source.format != "hub"
+    if start == 0 and not options.raw and (is_elsewhere or source.path == STANDARD_INPUT):
+        check_content(source.path, source.format, source.compression)
     if source.units == 1:
         if start > 0 or end == 0:
             return

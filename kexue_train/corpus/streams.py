@@ -6,6 +6,7 @@ How far a damaged compressed stream can be read depends on the stream alone, not
 from __future__ import annotations
 
 import bz2
+import io
 import lzma
 import sys
 import tempfile
@@ -18,8 +19,9 @@ from typing import IO, Any, Protocol, cast
 
 import pyarrow as pa
 
+from kexue_train.corpus.compressed_frames import FrameError, iter_frames
 from kexue_train.corpus.remote import is_uri, open_remote
-from kexue_train.foundation.errors import CorpusError
+from kexue_train.foundation.errors import CorpusError, DamagedInputError
 from kexue_train.foundation.runtime import format_size
 
 # The steps are fixed: what one step loses to damage is the same for any size that is asked for.
@@ -50,16 +52,17 @@ class Unpacked:
     def __init__(self, path: str, raw: ByteStream, compression: str) -> None:
         self._path, self._compression = path, compression
         self._packed = _Packed(raw, _PACKED_BYTES if compression in _UNPACKERS else _ARROW_PACKED_BYTES)
-        self._pieces = _pieces(self._packed, compression)
+        self._pieces = _pieces(path, self._packed, compression)
         self._rest = b""
         self._num_bytes = 0
-        self._damage: CorpusError | None = None
+        self._damage: DamagedInputError | None = None
 
     def read(self, size: int) -> bytes:
         """Read ``size`` bytes, fewer before the end and before damage.
 
         Raises:
-            CorpusError: Once all that lies before the damage has been read.
+            DamagedInputError: Once all that lies before the damage has been read.
+            CorpusError: If the data is whole, but needs more than the decoder has: see ``compressed_frames``.
         """
         parts, missing = [], size
         while missing and (self._rest or self._unpack_next()):
@@ -73,10 +76,10 @@ class Unpacked:
     def _unpack_next(self) -> bytes:
         try:
             self._rest = next(self._pieces, b"")
-        except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
+        except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, FrameError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            self._damage = CorpusError(
+            self._damage = DamagedInputError(
                 f"{self._path}: the {self._compression} data is cut off or damaged near byte {self._packed.num_bytes}, "
                 f"after {format_size(self._num_bytes)} unpacked ({error}); fetch or make the file again, or leave it "
                 "out"
@@ -88,22 +91,16 @@ class Unpacked:
 class _Packed:
     """The compressed bytes, counted, in steps that do not depend on how they come in: a pipe gives less than asked."""
 
-    closed = False  # what Arrow asks a file for, as for ``close``
-
     def __init__(self, raw: ByteStream, step: int) -> None:
         self._raw, self._step = raw, step
         self.num_bytes = 0
 
-    def read(self, size: int = _PACKED_BYTES) -> bytes:
-        size = min(size, self._step)  # Arrow asks for more, and would lose more to damage
-        data = self._raw.read(size)
-        while data and len(data) < size and (more := self._raw.read(size - len(data))):
+    def read(self) -> bytes:
+        data = self._raw.read(self._step)
+        while data and len(data) < self._step and (more := self._raw.read(self._step - len(data))):
             data += more
         self.num_bytes += len(data)
         return data
-
-    def close(self) -> None:
-        """Leave the closing to whoever opened the file."""
 
 
 class _Unpacker(Protocol):
@@ -122,7 +119,7 @@ class _Gzip:
     """Gives zlib the manners of ``bz2.BZ2Decompressor``."""
 
     def __init__(self) -> None:
-        self._object = zlib.decompressobj(wbits=31)  # a gzip header and trailer, both checked
+        self._object = zlib.decompressobj(wbits=47)  # a gzip or a zlib header and trailer, both checked
 
     @property
     def eof(self) -> bool:
@@ -148,14 +145,16 @@ _UNPACKERS: dict[str, Callable[[], _Unpacker]] = {
 }
 
 
-def _pieces(packed: _Packed, compression: str) -> Iterator[bytes]:
+def _pieces(path: str, packed: _Packed, compression: str) -> Iterator[bytes]:
     """Yield the unpacked bytes in pieces that are not empty."""
     if compression in _UNPACKERS:
         yield from _unpack_members(packed, _UNPACKERS[compression])
         return
-    stream = pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), compression)
-    while piece := stream.read(_ARROW_BYTES):
-        yield piece
+    for frame in iter_frames(path, packed, compression):
+        stream = pa.CompressedInputStream(pa.PythonFile(frame, mode="r"), compression)
+        while piece := stream.read(_ARROW_BYTES):
+            yield piece
+        frame.close()
 
 
 def _unpack_members(packed: _Packed, new_unpacker: Callable[[], _Unpacker]) -> Iterator[bytes]:
@@ -206,6 +205,20 @@ def open_seekable(path: str, compression: str | None = None) -> Iterator[IO[byte
             yield cast("IO[bytes]", copy)
 
 
+def read_head(path: str, size: int) -> bytes:
+    """Return the first ``size`` bytes of an input as they lie there, fewer of a shorter one.
+
+    Of the standard input they may be fewer too, and they stay there to be read.
+
+    Raises:
+        CorpusError: If the input cannot be read.
+    """
+    if path == STANDARD_INPUT:
+        return cast("io.BufferedReader", sys.stdin.buffer).peek(size)[:size]
+    with _open_raw(path) as raw:
+        return raw.read(size)
+
+
 def unreadable(path: Path | str, error: OSError) -> CorpusError:
     """Return the error for an input that the system does not let us read."""
     return CorpusError(
@@ -216,8 +229,6 @@ def unreadable(path: Path | str, error: OSError) -> CorpusError:
 @contextmanager
 def _open_raw(path: str) -> Iterator[IO[bytes]]:
     if path == STANDARD_INPUT:
-        if sys.stdin is None:
-            raise CorpusError("standard input is closed, so there is nothing to read; leave it open, or name files")
         yield sys.stdin.buffer
     elif is_uri(path):
         with open_remote(path) as remote:

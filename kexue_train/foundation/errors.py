@@ -3,11 +3,11 @@
 KexueError
 ├── ConfigError       a value in a YAML file or on the command line
 ├── CorpusError       an input file or a record in it
+│   └── DamagedInputError    cut off or corrupt; what lies before the damage can be used
 ├── ArtifactError     a folder that a stage wrote, or should have written
 │   └── StaleArtifactError   whole, but made from other inputs or settings
 ├── ResourceError     disk, memory, port, permission, missing package
 ├── MachineLostError  a machine of the cluster is gone, with what lay on it
-├── InterruptedOutputError  stopped while the result went to standard output
 ├── TrainingError     a worker failed or the run diverged
 └── EvaluationError   a model or data set that cannot be scored
 
@@ -29,6 +29,10 @@ class ConfigError(KexueError):
 
 class CorpusError(KexueError):
     """An input file or a record in it cannot be used."""
+
+
+class DamagedInputError(CorpusError):
+    """An input is cut off or corrupt from some point on; what lies before it was read."""
 
 
 class ArtifactError(KexueError):
@@ -61,12 +65,6 @@ class MachineLostError(KexueError):
     def __reduce__(self) -> tuple[type[Self], tuple[str, frozenset[str]]]:
         """Survive the way back from a worker process with both arguments."""
         return type(self), (str(self), self.machines)
-
-
-class InterruptedOutputError(KexueError):
-    """A command was interrupted while its result went to standard output, so that there is nothing to resume."""
-
-    exit_code = 130
 
 
 class TrainingError(KexueError):

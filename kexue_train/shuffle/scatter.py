@@ -17,7 +17,7 @@ from kexue_train.corpus.inputs import Source
 from kexue_train.corpus.readers import read_records
 from kexue_train.corpus.records import ReadOptions, RecordBlock, Rejected
 from kexue_train.executor import current_machine
-from kexue_train.foundation.errors import CorpusError
+from kexue_train.foundation.errors import DamagedInputError
 from kexue_train.foundation.runtime import boot_id, keep_freed_memory
 from kexue_train.shuffle.bucket import repeats
 from kexue_train.shuffle.keys import bucket_of, content_keys, hash_rows, position_keys, sum_words
@@ -95,7 +95,7 @@ def _read(task: ScatterTask, source: Source, entry: InputRange) -> Iterator[Reco
             if len(block.positions):
                 position = int(block.positions[-1]) + 1
             yield block
-    except CorpusError as error:
+    except DamagedInputError as error:
         if task.fail_on_bad_record:
             raise
         nothing = pa.array([], pa.large_binary())

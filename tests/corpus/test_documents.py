@@ -78,7 +78,7 @@ def test_only_lines_of_text_are_read_raw(tmp_path, read):
 
 
 def test_standard_input_is_read_once_from_front_to_back(read, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(b"one\ntwo"))))
     result = read("-", block_bytes=2)
     assert (result.texts, result.positions) == (["one", "two"], [0, 4])
 

@@ -110,7 +110,7 @@ def test_an_unknown_suffix_needs_a_format_unless_the_content_is_certain(tmp_path
         ("a.jsonl", b"\x1f\x8b\x08\x00", "gzip"),
         ("a.jsonl.gz", LINE, "the name says gzip"),
         ("a.txt", "text".encode("utf-16"), "iconv"),
-        ("a.parquet", b"ARROW1\0\0", "those of arrow"),
+        ("a.parquet", b"ARROW1\0\0", "the file is arrow data"),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says_is_refused_at_once(tmp_path, name, head, message):
