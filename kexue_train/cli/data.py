@@ -1,6 +1,7 @@
 """Commands from raw text to training samples."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +21,7 @@ from kexue_train.cli.commands import (
     show_progress,
 )
 from kexue_train.cli.options import Given, options_of
-from kexue_train.corpus.formats import allowed_output_suffixes, allowed_suffixes, output_format_of
+from kexue_train.corpus.formats import allowed_output_suffixes, allowed_suffixes, output_file_of
 from kexue_train.foundation.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from kexue_train.shuffle.config import ShuffleConfig
 
 data_app = typer.Typer()
+_NOBODY_READS = 128 + signal.SIGPIPE
+"""The exit code of a program that writes on when nobody reads, as a shell shows it."""
 
 Shards = Annotated[Path, typer.Argument(help="Folder of text shards.")]
 
@@ -57,7 +60,9 @@ def shuffle_command(
     out: Annotated[
         str,
         typer.Option(
-            "--out", "-o", help=f"Folder to write, or a file ({allowed_output_suffixes()}), or - for standard output."
+            "--out",
+            "-o",
+            help=f"Folder to write; or a file, by its suffix ({allowed_output_suffixes()}); or - for standard output.",
         ),
     ],
     inputs: Annotated[
@@ -74,19 +79,27 @@ def shuffle_command(
     as_json: AsJson = False,
 ) -> None:
     """Put documents on disk in exactly uniform random order, in bounded memory."""
+    from kexue_train.shuffle.destination import is_standard_output  # noqa: PLC0415
     from kexue_train.shuffle.shuffle_corpus import shuffle_corpus  # noqa: PLC0415
-    from kexue_train.shuffle.single_file import STANDARD_OUTPUT, shuffle_to_file  # noqa: PLC0415
+    from kexue_train.shuffle.single_file import shuffle_to_file  # noqa: PLC0415
 
-    format_of_file = output_format_of(out) or ("lines" if out == STANDARD_OUTPUT else None)
-    config = given.config(**({"output": format_of_file} if format_of_file else {}))
+    to_standard_output = is_standard_output(out)
+    if to_standard_output and as_json:
+        raise ConfigError("--json and --out - both write to standard output; leave one of them out")
+    file = None if to_standard_output or Path(out).is_dir() else output_file_of(out)
+    is_folder = file is None and not to_standard_output
+    config = given.config(**({} if is_folder else {"output": file.format if file else "lines"}))
     sources = inputs or _piped_input()
     executor = make_executor(workers, ray)
-    with show_progress("shuffle") as progress:
-        if format_of_file:
-            manifest = shuffle_to_file(config, sources, out, seed=seed, executor=executor, progress=progress)
-        else:
-            manifest = shuffle_corpus(config, sources, Path(out), seed=seed, executor=executor, progress=progress)
-    if out != STANDARD_OUTPUT:
+    try:
+        with show_progress("shuffle") as progress:
+            if is_folder:
+                manifest = shuffle_corpus(config, sources, Path(out), seed=seed, executor=executor, progress=progress)
+            else:
+                manifest = shuffle_to_file(config, sources, out, seed=seed, executor=executor, progress=progress)
+    except BrokenPipeError:  # ``| head`` has read enough
+        raise typer.Exit(_NOBODY_READS) from None
+    if not to_standard_output:
         print_manifest(Path(out), manifest, as_json)
 
 

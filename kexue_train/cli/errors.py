@@ -29,6 +29,7 @@ def run_command(command: Callable[..., Any], arguments: list[str], name: str) ->
             raise
         message, code = explain(error)
         typer.echo(message, err=True)
+        return code
     if code == _INTERRUPTED:
         typer.echo("stopped; finished work is kept, run the same command to resume", err=True)
     return code

@@ -11,7 +11,9 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from kexue_train.foundation.errors import ConfigError
 
 _CORPUS = "kexue_train.corpus"
 
@@ -60,17 +62,41 @@ class Compression:
     """Bytes of text in a compressed byte, about."""
     long_magic: bytes | None = None
     """How a file must begin to be recognised under another name, where a text may begin with one of ``magics``."""
+    is_appendable: bool = True
+    """Whether two files, one after the other, are unpacked as one; only such a compression is written."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFormat:
-    """What the shards of a shuffle can be."""
+    """What the shards of a shuffle, or its one file, can be."""
 
     name: str
     """What ``--to`` and the configuration call it."""
-    suffix: str
-    is_appendable: bool
+    read_as: str
+    """Name of the input format that its files are; their suffixes are that format's."""
+    is_appendable: bool = False
     """Whether two files, one after the other, are a file of the format."""
+    other_suffixes: tuple[str, ...] = ()
+    """Suffixes of the input format that promise a layout that is only read."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Suffixes of its files; the first is that of shards."""
+        return tuple(suffix for suffix in FORMATS[self.read_as].suffixes if suffix not in self.other_suffixes)
+
+    @property
+    def can_be_compressed(self) -> bool:
+        """Whether a file of it may be compressed as a whole; the binary formats compress inside."""
+        return FORMATS[self.read_as].magic is None
+
+
+class OutputFile(NamedTuple):
+    """What a file to write is, by its name."""
+
+    format: str
+    """Its name in ``OUTPUTS``."""
+    compression: str | None
+    """Its name in ``COMPRESSIONS``."""
 
 
 _INPUTS = (
@@ -149,7 +175,7 @@ COMPRESSIONS = {
         Compression("zstd", (".zst", ".zstd"), (b"\x28\xb5\x2f\xfd", *_SKIPPABLE_MAGICS), 3.5),
         Compression("bz2", (".bz2", ".bzip2"), (b"BZh",), 4.0, long_magic=b"BZh91AY&SY"),
         Compression("xz", (".xz",), (b"\xfd7zXZ\x00",), 5.0),
-        Compression("lzma", (".lzma",), (b"\x5d\x00\x00",), 5.0),
+        Compression("lzma", (".lzma",), (b"\x5d\x00\x00",), 5.0, is_appendable=False),
         Compression("lz4", (".lz4",), (b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18", *_SKIPPABLE_MAGICS), 2.0),
     )
 }
@@ -157,10 +183,12 @@ COMPRESSIONS = {
 OUTPUTS = {
     entry.name: entry
     for entry in (
-        OutputFormat("arrow", ".arrow", is_appendable=False),
-        OutputFormat("parquet", ".parquet", is_appendable=False),
-        OutputFormat("jsonl", ".jsonl", is_appendable=True),
-        OutputFormat("lines", ".txt", is_appendable=True),
+        OutputFormat("arrow", read_as="arrow", other_suffixes=(".ipc", ".feather")),  # it is written as a stream
+        OutputFormat("parquet", read_as="parquet"),
+        OutputFormat("jsonl", read_as="jsonl", is_appendable=True),
+        OutputFormat("lines", read_as="text", is_appendable=True),
+        OutputFormat("csv", read_as="csv"),
+        OutputFormat("tsv", read_as="tsv"),
     )
 }
 """Name -> output format; ``shuffle/outputs.py`` writes and reads them."""
@@ -181,8 +209,17 @@ def allowed_suffixes() -> str:
 
 
 def allowed_output_suffixes() -> str:
-    """Return the suffixes of a single output file, for a help text."""
-    return ", ".join(entry.suffix for entry in OUTPUTS.values())
+    """Return the suffixes of a single output file, for a message or a help text."""
+    outputs, compressions = OUTPUTS.values(), [entry for entry in COMPRESSIONS.values() if entry.is_appendable]
+    text, binary, packed = (
+        ", ".join(suffix for entry in entries for suffix in entry.suffixes)
+        for entries in (
+            [entry for entry in outputs if entry.can_be_compressed],
+            [entry for entry in outputs if not entry.can_be_compressed],
+            compressions,
+        )
+    )
+    return f"{text}, each also with {packed}; {binary}"
 
 
 def allowed_formats() -> str:
@@ -198,9 +235,30 @@ def split_suffixes(name: str) -> tuple[str | None, str | None]:
     return next((entry.name for entry in FORMATS.values() if suffix and suffix in entry.suffixes), None), compression
 
 
-def output_format_of(path: str) -> str | None:
-    """Return the output format of a single file by its suffix; None: ``path`` is no single file."""
-    return next((entry.name for entry in OUTPUTS.values() if path.lower().endswith(entry.suffix)), None)
+def output_file_of(name: str) -> OutputFile | None:
+    """Return what a single file of that name is; None: the name is that of a folder, without a suffix or with a slash.
+
+    A number is no suffix, as in ``shards-v1.0``.
+
+    Raises:
+        ConfigError: If no file is written under the suffix, so that neither a file nor a folder is meant for sure.
+    """
+    suffix = PurePosixPath(name).suffix.lower()
+    if not suffix or suffix[1:].isdigit() or name.endswith("/"):
+        return None
+    _, compression = split_suffixes(PurePosixPath(name).name)
+    inner = PurePosixPath(name).with_suffix("").suffix.lower() if compression else suffix
+    found = next((entry for entry in OUTPUTS.values() if inner in entry.suffixes), None)
+    if found and (compression is None or (found.can_be_compressed and COMPRESSIONS[compression].is_appendable)):
+        return OutputFile(found.name, compression)
+    if found and not found.can_be_compressed:
+        hint = f"{found.name} is not compressed as a whole: leave the last suffix out"
+    else:
+        hint = f"for a folder of that name, write {name}/"
+    raise ConfigError(
+        f"{name}: no file is written under the suffix '{suffix}'; the name of a single file ends in "
+        f"{allowed_output_suffixes()}; {hint}"
+    )
 
 
 def load_function(reference: str) -> Callable[..., Any]:

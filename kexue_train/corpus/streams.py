@@ -229,6 +229,8 @@ def unreadable(path: Path | str, error: OSError) -> CorpusError:
 @contextmanager
 def _open_raw(path: str) -> Iterator[IO[bytes]]:
     if path == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise CorpusError("standard input is closed, so there is nothing to read; leave it open, or name files")
         yield sys.stdin.buffer
     elif is_uri(path):
         with open_remote(path) as remote:

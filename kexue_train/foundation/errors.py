@@ -8,6 +8,7 @@ KexueError
 │   └── StaleArtifactError   whole, but made from other inputs or settings
 ├── ResourceError     disk, memory, port, permission, missing package
 ├── MachineLostError  a machine of the cluster is gone, with what lay on it
+├── InterruptedOutputError  stopped while the result went to standard output
 ├── TrainingError     a worker failed or the run diverged
 └── EvaluationError   a model or data set that cannot be scored
 
@@ -65,6 +66,12 @@ class MachineLostError(KexueError):
     def __reduce__(self) -> tuple[type[Self], tuple[str, frozenset[str]]]:
         """Survive the way back from a worker process with both arguments."""
         return type(self), (str(self), self.machines)
+
+
+class InterruptedOutputError(KexueError):
+    """A command was interrupted while its result went to standard output, so that there is nothing to resume."""
+
+    exit_code = 130
 
 
 class TrainingError(KexueError):

@@ -15,7 +15,7 @@ from kexue_train.foundation.runtime import give_back_freed_memory, keep_freed_me
 from kexue_train.shuffle.bucket import Ordered, Pieces, iter_ordered
 from kexue_train.shuffle.keys import bucket_bounds, hash_rows, sum_words
 from kexue_train.shuffle.mixing import OrderSums
-from kexue_train.shuffle.outputs import ShardOutput, open_shard, shard_file_name
+from kexue_train.shuffle.outputs import ShardForm, ShardOutput, open_shard, shard_file_name
 from kexue_train.shuffle.rows import Rows, values_bytes
 from kexue_train.shuffle.segments import SpillFile, SpillSegment, group_by_bucket, read_spill_list, spilled_buckets
 from kexue_train.shuffle.weights import Draw
@@ -32,8 +32,7 @@ class GatherTask:
     buckets_per_shard: int
     bucket_bytes: int
     """Memory for the rows held at a time."""
-    output: str
-    keep: tuple[str, ...]
+    form: ShardForm
     drop_duplicates: bool
     draws: tuple[Draw, ...]
     """For each ticket which rows stay."""
@@ -91,9 +90,9 @@ def gather(task: GatherTask, fetched: Sequence[Sequence[SpillSegment]] | None = 
     files = read_spill_list(task.folder)
     first = task.shard * task.buckets_per_shard
     buckets = range(first, first + task.buckets_per_shard)
-    path = Path(task.out_folder, shard_file_name(task.output, task.shard, task.num_shards))
+    path = Path(task.out_folder, shard_file_name(task.form.output, task.shard, task.num_shards))
     shard = _Shard(task)
-    with open_shard(path, task.output, task.keep, durable=task.is_durable) as (output, file):
+    with open_shard(path, task.form, durable=task.is_durable) as (output, file):
         for bucket, pieces in _pieces(files, fetched, buckets):
             bounds = bucket_bounds(bucket, task.num_shards * task.buckets_per_shard)
             for ordered in iter_ordered(

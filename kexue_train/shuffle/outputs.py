@@ -1,9 +1,10 @@
-"""Writes and reads shards in the formats a shuffle can give: Arrow, Parquet, JSON Lines, plain lines."""
+"""Writes and reads shards in the formats a shuffle can give: Arrow, Parquet, JSON Lines, plain lines, CSV, TSV."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic_core import from_json, to_json
 
+from kexue_train.corpus.compression import Sink, open_compressor
 from kexue_train.corpus.formats import OUTPUTS
 from kexue_train.foundation.arrow_shards import ShardWriter, read_shard
 from kexue_train.foundation.errors import CorpusError
@@ -27,6 +29,8 @@ Columns = tuple[pa.LargeBinaryArray, pa.LargeBinaryArray | None]
 
 _PARQUET_ROWS, _PARQUET_BYTES = 2**17, 16 * 2**20  # of a row group
 _READ_BYTES = 8 * 2**20
+_CSV_BLOCK_BYTES = 256 * 2**20
+"""Above the longest row: Arrow reads whole rows only."""
 
 
 def text_schema(keep: Sequence[str]) -> pa.Schema:
@@ -92,7 +96,7 @@ def _join(parts: list[pa.LargeBinaryArray]) -> pa.LargeBinaryArray:
 
 def shard_file_name(output: str, shard: int, num_shards: int) -> str:
     """Return a name like ``data-00003-of-00016.arrow``."""
-    return f"data-{shard:05d}-of-{num_shards:05d}{OUTPUTS[output].suffix}"
+    return f"data-{shard:05d}-of-{num_shards:05d}{OUTPUTS[output].suffixes[0]}"
 
 
 class ShardOutput(Protocol):
@@ -103,23 +107,36 @@ class ShardOutput(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ShardForm:
+    """What a shard is written as."""
+
+    output: str
+    """Name of the format in ``formats.OUTPUTS``."""
+    keep: tuple[str, ...] = ()
+    """The kept columns."""
+    compression: str | None = None
+    """Of the file as a whole; only where the format allows it."""
+
+
 @contextmanager
-def open_shard(
-    path: Path, output: str, keep: Sequence[str], *, durable: bool
-) -> Iterator[tuple[ShardOutput, WriteBehindFile]]:
-    """Open a new shard in the format ``output``, and the file it goes to; an error leaves no file."""
-    with _FORMS[output].open(path, keep, durable) as opened:
+def open_shard(path: Path, form: ShardForm, *, durable: bool) -> Iterator[tuple[ShardOutput, WriteBehindFile]]:
+    """Open a new shard, and the file it goes to; an error leaves no file."""
+    with _FORMATS[form.output].open(path, form, durable) as opened:
         yield opened
 
 
 def iter_shard(path: Path, output: str, keep: Sequence[str]) -> Iterator[Columns]:
     """Yield the rows of a shard in pieces, for checking; a damaged file raises what its reader raises."""
-    return _FORMS[output].read(path, keep)
+    return _FORMATS[output].read(path, keep)
+
+
+Opened = Iterator[tuple[ShardOutput, WriteBehindFile]]
 
 
 @contextmanager
-def _open_arrow(path: Path, keep: Sequence[str], durable: bool) -> Iterator[tuple[ShardOutput, WriteBehindFile]]:
-    schema = text_schema(keep)
+def _open_arrow(path: Path, form: ShardForm, durable: bool) -> Opened:
+    schema = text_schema(form.keep)
     with ShardWriter(path, schema, durable=durable) as writer:
         shard = _BatchOutput(writer.write, schema, BatchCutter())
         yield shard, writer.file
@@ -131,10 +148,10 @@ def _read_arrow(path: Path, _: Sequence[str]) -> Iterator[Columns]:
 
 
 @contextmanager
-def _open_parquet(path: Path, keep: Sequence[str], durable: bool) -> Iterator[tuple[ShardOutput, WriteBehindFile]]:
+def _open_parquet(path: Path, form: ShardForm, durable: bool) -> Opened:
     import pyarrow.parquet as pq  # noqa: PLC0415  # costs memory that most shuffles do not need
 
-    schema = text_schema(keep)
+    schema = text_schema(form.keep)
     settings = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
     with new_file(path, durable=durable) as file, pq.ParquetWriter(file, schema, **settings) as writer:
         shard = _BatchOutput(writer.write_batch, schema, BatchCutter(_PARQUET_ROWS, _PARQUET_BYTES))
@@ -150,9 +167,9 @@ def _read_parquet(path: Path, _: Sequence[str]) -> Iterator[Columns]:
 
 
 @contextmanager
-def _open_json_lines(path: Path, keep: Sequence[str], durable: bool) -> Iterator[tuple[ShardOutput, WriteBehindFile]]:
-    with new_file(path, durable=durable) as file:
-        yield _JsonOutput(file, keep), file
+def _open_json_lines(path: Path, form: ShardForm, durable: bool) -> Opened:
+    with new_file(path, durable=durable) as file, open_compressor(file, form.compression) as sink:
+        yield _JsonOutput(sink, form.keep), file
 
 
 def _read_json_lines(path: Path, keep: Sequence[str]) -> Iterator[Columns]:
@@ -164,9 +181,9 @@ def _read_json_lines(path: Path, keep: Sequence[str]) -> Iterator[Columns]:
 
 
 @contextmanager
-def _open_plain_lines(path: Path, _: Sequence[str], durable: bool) -> Iterator[tuple[ShardOutput, WriteBehindFile]]:
-    with new_file(path, durable=durable) as file:
-        yield _LinesOutput(file), file
+def _open_plain_lines(path: Path, form: ShardForm, durable: bool) -> Opened:
+    with new_file(path, durable=durable) as file, open_compressor(file, form.compression) as sink:
+        yield _LinesOutput(sink), file
 
 
 def _read_plain_lines(path: Path, _: Sequence[str]) -> Iterator[Columns]:
@@ -174,20 +191,69 @@ def _read_plain_lines(path: Path, _: Sequence[str]) -> Iterator[Columns]:
         yield pa.array(lines, pa.large_binary()), None
 
 
-class _Form(NamedTuple):
+@contextmanager
+def _open_csv(path: Path, form: ShardForm, durable: bool) -> Opened:
+    from pyarrow.csv import CSVWriter  # noqa: PLC0415  # costs memory that most shuffles do not need
+
+    schema = text_schema(form.keep)
+    with (
+        new_file(path, durable=durable) as file,
+        open_compressor(file, form.compression) as sink,
+        CSVWriter(_as_arrow_file(sink), schema) as writer,
+    ):
+        shard = _BatchOutput(writer.write_batch, schema, BatchCutter())
+        yield shard, file
+        shard.finish()
+
+
+def _read_csv(path: Path, keep: Sequence[str]) -> Iterator[Columns]:
+    from pyarrow import csv  # noqa: PLC0415  # costs memory that most shuffles do not need
+
+    # Of a missing value the writer leaves nothing, of an empty one a pair of quotation marks.
+    as_written = csv.ConvertOptions(
+        column_types=text_schema(keep), null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
+    )
+    whole_rows = csv.ReadOptions(block_size=_CSV_BLOCK_BYTES, use_threads=False)
+    with csv.open_csv(path, whole_rows, csv.ParseOptions(newlines_in_values=True), as_written) as batches:
+        yield from map(from_record_batch, batches)
+
+
+@contextmanager
+def _open_tsv(path: Path, form: ShardForm, durable: bool) -> Opened:
+    with new_file(path, durable=durable) as file, open_compressor(file, form.compression) as sink:
+        shard = _TsvOutput(sink)
+        shard.write_header(form.keep)
+        batches = _BatchOutput(shard.write_batch, text_schema(form.keep), BatchCutter())
+        yield batches, file
+        batches.finish()
+
+
+def _read_tsv(path: Path, keep: Sequence[str]) -> Iterator[Columns]:
+    is_header = True
+    for lines in _read_lines(path):
+        rows = [line.split(b"\t") for line in lines[is_header:]]
+        is_header = False
+        columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+        if columns:
+            yield from_record_batch(pa.record_batch(columns, schema=text_schema(keep)))
+
+
+class _Format(NamedTuple):
     """How the shards of one output format are written and read."""
 
-    open: Callable[[Path, Sequence[str], bool], AbstractContextManager[tuple[ShardOutput, WriteBehindFile]]]
+    open: Callable[[Path, ShardForm, bool], AbstractContextManager[tuple[ShardOutput, WriteBehindFile]]]
     read: Callable[[Path, Sequence[str]], Iterator[Columns]]
 
 
-_FORMS = {
-    "arrow": _Form(_open_arrow, _read_arrow),
-    "parquet": _Form(_open_parquet, _read_parquet),
-    "jsonl": _Form(_open_json_lines, _read_json_lines),
-    "lines": _Form(_open_plain_lines, _read_plain_lines),
+_FORMATS = {
+    "arrow": _Format(_open_arrow, _read_arrow),
+    "parquet": _Format(_open_parquet, _read_parquet),
+    "jsonl": _Format(_open_json_lines, _read_json_lines),
+    "lines": _Format(_open_plain_lines, _read_plain_lines),
+    "csv": _Format(_open_csv, _read_csv),
+    "tsv": _Format(_open_tsv, _read_tsv),
 }
-"""Name of an output format -> its form; the same names as in ``formats.OUTPUTS``."""
+"""Name of an output format -> how it is written and read; the same names as in ``formats.OUTPUTS``."""
 
 
 class _BatchOutput:
@@ -204,7 +270,7 @@ class _BatchOutput:
 
 
 class _JsonOutput:
-    def __init__(self, file: WriteBehindFile, keep: Sequence[str]) -> None:
+    def __init__(self, file: Sink, keep: Sequence[str]) -> None:
         self._file, self._keep = file, tuple(keep)
 
     def write(self, texts: pa.LargeBinaryArray, extras: pa.LargeBinaryArray | None) -> None:
@@ -218,7 +284,7 @@ class _JsonOutput:
 
 
 class _LinesOutput:
-    def __init__(self, file: WriteBehindFile) -> None:
+    def __init__(self, file: Sink) -> None:
         self._file = file
 
     def write(self, texts: pa.LargeBinaryArray, extras: pa.LargeBinaryArray | None) -> None:  # noqa: ARG002  # none
@@ -229,10 +295,39 @@ class _LinesOutput:
                 "a document holds a newline, so it cannot be a line of its own; write another format "
                 "(--to jsonl, or a file name that ends in .jsonl)"
             )
-        nothing, newline = (pa.scalar(value, pa.large_binary()) for value in (b"", b"\n"))
-        lines = pc.binary_join_element_wise(texts, nothing, newline)
-        ends = offsets_of(lines)
-        self._file.write(data_of(lines)[ends[0] : ends[-1]])
+        _write_lines(self._file, texts)
+
+
+class _TsvOutput:
+    """Lines of fields between tabs; what would not be read back as it is cannot be written."""
+
+    def __init__(self, file: Sink) -> None:
+        self._file = file
+
+    def write_header(self, keep: Sequence[str]) -> None:
+        names = text_schema(keep).names
+        self.write_batch(pa.record_batch([pa.array([name]) for name in names], names=names))
+
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if column.null_count or pc.any(pc.match_substring_regex(column, r"[\t\r\n]")).as_py():
+                raise CorpusError(
+                    f"column '{name}' has a value with a tab or a line end in it, or a missing one, which TSV cannot "
+                    "hold; write CSV, JSON Lines or Parquet (--to csv, or a file name that ends in .csv)"
+                )
+        columns = [as_binary(column.cast(pa.large_string())) for column in batch.columns]
+        _write_lines(self._file, pc.binary_join_element_wise(*columns, pa.scalar(b"\t", pa.large_binary())))
+
+
+def _write_lines(file: Sink, texts: pa.LargeBinaryArray) -> None:
+    nothing, newline = (pa.scalar(value, pa.large_binary()) for value in (b"", b"\n"))
+    lines = pc.binary_join_element_wise(texts, nothing, newline)
+    ends = offsets_of(lines)
+    file.write(data_of(lines)[ends[0] : ends[-1]])
+
+
+def _as_arrow_file(sink: Sink) -> pa.NativeFile:
+    return sink if isinstance(sink, pa.NativeFile) else pa.PythonFile(sink, mode="w")
 
 
 def _read_lines(path: Path) -> Iterator[list[bytes]]:

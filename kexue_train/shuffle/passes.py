@@ -17,6 +17,7 @@ from kexue_train.foundation.errors import MachineLostError
 from kexue_train.foundation.progress import Progress
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.gather import GatherResult, GatherTask, gather, shard_marker_path
+from kexue_train.shuffle.outputs import ShardForm
 from kexue_train.shuffle.plan import MemoryBudget, ShufflePlan, plan_shuffle
 from kexue_train.shuffle.scatter import ScatterTask, scatter
 from kexue_train.shuffle.scatter_result import ScatterResult, marker_path, spill_path
@@ -31,6 +32,7 @@ class Passes:
     """The work of one shuffle: what the tasks of both passes have in common."""
 
     config: ShuffleConfig
+    form: ShardForm
     sources: Sequence[Source]
     plan: ShufflePlan
     budget: MemoryBudget
@@ -82,8 +84,7 @@ class Passes:
                 num_shards=self.plan.num_shards,
                 buckets_per_shard=self.plan.buckets_per_shard,
                 bucket_bytes=self.budget.bucket_bytes,
-                output=self.config.output,
-                keep=self.config.keep,
+                form=self.form,
                 drop_duplicates=self.config.dedup == "exact",
                 draws=tuple(by_shard[shard] for by_shard in draws),
                 folder=str(self.scratch),

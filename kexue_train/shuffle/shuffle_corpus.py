@@ -30,7 +30,7 @@ from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.foundation.runtime import available_memory_bytes, format_size, parse_size, require_disk
 from kexue_train.foundation.stage import Outlook, Stage, StagePlan
 from kexue_train.shuffle.config import ShuffleConfig
-from kexue_train.shuffle.outputs import shard_file_name
+from kexue_train.shuffle.outputs import ShardForm, shard_file_name
 from kexue_train.shuffle.passes import Passes, load_plan
 from kexue_train.shuffle.plan import count_shards, estimate_disk_bytes, estimate_text_bytes, plan_shuffle, split_memory
 from kexue_train.shuffle.proof import Account, describe_shuffle_files, make_manifest
@@ -84,7 +84,8 @@ def shuffle_corpus(
         return manifest
     with explain_full_disk(out_dir):
         partial = open_partial(out_dir, recipe, progress)
-        passes = plan_passes(config, sources, num_shards, seed, recipe, partial / _SCRATCH, executor, progress)
+        form = ShardForm(config.output, config.keep)
+        passes = plan_passes(config, form, sources, num_shards, seed, recipe, partial / _SCRATCH, executor, progress)
         scattered = first_pass(passes)
         scattered = _gather_folder(passes, scattered, partial)
         return _finish(passes, recipe, scattered, partial, out_dir)
@@ -92,6 +93,7 @@ def shuffle_corpus(
 
 def plan_passes(
     config: ShuffleConfig,
+    form: ShardForm,
     sources: Sequence[Source],
     num_shards: int,
     seed: int,
@@ -113,6 +115,7 @@ def plan_passes(
     progress.note(f"needs up to {format_size(need)} of disk and {format_size(memory)} of memory, {workers}")
     return Passes(
         config=config,
+        form=form,
         sources=sources,
         plan=load_plan(scratch, sources, num_shards, budget),
         budget=budget,
@@ -127,10 +130,10 @@ def plan_passes(
 
 
 def first_pass(passes: Passes) -> list[ScatterResult]:
-    """Scatter, then check that the inputs did not change and that they hold a document."""
+    """Scatter, then check that the inputs did not change and that they hold a document, or lines, perhaps none."""
     scattered = passes.scatter_all()
     check_unchanged(passes.sources)
-    if not any(result.offered for result in scattered):
+    if not passes.raw and not any(result.offered for result in scattered):
         counts = [entry for result in scattered for entry in result.files.values()]
         blank = sum(entry.blank for entry in counts)
         bad, dropped = sum(entry.rejected.total() for entry in counts), sum(entry.dropped.total() for entry in counts)

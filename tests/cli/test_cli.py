@@ -144,6 +144,18 @@ def test_bash_completes_commands_options_and_choices(typed: str, offered: set[st
     assert set(done.stdout.split()) == offered
 
 
+def test_a_shuffle_whose_reader_has_read_enough_ends_quietly(
+    here: Path, kexue: Kexue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as nobody, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", nobody)
+        ended = kexue("shuffle", "documents.jsonl", "-o", "-", "--workers", 1)
+    assert ended.code == 141
+    assert "error" not in ended.err
+
+
 def test_bash_is_told_how_to_complete(kexue: Kexue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shellingham.detect_shell", lambda *_: ("bash", "/bin/bash"))
     assert "complete -o default -F _kexue_completion kexue" in kexue("--show-completion").out
@@ -233,6 +245,9 @@ def test_other_settings_for_a_folder_with_work_are_refused_and_it_stays(made: Pa
         ("shuffle documents.jsonl -o x --text-key body", ["documents.jsonl:1", "no key 'body'", "'text'"]),
         ("shuffle documents.jsonl -o x --workers 2 --ray local", ["--workers and --ray"]),
         ("shuffle documents.jsonl -o .", ["holds no manifest.json", "left alone"]),
+        ("shuffle documents.jsonl -o x.json", ["x.json: no file is written", "'.json'", ".jsonl", "write x.json/"]),
+        ("shuffle documents.jsonl -o x.txt --to jsonl", ["x.txt: is a file of lines", "jsonl is asked for"]),
+        ("shuffle documents.jsonl -o - --json", ["--json and --out -"]),
         ("verify nothing", ["nothing: no manifest.json"]),
         ("verify documents.jsonl", ["documents.jsonl: no manifest.json"]),
         ("tokenizer nothing -o x", ["nothing: no manifest.json"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -9,13 +10,21 @@ from typing import get_args
 import pytest
 
 from kexue_train.corpus.builder import BlockBuilder
-from kexue_train.corpus.formats import COMPRESSIONS, FORMATS, OUTPUTS, InputFormat, load_function
+from kexue_train.corpus.formats import (
+    COMPRESSIONS,
+    FORMATS,
+    OUTPUTS,
+    InputFormat,
+    load_function,
+    output_file_of,
+    split_suffixes,
+)
 from kexue_train.corpus.inputs import find_inputs
 from kexue_train.corpus.readers import describe_position, read_records
 from kexue_train.corpus.records import ReadOptions, RecordBlock
-from kexue_train.foundation.errors import CorpusError
+from kexue_train.foundation.errors import ConfigError, CorpusError
 from kexue_train.shuffle.config import ShuffleConfig
-from kexue_train.shuffle.outputs import _FORMS
+from kexue_train.shuffle.outputs import _FORMATS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "shuffle.md"
 
@@ -53,7 +62,47 @@ def test_no_suffix_stands_for_two_things():
 def test_the_configuration_allows_the_formats_of_the_tables():
     choices = ("auto", *(name for name, entry in FORMATS.items() if entry.suffixes))
     assert get_args(ShuffleConfig.model_fields["format"].annotation) == choices
-    assert get_args(ShuffleConfig.model_fields["output"].annotation) == tuple(OUTPUTS) == tuple(_FORMS)
+    assert get_args(ShuffleConfig.model_fields["output"].annotation) == tuple(OUTPUTS) == tuple(_FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("out.txt", ("lines", None)),
+        ("a.b/OUT.TXT.GZ", ("lines", "gzip")),
+        ("out.jsonl.zst", ("jsonl", "zstd")),
+        ("out.ndjson", ("jsonl", None)),
+        ("out.csv.bz2", ("csv", "bz2")),
+        ("out.tsv.xz", ("tsv", "xz")),
+        ("out.parquet", ("parquet", None)),
+        ("out.arrow", ("arrow", None)),
+        *(
+            (name, None)
+            for name in ("shards", "a.txt/shards", "shards-v1.0", "2024.11.30", "out.txt/", "out.foo/", ".")
+        ),
+    ],
+)
+def test_the_name_of_an_output_says_what_it_is(name, file):
+    assert output_file_of(name) == file
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["out.json", "out.json.gz", "out.gz", "out.txt.zip", "out.zip", "out.tar", "out.text.7z", "out.parquet.gz",
+     "out.arrow.zst", "out.gz.txt.foo", "out.txt.gz.gz", "out.txtt",
+     "out.txt.lzma", "out.feather", "out.ipc"],
+)  # fmt: skip
+def test_a_name_that_means_no_output_is_refused(name):
+    with pytest.raises(ConfigError, match=re.escape(f"{name}: no file is written under the suffix")):
+        output_file_of(name)
+
+
+def test_every_output_can_be_read_back():
+    for entry in OUTPUTS.values():
+        assert entry.suffixes
+        for suffix in entry.suffixes:
+            assert output_file_of(f"out{suffix}") == (entry.name, None)
+            assert split_suffixes(f"out{suffix}") == (entry.read_as, None)
 
 
 def test_the_documentation_lists_the_tables():

@@ -1,19 +1,30 @@
 from __future__ import annotations
 
+import csv
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kexue_train.corpus.formats import OUTPUTS, output_format_of
+from kexue_train.corpus.formats import COMPRESSIONS, OUTPUTS, output_file_of
+from kexue_train.corpus.streams import open_stream
 from kexue_train.executor import LocalExecutor
 from kexue_train.foundation.artifacts import file_checksum, partial_dir
-from kexue_train.foundation.errors import ArtifactError, ConfigError, CorpusError
+from kexue_train.foundation.errors import (
+    ArtifactError,
+    ConfigError,
+    CorpusError,
+    InterruptedOutputError,
+    ResourceError,
+)
 from kexue_train.shuffle import passes, single_file
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.single_file import shuffle_to_file
@@ -22,7 +33,7 @@ LINES = [b"line %d" % i for i in range(500)] + [b"", b"", b"\xff\xfe no UTF-8", 
 
 
 def run(inputs, out, *, seed=0, executor=None, **settings):
-    settings = {"output": output_format_of(str(out)) or "lines"} | settings
+    settings = {"output": output_file_of(str(out)).format if str(out) != "-" else "lines"} | settings
     return shuffle_to_file(
         ShuffleConfig(**settings), [str(inputs)], str(out), seed=seed, executor=executor or LocalExecutor(1)
     )
@@ -67,7 +78,7 @@ def test_the_file_holds_the_order_of_the_folder(tmp_path, corpus, shuffle, many_
 
 @pytest.mark.parametrize("output", list(OUTPUTS))
 def test_every_format_can_be_one_file(tmp_path, corpus, output):
-    path = tmp_path / f"out{OUTPUTS[output].suffix}"
+    path = tmp_path / f"out{OUTPUTS[output].suffixes[0]}"
     manifest = run(corpus, path)
     match output:
         case "arrow":
@@ -76,19 +87,86 @@ def test_every_format_can_be_one_file(tmp_path, corpus, output):
             texts = pq.read_table(path)["text"].to_pylist()
         case "jsonl":
             texts = [json.loads(line)["text"] for line in path.read_bytes().splitlines()]
+        case "csv":
+            texts = [row["text"] for row in csv.DictReader(io.StringIO(path.read_bytes().decode()))]
         case _:
-            texts = path.read_text(encoding="utf-8").splitlines()
+            texts = path.read_text(encoding="utf-8").splitlines()[output == "tsv" :]
     assert len(texts) == manifest.rows == 320
     assert texts[0].startswith("document")
+
+
+@pytest.mark.parametrize(
+    "compression", [entry for entry in COMPRESSIONS.values() if entry.is_appendable], ids=lambda entry: entry.name
+)
+@pytest.mark.parametrize("name", ["out.txt", "out.csv"])
+def test_a_compressed_file_holds_what_the_plain_one_does(tmp_path, lines, many_parts, name, compression):
+    lines.write_bytes(b"".join(b"line %d\n" % i for i in range(300)))
+    run(lines, tmp_path / name)
+    manifest = run(lines, tmp_path / f"{name}{compression.suffixes[-1]}")
+    packed = tmp_path / f"{name}{compression.suffixes[-1]}"
+    with open_stream(str(packed), compression.name) as stream:
+        assert stream.read(10**6) == (tmp_path / name).read_bytes()
+    (entry,) = manifest.files.values()
+    assert (entry.bytes, entry.checksum) == (packed.stat().st_size, file_checksum(packed))
+
+
+TEXTS = ["plain", 'with "quotes"', "a, comma", "two\nlines", "return\r\nand feed", " blanks ", "\ttab", "'", "中文"]
+
+
+def test_csv_holds_texts_of_any_kind(tmp_path, make_corpus):
+    run(make_corpus(tmp_path / "a.jsonl", TEXTS), tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["text"]
+    assert sorted(rows) == sorted([text] for text in TEXTS)
+    run(tmp_path / "out.csv", tmp_path / "back.jsonl")
+    assert sorted(json.loads(line)["text"] for line in (tmp_path / "back.jsonl").read_bytes().splitlines()) == sorted(
+        TEXTS
+    )
+
+
+@pytest.mark.parametrize("text", ["a\ttab", "two\nlines", "a return\r"])
+def test_tsv_cannot_hold_its_own_separators(tmp_path, make_corpus, text):
+    with pytest.raises(CorpusError, match=r"column 'text' has a value with a tab or a line end.*--to csv"):
+        run(make_corpus(tmp_path / "a.jsonl", ["good", text]), tmp_path / "out.tsv")
+    assert not (tmp_path / "out.tsv").exists()
+
+
+def test_tsv_takes_quotes_as_they_are(tmp_path, make_corpus):
+    run(make_corpus(tmp_path / "a.jsonl", ['"', 'a "b" c']), tmp_path / "out.tsv")
+    assert sorted((tmp_path / "out.tsv").read_text().splitlines()[1:]) == ['"', 'a "b" c']
+
+
+def test_the_name_and_the_format_asked_for_must_agree(tmp_path, lines):
+    with pytest.raises(ConfigError, match=r"out\.txt: is a file of lines by its name, but jsonl is asked for"):
+        run(lines, tmp_path / "out.txt", output="jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
+
+
+@pytest.mark.parametrize("name", ["out.txt", "out.txt.gz"])
+def test_no_line_at_all_gives_an_empty_output(tmp_path, name):
+    (tmp_path / "empty.txt").touch()
+    assert run(tmp_path / "empty.txt", tmp_path / name).rows == 0
+    with open_stream(str(tmp_path / name), output_file_of(name).compression) as stream:
+        assert stream.read(1) == b""
+
+
+def test_no_document_at_all_is_an_error(tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(CorpusError, match="hold no document"):
+        run(tmp_path / "empty.jsonl", tmp_path / "out.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.jsonl"]
 
 
 class KilledError(BaseException):
     """Stands for a kill."""
 
 
+@pytest.mark.parametrize("suffix", [".txt", ".txt.gz"])
 @pytest.mark.parametrize("kill_after", [0, 1, 3, 5])
-def test_a_killed_run_goes_on_with_the_same_bytes(tmp_path, lines, many_parts, monkeypatch, kill_after):
-    run(lines, tmp_path / "reference.txt")
+def test_a_killed_run_goes_on_with_the_same_bytes(tmp_path, lines, many_parts, monkeypatch, kill_after, suffix):
+    reference, out = tmp_path / f"reference{suffix}", tmp_path / f"out{suffix}"
+    run(lines, reference)
     original, calls = passes.gather, []
 
     def gather(task):
@@ -100,11 +178,11 @@ def test_a_killed_run_goes_on_with_the_same_bytes(tmp_path, lines, many_parts, m
     with monkeypatch.context() as patch:
         patch.setattr(passes, "gather", gather)
         with pytest.raises(KilledError):
-            run(lines, tmp_path / "out.txt")
-    assert not (tmp_path / "out.txt").exists()
-    manifest = run(lines, tmp_path / "out.txt")
-    assert (tmp_path / "out.txt").read_bytes() == (tmp_path / "reference.txt").read_bytes()
-    assert manifest.files["out.txt"].checksum == file_checksum(tmp_path / "reference.txt")
+            run(lines, out)
+    assert not out.exists()
+    manifest = run(lines, out)
+    assert out.read_bytes() == reference.read_bytes()
+    assert manifest.files[out.name].checksum == file_checksum(reference)
 
 
 def test_an_existing_file_is_left_alone(tmp_path, lines):
@@ -130,6 +208,64 @@ def test_refused_records_lie_beside_the_file(tmp_path):
 def test_standard_output_has_no_place_for_refused_records(lines):
     with pytest.raises(ConfigError, match="give a file or folder with --out"):
         run(lines, "-", on_bad_record="skip")
+
+
+def test_standard_output_gets_the_bytes_of_the_file(tmp_path, lines, many_parts, capfdbinary):
+    run(lines, tmp_path / "out.txt")
+    run(lines, "-")
+    assert capfdbinary.readouterr().out == (tmp_path / "out.txt").read_bytes()
+
+
+@pytest.fixture
+def no_traces(tmp_path, monkeypatch):
+    """A folder for temporary files that must be empty in the end."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    yield
+    assert list(folder.iterdir()) == []
+
+
+def test_a_full_standard_output_is_said_in_words_that_fit_it(lines, no_traces, monkeypatch):
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", full)
+        with pytest.raises(ResourceError, match=r"^standard output: cannot be written .*No space left") as caught:
+            run(lines, "-")
+    assert not any(word in str(caught.value) for word in ("partial", "kept", "resume", "delete"))
+
+
+def test_a_closed_standard_output_is_refused(lines, no_traces, monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(ConfigError, match="standard output is closed"):
+        run(lines, "-")
+
+
+def test_a_reader_that_went_away_is_no_failure_of_the_shuffle(lines, no_traces, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as nobody, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", nobody)
+        with pytest.raises(BrokenPipeError):
+            run(lines, "-")
+
+
+def test_an_interrupt_says_that_nothing_is_kept(lines, no_traces, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(passes, "gather", interrupt)
+    with pytest.raises(InterruptedOutputError, match="nothing is kept to resume") as caught:
+        run(lines, "-")
+    assert caught.value.exit_code == 130
+
+
+def test_a_full_temporary_folder_is_named_with_the_way_out(lines, no_traces, monkeypatch):
+    def fill(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(passes, "scatter", fill)
+    with pytest.raises(ResourceError, match=r"temporary: temporary files cannot.*--spill or TMPDIR"):
+        run(lines, "-")
 
 
 @pytest.mark.slow

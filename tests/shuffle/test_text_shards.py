@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from kexue_train.corpus.formats import OUTPUTS
 from kexue_train.foundation.artifacts import MANIFEST_NAME, describe_files, read_manifest
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.shuffle.outputs import text_schema
@@ -11,11 +12,11 @@ from kexue_train.shuffle.text_shards import text_features, verify_text_shards
 from tests.shuffle.shard_texts import iter_texts
 
 
-@pytest.mark.parametrize("output", ["arrow", "parquet", "jsonl", "lines"])
+@pytest.mark.parametrize("output", list(OUTPUTS))
 @pytest.mark.parametrize("keep", [(), ("id", "more")])
 def test_verify_reads_every_format_and_finds_a_changed_row(tmp_path, shuffle, output, keep):
-    if output == "lines" and keep:
-        pytest.skip("lines hold the text alone")
+    if output in ("lines", "tsv") and keep:
+        pytest.skip("lines hold the text alone, and TSV no line ends")
     rows = [{"text": f"document {i} 中", "id": i, "more": None if i % 3 else f'"{i}"\n'} for i in range(50)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shuffle(tmp_path / "a.jsonl", tmp_path / "out", shards=2, output=output, keep=keep)
@@ -24,6 +25,16 @@ def test_verify_reads_every_format_and_finds_a_changed_row(tmp_path, shuffle, ou
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ArtifactError, match="data-00000-of-00002"):
         verify_text_shards(tmp_path / "out")
+
+
+def test_verify_reads_tsv_with_more_columns(tmp_path, shuffle):
+    rows = [{"text": f"document {i}", "id": i, "more": f'"{i}'} for i in range(50)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shuffle(tmp_path / "a.jsonl", tmp_path / "out", shards=2, output="tsv", keep=("id", "more"))
+    assert verify_text_shards(tmp_path / "out").rows == 50
+    lines = [path.read_text().splitlines() for path in sorted((tmp_path / "out").glob("*.tsv"))]
+    assert [part[0] for part in lines] == ["text\tid\tmore"] * 2
+    assert 'document 7\t7\t"7' in lines[0] + lines[1]
 
 
 def test_verify_finds_a_row_that_was_changed_behind_the_checksum_of_the_file(tmp_path, corpus, shuffle):
