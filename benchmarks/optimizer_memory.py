@@ -158,8 +158,11 @@ class Result:
 
 def measure_all(size: Size, vocab: int, k: int, device: torch.device) -> Iterator[Result]:
     """All contenders, each in a process of its own."""
+    # A forked process has the libraries at once. CUDA does not outlive a fork, and an import may have asked for it.
+    processes = get_context("spawn" if device.type == "cuda" else "forkserver")
+    processes.set_forkserver_preload([__name__])
     for title in CONTENDERS:
-        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        with ProcessPoolExecutor(1, processes) as process:
             yield process.submit(measure, title, size, vocab, k, device).result()
 
 
