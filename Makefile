@@ -2,6 +2,8 @@
 PYTHON ?= python3
 CONFIG ?= configs/demo.yaml
 ARGS ?=
+# Test processes: one more than two cores, since many tests wait for servers.
+JOBS ?= 3
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -19,10 +21,10 @@ pretrain: $(INSTALLED) ## the whole run of CONFIG (default configs/demo.yaml); a
 	@$(BIN)/python -m flows.pretrain_pipeline $(CONFIG) $(ARGS)
 
 test: $(INSTALLED) ## all tests
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 30 $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 30 $(ARGS)
 
 test-fast: $(INSTALLED) ## the tests that start no processes
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
 
 check: $(INSTALLED) ## formatting, lint, types, import directions
 	@$(BIN)/ruff format --check $(CODE)
