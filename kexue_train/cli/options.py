@@ -104,6 +104,7 @@ class FieldOption:
     section_defaults: dict[str, Any]
     """What the class gives the field's section by default."""
     is_hidden: bool = False
+    short_flag: str = ""
 
     @property
     def parameter(self) -> str:
@@ -124,6 +125,7 @@ class FieldOption:
         details = "; ".join([*self._default_in_words(), *limits])
         described = typer.Option(
             f"{self.flag}/--no-{self.flag.removeprefix('--')}" if bool in kinds else self.flag,
+            *filter(None, [self.short_flag]),
             help=" ".join([*text.split(), *([f" [{details}]"] if details else [])]),
             metavar="KEY=NUMBER" if self._has_keys else f"<{'|'.join(choices) or kinds[0].__name__.lower()}>",
             hidden=self.is_hidden,
@@ -172,7 +174,8 @@ def _options(section: Any, path: tuple[str, ...] = (), base: Any = None) -> Iter
         if hasattr(field.annotation, "model_fields"):
             yield from _options(field.annotation, (*path, name), default)
         else:
-            yield FieldOption(known_as.flag or f"--{name.replace('_', '-')}", *about)
+            flag = known_as.flag or f"--{name.replace('_', '-')}"
+            yield FieldOption(flag, *about, short_flag=known_as.short_flag)
         if known_as.old_flag:
             yield FieldOption(known_as.old_flag, *about, is_hidden=True)
 

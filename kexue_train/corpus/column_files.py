@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from kexue_train.corpus.columns import BATCH_ROWS, find_columns, read_batch
 from kexue_train.corpus.records import ReadOptions, RecordBlock
-from kexue_train.corpus.streams import STANDARD_INPUT, ByteStream, open_seekable, open_stream
+from kexue_train.corpus.streams import ByteStream, is_pipe, open_seekable, open_stream
 from kexue_train.foundation.errors import CorpusError, DamagedInputError
 
 _FILE_MAGIC = b"ARROW1"
@@ -68,8 +68,10 @@ def read_arrow(
             if head != _FILE_MAGIC:
                 yield from _read_stream(path, head, stream, options)
                 return
-        if path == STANDARD_INPUT:
-            raise CorpusError("-: is an Arrow file, which is not read from front to back; name the file as an input")
+        if is_pipe(path):
+            raise CorpusError(
+                f"{path}: is an Arrow file, which is not read from front to back; name the file as an input"
+            )
         with open_seekable(path, compression) as raw:
             yield from _read_file(path, raw, options, start, end)
 

@@ -15,7 +15,7 @@ from kexue_train.corpus.hub import HUB
 from kexue_train.corpus.patterns import stat_local, two_weights, weigh_paths
 from kexue_train.corpus.records import Document
 from kexue_train.corpus.remote import is_uri, stat_remote
-from kexue_train.corpus.streams import STANDARD_INPUT as STANDARD_INPUT  # a Source's path may be it
+from kexue_train.corpus.streams import is_pipe
 from kexue_train.foundation.errors import CorpusError
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class Source:
     """One input as it was when it was found."""
 
     path: str
-    """An absolute path, a URI, or ``-`` for the standard input."""
+    """An absolute path, a URI, or ``-`` for the standard input; see ``streams.is_pipe`` for the last."""
     format: str
     """Its name in ``FORMATS``."""
     compression: str | None
@@ -110,20 +110,22 @@ class _Status(NamedTuple):
 
 
 def _inspect(path: str) -> _Status:
-    if path == STANDARD_INPUT or path.startswith(HUB):
+    if is_pipe(path) or path.startswith(HUB):
         return _Status(path, 0, 0, has_ranges=False)
     if is_uri(path):
         remote = stat_remote(path)
         return _Status(path, remote.bytes or 0, remote.modified_ns, remote.has_ranges and remote.bytes is not None)
     status = stat_local(Path(path))
     if not stat.S_ISREG(status.st_mode):
-        raise CorpusError(f"{path}: is a pipe, socket or device, not a regular file; write its data to a file first")
+        raise CorpusError(
+            f"{path}: is a pipe, socket or device, not a regular file; write its data to a file first, or pipe it in"
+        )
     return _Status((status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns, has_ranges=True)
 
 
 def _describe(path: str, status: _Status, format: str, document: Document, weight: float) -> Source:
     size, modified_ns = status.bytes, status.modified_ns
-    if path == STANDARD_INPUT:
+    if is_pipe(path):
         return Source(path, "text" if format == "auto" else format, None, size, modified_ns, 1, weight)
     by_name, compression = ("hub", None) if path.startswith(HUB) else split_suffixes(PurePosixPath(path).name)
     resolved = by_name if format == "auto" or by_name == "hub" else format

@@ -52,7 +52,9 @@ def read_line_records(
     """
     number = 0
     with open_stream(path, compression, offset=max(start - 1, 0)) as stream:
-        for block in iter_line_blocks(stream, start=start, end=end, block_bytes=options.block_bytes):
+        for block in iter_line_blocks(
+            stream, start=start, end=end, block_bytes=options.block_bytes, line_end=options.line_end
+        ):
             num_lines = len(block.bounds) - 1
             numbers = np.arange(number, number + num_lines) if compression else block.offset + block.bounds[:-1]
             number += num_lines
@@ -70,20 +72,22 @@ def iter_line_blocks(
     end: int | None = None,
     block_bytes: int = 16 * 2**20,
     max_record_bytes: int = MAX_RECORD_BYTES,
+    line_end: bytes = b"\n",
 ) -> Iterator[LineBlock]:
-    r"""Yield the lines that begin in ``[start, end)``; they may go on beyond ``end``. Only ``\n`` ends a line.
+    """Yield the lines that begin in ``[start, end)``; they may go on beyond ``end``. Only ``line_end`` ends a line.
 
     Args:
-        stream: Stands at byte ``max(start - 1, 0)``: a line begins at ``start`` only if a newline lies before it.
+        stream: Stands at byte ``max(start - 1, 0)``: a line begins at ``start`` only if a line end lies before it.
         start: First byte of the range.
         end: First byte after it; None for the end of the stream.
         block_bytes: About how much is read at a time.
         max_record_bytes: A longer line is given by its beginning and length alone.
+        line_end: One byte.
     """
     rest = ahead = b""  # the beginning of a line; what was read beyond a line that was skipped
     offset = start
     if start:
-        offset, ahead = _skip_line(stream, start - 1, end, block_bytes)
+        offset, ahead = _skip_line(stream, start - 1, end, block_bytes, line_end)
     while end is None or offset < end:
         left = block_bytes if end is None else min(block_bytes, max(end - offset - len(rest), _LOOK_AHEAD_BYTES))
         # Reading as much again as is held keeps the copying of a long line linear.
@@ -92,46 +96,50 @@ def iter_line_blocks(
             if rest:
                 yield _make_block(offset, rest, np.array([0, len(rest)]))
             return
-        cut = data.rfind(b"\n") + 1
+        cut = data.rfind(line_end) + 1
         if cut:
             whole, rest = b"".join((rest, memoryview(data)[:cut])), data[cut:]  # one copy
-            yield from _blocks_of(offset, whole, end, max_record_bytes)
+            yield from _blocks_of(offset, whole, end, max_record_bytes, line_end)
             offset += len(whole)
         else:
             rest += data
             if len(rest) > max_record_bytes:
                 head = rest[:RAW_LIMIT_BYTES]
-                length, ahead = _skip_long_line(stream, len(rest), block_bytes)
+                length, ahead = _skip_long_line(stream, len(rest), block_bytes, line_end)
                 yield LineBlock(offset, head, np.array([0, len(head)]), long_line_bytes=length)
                 rest = b""
                 offset += length + 1
 
 
-def _skip_line(stream: ByteStream, offset: int, end: int | None, block_bytes: int) -> tuple[int, bytes]:
+def _skip_line(
+    stream: ByteStream, offset: int, end: int | None, block_bytes: int, line_end: bytes
+) -> tuple[int, bytes]:
     """Go to the first line start after ``offset``; return its offset, and what was read beyond it."""
     while end is None or offset < end:
         data = stream.read(min(block_bytes, _LOOK_AHEAD_BYTES))
         if not data:
             break
-        cut = data.find(b"\n") + 1
+        cut = data.find(line_end) + 1
         if cut:
             return offset + cut, data[cut:]
         offset += len(data)
     return (offset if end is None else max(offset, end)), b""
 
 
-def _skip_long_line(stream: ByteStream, length: int, block_bytes: int) -> tuple[int, bytes]:
+def _skip_long_line(stream: ByteStream, length: int, block_bytes: int, line_end: bytes) -> tuple[int, bytes]:
     """Read to the end of a line of which ``length`` bytes were read: its whole length, and what was read beyond it."""
     while data := stream.read(block_bytes):
-        cut = data.find(b"\n")
+        cut = data.find(line_end)
         if cut >= 0:
             return length + cut, data[cut + 1 :]
         length += len(data)
     return length, b""
 
 
-def _blocks_of(offset: int, data: bytes, end: int | None, max_record_bytes: int) -> Iterator[LineBlock]:
-    bounds = np.concatenate([[0], np.flatnonzero(np.frombuffer(data, np.uint8) == 10) + 1])
+def _blocks_of(
+    offset: int, data: bytes, end: int | None, max_record_bytes: int, line_end: bytes
+) -> Iterator[LineBlock]:
+    bounds = np.concatenate([[0], np.flatnonzero(np.frombuffer(data, np.uint8) == ord(line_end)) + 1])
     if end is not None:
         bounds = bounds[: np.searchsorted(bounds[:-1], end - offset) + 1]
     first = 0

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from kexue_train.corpus.formats import allowed_suffixes, split_suffixes
 from kexue_train.corpus.hub import HUB
 from kexue_train.corpus.remote import expand_remote, is_uri
-from kexue_train.corpus.streams import STANDARD_INPUT, unreadable
+from kexue_train.corpus.streams import STANDARD_INPUT, STANDARD_INPUT_NAMES, is_pipe, unreadable
 from kexue_train.foundation.errors import CorpusError
 
 _LOCAL = "file://"
@@ -128,7 +128,9 @@ def _expand(pattern: str, format: str) -> Iterator[str]:
     if pattern.startswith("@"):
         for line in _read_list(pattern):
             yield from _expand(line, format)
-    elif pattern == STANDARD_INPUT or pattern.startswith(HUB):
+    elif pattern in STANDARD_INPUT_NAMES:
+        yield STANDARD_INPUT
+    elif is_pipe(pattern) or pattern.startswith(HUB):
         yield pattern
     elif is_uri(pattern) and not pattern.startswith(_LOCAL):
         yield from expand_remote(pattern, is_data)

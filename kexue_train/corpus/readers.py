@@ -10,7 +10,7 @@ from kexue_train.corpus.hub import SHARD_BITS
 from kexue_train.corpus.inputs import Source
 from kexue_train.corpus.records import ReadOptions, RecordBlock
 from kexue_train.corpus.remote import is_uri
-from kexue_train.corpus.streams import STANDARD_INPUT, open_stream
+from kexue_train.corpus.streams import STANDARD_INPUT, is_pipe, open_stream
 from kexue_train.foundation.errors import CorpusError
 
 _DEFAULT = ReadOptions()
@@ -56,7 +56,7 @@ def describe_position(source: Source, position: int) -> str:
         return f"{path}: {name} {position}"
     if source.compression:
         return f"{path}: line {position + 1} of the unpacked text"
-    if is_uri(path) or source.path == STANDARD_INPUT:
+    if is_uri(path) or is_pipe(source.path):
         return f"{path}: record at byte {position}"
     return f"{path}:{count_lines(source, position)}: record at byte {position}"
 

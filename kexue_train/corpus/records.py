@@ -31,6 +31,8 @@ class ReadOptions:
     """Text files only."""
     raw: bool = False
     """Text files only: every line is a record, whatever its bytes, as if a file were a list of byte strings."""
+    line_end: bytes = b"\n"
+    """With ``raw`` only: the byte that ends a line."""
     block_bytes: int = 16 * 2**20
     """About how much is read at a time; changes the size of the blocks and nothing else."""
 

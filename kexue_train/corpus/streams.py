@@ -33,9 +33,18 @@ BOM = b"\xef\xbb\xbf"
 """The byte order mark some editors put at the start of a file."""
 STANDARD_INPUT = "-"
 """The path that stands for it."""
+STANDARD_INPUT_NAMES = (STANDARD_INPUT, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+"""What a user may call it."""
+_OPEN_FILES = ("/dev/fd/", "/proc/self/fd/")
+"""Where a process sees the files that it was given open; another process sees others there."""
 MAX_UNPACKED_BYTES = 16 * 2**30
 """How much of one file is unpacked to disk, where a format cannot be read from front to back."""
 _COPY_BYTES = 1 << 20
+
+
+def is_pipe(path: str) -> bool:
+    """Return whether this process alone can read ``path``, and once: the standard input, or a shell's ``<(...)``."""
+    return path == STANDARD_INPUT or path.startswith(_OPEN_FILES)
 
 
 class ByteStream(Protocol):

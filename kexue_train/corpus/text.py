@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, assert_never
 
 import numpy as np
@@ -33,7 +34,7 @@ def read_text(
     """Yield the documents that begin in the bytes ``[start, end)``; ``options.document`` says what a document is."""
     match options.document:
         case "line":
-            parse = _parse_raw if options.raw else _parse_lines
+            parse = partial(_parse_raw, line_end=options.line_end) if options.raw else _parse_lines
             return read_line_records(path, compression, options, start, end, parse)
         case "block":
             return read_blocks(path, compression, options, start, end)
@@ -45,7 +46,7 @@ def read_text(
 
 def _parse_lines(block: LineBlock, positions: npt.NDArray[np.uint64]) -> RecordBlock:
     """Take every line as a text, without its line end; ``positions`` has shape (n,) for n lines."""
-    starts, ends = _without_newlines(block)
+    starts, ends = _without_ends(block, b"\n")
     if b"\r" in block.data:
         octets = np.frombuffer(block.data, np.uint8)
         ends = ends - ((ends > starts) & (octets[np.maximum(ends - 1, 0)] == ord("\r")))
@@ -53,14 +54,14 @@ def _parse_lines(block: LineBlock, positions: npt.NDArray[np.uint64]) -> RecordB
     return make_block(positions, _pack(block.data, starts, ends).view(pa.large_string()), is_utf8=is_utf8)
 
 
-def _parse_raw(block: LineBlock, positions: npt.NDArray[np.uint64]) -> RecordBlock:
-    r"""Take every line as a record, whatever it holds; only ``\n`` is taken off."""
-    return RecordBlock(positions, _pack(block.data, *_without_newlines(block)))
+def _parse_raw(block: LineBlock, positions: npt.NDArray[np.uint64], line_end: bytes) -> RecordBlock:
+    """Take every line as a record, whatever it holds; only the byte that ends it is taken off."""
+    return RecordBlock(positions, _pack(block.data, *_without_ends(block, line_end)))
 
 
-def _without_newlines(block: LineBlock) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _without_ends(block: LineBlock, line_end: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     ends = block.bounds[1:] - 1
-    if not block.data.endswith(b"\n"):  # only the last line of a file may lack it
+    if not block.data.endswith(line_end):  # only the last line of a file may lack it
         ends[-1] += 1
     return block.bounds[:-1], ends
 

@@ -32,6 +32,8 @@ class OptionName:
     """What a field is called on the command line where that is not ``--the-field``; stands in its ``Annotated``."""
 
     flag: str = ""
+    short_flag: str = ""
+    """Such as ``-n``."""
     old_flag: str = ""
     """A former name, accepted and not shown."""
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kexue_train.corpus.inputs import STANDARD_INPUT, Source
+from kexue_train.corpus.inputs import Source
 from kexue_train.corpus.records import ReadOptions
+from kexue_train.corpus.streams import is_pipe
 from kexue_train.executor import Executor, Fetch, LocalExecutor
 from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.errors import MachineLostError
@@ -173,7 +174,7 @@ class Passes:
         ]
 
     def _run_scatter(self, todo: Sequence[ScatterTask]) -> Iterator[tuple[int, ScatterResult]]:
-        here = [i for i, task in enumerate(todo) if any(source.path == STANDARD_INPUT for _, source, _ in task.ranges)]
+        here = [i for i, task in enumerate(todo) if any(is_pipe(source.path) for _, source, _ in task.ranges)]
         there = [i for i in range(len(todo)) if i not in set(here)]
         for executor, chosen in ((LocalExecutor(1), here), (self.executor, there)):
             results = executor.map_unordered(

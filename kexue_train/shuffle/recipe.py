@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from kexue_train.corpus.inputs import STANDARD_INPUT, Source
+from kexue_train.corpus.inputs import Source
+from kexue_train.corpus.streams import is_pipe
 from kexue_train.foundation.artifacts import MANIFEST_NAME, Manifest, Recipe, read_manifest
 from kexue_train.shuffle.config import ShuffleConfig
 
@@ -25,7 +26,7 @@ def make_recipe(config: ShuffleConfig, sources: Sequence[Source], num_shards: in
     for source in sources:
         path = Path(source.path)
         manifest = manifests[path.parent]
-        if source.path == STANDARD_INPUT:
+        if is_pipe(source.path):
             inputs.append((source.path, 0, time.time_ns()))  # never the same twice
         elif manifest and path.name in manifest.files:
             parents[path.parent.name] = manifest.content_digest

@@ -10,6 +10,7 @@ import pytest
 
 from kexue_train.corpus.formats import split_suffixes
 from kexue_train.corpus.inputs import check_unchanged, find_inputs
+from kexue_train.corpus.readers import read_records
 from kexue_train.foundation.errors import CorpusError
 
 LINE = b'{"text": "A river."}\n'
@@ -79,6 +80,23 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path):
     for name in ("dangling.jsonl", "loop.jsonl", "fifo.jsonl"):
         with pytest.raises(CorpusError, match=name):
             find_inputs([str(tmp_path / name)])
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin", "/dev/fd/0"])
+def test_the_standard_input_has_several_names(name):
+    (source,) = find_inputs([name])
+    assert (source.path, source.format, source.units) == ("-", "text", 1)
+
+
+@pytest.mark.parametrize("folder", ["/dev/fd", "/proc/self/fd"])
+def test_what_a_shell_hands_over_open_is_read_without_being_touched_before(folder):
+    reading, writing = os.pipe()
+    os.write(writing, b"one\ntwo\n")
+    os.close(writing)
+    (source,) = find_inputs([f"{folder}/{reading}"])
+    check_unchanged([source])
+    assert [text for block in read_records(source) for text in block.texts.to_pylist()] == ["one", "two"]
+    os.close(reading)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
