@@ -17,7 +17,7 @@ from flows.artifacts import show_summary
 from flows.command import run_flow
 from flows.context import found_complete, run_context, run_name
 from flows.tasks import corpus, evaluate, export, report, samples, shuffle, tokenizer, train
-from kexue_train.cli.terminal import print_ending
+from kexue_train.cli.ending import print_ending
 from kexue_train.pipeline.stages import EVALUATE, STAGES, TRAIN
 
 

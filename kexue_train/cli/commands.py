@@ -156,7 +156,7 @@ def print_manifest(folder: Path, manifest: Manifest, as_json: bool, verb: str = 
 
 def print_result(out: Path, result: EvaluationResult, summary: str, as_json: bool) -> None:
     """Write an evaluation to ``out`` and show it; the command ends here, with exit code 1 if something failed."""
-    from kexue_train.cli.terminal import print_tables  # noqa: PLC0415
+    from kexue_train.cli.ending import print_tables  # noqa: PLC0415
     from kexue_train.downstream.results.files import write_result  # noqa: PLC0415
 
     write_result(out, result)

@@ -69,7 +69,8 @@ def pipeline_command(
     """Run all stages, from corpus to report, without Prefect."""
     from rich.console import Console  # noqa: PLC0415
 
-    from kexue_train.cli.terminal import make_board, print_ending  # noqa: PLC0415
+    from kexue_train.cli.ending import print_ending  # noqa: PLC0415
+    from kexue_train.cli.terminal import make_board  # noqa: PLC0415
     from kexue_train.foundation.run_dir import RunDir  # noqa: PLC0415
     from kexue_train.pipeline.run import open_run, run_stage  # noqa: PLC0415
     from kexue_train.pipeline.run_config import RunConfig  # noqa: PLC0415

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from kexue_train.corpus.records import ReadOptions, RecordBlock, Rejected, make_block, reject
+from kexue_train.foundation.arrow_arrays import to_binary
 from kexue_train.foundation.errors import CorpusError
 
 logger = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ class BlockBuilder:
             np.array(self._positions, np.uint64),
             _as_array(self._texts),
             self._rejected,
-            extras=pa.array(self._extras, pa.large_binary()) if self._keep else None,
+            extras=to_binary(self._extras) if self._keep else None,
             blank=self._blank,
             is_utf8=True,
         )
@@ -183,14 +184,14 @@ class BlockBuilder:
 
 def reject_only(rejected: Rejected, options: ReadOptions) -> RecordBlock:
     """Return a block of no text and one refusal."""
-    nothing = pa.array([], pa.large_binary())
+    nothing = to_binary([])
     texts = nothing if options.raw else nothing.view(pa.large_string())
     return RecordBlock(np.zeros(0, np.uint64), texts, [rejected], 0, nothing if options.keep else None)
 
 
 def _as_array(texts: list[str]) -> pa.LargeStringArray:
     # Of encoded texts Arrow makes an array twice as fast as of strings, whose UTF-8 form it has each of them keep.
-    return pa.array([text.encode() for text in texts], pa.large_binary()).view(pa.large_string())
+    return to_binary([text.encode() for text in texts]).view(pa.large_string())
 
 
 def gather_blocks(steps: Iterator[None], builder: BlockBuilder, block_bytes: int) -> Iterator[RecordBlock]:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kexue_train.corpus.config import FilterConfig
+from kexue_train.foundation.arrow_arrays import to_arrow
 
 HEAD_CHARS = 2**20
 """Shares are measured on so many characters from the beginning: it bounds memory, and makes books comparable."""
@@ -69,7 +70,7 @@ def _piece_reasons(texts: pa.LargeStringArray, rules: FilterConfig) -> npt.NDArr
         left = np.flatnonzero((reasons == 0) & (sizes >= rule.min_bytes))
         if limit is None or not len(left):
             continue
-        part = texts if len(left) == len(texts) else texts.take(pa.array(left))
+        part = texts if len(left) == len(texts) else texts.take(to_arrow(left))
         if rule.is_share and sizes[left].max() > HEAD_CHARS:
             part = pc.utf8_slice_codeunits(part, 0, HEAD_CHARS)
         values = rule.measure(part)

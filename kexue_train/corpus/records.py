@@ -11,12 +11,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kexue_train.foundation.arrow_arrays import data_of, from_mask, offsets_of, to_arrow, to_mask
+
 Document = Literal["line", "block", "file"]
 """What one document of a text file is: a line; the lines between two blank ones; the whole file."""
 MAX_RECORD_BYTES = 64 * 2**20
 """A longer record is rejected: it bounds the memory of a reader, whatever the file holds."""
 RAW_LIMIT_BYTES = 64 * 2**10
 """How much of a rejected record is kept."""
+
+_MAY_BEGIN_SPACE = np.zeros(256, bool)
+_MAY_BEGIN_SPACE[[*range(0x21), 0xC2, 0xE1, 0xE2, 0xE3]] = True
+"""By the first byte of a character in UTF-8, whether it may be white space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +99,25 @@ def make_block(
         found += bad
         if bad:
             positions, texts, extras = _select(is_good, positions, texts, extras)
-    is_blank = pc.utf8_is_space(texts) if len(texts) else pa.array([], pa.bool_())
-    is_blank = pc.or_(is_blank, pc.equal(pc.binary_length(texts), 0)).to_numpy(zero_copy_only=False)
+    is_blank = _are_blank(texts)
     num_blank = int(is_blank.sum())
     if num_blank:
         positions, texts, extras = _select(~is_blank, positions, texts, extras)
     return RecordBlock(positions, texts, sorted(found, key=lambda entry: entry.position), num_blank + blank, extras)
+
+
+def _are_blank(texts: pa.LargeStringArray) -> npt.NDArray[np.bool_]:
+    """Return which texts are empty or white space alone, shape (n,)."""
+    if not len(texts):
+        return np.zeros(0, bool)
+    offsets, octets = offsets_of(texts), np.frombuffer(data_of(texts), np.uint8)
+    is_blank: npt.NDArray[np.bool_] = offsets[1:] == offsets[:-1]
+    begun = np.flatnonzero(~is_blank)
+    # Few texts begin with white space; only these are looked at whole.
+    begun = begun[_MAY_BEGIN_SPACE[octets[offsets[begun]]]]
+    if len(begun):
+        is_blank[begun] = from_mask(pc.utf8_is_space(texts.take(to_arrow(begun))))
+    return is_blank
 
 
 def reject(position: int, reason: str, detail: str, raw: bytes) -> Rejected:
@@ -148,5 +167,5 @@ def _select(
     texts: pa.LargeStringArray,
     extras: pa.LargeBinaryArray | None,
 ) -> tuple[npt.NDArray[np.uint64], pa.LargeStringArray, pa.LargeBinaryArray | None]:
-    mask = pa.array(chosen)
+    mask = to_mask(chosen)
     return positions[chosen], texts.filter(mask), None if extras is None else extras.filter(mask)

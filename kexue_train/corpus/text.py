@@ -24,6 +24,7 @@ from kexue_train.corpus.records import (
     too_long,
 )
 from kexue_train.corpus.streams import BOM, ByteStream, open_stream
+from kexue_train.foundation.arrow_arrays import to_arrow
 
 _CHUNK_BYTES = 1 << 20
 
@@ -74,7 +75,7 @@ def _pack(data: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64
     alternating = pa.LargeBinaryArray.from_buffers(
         pa.large_binary(), 2 * len(starts), [None, pa.py_buffer(offsets), pa.py_buffer(data)]
     )
-    return alternating.take(pa.array(np.arange(0, 2 * len(starts), 2)))
+    return alternating.take(to_arrow(np.arange(0, 2 * len(starts), 2)))
 
 
 def _is_utf8(data: bytes) -> bool:

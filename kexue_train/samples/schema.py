@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kexue_train.shuffle.rows import data_of, lengths_of, make_binary, offsets_of
+from kexue_train.foundation.arrow_arrays import data_of, lengths_of, make_binary, offsets_of
 
 COUNTS_NAME = "token_counts.npy"
 """Beside the shards: occurrences of each id in the training rows."""

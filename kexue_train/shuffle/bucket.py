@@ -14,8 +14,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from kexue_train.foundation.arrow_arrays import lengths_of
 from kexue_train.shuffle.keys import Words, hash_rows
-from kexue_train.shuffle.rows import RowBuffer, Rows, cut_evenly, held_bytes, lengths_of
+from kexue_train.shuffle.rows import RowBuffer, Rows, cut_evenly, held_bytes
 from kexue_train.shuffle.spill import SpillIndex, SpillReader, SpillWriter
 
 Order = npt.NDArray[np.int64]

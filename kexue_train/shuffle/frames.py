@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from kexue_train.shuffle.rows import Rows, data_of, make_binary, offsets_of, values_bytes
+from kexue_train.foundation.arrow_arrays import data_of, make_binary, offsets_of, values_bytes
+from kexue_train.shuffle.rows import Rows
 
 HEADER = np.dtype(
     [

@@ -10,13 +10,14 @@ from typing import Any, Self
 
 import numpy as np
 
+from kexue_train.foundation.arrow_arrays import values_bytes
 from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.runtime import give_back_freed_memory, keep_freed_memory
 from kexue_train.shuffle.bucket import Ordered, Pieces, iter_ordered
 from kexue_train.shuffle.keys import bucket_bounds, hash_rows, sum_words
 from kexue_train.shuffle.mixing import OrderSums
 from kexue_train.shuffle.outputs import ShardForm, ShardOutput, open_shard, shard_file_name
-from kexue_train.shuffle.rows import Rows, values_bytes
+from kexue_train.shuffle.rows import Rows
 from kexue_train.shuffle.segments import SpillFile, SpillSegment, group_by_bucket, read_spill_list, spilled_buckets
 from kexue_train.shuffle.weights import Draw
 

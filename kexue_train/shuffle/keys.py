@@ -7,13 +7,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
+from kexue_train.foundation.arrow_arrays import lengths_of
 from kexue_train.foundation.counter_rng import Purpose, random_words
-from kexue_train.shuffle.rows import cut_evenly, lengths_of
+from kexue_train.shuffle.rows import cut_evenly
 
 Words = npt.NDArray[np.uint64]
 """Shape (2, n): the high and the low 64 bits of n numbers."""
 
-_SLICE_BYTES = 2**20
+_SLICE_BYTES = 2**18  # of Python objects, so that they stay in the processor's cache
 _VALUE_BYTES = 64  # what a Python object costs beside its bytes
 _LOW, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
 _COPY_SHIFT = np.uint64(32)
@@ -69,5 +70,5 @@ def sum_words(words: Words) -> int:
 
 
 def _values(array: pa.LargeBinaryArray, start: int, stop: int) -> list[bytes]:
-    values: list[bytes] = array.slice(start, stop - start).to_numpy(zero_copy_only=False).tolist()
+    values: list[bytes] = array.slice(start, stop - start).to_pylist()
     return values

@@ -15,10 +15,10 @@ from pydantic_core import from_json, to_json
 
 from kexue_train.corpus.compression import Sink, open_compressor
 from kexue_train.corpus.formats import OUTPUTS
+from kexue_train.foundation.arrow_arrays import data_of, lengths_of, offsets_of, to_binary
 from kexue_train.foundation.arrow_shards import ShardWriter, read_shard
 from kexue_train.foundation.errors import CorpusError
 from kexue_train.foundation.write_behind import WriteBehindFile, new_file
-from kexue_train.shuffle.rows import as_binary, data_of, lengths_of, offsets_of
 
 _BATCH_ROWS = 4096
 _BATCH_BYTES = 4 * 2**20
@@ -87,7 +87,7 @@ def from_record_batch(batch: pa.RecordBatch) -> Columns:
     if batch.num_columns == 1:
         return texts, None
     rows = zip(*(column.to_pylist() for column in batch.columns[1:]), strict=True)
-    return texts, pa.array([to_json(list(row)) for row in rows], pa.large_binary())
+    return texts, to_binary([to_json(list(row)) for row in rows])
 
 
 def _join(parts: list[pa.LargeBinaryArray]) -> pa.LargeBinaryArray:
@@ -175,8 +175,8 @@ def _open_json_lines(path: Path, form: ShardForm, durable: bool) -> Opened:
 def _read_json_lines(path: Path, keep: Sequence[str]) -> Iterator[Columns]:
     for lines in _read_lines(path):
         rows = [from_json(line) for line in lines]
-        texts = as_binary(pa.array([row["text"] for row in rows], pa.large_string()))
-        extras = pa.array([to_json([row[name] for name in keep]) for row in rows], pa.large_binary()) if keep else None
+        texts = to_binary([row["text"].encode() for row in rows])
+        extras = to_binary([to_json([row[name] for name in keep]) for row in rows]) if keep else None
         yield texts, extras
 
 
@@ -188,7 +188,7 @@ def _open_plain_lines(path: Path, form: ShardForm, durable: bool) -> Opened:
 
 def _read_plain_lines(path: Path, _: Sequence[str]) -> Iterator[Columns]:
     for lines in _read_lines(path):
-        yield pa.array(lines, pa.large_binary()), None
+        yield to_binary(lines), None
 
 
 @contextmanager
@@ -315,7 +315,7 @@ class _TsvOutput:
                     f"column '{name}' has a value with a tab or a line end in it, or a missing one, which TSV cannot "
                     "hold; write CSV, JSON Lines or Parquet (--to csv, or a file name that ends in .csv)"
                 )
-        columns = [as_binary(column.cast(pa.large_string())) for column in batch.columns]
+        columns = [column.cast(pa.large_string()).view(pa.large_binary()) for column in batch.columns]
         _write_lines(self._file, pc.binary_join_element_wise(*columns, pa.scalar(b"\t", pa.large_binary())))
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from kexue_train.corpus.filters import REASONS
 from kexue_train.corpus.inputs import Source
 from kexue_train.corpus.readers import describe_position
 from kexue_train.corpus.records import RecordBlock, Rejected
+from kexue_train.foundation.arrow_arrays import to_arrow
 from kexue_train.foundation.errors import CorpusError
 from kexue_train.foundation.write_behind import new_file
 
@@ -37,7 +37,7 @@ class RejectedRecords:
         """Keep the documents that have a reason."""
         rows = np.flatnonzero(reasons)
         names = [REASONS[reason - 1] for reason in reasons[rows].tolist()]
-        columns = (block.positions[rows].tolist(), names, block.texts.take(pa.array(rows)).to_pylist())
+        columns = (block.positions[rows].tolist(), names, block.texts.take(to_arrow(rows)).to_pylist())
         self._append(
             DROPPED,
             (

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from kexue_train.foundation.arrow_arrays import data_of, lengths_of, make_binary, offsets_of, to_arrow, values_bytes
+
 _ROW_BYTES = 40
 """Key, length, offset, place, and bucket or origin of a row that is held."""
 
@@ -39,7 +41,7 @@ class Rows:
 
     def take(self, order: npt.NDArray[np.int64]) -> Self:
         """Return the rows ``order``, copied."""
-        indices = pa.array(order)
+        indices = to_arrow(order)
         return type(self)(
             self.keys[order],
             self.texts.take(indices),
@@ -57,36 +59,6 @@ def held_bytes(num_rows: int, num_bytes: int) -> int:
 def as_binary(values: pa.Array) -> pa.LargeBinaryArray:
     """Return large strings or binaries as large binaries, without copying."""
     return values if pa.types.is_large_binary(values.type) else values.view(pa.large_binary())
-
-
-def offsets_of(values: pa.LargeBinaryArray) -> npt.NDArray[np.int64]:
-    """Return offsets of shape (n + 1,): value i is ``data_of(values)[offsets[i]:offsets[i + 1]]``."""
-    return np.frombuffer(values.buffers()[1], np.int64)[values.offset : values.offset + len(values) + 1]
-
-
-def data_of(values: pa.LargeBinaryArray) -> memoryview:
-    """Return the bytes that ``offsets_of`` counts in."""
-    data = values.buffers()[2]
-    return memoryview(data) if data is not None else memoryview(b"")
-
-
-def lengths_of(values: pa.LargeBinaryArray) -> npt.NDArray[np.int64]:
-    """Return the bytes of each value: (n,)."""
-    return np.diff(offsets_of(values)) if len(values) else np.zeros(0, np.int64)
-
-
-def values_bytes(values: pa.LargeBinaryArray) -> int:
-    """Return the bytes of all values together."""
-    offsets = offsets_of(values) if len(values) else np.zeros(1, np.int64)
-    return int(offsets[-1] - offsets[0])
-
-
-def make_binary(lengths: npt.NDArray[np.integer], data: pa.Buffer | npt.NDArray[np.uint8]) -> pa.LargeBinaryArray:
-    """Return an array over ``data``, whose values lie one after the other; nothing is copied."""
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(lengths), buffers)
 
 
 def cut_evenly(lengths: npt.NDArray[np.int64], piece_bytes: int) -> Sequence[tuple[int, int]]:
@@ -123,7 +95,7 @@ class RowBuffer:
         self._lengths.append(lengths_of(rows.texts))
         self._keys.append(rows.keys.copy())
         if rows.extras is not None:
-            self._extras.append(rows.extras.take(pa.array(np.arange(len(rows)))))
+            self._extras.append(rows.extras.take(to_arrow(np.arange(len(rows)))))
         if rows.tickets is not None:
             self._tickets.append(rows.tickets.copy())
         if rows.origins is not None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from kexue_train.corpus.config import FilterConfig
 from kexue_train.corpus.filters import REASONS, drop_reasons
@@ -17,13 +16,14 @@ from kexue_train.corpus.inputs import Source
 from kexue_train.corpus.readers import read_records
 from kexue_train.corpus.records import ReadOptions, RecordBlock, Rejected
 from kexue_train.executor import current_machine
+from kexue_train.foundation.arrow_arrays import lengths_of, to_binary, to_mask
 from kexue_train.foundation.errors import DamagedInputError
 from kexue_train.foundation.runtime import boot_id, keep_freed_memory
 from kexue_train.shuffle.bucket import repeats
 from kexue_train.shuffle.keys import bucket_of, content_keys, hash_rows, position_keys, sum_words
 from kexue_train.shuffle.plan import InputRange
 from kexue_train.shuffle.rejected_records import RejectedRecords
-from kexue_train.shuffle.rows import Rows, as_binary, lengths_of
+from kexue_train.shuffle.rows import Rows, as_binary
 from kexue_train.shuffle.scatter_result import FileCounts, ScatterResult, spill_path
 from kexue_train.shuffle.spill import SpillWriter
 from kexue_train.shuffle.weights import Sampling
@@ -98,7 +98,7 @@ def _read(task: ScatterTask, source: Source, entry: InputRange) -> Iterator[Reco
     except DamagedInputError as error:
         if task.fail_on_bad_record:
             raise
-        nothing = pa.array([], pa.large_binary())
+        nothing = to_binary([])
         damage = Rejected(position, "the file is damaged from here on", str(error), b"")
         yield RecordBlock(np.zeros(0, np.uint64), nothing, rejected=[damage])
 
@@ -121,7 +121,7 @@ def _accept(
     counts.dropped.update(REASONS[reason - 1] for reason in reasons[reasons > 0].tolist())
     if task.keep_dropped:
         records.keep_dropped(block, reasons, source)
-    keep = pa.array(reasons == 0)
+    keep = to_mask(reasons == 0)
     extras = None if block.extras is None else block.extras.filter(keep)
     return RecordBlock(block.positions[reasons == 0], block.texts.filter(keep), extras=extras)
 

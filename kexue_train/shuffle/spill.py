@@ -18,10 +18,11 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from kexue_train.foundation.arrow_arrays import data_of, lengths_of, offsets_of
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.foundation.write_behind import WriteBehindFile, free_range
 from kexue_train.shuffle.frames import HEADER, DamagedFrameError, RowSlice, body_bytes, decode_frame, encode_frame
-from kexue_train.shuffle.rows import Rows, cut_evenly, data_of, held_bytes, lengths_of, offsets_of
+from kexue_train.shuffle.rows import Rows, cut_evenly, held_bytes
 
 _FRAME_BYTES = 4 * 2**20
 

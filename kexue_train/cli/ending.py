@@ -1,0 +1,46 @@
+"""What a person sees at the end: a run in a few lines, an evaluation as tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from kexue_train.downstream.results.result import EvaluationResult
+from kexue_train.foundation.runtime import format_seconds
+from kexue_train.report.summary import summarise
+
+
+def print_ending(run_dir: Path, console: Console) -> None:
+    """Say what a run made, where, how good it is, and what to try next."""
+    summary = summarise(run_dir)
+    console.print()
+    for line in (
+        f"{summary.name}: {summary.state} in {format_seconds(summary.seconds)}. {summary.model}",
+        summary.quality,
+        f"report  {run_dir / 'report' / 'index.html'}",
+        f"model   {run_dir / 'hf'}",
+        "",
+        "Try it:",
+        "  from transformers import AutoModel, AutoTokenizer",
+        f"  tokenizer = AutoTokenizer.from_pretrained({str(run_dir / 'hf')!r})",
+        f"  model = AutoModel.from_pretrained({str(run_dir / 'hf')!r}, trust_remote_code=True)",
+        '  print(model(**tokenizer("Raw text in, an encoder out.", return_tensors="pt")).last_hidden_state.shape)',
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_tables(result: EvaluationResult, ending: str) -> None:
+    """Show the tables and notes of an evaluation, and ``ending``."""
+    console = Console(highlight=False)
+    for entry in result.tables():
+        table = Table(box=None, padding=(0, 1, 0, 0))
+        for number, title in enumerate(entry.header):
+            table.add_column(title, justify="left" if number == 0 else "right")
+        for row in entry.rows:
+            table.add_row(*row)
+        console.print(entry.caption, markup=False)
+        console.print(table)
+    for note in [*result.notes(), ending]:
+        console.print(note, markup=False, soft_wrap=True)
