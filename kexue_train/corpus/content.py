@@ -38,7 +38,6 @@ def check_content(path: str, format: str, compression: str | None, *, any_bytes:
     """
     head = read_head(path, _CHECKED_BYTES)
     if not head:
-        logger.warning("%s is empty", path)
         return
     if compression:
         _check_compression(path, compression, head)

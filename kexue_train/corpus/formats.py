@@ -180,6 +180,11 @@ COMPRESSIONS = {
     )
 }
 """Name -> compression."""
+_PACKED = {
+    *(".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".7z", ".rar"),
+    *(".z", ".br", ".sz", ".snappy", ".lzo", ".zlib"),
+}
+"""Suffixes of archives, and of compressions that are not read."""
 OUTPUTS = {
     entry.name: entry
     for entry in (
@@ -229,9 +234,8 @@ def allowed_formats() -> str:
 
 def split_suffixes(name: str) -> tuple[str | None, str | None]:
     """Return format and compression that a file name stands for: ``a.jsonl.gz`` is ``("jsonl", "gzip")``."""
-    path = PurePosixPath(name.lower())
-    compression = next((entry.name for entry in COMPRESSIONS.values() if path.suffix in entry.suffixes), None)
-    suffix = PurePosixPath(path.stem).suffix if compression else path.suffix
+    inner, compression = _split_compression(name)
+    suffix = PurePosixPath(inner).suffix
     return next((entry.name for entry in FORMATS.values() if suffix and suffix in entry.suffixes), None), compression
 
 
@@ -259,6 +263,23 @@ def output_file_of(name: str) -> OutputFile | None:
         f"{name}: no file is written under the suffix '{suffix}'; the name of a single file ends in "
         f"{allowed_output_suffixes()}; {hint}"
     )
+
+
+def inner_suffix(name: str) -> str:
+    """Return the suffix before that of a compression, in lower case; empty if there is none."""
+    return PurePosixPath(_split_compression(name)[0]).suffix
+
+
+def is_packed(name: str) -> bool:
+    """Return whether the name is that of an archive, or of a file compressed in a way that is not read."""
+    return inner_suffix(name) in _PACKED
+
+
+def _split_compression(name: str) -> tuple[str, str | None]:
+    """Return the name without the suffix of a compression, in lower case, and the compression."""
+    path = PurePosixPath(name.lower())
+    found = next((entry.name for entry in COMPRESSIONS.values() if path.suffix in entry.suffixes), None)
+    return (path.stem if found else path.name), found
 
 
 def load_function(reference: str) -> Callable[..., Any]:

@@ -10,9 +10,17 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from kexue_train.corpus.content import check_content, is_json_lines, tell_format
-from kexue_train.corpus.formats import FORMATS, allowed_formats, allowed_suffixes, load_function, split_suffixes
+from kexue_train.corpus.formats import (
+    FORMATS,
+    allowed_formats,
+    allowed_suffixes,
+    is_packed,
+    load_function,
+    split_suffixes,
+)
 from kexue_train.corpus.hub import HUB
-from kexue_train.corpus.patterns import stat_local, two_weights, weigh_paths
+from kexue_train.corpus.local_files import stat_local
+from kexue_train.corpus.patterns import Note, some_of, two_weights, weigh_paths
 from kexue_train.corpus.records import Document
 from kexue_train.corpus.remote import is_uri, stat_remote
 from kexue_train.corpus.streams import is_pipe
@@ -48,10 +56,11 @@ def find_inputs(
     document: Document = "line",
     weights: Mapping[str, float] | None = None,
     any_bytes: bool = False,
+    note: Note = logger.warning,
 ) -> list[Source]:
     """Return the inputs that ``patterns`` name, sorted by path, each file once.
 
-    A folder stands for the data files below it, hidden ones left out; with ``format="auto"`` those with a known suffix.
+    A folder stands for the files it lists, else for the data files below it; see ``folders.choose_files``.
 
     Args:
         patterns: Files, folders, globs, URIs, ``hf://`` datasets, ``-`` for the standard input, or ``@file``: a file
@@ -60,14 +69,20 @@ def find_inputs(
         document: What a document is in text files; it decides how they can be cut.
         weights: Weight of some of the patterns, spelt as in ``patterns``; the others have 1.
         any_bytes: If all inputs are text, their lines may hold any bytes, as for ``ReadOptions.raw``.
+        note: Receives a line about what is not read, or is read once though named twice.
 
     Raises:
         CorpusError: If a pattern names nothing, a file cannot be read or has no known format, or a weight is wrong.
     """
+
+    def say(line: str) -> None:
+        note(line.encode("utf-8", "backslashreplace").decode("utf-8"))  # names need not be UTF-8
+
     if not patterns:
         raise CorpusError("no inputs; name files, folders or globs of .txt, .jsonl, .parquet or other data files")
-    chosen = weigh_paths(patterns, format, weights or {})
+    chosen = weigh_paths(patterns, format, weights or {}, say)
     found: dict[object, Source] = {}
+    links: list[str] = []
     for path in sorted(chosen):
         status = _inspect(path)
         source = _describe(path, status, format, document, chosen[path])
@@ -75,12 +90,16 @@ def find_inputs(
         if known.weight != source.weight:
             raise two_weights(path, source.weight, known.weight)
         if known.path != path:
-            logger.warning("%s is the same file as %s and is read once", path, known.path)
+            links.append(f"{path} (as {known.path})")
     sources = list(found.values())
+    if links:
+        say(f"the same file by another name, and read once: {some_of(links)}")
+    files = [source for source in sources if Path(source.path).is_file()]
+    if empty := [source.path for source in files if not source.bytes]:
+        say(f"empty: {some_of(empty)}")
     is_raw = any_bytes and all(source.format == "text" for source in sources)
-    for source in sources:
-        if Path(source.path).is_file():  # elsewhere a look costs a request for each file; the reader takes it
-            check_content(source.path, source.format, source.compression, any_bytes=is_raw)
+    for source in files:  # elsewhere a look costs a request for each file; the reader takes it
+        check_content(source.path, source.format, source.compression, any_bytes=is_raw)
     return sources
 
 
@@ -131,6 +150,8 @@ def _describe(path: str, status: _Status, format: str, document: Document, weigh
     resolved = by_name if format == "auto" or by_name == "hub" else format
     if resolved is None:
         resolved, compression = tell_format(path)
+    if resolved is None and is_packed(path):
+        raise CorpusError(f"{path}: is packed in a way that is not read; unpack it, and name what it holds")
     if resolved is None:
         raise CorpusError(
             f"{path}: neither name nor content tell the format; expected {allowed_suffixes()}; rename the file, or "

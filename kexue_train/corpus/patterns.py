@@ -3,106 +3,50 @@
 from __future__ import annotations
 
 import difflib
-import glob
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from kexue_train.corpus.formats import allowed_suffixes, split_suffixes
+from kexue_train.corpus.folders import Contents, choose_files
+from kexue_train.corpus.formats import allowed_suffixes
 from kexue_train.corpus.hub import HUB
+from kexue_train.corpus.local_files import expand_local, open_folder, would_name
 from kexue_train.corpus.remote import expand_remote, is_uri
 from kexue_train.corpus.streams import STANDARD_INPUT, STANDARD_INPUT_NAMES, is_pipe, unreadable
 from kexue_train.foundation.errors import CorpusError
 
 _LOCAL = "file://"
-_DESCRIPTIONS = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "manifest.json", "state.json"}
-"""Files beside the data of a folder that tell about it; named by themselves they are read like any other."""
+_MAX_NAMES = 3
+Note = Callable[[str], None]
+"""Takes a line about the inputs that a person should see."""
 
 
-def expand_local(pattern: str, is_data: Callable[[str], bool]) -> list[Path]:
-    """Return the absolute paths that ``pattern`` names; of a folder, those whose name ``is_data`` allows.
-
-    Raises:
-        CorpusError: If there are none, or a folder cannot be read.
-    """
-    path = Path(os.path.abspath(Path(pattern).expanduser()))  # noqa: PTH100  # links keep the name the user gave
-    if path.is_dir():
-        return _expand_folder(path, is_data)
-    if os.path.lexists(path):  # before globbing: a name may hold brackets or stars
-        return [path]
-    matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(pattern) else []  # noqa: PTH207  # absolute
-    if not matches:
-        raise CorpusError(f"{pattern}: no such input file, folder or glob{_nearest(path)}")
-    return [
-        file for match in matches for file in (expand_local(match, is_data) if Path(match).is_dir() else [Path(match)])
-    ]
-
-
-def stat_local(path: Path) -> os.stat_result:
-    """Return what the system tells about a file.
-
-    Raises:
-        CorpusError: If it tells nothing: a dangling link, a loop of links, a folder without search permission.
-    """
-    try:
-        return path.stat()
-    except OSError as error:
-        raise unreadable(path, error) from None
-
-
-def _expand_folder(folder: Path, is_data: Callable[[str], bool]) -> list[Path]:
-    names = [path for path in _walk(folder, set()) if is_data(path.name)]
-    if not names:
-        raise CorpusError(
-            f"{folder}: holds no data file; expected {allowed_suffixes()}, or say what the files are with --format"
-        )
-    return names
-
-
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Yield every file below ``folder`` that is not hidden; links are followed, each folder is entered once."""
-    status = stat_local(folder)
-    if (status.st_dev, status.st_ino) in seen:
-        return
-    seen.add((status.st_dev, status.st_ino))
-    try:
-        children = sorted(folder.iterdir())
-    except OSError as error:
-        raise unreadable(folder, error) from None
-    for child in children:
-        if child.name.startswith("."):
-            continue
-        if child.is_dir():
-            yield from _walk(child, seen)
-        else:
-            yield child
-
-
-def _nearest(path: Path) -> str:
-    folder = path.parent
-    names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
-    if near:
-        return f"; did you mean {folder / near[0]}?"
-    return "; check the path" if folder.is_dir() else f"; the folder {folder} does not exist"
-
-
-def weigh_paths(patterns: Sequence[str], format: str, weights: Mapping[str, float]) -> dict[str, float]:
-    """Return every path that ``patterns`` stand for -> its weight.
+def weigh_paths(patterns: Sequence[str], format: str, weights: Mapping[str, float], note: Note) -> dict[str, float]:
+    """Return every path that ``patterns`` stand for -> its weight; what is not read is told to ``note``.
 
     Raises:
         CorpusError: If a pattern stands for nothing, a weight is wrong or for no pattern, or a path has two weights.
     """
     _check_weights(patterns, weights)
     chosen: dict[str, float] = {}
+    repeated: list[str] = []
     for pattern in patterns:
         weight = weights.get(pattern, 1.0)
-        for path in _expand(pattern, format):
+        for path in _expand(pattern, format, note):
+            if path in chosen:
+                repeated.append(path)
             if chosen.setdefault(path, weight) != weight:
                 raise two_weights(path, weight, chosen[path])
+    if repeated:
+        note(f"named more than once, and read once: {some_of(repeated)}")
     return chosen
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    more = f" and {len(names) - _MAX_NAMES:,} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more
 
 
 def two_weights(path: str, weight: float, other: float) -> CorpusError:
@@ -121,22 +65,61 @@ def _check_weights(patterns: Sequence[str], weights: Mapping[str, float]) -> Non
             raise CorpusError(f"{pattern}: the weight {weight:g} is not above 0 and finite; leave the input out for 0")
 
 
-def _expand(pattern: str, format: str) -> Iterator[str]:
-    def is_data(name: str) -> bool:
-        return format != "auto" or (split_suffixes(name)[0] is not None and name not in _DESCRIPTIONS)
+def check_not_among_inputs(out: Path, patterns: Sequence[str]) -> None:
+    """Refuse to make a file of data where one of ``patterns`` would find it the next time.
 
+    Raises:
+        CorpusError: If one would; a file that is an input by its own name is none of this function's business.
+    """
+    lines = [line for pattern in patterns for line in (_read_list(pattern) if pattern.startswith("@") else [pattern])]
+    for pattern in lines:
+        is_local = pattern not in STANDARD_INPUT_NAMES and not pattern.startswith(HUB)
+        if is_local and (path := _local_path(pattern)) is not None and would_name(path, out.absolute()):
+            raise CorpusError(
+                f"{out}: the output would lie among the inputs, where {pattern} would find it the next time and read "
+                "it for more of them; write it elsewhere, or name the input files one by one"
+            )
+
+
+def _local_path(pattern: str) -> str | None:
+    """Return the path or glob that a pattern is; None if it is the URI of something elsewhere."""
+    if pattern.startswith(_LOCAL):
+        return unquote(pattern.removeprefix(_LOCAL))
+    return None if is_uri(pattern) else pattern
+
+
+def _expand(pattern: str, format: str, note: Note) -> Iterator[str]:
     if pattern.startswith("@"):
         for line in _read_list(pattern):
-            yield from _expand(line, format)
+            yield from _expand(line, format, note)
     elif pattern in STANDARD_INPUT_NAMES:
         yield STANDARD_INPUT
     elif is_pipe(pattern) or pattern.startswith(HUB):
         yield pattern
-    elif is_uri(pattern) and not pattern.startswith(_LOCAL):
-        yield from expand_remote(pattern, is_data)
+    elif (path := _local_path(pattern)) is None:
+        found = expand_remote(pattern)
+        yield from found if isinstance(found, list) else _choose(choose_files(found, format), note)
     else:
-        path = unquote(pattern.removeprefix(_LOCAL)) if pattern.startswith(_LOCAL) else pattern
-        yield from map(os.fspath, expand_local(path, is_data))
+        matches = _choose(expand_local(path), note)
+        for name in matches:
+            if not Path(name).is_dir():
+                yield name
+            else:
+                contents = choose_files(open_folder(Path(name)), format)
+                yield from _choose(contents, note, may_be_empty=len(matches) > 1)
+
+
+def _choose(contents: Contents, note: Note, *, may_be_empty: bool = False) -> list[str]:
+    """Return the data of a folder or glob, and tell what else is there."""
+    rest = contents.describe_rest()
+    if not contents.data and not may_be_empty:
+        raise CorpusError(
+            f"{contents.name}: holds no data file{f'; not read: {rest}' if rest else ''}; expected "
+            f"{allowed_suffixes()}, or say what the files are with --format"
+        )
+    if rest:
+        note(f"{contents.name}: not read: {rest}")
+    return contents.data
 
 
 def _read_list(pattern: str) -> list[str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
 from kexue_train.foundation.errors import CorpusError
@@ -61,8 +60,49 @@ def stat_remote(uri: str) -> RemoteStatus:
     return RemoteStatus(info.get("size"), _version(info), has_ranges)
 
 
-def expand_remote(uri: str, is_data: Callable[[str], bool]) -> list[str]:
-    """Return the files a URI names: itself, those that match a glob, or those in a folder that ``is_data`` allows.
+@dataclass(frozen=True, slots=True)
+class RemoteFolder:
+    """A folder of a store, listed whole; for ``folder_lists.Folder``."""
+
+    path: str
+    _files: dict[str, str] = field(default_factory=dict)
+    """Name -> URI."""
+    _folders: dict[str, RemoteFolder] = field(default_factory=dict)
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files in it."""
+        return sorted(self._files)
+
+    @property
+    def folders(self) -> list[str]:
+        """Names of the folders in it."""
+        return sorted(self._folders)
+
+    def enter(self, name: str) -> RemoteFolder:
+        """Return a folder in it."""
+        return self._folders[name]
+
+    def path_of(self, name: str) -> str:
+        """Return the URI of something in it."""
+        return self._files.get(name, f"{self.path.rstrip('/')}/{name}")
+
+    def read(self, name: str) -> bytes:
+        """Return the contents of a file in it."""
+        with open_remote(self._files[name]) as file:
+            return file.read()
+
+    def add(self, uri: str, names: Sequence[str]) -> None:
+        """Put a file into it, below the folders that come before its own name."""
+        first, *rest = names
+        if rest:
+            self._folders.setdefault(first, RemoteFolder(self.path_of(first))).add(uri, rest)
+        else:
+            self._files[first] = uri
+
+
+def expand_remote(uri: str) -> list[str] | RemoteFolder:
+    """Return the files a URI names: itself, those that match a glob; or the folder that it names.
 
     Raises:
         CorpusError: If there are none or the store cannot be reached.
@@ -72,26 +112,24 @@ def expand_remote(uri: str, is_data: Callable[[str], bool]) -> list[str]:
         if system.isfile(path) and not uri.endswith("/"):
             return [uri]
         # A question mark in a web address is no glob.
-        if "*" in path or (not path.startswith("http") and any(sign in path for sign in "?[")):
-            found = [name for name in system.glob(path) if not system.isdir(name)]
-        else:
-            found = [
-                name for name in system.find(path) if _is_visible(name, path) and is_data(PurePosixPath(name).name)
-            ]
+        is_glob = "*" in path or (not path.startswith("http") and any(sign in path for sign in "?["))
+        found = [name for name in system.glob(path) if not system.isdir(name)] if is_glob else system.find(path)
     if not found:
-        raise CorpusError(f"{uri}: no such input file, folder or glob, or a folder without data files; check the URI")
+        raise CorpusError(f"{uri}: no such input file, folder or glob, or an empty folder; check the URI")
     _, chain, rest = uri.partition("::")
-    return [f"{system.unstrip_protocol(name)}{chain}{rest}" for name in sorted(found)]
+    uris = {name: f"{system.unstrip_protocol(name)}{chain}{rest}" for name in sorted(found)}
+    if is_glob:
+        return list(uris.values())
+    folder = RemoteFolder(uri)
+    for name, file in uris.items():
+        folder.add(file, name.removeprefix(path).strip("/").split("/"))
+    return folder
 
 
 def _locate(uri: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs  # noqa: PLC0415  # slow to import, and rarely needed
 
     return cast("tuple[Any, str]", url_to_fs(uri))
-
-
-def _is_visible(name: str, folder: str) -> bool:
-    return not any(part.startswith(".") for part in PurePosixPath(name.removeprefix(folder)).parts)
 
 
 def _version(info: dict[str, Any]) -> int:

@@ -60,10 +60,13 @@ class Arrivals:
     """Read once, and changed since; their old text cannot be taken out of a model, so they are left alone."""
 
 
-def find_arrivals(config: RunConfig, inputs: Sequence[str], before: Sequence[RunDir]) -> Arrivals:
+def find_arrivals(
+    config: RunConfig, inputs: Sequence[str], before: Sequence[RunDir], progress: Progress = SILENT
+) -> Arrivals:
     """Compare the files that ``inputs`` name with those in the manifests of the shards of ``before``.
 
-    A glob or folder without any file is fine; a file that is not there is not.
+    What is not read among them is told to ``progress``. A glob or folder without any file is fine; a file that is not
+    there is not.
 
     Raises:
         ConfigError: If ``inputs`` names nothing, or the configuration weighs inputs, of which new files are none.
@@ -74,7 +77,9 @@ def find_arrivals(config: RunConfig, inputs: Sequence[str], before: Sequence[Run
     if config.shuffle.weights:
         raise ConfigError("shuffle.weights name inputs, and new files have no weight there; remove shuffle.weights")
     shuffle, patterns = config.shuffle, [pattern for pattern in inputs if _names_something(pattern)]
-    sources = find_inputs(patterns, format=shuffle.format, document=shuffle.document) if patterns else []
+    sources = (
+        find_inputs(patterns, format=shuffle.format, document=shuffle.document, note=progress.note) if patterns else []
+    )
     known = {
         entry.uri: (entry.bytes, entry.modified_ns)
         for folder in before
@@ -114,7 +119,7 @@ def next_generation(
         documents: Sequence[str] = RunConfig.load(unfinished.config).corpus.inputs
         progress.note(f"resuming generation {unfinished.root.name}, {len(documents)} new files")
         return _open(config, unfinished, done, documents)
-    arrivals = find_arrivals(config, inputs or config.corpus.inputs, done)
+    arrivals = find_arrivals(config, inputs or config.corpus.inputs, done, progress)
     if arrivals.changed:
         progress.note(
             f"{len(arrivals.changed)} files were changed since they were read, such as {arrivals.changed[0].path}; "

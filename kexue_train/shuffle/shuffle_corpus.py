@@ -75,7 +75,7 @@ def shuffle_corpus(
         ResourceError: Too little disk.
         ArtifactError: ``out_dir`` holds something else.
     """
-    sources = _find_sources(config, inputs)
+    sources = find_sources(config, inputs, progress)
     num_shards = planned_shards(config, sources)
     recipe = make_recipe(config, sources, num_shards, seed)
     if (partial_dir(out_dir) / MANIFEST_NAME).exists():  # killed while publishing: only the tidying is left
@@ -201,8 +201,18 @@ def planned_shards(config: ShuffleConfig, sources: Sequence[Source]) -> int:
     return config.shards or count_shards(sources, parse_size(config.shard_size))
 
 
-def _find_sources(config: ShuffleConfig, inputs: Sequence[str]) -> list[Source]:
-    return find_inputs(inputs, format=config.format, document=config.document, weights=config.weights)
+def find_sources(
+    config: ShuffleConfig, inputs: Sequence[str], progress: Progress = SILENT, *, any_bytes: bool = False
+) -> list[Source]:
+    """Return what ``inputs`` name as ``config`` has it; ``progress`` is told what is not read."""
+    return find_inputs(
+        inputs,
+        format=config.format,
+        document=config.document,
+        weights=config.weights,
+        any_bytes=any_bytes,
+        note=progress.note,
+    )
 
 
 class _Config(DataStageConfig, Protocol):
@@ -213,7 +223,7 @@ class _Config(DataStageConfig, Protocol):
 
 
 def _recipe(config: _Config, inputs: Sequence[Path], out: Path) -> dict[Path, Recipe]:
-    sources = _find_sources(config.shuffle, documents_of(config.corpus, inputs[0]))
+    sources = find_sources(config.shuffle, documents_of(config.corpus, inputs[0]))
     return {out: make_recipe(config.shuffle, sources, planned_shards(config.shuffle, sources), config.seed)}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import xxhash
 
 from kexue_train.corpus.formats import OUTPUTS, output_file_of
-from kexue_train.corpus.inputs import find_inputs
+from kexue_train.corpus.patterns import check_not_among_inputs
 from kexue_train.executor import Executor
 from kexue_train.foundation.artifacts import FileEntry, Manifest, Recipe, fsync_folder, open_partial, write_atomic
 from kexue_train.foundation.errors import ArtifactError, ConfigError, MachineLostError
@@ -34,7 +34,7 @@ from kexue_train.shuffle.plan import count_shards
 from kexue_train.shuffle.proof import Account, make_manifest
 from kexue_train.shuffle.recipe import make_recipe
 from kexue_train.shuffle.rejected_records import DROPPED, REJECTED, join_records
-from kexue_train.shuffle.shuffle_corpus import explain_full_disk, first_pass, plan_passes
+from kexue_train.shuffle.shuffle_corpus import explain_full_disk, find_sources, first_pass, plan_passes
 
 _SHARD_BYTES = 32 * 10**6
 _SYNC_BYTES = 256 * 10**6
@@ -69,6 +69,7 @@ def shuffle_to_file(
 
     Raises:
         ArtifactError: If ``out`` exists.
+        CorpusError: As in ``shuffle_corpus``, or if ``out`` would lie among the inputs.
         ConfigError: If the suffix of ``out`` is that of another format, records would be kept aside and there is no
             file to keep them by, or standard output is closed.
         ResourceError: If there is no room, or standard output takes no more.
@@ -77,10 +78,10 @@ def shuffle_to_file(
     form = _form_of(config, out)
     if config.model_fields_set & {"shards", "shard_size"}:
         progress.note("one file is written, so the number and size of shards have no effect")
+    if not is_standard_output(out):
+        check_not_among_inputs(Path(out), inputs)
     any_bytes = _takes_any_bytes(config)
-    sources = find_inputs(
-        inputs, format=config.format, document=config.document, weights=config.weights, any_bytes=any_bytes
-    )
+    sources = find_sources(config, inputs, progress, any_bytes=any_bytes)
     num_shards = count_shards(sources, _SHARD_BYTES) if OUTPUTS[config.output].is_appendable else 1
     recipe = make_recipe(config, sources, 0, seed)
     raw = any_bytes and all(source.format == "text" for source in sources)
