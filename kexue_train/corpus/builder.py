@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from kexue_train.corpus.records import ReadOptions, RecordBlock, Rejected, make_block, reject
+from kexue_train.corpus.unread_keys import KeyWatch
 from kexue_train.foundation.arrow_arrays import to_binary
 from kexue_train.foundation.errors import CorpusError
 
@@ -100,7 +101,8 @@ def check_columns(path: str, missing: set[str], names: Sequence[str], options: R
         raise CorpusError(
             f"{path}: has no column {_quote(options.text_keys)}; its columns: {_quote(names)}; name one with --text-key"
         )
-    if unkept := [key for key in options.keep if key in missing]:
+    unkept = [key for key in options.keep if key in missing]
+    if unkept and not options.rejects_unread:  # else they are the keys of other inputs
         logger.warning("%s: has no column %s to keep; null is kept instead", path, _quote(unkept))
 
 
@@ -128,6 +130,7 @@ class BlockBuilder:
 
     def __init__(self, options: ReadOptions) -> None:
         self._text_keys, self._keep = options.text_keys, options.keep
+        self._watch, self._rejects_unread = KeyWatch((*options.text_keys, *options.keep)), options.rejects_unread
         self._begin()
 
     def _begin(self) -> None:
@@ -142,6 +145,10 @@ class BlockBuilder:
     def add(self, position: int, record: object, raw: bytes | None = None) -> None:
         """Take the text out of ``record``; ``raw`` is how it stands in the file, if that is at hand."""
         text = pick_text(record, self._text_keys)
+        if isinstance(text, str) and isinstance(record, dict):
+            self._watch.see(record)
+            if self._rejects_unread and (unread := self._watch.unread_in(record)):
+                text = Refusal("unexpected key", f"{_quote(unread)}, unlike the first records; name it with --keep")
         if isinstance(text, str):
             self._positions.append(position)
             self._texts.append(text)
@@ -177,6 +184,7 @@ class BlockBuilder:
             extras=to_binary(self._extras) if self._keep else None,
             blank=self._blank,
             is_utf8=True,
+            unread=self._watch.take(),
         )
         self._begin()
         return block

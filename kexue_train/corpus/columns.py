@@ -22,6 +22,7 @@ from kexue_train.corpus.records import (
     reject,
     too_long,
 )
+from kexue_train.corpus.unread_keys import unread_columns
 from kexue_train.foundation.errors import CorpusError
 
 BATCH_ROWS = 4096
@@ -43,6 +44,8 @@ class Columns:
     """Those of ``ReadOptions.text_keys`` that are there, at least one."""
     kept: tuple[_Steps | None, ...]
     """One for each of ``ReadOptions.keep``; None if it is not there."""
+    unread: frozenset[str]
+    """All other columns."""
     options: ReadOptions
 
     @property
@@ -70,7 +73,9 @@ def find_columns(path: str, schema: pa.Schema, options: ReadOptions) -> Columns:
         if column and _is_binary(column[1]):
             raise CorpusError(f"{path}: column '{key}' holds {column[1]}, which JSON cannot; keep another column")
     steps = {key: column[0] for key, column in found.items() if column}
-    return Columns(tuple(steps[key] for key in texts), tuple(steps.get(key) for key in options.keep), options)
+    kept = tuple(steps.get(key) for key in options.keep)
+    unread = unread_columns(schema, (*options.text_keys, *options.keep))
+    return Columns(tuple(steps[key] for key in texts), kept, unread, options)
 
 
 def read_batch(batch: pa.RecordBatch, columns: Columns, row: int) -> Iterator[RecordBlock]:
@@ -175,7 +180,7 @@ def _make_block(row: int, texts: pa.LargeStringArray, kept: list[Any], columns: 
     if is_bad.any():
         good = pa.array(~is_bad)
         positions, texts, extras = positions[~is_bad], texts.filter(good), extras and extras.filter(good)
-    return make_block(positions, pc.drop_null(texts), rejected, extras=extras)
+    return make_block(positions, pc.drop_null(texts), rejected, extras=extras, unread=columns.unread)
 
 
 def _null_text(position: int, keys: tuple[str, ...]) -> Rejected:

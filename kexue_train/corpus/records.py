@@ -33,6 +33,8 @@ class ReadOptions:
     """Keys or columns of the text, joined by newlines. Dots go into objects, unless a key has that very name."""
     keep: tuple[str, ...] = ()
     """Keys or columns whose values go along in ``RecordBlock.extras``."""
+    rejects_unread: bool = False
+    """A record with other keys than those is rejected, since all are to be kept."""
     document: Document = "line"
     """Text files only."""
     raw: bool = False
@@ -72,6 +74,8 @@ class RecordBlock:
     """Empty lines and texts of white space only, which were skipped."""
     extras: pa.LargeBinaryArray | None = None
     """The kept values of each text, as JSON (see ``encode_extras``); None if nothing is to be kept."""
+    unread: frozenset[str] = frozenset()
+    """Keys or columns of the input that are neither text nor kept, as far as it is read."""
 
 
 def make_block(
@@ -82,6 +86,7 @@ def make_block(
     extras: pa.LargeBinaryArray | None = None,
     blank: int = 0,
     is_utf8: bool = False,
+    unread: frozenset[str] = frozenset(),
 ) -> RecordBlock:
     """Sort out texts that are blank or not UTF-8.
 
@@ -92,6 +97,7 @@ def make_block(
         extras: n values.
         blank: Records found blank before.
         is_utf8: Whether the texts are known to be UTF-8.
+        unread: See ``RecordBlock.unread``.
     """
     found = list(rejected)
     if not is_utf8:
@@ -103,7 +109,8 @@ def make_block(
     num_blank = int(is_blank.sum())
     if num_blank:
         positions, texts, extras = _select(~is_blank, positions, texts, extras)
-    return RecordBlock(positions, texts, sorted(found, key=lambda entry: entry.position), num_blank + blank, extras)
+    found.sort(key=lambda entry: entry.position)
+    return RecordBlock(positions, texts, found, num_blank + blank, extras, unread)
 
 
 def _are_blank(texts: pa.LargeStringArray) -> npt.NDArray[np.bool_]:

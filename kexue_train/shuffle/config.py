@@ -32,6 +32,9 @@ class ShuffleConfig(Config):
     """Key or column of the text; dots go into objects, such as ``article.body``. Several are joined by newlines."""
     keep: tuple[str, ...] = ()
     """Other keys or columns to keep, as columns of text."""
+    keep_all: bool = False
+    """Keep all other keys or columns. Those of JSON are found in the first records of each input; a record that has yet
+    another one cannot be used."""
     weights: Annotated[dict[str, float], OptionName("--weight")] = Field(default_factory=dict)
     """Input, written as among the inputs -> how often its documents are taken: 2 is twice, 0.5 every other one."""
     filters: Annotated[FilterConfig, OptionName(old_flag="--filter")] = Field(default_factory=FilterConfig)
@@ -78,6 +81,11 @@ class ShuffleConfig(Config):
     def _weights_fit_dedup(self) -> Self:
         if self.dedup == "exact" and any(weight != math.floor(weight) for weight in self.weights.values()):
             raise ValueError("with dedup: exact, weights must be whole numbers; shuffle once for each of the two")
-        if self.output == "lines" and self.keep:
-            raise ValueError("plain lines hold the text alone; remove 'keep', or write jsonl, parquet or arrow")
+        if self.keep and self.keep_all:
+            raise ValueError("'keep_all' keeps every key; remove it, or remove 'keep'")
+        if self.output == "lines" and (self.keep or self.keep_all):
+            raise ValueError(
+                f"plain lines hold the text alone; remove '{'keep' if self.keep else 'keep_all'}', or write jsonl, "
+                "parquet or arrow"
+            )
         return self

@@ -148,6 +148,7 @@ class Passes:
         options = ReadOptions(
             text_keys=config.text_keys,
             keep=config.keep,
+            rejects_unread=config.keep_all,
             document=config.document,
             raw=self.raw,
             block_bytes=self.budget.block_bytes,

@@ -147,6 +147,7 @@ def shuffle_statistics(account: Account, num_files: int) -> dict[str, Any]:
         "sampled_out": sum(r.sampled_out for r in account.gathered),
         "rejected": dict(sorted(rejected.items())),
         "dropped": dict(sorted(dropped.items())),
+        "unread_keys": sorted({key for result in account.scattered for key in result.unread_keys}),
         "shards": len(account.gathered),
         "source_mixing": source_mixing(groups),
         "rank_correlation": rank_correlation([result.order for result in account.gathered]),

@@ -15,6 +15,7 @@ from kexue_train.corpus.filters import REASONS, drop_reasons
 from kexue_train.corpus.inputs import Source
 from kexue_train.corpus.readers import read_records
 from kexue_train.corpus.records import ReadOptions, RecordBlock, Rejected
+from kexue_train.corpus.unread_keys import MAX_KEYS
 from kexue_train.executor import current_machine
 from kexue_train.foundation.arrow_arrays import lengths_of, to_binary, to_mask
 from kexue_train.foundation.errors import DamagedInputError
@@ -71,14 +72,18 @@ def scatter(task: ScatterTask) -> ScatterResult:
     path.parent.mkdir(parents=True, exist_ok=True)
     records = RejectedRecords(Path(task.folder), name)
     writer = SpillWriter(path, task.num_buckets, task.buffer_bytes, fits_memory=task.fits_memory)
+    unread: set[str] = set()
     try:
         for entry, source, sampling in task.ranges:
             counts = result.files.setdefault(entry.file_index, FileCounts(shard_rows=[0] * task.num_shards))
             for block in _read(task, source, entry):
+                if len(unread) < MAX_KEYS:
+                    unread |= block.unread
                 block = _accept(task, source, block, counts, records)
                 if len(block.positions):
                     _add(task, entry.file_index, sampling, block, counts, result, writer)
         result.index = writer.finish()
+        result.unread_keys = sorted(unread)
     except BaseException:
         path.unlink(missing_ok=True)
         raise

@@ -42,6 +42,8 @@ class ScatterResult:
     duplicates: int = 0
     """Offered rows skipped here already, since an equal text was near."""
     duplicates_checksum: int = 0
+    unread_keys: list[str] = field(default_factory=list)
+    """Keys or columns of the inputs that are neither text nor kept, sorted."""
     tickets: dict[int, list[int]] = field(default_factory=dict)
     """Rows by ticket and shard."""
     machine: str = ""

@@ -30,6 +30,7 @@ from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.foundation.runtime import available_memory_bytes, format_size, parse_size, require_disk
 from kexue_train.foundation.stage import Outlook, Stage, StagePlan
 from kexue_train.shuffle.config import ShuffleConfig
+from kexue_train.shuffle.kept_keys import describe_unread, with_all_kept
 from kexue_train.shuffle.outputs import ShardForm, shard_file_name
 from kexue_train.shuffle.passes import Passes, load_plan
 from kexue_train.shuffle.plan import count_shards, estimate_disk_bytes, estimate_text_bytes, plan_shuffle, split_memory
@@ -76,6 +77,7 @@ def shuffle_corpus(
         ArtifactError: ``out_dir`` holds something else.
     """
     sources = find_sources(config, inputs, progress)
+    config = with_all_kept(config, sources)
     num_shards = planned_shards(config, sources)
     recipe = make_recipe(config, sources, num_shards, seed)
     if (partial_dir(out_dir) / MANIFEST_NAME).exists():  # killed while publishing: only the tidying is left
@@ -133,6 +135,8 @@ def first_pass(passes: Passes) -> list[ScatterResult]:
     """Scatter, then check that the inputs did not change and that they hold a document, or lines, perhaps none."""
     scattered = passes.scatter_all()
     check_unchanged(passes.sources)
+    if line := describe_unread(passes.config, scattered):
+        passes.progress.note(line)
     if not passes.raw and not any(result.offered for result in scattered):
         counts = [entry for result in scattered for entry in result.files.values()]
         blank = sum(entry.blank for entry in counts)
@@ -224,7 +228,8 @@ class _Config(DataStageConfig, Protocol):
 
 def _recipe(config: _Config, inputs: Sequence[Path], out: Path) -> dict[Path, Recipe]:
     sources = find_sources(config.shuffle, documents_of(config.corpus, inputs[0]))
-    return {out: make_recipe(config.shuffle, sources, planned_shards(config.shuffle, sources), config.seed)}
+    shuffle = with_all_kept(config.shuffle, sources)
+    return {out: make_recipe(shuffle, sources, planned_shards(shuffle, sources), config.seed)}
 
 
 def _make(config: _Config, inputs: Sequence[Path], out: Path, progress: Progress) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import xxhash
 
-from kexue_train.corpus.formats import OUTPUTS, output_file_of
+from kexue_train.corpus.formats import OUTPUTS, OutputFile, output_file_of
 from kexue_train.corpus.patterns import check_not_among_inputs
 from kexue_train.executor import Executor
 from kexue_train.foundation.artifacts import FileEntry, Manifest, Recipe, fsync_folder, open_partial, write_atomic
@@ -28,6 +28,7 @@ from kexue_train.shuffle.destination import (
     temporary_folder,
 )
 from kexue_train.shuffle.gather import GatherResult, shard_marker_path
+from kexue_train.shuffle.kept_keys import with_all_kept
 from kexue_train.shuffle.outputs import ShardForm, shard_file_name
 from kexue_train.shuffle.passes import Passes
 from kexue_train.shuffle.plan import count_shards
@@ -75,13 +76,15 @@ def shuffle_to_file(
         ResourceError: If there is no room, or standard output takes no more.
         BrokenPipeError: If nobody reads standard output to its end.
     """
-    form = _form_of(config, out)
+    file = _file_of(config, out)
     if config.model_fields_set & {"shards", "shard_size"}:
         progress.note("one file is written, so the number and size of shards have no effect")
     if not is_standard_output(out):
         check_not_among_inputs(Path(out), inputs)
     any_bytes = _takes_any_bytes(config)
     sources = find_sources(config, inputs, progress, any_bytes=any_bytes)
+    config = with_all_kept(config, sources)
+    form = ShardForm(config.output, config.keep, file.compression if file else None)
     num_shards = count_shards(sources, _SHARD_BYTES) if OUTPUTS[config.output].is_appendable else 1
     recipe = make_recipe(config, sources, 0, seed)
     raw = any_bytes and all(source.format == "text" for source in sources)
@@ -99,16 +102,14 @@ def shuffle_to_file(
         return make_manifest(recipe, account, {Path(out).name: entry}, seed=seed, proof=proof)
 
 
-def _form_of(config: ShuffleConfig, out: str) -> ShardForm:
+def _file_of(config: ShuffleConfig, out: str) -> OutputFile | None:
     file = None if is_standard_output(out) else output_file_of(out)
-    if file is None:
-        return ShardForm(config.output, config.keep)
-    if file.format != config.output:
+    if file and file.format != config.output:
         raise ConfigError(
             f"{out}: is a file of {file.format} by its name, but {config.output} is asked for with --to; leave --to "
             "out, or give the file another suffix"
         )
-    return ShardForm(config.output, config.keep, file.compression)
+    return file
 
 
 def _takes_any_bytes(config: ShuffleConfig) -> bool:

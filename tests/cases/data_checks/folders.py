@@ -35,9 +35,16 @@ def _what_is_named_twice_is_said(data: Path) -> None:
     assert "read once" in ended.err
 
 
+def _keys_that_are_not_kept_are_told(data: Path) -> None:
+    ended = shuffle(data, "more_keys.jsonl")
+    assert ended.code == 0
+    assert "not kept: 'lang', 'url' (--keep NAME keeps one, --keep-all all)" in ended.err
+
+
 CHECKS: dict[str, Callable[[Path], None]] = {
     "D01": _is_read_by_its_list,
     "D05": _all_is_read_or_named,
     "D13": _own_output_is_not_read,
+    "D22": _keys_that_are_not_kept_are_told,
     "D23": _what_is_named_twice_is_said,
 }

@@ -1,0 +1,56 @@
+"""Which keys of the inputs are kept besides the text: all of them if that is asked for; what is not kept is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+from kexue_train.corpus.inputs import Source
+from kexue_train.corpus.readers import read_records
+from kexue_train.corpus.records import ReadOptions
+from kexue_train.corpus.streams import is_pipe
+from kexue_train.foundation.errors import ConfigError
+from kexue_train.shuffle.config import ShuffleConfig
+from kexue_train.shuffle.scatter_result import ScatterResult
+
+_LOOK_BYTES = 64 * 2**10
+_MAX_NAMES = 5
+
+
+def with_all_kept(config: ShuffleConfig, sources: Sequence[Source]) -> ShuffleConfig:
+    """Return the configuration with the keys of the inputs in ``keep`` if it says ``keep_all``, else as it is.
+
+    Of JSON the first records of each input are looked at, of other formats the columns.
+
+    Raises:
+        ConfigError: If a key cannot be kept, or an input is a pipe, which can be read only once.
+        CorpusError: If an input cannot be read.
+    """
+    if not config.keep_all:
+        return config
+    options = ReadOptions(text_keys=config.text_keys, document=config.document, block_bytes=_LOOK_BYTES)
+    found: set[str] = set()
+    for source in sources:
+        if is_pipe(source.path):
+            raise ConfigError(
+                f"{source.path}: is read once, so its keys are not known beforehand; name them with --keep"
+            )
+        for block in islice(read_records(source, options), 1):
+            found |= block.unread
+    if "text" in found:
+        raise ConfigError(
+            f"the inputs have a key 'text' beside '{', '.join(config.text_keys)}', and that column holds the "
+            "text; name the other keys with --keep"
+        )
+    return config.model_copy(update={"keep": tuple(sorted(found))})
+
+
+def describe_unread(config: ShuffleConfig, scattered: Sequence[ScatterResult]) -> str | None:
+    """Return one line about the keys that are not kept; None if there are none."""
+    unread = sorted({key for result in scattered for key in result.unread_keys})
+    if not unread:
+        return None
+    names = ", ".join(f"'{name[:60]}'" for name in unread[:_MAX_NAMES])
+    more = f" and {len(unread) - _MAX_NAMES:,} more" if len(unread) > _MAX_NAMES else ""
+    advice = "plain lines hold the text alone" if config.output == "lines" else "--keep NAME keeps one, --keep-all all"
+    return f"not kept: {names}{more} ({advice})"
