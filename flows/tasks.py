@@ -60,9 +60,9 @@ def stage_task(stage: Stage[RunConfig]) -> Task[..., Any]:
             progress: Any = TrainingArtifacts(run, board) if stage is TRAIN else ArtifactProgress(stage.name, board)
             work = begin_stage(stage, run, inputs, out)
             if stage is TRAIN:
-                _train_in_thread(run, progress, lambda: stage.make(run.config, work.inputs, work.out, progress))
+                _train_in_thread(run, progress, lambda: work.make(progress))
             else:
-                stage.make(run.config, work.inputs, work.out, progress)
+                work.make(progress)
             result = work.finish()
             progress.complete()
         except Exception as error:

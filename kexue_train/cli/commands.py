@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
@@ -23,7 +24,7 @@ HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 Function = TypeVar("Function", bound=Callable[..., None])
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; other contents are not overwritten.")]
-OutFile = Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")]
+OutFile = Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="JSON file to write.")]
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="YAML file of a run, such as configs/demo.yaml.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="section.key=value", help="Values that replace the file's.")
@@ -113,6 +114,15 @@ def show_progress(stage: str) -> Any:
     from kexue_train.cli.terminal import SingleStage  # noqa: PLC0415
 
     return SingleStage(stage, Console(stderr=True))
+
+
+@contextmanager
+def making(stage: str, out: Path) -> Iterator[Any]:
+    """Give the board of a single stage that makes ``out``; if it is refused, nothing is left of what it began."""
+    from kexue_train.foundation.traces import untouched_if_refused  # noqa: PLC0415
+
+    with untouched_if_refused(out), show_progress(stage) as progress:
+        yield progress
 
 
 def make_executor(workers: int | None, ray: str | None) -> Executor:

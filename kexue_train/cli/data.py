@@ -16,6 +16,7 @@ from kexue_train.cli.commands import (
     Workers,
     command,
     make_executor,
+    making,
     print_json,
     print_manifest,
     show_progress,
@@ -92,7 +93,7 @@ def shuffle_command(
     sources = inputs or _piped_input()
     executor = make_executor(workers, ray)
     try:
-        with show_progress("shuffle") as progress:
+        with making("shuffle", Path(out)) as progress:
             if is_folder:
                 manifest = shuffle_corpus(config, sources, Path(out), seed=seed, executor=executor, progress=progress)
             else:
@@ -130,7 +131,7 @@ def tokenizer_command(
     from kexue_train.samples.tokenizer import train_tokenizer  # noqa: PLC0415
 
     config = given.config()
-    with show_progress("tokenizer") as progress:
+    with making("tokenizer", out) as progress:
         manifest = train_tokenizer(config, shards, out, progress=progress)
     print_manifest(out, manifest, as_json)
     if not as_json:
@@ -154,7 +155,7 @@ def samples_command(
     from kexue_train.samples.build_samples import build_samples  # noqa: PLC0415
 
     config, executor = given.config(), make_executor(workers, ray)
-    with show_progress("samples") as progress:
+    with making("samples", out) as progress:
         manifest = build_samples(config, shards, tokenizer, out, seed=seed, executor=executor, progress=progress)
     print_manifest(out, manifest, as_json)
 

@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kexue_train.cli.commands import AsJson, Out, OutFile, QuickGroup, command, print_json, print_result, show_progress
+from kexue_train.cli.commands import (
+    AsJson,
+    Out,
+    OutFile,
+    QuickGroup,
+    command,
+    making,
+    print_json,
+    print_result,
+    show_progress,
+)
 from kexue_train.cli.options import Given, options_of
 
 if TYPE_CHECKING:
@@ -53,7 +63,7 @@ def finetune_whitening(
     from kexue_train.downstream.evaluate.sentence_vectors.fit_whitening import fit_whitening  # noqa: PLC0415  # loads torch
 
     settings = given.config()
-    with show_progress("finetune") as progress:
+    with making("finetune", out) as progress:
         manifest = fit_whitening(model, inputs, out, **dict(settings), progress=progress)
     facts = manifest.statistics
     if as_json:

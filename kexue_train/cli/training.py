@@ -12,6 +12,7 @@ from kexue_train.cli.commands import (
     Overrides,
     Ray,
     command,
+    making,
     print_manifest,
     ray_override,
     show_progress,
@@ -43,7 +44,6 @@ def train_command(
     as_json: AsJson = False,
 ) -> None:
     """Pretrain on sample shards; resumes from the last checkpoint."""
-    from kexue_train.foundation.artifacts import write_atomic  # noqa: PLC0415
     from kexue_train.foundation.run_dir import RunDir  # noqa: PLC0415
     from kexue_train.pipeline.run_config import RunConfig  # noqa: PLC0415
     from kexue_train.train.launch import launcher_of  # noqa: PLC0415
@@ -52,11 +52,16 @@ def train_command(
 
     chosen = [*(overrides or []), *([f"train.workers.launcher={launcher}"] if launcher else [])]
     run_config = RunConfig.load(config, [*chosen, *ray_override(ray)])
-    job = job_of(run_config)
-    with RunDir(out).lock(), show_progress("train") as progress:
-        write_atomic(out / "config.yaml", run_config.to_yaml())
-        launch = launcher_of(job, out / "config.yaml", samples, out, run_config.execution, port)
-        manifest = pretrain(job, samples, out, launch=launch, progress=progress)
+    job, folder = job_of(run_config), RunDir(out)
+    with folder.lock("--out"), show_progress("train") as progress:
+        start = launcher_of(job, samples, out, run_config.execution, port)
+
+        def launch() -> None:
+            if not folder.write_config(run_config.to_yaml()):
+                progress.note(f"{folder.config} is not of this training and is left alone")
+            start()
+
+        manifest = pretrain(job, samples, out, launch=launch, given=config, progress=progress)
     print_manifest(out, manifest, as_json)
 
 
@@ -68,10 +73,12 @@ def export_command(
 ) -> None:
     """Write a checkpoint as a Hugging Face folder and check that it computes the same."""
     from kexue_train.export.export_hf import export_hf  # noqa: PLC0415  # loads torch and transformers
+    from kexue_train.foundation.traces import untouched_if_refused  # noqa: PLC0415
     from kexue_train.train.stage import last_checkpoint  # noqa: PLC0415
 
     is_training = (checkpoint / "checkpoints").is_dir()
-    manifest = export_hf(last_checkpoint(checkpoint) if is_training else checkpoint, out)
+    with untouched_if_refused(out):
+        manifest = export_hf(last_checkpoint(checkpoint) if is_training else checkpoint, out)
     print_manifest(out, manifest, as_json)
 
 
@@ -87,6 +94,6 @@ def import_command(
     """Write published RoFormerV2 weights as a Hugging Face folder; every tensor must fit."""
     from kexue_train.export.import_weights import import_weights  # noqa: PLC0415  # loads torch and transformers
 
-    with show_progress("import-weights") as progress:
+    with making("import-weights", out) as progress:
         manifest = import_weights(folder, out, progress=progress)
     print_manifest(out, manifest, as_json)

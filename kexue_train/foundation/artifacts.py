@@ -164,6 +164,7 @@ def find_complete(
         StaleArtifactError: If the folder holds another recipe's work and ``replace`` is false.
         ArtifactError: If the folder holds something that is not an artifact, or (without ``replace``) a damaged one.
     """
+    refuse_dangling_link(out_dir, "the output folder")
     _finish_interrupted_publish(out_dir, recipe)
     if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
         return None
@@ -220,9 +221,27 @@ def open_partial(out_dir: Path, recipe: Recipe, progress: Progress = SILENT) -> 
     return partial
 
 
+def refuse_dangling_link(path: Path, option: str) -> None:
+    """Refuse to write to a link that leads nowhere: whether its target is wanted is not known.
+
+    Raises:
+        ResourceError: With the link and where it leads; ``option`` is what the user calls the path.
+    """
+    if path.is_symlink() and not path.exists():
+        raise ResourceError(
+            f"{path}: is a link to {path.readlink()}, which does not exist; make that folder, remove the link, or "
+            f"choose another path for {option}"
+        )
+
+
 def partial_dir(out_dir: Path) -> Path:
     """Return where ``out_dir`` is being made: ``.NAME.partial`` in the same folder."""
     return out_dir.parent / f".{out_dir.name}.partial"
+
+
+def holds_only_recipe(partial: Path) -> bool:
+    """Return whether nothing has been made in ``partial``, or it is not there."""
+    return not partial.is_dir() or all(path.name == _RECIPE_NAME for path in partial.iterdir())
 
 
 def publish(partial: Path, out_dir: Path, manifest: Manifest) -> Manifest:

@@ -23,6 +23,11 @@ class KexueError(Exception):
 
     exit_code = 2
 
+    @property
+    def is_refusal(self) -> bool:
+        """Whether there is something for the user to correct; then what was asked for has not begun."""
+        return self.exit_code == KexueError.exit_code
+
 
 class ConfigError(KexueError):
     """A configuration value or a command-line option is wrong."""

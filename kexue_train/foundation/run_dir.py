@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from kexue_train.foundation.artifacts import write_atomic
-from kexue_train.foundation.errors import ArtifactError, ConfigError, ResourceError
+import yaml
+
+from kexue_train.foundation.artifacts import refuse_dangling_link, write_atomic
+from kexue_train.foundation.errors import ArtifactError, ConfigError, KexueError, ResourceError
+from kexue_train.foundation.traces import Surroundings
 
 _COPY_OF_A_JOB = "/runtime_resources/working_dir_files/"
+_CONFIG_HEADER = "# The resolved configuration, by kexue_train; never written over once it is edited. Digest:"
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,13 @@ class RunDir:
         return self.root / "evaluations" / model.name
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, option: str = "--run-dir") -> Iterator[None]:
         """Hold the run folder alone; the lock ends with the process, however it ends.
+
+        If the work is refused before it has left more here than lock, owner and configuration, the folder is as before.
+
+        Args:
+            option: What the command calls the folder, for messages.
 
         Raises:
             ConfigError: If the folder would go with a Ray job.
@@ -94,22 +104,32 @@ class RunDir:
         if _COPY_OF_A_JOB in self.root.absolute().as_posix():
             raise ConfigError(
                 f"{self.root}: the run folder would lie in the copy of the working directory that Ray makes for a job "
-                "and deletes after it; give one on storage that all nodes mount: --run-dir /shared/runs/NAME"
+                f"and deletes after it; give one on storage that all nodes mount: {option} /shared/runs/NAME"
             )
+        before, descriptor = _Before.of(self), -1
+        try:
+            descriptor = self._open_lock(option)
+            self._take(descriptor, option)
+            yield
+        except KexueError as error:
+            if error.is_refusal:
+                before.put_back(self)
+            raise
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _open_lock(self, option: str) -> int:
+        refuse_dangling_link(self.root, option)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+            return os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise ResourceError(
-                f"{self.root}: the run folder cannot be written ({error.strerror}); give another with --run-dir"
+                f"{self.root}: the run folder cannot be written ({error.strerror}); give another with {option}"
             ) from None
-        try:
-            self._take(descriptor)
-            yield
-        finally:
-            os.close(descriptor)
 
-    def _take(self, descriptor: int) -> None:
+    def _take(self, descriptor: int, option: str) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(descriptor, 0)
@@ -118,12 +138,12 @@ class RunDir:
             holder = os.pread(descriptor, 20, 0).decode() or "unknown"
             raise ResourceError(
                 f"{self.root}: process {holder} is working in this run folder; "
-                "wait for it, stop it, or give another --run-dir"
+                f"wait for it, stop it, or give another {option}"
             ) from None
         except OSError as error:
             raise ResourceError(
                 f"{self.root}: the run folder cannot be locked ({error.strerror}); "
-                "give one with --run-dir on a file system with locks and free space"
+                f"give one with {option} on a file system with locks and free space"
             ) from None
 
     def record_stage(self, *, stage: str, **facts: Any) -> None:
@@ -171,5 +191,89 @@ class RunDir:
                 f"{self.root}: not a run folder of kexue_train, yet it holds {len(foreign)} files or folders such as "
                 f"{foreign[0]!r}; give an empty or new folder with --run-dir"
             )
+        if os.path.lexists(self.config) and not self._may_rewrite_config():
+            raise ArtifactError(
+                f"{self.config}: was written or edited by somebody else, and the run writes its resolved configuration "
+                "under this name; move the file away, and give it with --config from there"
+            )
         write_atomic(owner, name)
-        write_atomic(self.config, resolved_config)
+        self.write_config(resolved_config)
+
+    def write_config(self, resolved_config: str) -> bool:
+        """Write the resolved configuration unless a file lies there that somebody else has written or edited.
+
+        Return whether it lies there now.
+        """
+        if os.path.lexists(self.config) and not self._may_rewrite_config():
+            return False
+        text = f"{_CONFIG_HEADER} {_digest(resolved_config)}\n{resolved_config}"
+        if not self.config.exists() or self.config.read_text(encoding="utf-8") != text:
+            write_atomic(self.config, text)
+        return True
+
+    def _may_rewrite_config(self) -> bool:
+        """Whether the file of this name is ours as we have left it."""
+        if self.config.is_symlink() or not self.config.is_file():
+            return False
+        try:
+            text = self.config.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return False
+        header, _, rest = text.partition("\n")
+        if header.startswith(_CONFIG_HEADER):
+            return header == f"{_CONFIG_HEADER} {_digest(rest)}"
+        return (self.root / ".run").exists() and _is_dumped(text)  # of an earlier release
+
+
+class _Before(NamedTuple):
+    """What a run folder was like before a command."""
+
+    entries: frozenset[str]
+    files: dict[Path, tuple[bytes, os.stat_result]]
+    """Those that every command writes."""
+    around: Surroundings
+
+    @classmethod
+    def of(cls, run: RunDir) -> _Before:
+        if not run.root.is_dir():
+            return cls(frozenset(), {}, Surroundings.of(run.root))
+        files = {}
+        for path in _written_at_once(run):
+            with suppress(OSError):
+                files[path] = (path.read_bytes(), path.stat())
+        return cls(_entries(run), files, Surroundings.of(run.root))
+
+    def put_back(self, run: RunDir) -> None:
+        """Make the folder what it was, unless it holds work since."""
+        if not run.root.is_dir() or _entries(run) != self.entries:
+            return
+        with suppress(OSError):  # it is the refusal that counts
+            for path in _written_at_once(run):
+                if path not in self.files:
+                    path.unlink(missing_ok=True)
+                elif path.read_bytes() != self.files[path][0]:
+                    path.write_bytes(self.files[path][0])
+            for path, (_, status) in self.files.items():
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        self.around.put_back()
+
+
+def _written_at_once(run: RunDir) -> tuple[Path, ...]:
+    return run.root / ".lock", run.root / ".run", run.config
+
+
+def _entries(run: RunDir) -> frozenset[str]:
+    own = {path.name for path in _written_at_once(run)}
+    return frozenset(path.name for path in run.root.iterdir() if path.name not in own)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _is_dumped(text: str) -> bool:
+    """Whether a program has written this YAML: no comments, no other layout."""
+    try:
+        return text == yaml.safe_dump(yaml.safe_load(text), sort_keys=False, allow_unicode=True)
+    except yaml.YAMLError:
+        return False

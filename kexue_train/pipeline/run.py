@@ -12,6 +12,7 @@ from kexue_train.foundation.progress import Progress
 from kexue_train.foundation.run_dir import RunDir
 from kexue_train.foundation.runtime import format_seconds, format_size
 from kexue_train.foundation.stage import Stage
+from kexue_train.foundation.traces import untouched_if_refused
 from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import REPORT, STAGES
 
@@ -88,7 +89,7 @@ def is_complete(run: Run) -> bool:
 
 @dataclass(frozen=True)
 class StageWork:
-    """One making of a stage: ``stage.make`` is called between ``begin_stage`` and ``finish``."""
+    """One making of a stage: ``make`` is called between ``begin_stage`` and ``finish``."""
 
     stage: Stage[RunConfig]
     run: Run
@@ -101,6 +102,11 @@ class StageWork:
     started: float
     """Seconds since 1970."""
     clock: float
+
+    def make(self, progress: Progress) -> None:
+        """Do the work; if it is refused, nothing is left of what it began."""
+        with untouched_if_refused(self.out):
+            self.stage.make(self.run.config, self.inputs, self.out, progress)
 
     def finish(self) -> StageResult:
         """Record the stage in the run folder if it was made, and return what it did."""
@@ -136,5 +142,5 @@ def run_stage(
 ) -> StageResult:
     """Make ``stage``, or find it complete, and record it in the run folder; for the arguments see ``begin_stage``."""
     work = begin_stage(stage, run, inputs)
-    stage.make(run.config, work.inputs, work.out, progress)
+    work.make(progress)
     return work.finish()

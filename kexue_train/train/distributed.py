@@ -21,6 +21,10 @@ RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
 """How long a rank waits for the others at the start."""
 _MARGIN = timedelta(minutes=5)
 _FIRST_PORT, _PORTS = 20_000, 20_000
+_OF_A_LAUNCHER = re.compile(
+    r"(PET|TORCHELASTIC|TORCH_ELASTIC|OMPI|PMI|PMIX)_\w+"
+    r"|((LOCAL|GROUP|ROLE|NODE|CROSS)_)?(RANK|SIZE|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|NCCL_COMM_ID"
+)
 _T = TypeVar("_T")
 
 
@@ -67,18 +71,24 @@ def join_process_group(backend: str, *, hang_timeout: float, alone: bool = False
         alone: Make a group of one, whatever the environment says.
 
     Raises:
+        ConfigError: If the environment describes no whole group.
         ResourceError: If the ranks do not meet within ``RENDEZVOUS_TIMEOUT``, with the address.
     """
     if dist.is_initialized():  # Ray Train has set it up
         return
     timeout = collective_timeout(hang_timeout)
-    if alone or "MASTER_PORT" not in os.environ:
-        os.environ.update({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"})
+    if alone or not {"RANK", "WORLD_SIZE"} & os.environ.keys():
+        be_alone()
         store = dist.TCPStore(  # type: ignore[attr-defined]  # documented, not listed as exported
             "127.0.0.1", 0, 1, is_master=True, timeout=RENDEZVOUS_TIMEOUT
         )
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
         return
+    if missing := {"RANK", "WORLD_SIZE", "MASTER_PORT"} - os.environ.keys():
+        raise ConfigError(
+            f"the environment describes a group of training workers without {' and '.join(sorted(missing))}; let a "
+            "launcher such as torchrun set all of RANK, WORLD_SIZE and MASTER_PORT, or unset them to train alone"
+        )
     rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
     host, port = os.environ.setdefault("MASTER_ADDR", "127.0.0.1"), os.environ["MASTER_PORT"]
     use_interface_towards(host)
@@ -99,18 +109,57 @@ def collective_timeout(hang_timeout: float) -> timedelta:
     return 3 * timedelta(seconds=hang_timeout) + _MARGIN
 
 
+def be_alone() -> None:
+    """Let the environment of this process describe a group of one, whatever a launcher has said."""
+    kept = without_launcher(os.environ) | {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"} | loopback_interfaces()
+    os.environ.clear()
+    os.environ.update(kept)
+
+
+def without_launcher(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return ``environ`` without what launchers tell their workers.
+
+    Kubernetes' training operator, torchrun and MPI set such variables in whole containers and shells. Workers that are
+    started there would wait for ranks that nobody starts, at an address that is not theirs.
+    """
+    return {name: value for name, value in environ.items() if not _OF_A_LAUNCHER.fullmatch(name)}
+
+
+def loopback_interfaces() -> dict[str, str]:
+    """Return the variables by which workers that are all on this machine talk over its loopback interface.
+
+    No other interface has to be up, and neither the machine's name nor a choice that is meant for a cluster matters.
+    """
+    for name, addresses in psutil.net_if_addrs().items():
+        if "127.0.0.1" in [address.address for address in addresses]:
+            return dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME"), name)
+    return {}
+
+
 def use_interface_towards(host: str) -> None:
     """Let gloo use the network interface that leads to ``host``; by itself it takes the one the host's name means."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, 9))  # sends nothing
-            own = probe.getsockname()[0]
-    except OSError:
-        return
+    own = _own_address_towards(host)
     for name, addresses in psutil.net_if_addrs().items():
-        if own in [address.address for address in addresses] or (own.startswith("127.") and name == "lo"):
+        found = [address.address.partition("%")[0] for address in addresses]  # without the zone of IPv6
+        if own in found or (own.startswith("127.") and "127.0.0.1" in found):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
             return
+
+
+def _own_address_towards(host: str) -> str:
+    """Return this machine's address on the way to ``host``, by IPv4 or IPv6; empty if there is no way."""
+    try:
+        targets = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
+    except OSError:
+        return ""
+    for family, kind, protocol, _, target in targets:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.connect(target)  # sends nothing
+                return str(probe.getsockname()[0]).partition("%")[0]
+        except OSError:
+            continue
+    return ""
 
 
 def slurm_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Self
 
@@ -94,6 +95,11 @@ class TrainDir:
         return self.root / "metrics.jsonl"
 
     @property
+    def deepspeed_config(self) -> Path:
+        """DeepSpeed's configuration, if it runs the steps."""
+        return self.root / "deepspeed.json"
+
+    @property
     def tensorboard(self) -> Path:
         """Event files."""
         return self.root / "tensorboard"
@@ -107,6 +113,16 @@ class TrainDir:
     def stop(self) -> Path:
         """Whoever makes this file asks the training to save a checkpoint and end; it is then removed."""
         return self.root / "stop"
+
+    @property
+    def job(self) -> Path:
+        """The job, for workers that are processes of their own; JSON, which is YAML too."""
+        return self.logs / "job.json"
+
+    @property
+    def started(self) -> Path:
+        """Rank 0 makes this file when all workers have met, and its launcher removes it before every start."""
+        return self.logs / "started"
 
     @property
     def failure(self) -> Path:
@@ -163,29 +179,90 @@ def _samples_of(phase: PhaseSettings, found: Mapping[int, SampleDataset], path: 
     return found[phase.seq_len]
 
 
-def prepare(config: JobConfig, samples: Path, paths: TrainDir) -> Recipe:
-    """Make the folder ready for this job: claim it with the recipe, or check that it already trains the same.
+def check_folder(config: JobConfig, samples: Path, paths: TrainDir, *, given: Path | None = None) -> Recipe:
+    """Check that samples, weights and folder fit this job; writes nothing.
+
+    Args:
+        config: The job.
+        samples: Folder of sample shards.
+        paths: The folder, which may be absent.
+        given: The user's configuration file, which may lie in the folder.
 
     Raises:
         StaleArtifactError: If the folder trains something else.
+        ArtifactError: If it holds other things and no training.
     """
     datasets = read_samples(samples, config)
     if config.train.init_from:
         check_initial_weights(config.train.init_from, config.model, datasets[0])
     recipe = config.recipe(samples_digest(datasets))
-    paths.checkpoints.mkdir(parents=True, exist_ok=True)
-    paths.logs.mkdir(exist_ok=True)
-    if paths.recipe.exists():
+    if not paths.recipe.exists():
+        _refuse_foreign(paths, given)
+        return recipe
+    try:
         found = Recipe.model_validate_json(paths.recipe.read_text(encoding="utf-8"))
-        if reason := recipe.difference(found):
-            raise StaleArtifactError(
-                f"{paths.root}: holds the training of other settings: {reason}. Choose another output folder, or move "
-                "this one away; train.init_from=CHECKPOINT starts there with the weights of a checkpoint",
-                reason,
-            )
-    else:
-        write_atomic(paths.recipe, recipe.model_dump_json(indent=2) + "\n")
+    except ValueError as error:
+        raise ArtifactError(
+            f"{paths.recipe}: is damaged ({str(error).partition(chr(10))[0]}), so it is not known what this folder "
+            "trains; bring the file back from a copy, or choose another output folder"
+        ) from None
+    if reason := recipe.difference(found):
+        raise StaleArtifactError(
+            f"{paths.root}: holds the training of other settings: {reason}. Choose another output folder, or move "
+            "this one away; train.init_from=CHECKPOINT starts there with the weights of a checkpoint",
+            reason,
+        )
     return recipe
+
+
+def prepare(config: JobConfig, samples: Path, paths: TrainDir, *, given: Path | None = None) -> Recipe:
+    """Make the folder ready for this job: claim it with the recipe, or check that it already trains the same.
+
+    Raises:
+        ArtifactError: As ``check_folder``, whose arguments these are.
+    """
+    recipe = check_folder(config, samples, paths, given=given)
+    if not paths.recipe.exists():
+        paths.root.mkdir(parents=True, exist_ok=True)
+        write_atomic(paths.recipe, recipe.model_dump_json(indent=2) + "\n")
+    paths.checkpoints.mkdir(exist_ok=True)
+    paths.logs.mkdir(exist_ok=True)
+    return recipe
+
+
+def _refuse_foreign(paths: TrainDir, given: Path | None) -> None:
+    """Refuse a folder that is not empty and no training's.
+
+    A file that asks to stop may lie there before, and workers may have begun their logs.
+    """
+    if not paths.root.exists():
+        return
+    if not paths.root.is_dir():
+        raise ArtifactError(f"{paths.root}: is a file; choose another output folder")
+    found = (path for path in paths.root.iterdir() if not path.name.startswith(".") and path != paths.stop)
+    foreign = sorted(path.name for path in found if not _is_given(path, given) and not _are_logs(path, paths))
+    if foreign:
+        raise ArtifactError(
+            f"{paths.root}: no training of kexue_train (no {paths.recipe.name}), yet it holds {len(foreign)} files or "
+            f"folders such as {foreign[0]!r}, which are left alone; choose an empty or new output folder"
+        )
+
+
+def _is_given(path: Path, given: Path | None) -> bool:
+    return given is not None and path.exists() and given.exists() and path.samefile(given)
+
+
+def _are_logs(path: Path, paths: TrainDir) -> bool:
+    return path == paths.logs and all(
+        fnmatch(file.name, "rank-*.log") or file.name == ".lock" for file in path.iterdir()
+    )
+
+
+def write_job(config: JobConfig, paths: TrainDir) -> Path:
+    """Write the job for workers that are processes of their own; return the file, which ``JobConfig.load`` reads."""
+    paths.logs.mkdir(parents=True, exist_ok=True)
+    write_atomic(paths.job, config.model_dump_json(indent=2) + "\n")
+    return paths.job
 
 
 @contextmanager
@@ -197,7 +274,7 @@ def hold_alone(file: Path) -> Iterator[None]:
     Raises:
         ResourceError: If another process still holds it then.
     """
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         _take_lock(descriptor, file)
         yield

@@ -20,8 +20,6 @@ class Launch:
     """What a launcher may need to know."""
 
     job: JobConfig
-    config_file: Path
-    """The same job as a YAML file, for workers that are processes of their own."""
     samples: Path
     """Folder of sample shards."""
     out_dir: Path
@@ -40,7 +38,7 @@ def _start_with_ray(launch: Launch) -> None:
 def _start_with_torchrun(launch: Launch) -> None:
     from kexue_train.train.torchrun_launch import train_with_torchrun  # noqa: PLC0415  # needs torch
 
-    train_with_torchrun(launch.job, launch.config_file, launch.samples, launch.out_dir, port=launch.port)
+    train_with_torchrun(launch.job, launch.samples, launch.out_dir, port=launch.port)
 
 
 def _start_here(launch: Launch) -> None:
@@ -57,15 +55,31 @@ LAUNCHERS: Mapping[LauncherName, Callable[[Launch], None]] = {
 
 def launcher_of(
     job: JobConfig,
-    config_file: Path,
     samples: Path,
     out_dir: Path,
     execution: ExecutionConfig,
     port: int | None = None,
 ) -> Callable[[], None]:
     """Return what starts the workers of ``job``, by ``train.workers.launcher``; see ``Launch`` for the arguments."""
-    launch = Launch(job=job, config_file=config_file, samples=samples, out_dir=out_dir, execution=execution, port=port)
-    return partial(LAUNCHERS[job.train.workers.launcher], launch)
+    launch = Launch(job=job, samples=samples, out_dir=out_dir, execution=execution, port=port)
+    return partial(_start, launch)
+
+
+def _start(launch: Launch) -> None:
+    with _without_other_launchers():
+        LAUNCHERS[launch.job.train.workers.launcher](launch)
+
+
+@contextmanager
+def _without_other_launchers() -> Iterator[None]:
+    """Take out of the environment, which the workers inherit, what a launcher around this process has said."""
+    from kexue_train.train.distributed import without_launcher  # noqa: PLC0415  # needs torch
+
+    hidden = {name: os.environ.pop(name) for name in os.environ.keys() - without_launcher(os.environ).keys()}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def train_here(config: JobConfig, samples: Path, out_dir: Path) -> None:

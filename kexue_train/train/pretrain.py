@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from kexue_train.foundation.artifacts import MANIFEST_NAME, Manifest, check_files, read_manifest
-from kexue_train.foundation.errors import ArtifactError, StaleArtifactError, TrainingError
+from kexue_train.foundation.artifacts import (
+    MANIFEST_NAME,
+    Manifest,
+    check_files,
+    read_manifest,
+    refuse_dangling_link,
+)
+from kexue_train.foundation.errors import ArtifactError, KexueError, StaleArtifactError, TrainingError
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.train.checkpoint import list_checkpoints, step_of
 from kexue_train.train.faults.stop import STOPPING_SIGNALS
-from kexue_train.train.job import JobConfig, TrainDir, prepare
+from kexue_train.train.job import JobConfig, TrainDir, check_folder, prepare
 from kexue_train.train.monitor.events import progress_reported
 from kexue_train.train.monitor.loggers import require_loggers
 
@@ -28,6 +35,7 @@ def pretrain(
     *,
     launch: Callable[[], None],
     replace: bool = False,
+    given: Path | None = None,
     progress: Progress = SILENT,
 ) -> Manifest:
     """Train until the last step is reached.
@@ -38,24 +46,28 @@ def pretrain(
         out_dir: Folder for checkpoints, metrics and logs.
         launch: Runs the workers on this job and returns when they have ended.
         replace: Move a training of other settings aside (the reason goes to ``progress.note``) instead of refusing.
+        given: The user's configuration file, which may lie in ``out_dir``.
         progress: Receives steps and metrics.
 
     Raises:
+        ArtifactError: If ``out_dir`` holds other things and no training.
         ResourceError: If a package that ``train.logging.loggers`` names is missing.
         StaleArtifactError: If ``out_dir`` trains something else and ``replace`` is false.
         TrainingError: If the workers ended before the last step.
     """
     paths = TrainDir(out_dir)
     require_loggers(config.train.logging.loggers)
+    refuse_dangling_link(out_dir, "the output folder")
     try:
-        prepare(config, samples, paths)
+        check_folder(config, samples, paths, given=given)
     except StaleArtifactError as stale:
         if not replace:
             raise
         progress.note(f"training again: {stale.reason}; the old training is kept in {_move_aside(out_dir)}")
-        prepare(config, samples, paths)
     if manifest := _finished(out_dir):
         return manifest
+    is_new = not paths.recipe.exists()
+    prepare(config, samples, paths, given=given)
     if checkpoints := list_checkpoints(paths.checkpoints):
         progress.note(f"resumed from checkpoint {checkpoints[0].name}")
     done = step_of(checkpoints[0].name) if checkpoints else 0
@@ -63,8 +75,13 @@ def pretrain(
     for file in (paths.stop, paths.failure):  # meant for the training before
         file.unlink(missing_ok=True)
     held = signals_held(paths.stop, config.train.faults.stop_timeout, progress)
-    with held, progress_reported(paths.metrics, done, config.train.steps, progress):
-        launch()
+    try:
+        with held, progress_reported(paths.metrics, done, config.train.steps, progress):
+            launch()
+    except KexueError as error:
+        if is_new and error.is_refusal and not paths.metrics.exists():
+            _forget(paths)
+        raise
     manifest = _finished(out_dir)
     if manifest is None:
         raise TrainingError(
@@ -84,6 +101,17 @@ def _finished(out_dir: Path) -> Manifest | None:
         (out_dir / MANIFEST_NAME).unlink()
         return None
     return manifest
+
+
+def _forget(paths: TrainDir) -> None:
+    """Remove what a training has left that was refused before its first line of metrics."""
+    for path in (paths.recipe, paths.checkpoints, paths.logs, paths.deepspeed_config, paths.micro_batch_sizes):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # it is locked, or was there before
+        paths.root.rmdir()
 
 
 def _move_aside(out_dir: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,9 @@ from kexue_train.train.faults.spikes import EndedBySpikeError
 from kexue_train.train.job import TrainDir
 
 logger = logging.getLogger(__name__)
+
+SECONDS_TO_COME_UP = 45.0
+"""After which it is said that the workers have not met; loading the libraries takes most of a usual start."""
 
 
 class WorkersLost(TrainingError):  # noqa: N818  # what happened
@@ -39,6 +43,7 @@ def run_with_restarts(start: Callable[[], None], paths: TrainDir, *, max_restart
     """
     restarts, newest = 0, _newest(paths)
     while True:
+        paths.started.unlink(missing_ok=True)
         try:
             return start()
         except MachineDrained as drained:
@@ -55,6 +60,52 @@ def run_with_restarts(start: Callable[[], None], paths: TrainDir, *, max_restart
             logger.warning("%s; restart %d of %d", lost, restarts, max_restarts)
         if paths.stop.exists():
             return None
+
+
+class StartWatch:
+    """Looks whether the workers of a start come up, and says once if they take long.
+
+    Args:
+        paths: The training's folder.
+        state: Tells what is known of them, in words.
+    """
+
+    def __init__(self, paths: TrainDir, state: Callable[[], str]) -> None:
+        self._paths, self._state = paths, state
+        self._metrics = _version(paths.metrics)
+        self._overdue_at = time.monotonic() + SECONDS_TO_COME_UP
+
+    def have_come_up(self) -> bool:
+        """Whether the workers have met: from then on they train, or say what is wrong."""
+        # On a full disk the file may be missing.
+        if self._paths.started.exists() or _version(self._paths.metrics) != self._metrics:
+            return True
+        if time.monotonic() > self._overdue_at:
+            self._overdue_at = math.inf
+            logger.warning(
+                "the training workers have not met after %.0f s: %s; still waiting, a request to stop ends it at once",
+                SECONDS_TO_COME_UP,
+                self._state(),
+            )
+        return False
+
+
+def say_started(paths: TrainDir) -> None:
+    """Tell the launcher, on rank 0, that all workers have met."""
+    if rank() == 0:
+        try:
+            paths.started.touch()
+        except OSError as problem:
+            logger.warning("%s: cannot be written (%s)", paths.started, problem)
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    """Return what changes when lines are added, or another file takes the place."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def _make(config: TrainSections, inputs: Sequence[Path], out: Path, progress: Pr
     from kexue_train.train.pretrain import pretrain  # noqa: PLC0415  # the same
 
     job, rows = job_of(config), _rows(config, inputs[0])
-    launch = launcher_of(job, out.with_name("config.yaml"), rows, out, config.execution)
+    launch = launcher_of(job, rows, out, config.execution)
     pretrain(job, rows, out, launch=launch, replace=True, progress=progress)
 
 

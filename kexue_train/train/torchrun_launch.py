@@ -9,12 +9,16 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
+
 from kexue_train.foundation.errors import ResourceError
+from kexue_train.train.distributed import loopback_interfaces, without_launcher
 from kexue_train.train.faults.watchdog import HUNG
-from kexue_train.train.job import JobConfig, TrainDir
-from kexue_train.train.restarts import WorkersLost, raise_reported_failure, run_with_restarts
+from kexue_train.train.job import JobConfig, TrainDir, write_job
+from kexue_train.train.restarts import StartWatch, WorkersLost, raise_reported_failure, run_with_restarts
 
 # torchrun, after asking the kernel (Linux) to kill it when its parent dies, however that ends.
 _RUN = """
@@ -25,17 +29,18 @@ runpy.run_module("torch.distributed.run", run_name="__main__", alter_sys=True)
 """
 _WORKER = ("-m", "kexue_train.train.worker")
 _ENDING = re.compile(r"^\s*rank\s*:\s*(\d+).*\n\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
+_POLL_SECONDS = 0.2
 _SECONDS_TO_END = 40.0  # torchrun gives its workers 30
 
 
-def train_with_torchrun(
-    config: JobConfig, config_file: Path, samples: Path, out_dir: Path, *, port: int | None = None
-) -> None:
+def train_with_torchrun(config: JobConfig, samples: Path, out_dir: Path, *, port: int | None = None) -> None:
     """Run ``config.train.num_workers`` workers; returns when they have ended, their output in ``out_dir/logs``.
+
+    They meet at 127.0.0.1 and talk over the loopback interface, whatever this machine is called. If a stop is asked for
+    before they have met, they are ended at once.
 
     Args:
         config: The job.
-        config_file: The same job as a YAML file, for the workers to read.
         samples: Folder of sample shards.
         out_dir: Folder for checkpoints, metrics and logs.
         port: Rendezvous port on this machine; by default any free one.
@@ -47,13 +52,13 @@ def train_with_torchrun(
     """
     if port is not None:
         _require_free(port)
-    rendezvous = ["--standalone"] if port is None else ["--master-addr", "127.0.0.1", "--master-port", str(port)]
-    command = [
-        sys.executable, "-c", _RUN, *rendezvous, "--nproc-per-node", str(config.train.num_workers),
-        *_WORKER, "--supervised",
-        "--config", str(config_file), "--samples", str(samples), "--out", str(out_dir),
-    ]  # fmt: skip
     paths = TrainDir(out_dir)
+    command = [
+        sys.executable, "-c", _RUN, "--nnodes", "1", "--nproc-per-node", str(config.train.num_workers),
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port or 0}", "--local-addr", "127.0.0.1",
+        *_WORKER, "--supervised",
+        "--config", str(write_job(config, paths)), "--samples", str(samples), "--out", str(out_dir),
+    ]  # fmt: skip
     run_with_restarts(lambda: _run(command, paths), paths, max_restarts=config.train.faults.max_restarts)
 
 
@@ -68,26 +73,58 @@ def _run(command: list[str], paths: TrainDir) -> None:
             command,
             stdout=output,
             stderr=output,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env=without_launcher(os.environ) | loopback_interfaces() | {"PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )
+
+    def said() -> str:
+        return log.read_bytes()[begin:].decode(errors="replace")
+
+    start = StartWatch(paths, lambda: _state(torchrun.pid, said()))
     try:
+        while not start.have_come_up() and torchrun.poll() is None:
+            if paths.stop.exists():
+                _kill(torchrun)  # nothing is trained, so there is nothing to save
+                return
+            time.sleep(_POLL_SECONDS)
         code = torchrun.wait()
     except BaseException:
-        _end(torchrun)
+        if start.have_come_up():
+            _end(torchrun)
+        else:
+            _kill(torchrun)
         raise
     if code != 0:
         raise_reported_failure(paths)
-        text = log.read_bytes()[begin:].decode(errors="replace")
-        raise WorkersLost(f"the training workers were lost: {_cause(text, code)}; see {log}")
+        raise WorkersLost(f"the training workers were lost: {_cause(said(), code)}; see {log}")
 
 
 def _end(torchrun: subprocess.Popen[bytes]) -> None:
     torchrun.terminate()  # torchrun hands SIGTERM to the workers, which save a checkpoint if they can
     with contextlib.suppress(subprocess.TimeoutExpired):
         torchrun.wait(_SECONDS_TO_END)
+    _kill(torchrun)
+
+
+def _kill(torchrun: subprocess.Popen[bytes]) -> None:
+    """End torchrun and all below it: workers that are still loading do not notice the end of their launcher."""
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(torchrun.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
     torchrun.kill()
     torchrun.wait()
+
+
+def _state(torchrun: int, log: str) -> str:
+    """What is known of workers that have not met."""
+    try:
+        workers = len(psutil.Process(torchrun).children())
+    except psutil.Error:
+        workers = 0
+    lines = log.strip().splitlines()
+    running = f"torchrun has started {workers} of them" if workers else "torchrun has started none of them"
+    return f"{running}, and its last words are {lines[-1] if lines else 'none'!r}"
 
 
 def _cause(log: str, code: int) -> str:

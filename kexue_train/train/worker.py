@@ -31,6 +31,7 @@ from kexue_train.train.build_training import build_training, open_checkpoints
 from kexue_train.train.checkpoint import CheckpointWriter, TrainerState, checkpoint_name
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.distributed import (
+    be_alone,
     choose_backend,
     choose_device,
     join_process_group,
@@ -46,7 +47,7 @@ from kexue_train.train.micro_batch import out_of_memory_explained
 from kexue_train.train.monitor.lines import start_values
 from kexue_train.train.monitor.loggers import MetricLogger, require_loggers
 from kexue_train.train.phases import Phase, phase_after
-from kexue_train.train.restarts import failure_reported, report_failure
+from kexue_train.train.restarts import failure_reported, report_failure, say_started
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def run_worker(
     *,
     alone: bool = False,
     listen: bool = False,
+    given: Path | None = None,
     is_draining: Callable[[], bool] = no_machine_is_draining,
 ) -> Ending:
     """Train on this process's device as one rank of the group that the environment describes.
@@ -72,9 +74,12 @@ def run_worker(
         out_dir: Folder for checkpoints, metrics and logs.
         alone: Be a group of one, whatever the environment says.
         listen: Take SIGTERM and SIGINT for requests to stop; only in a main thread.
+        given: The user's configuration file, which may lie in ``out_dir``.
         is_draining: Whether this machine is about to be taken away.
     """
     paths = TrainDir(out_dir)
+    if alone:
+        be_alone()
     paths.logs.mkdir(parents=True, exist_ok=True)
     configure_logging(logging.INFO, paths.logs / f"rank-{rank()}.log")
     train, stop = config.train, StopRequest(paths.stop, is_draining)
@@ -92,7 +97,8 @@ def run_worker(
         config = _with_world_size(config)
         torch.set_num_threads(train.workers.threads_per_worker or max(1, available_cpus() // config.train.num_workers))
         datasets = open_together(lambda: read_samples(samples, config), samples_digest, config)
-        on_first_rank(lambda: _claim(config, samples, paths, stack))
+        on_first_rank(lambda: _claim(config, samples, paths, given, stack))
+        say_started(paths)
         stack.enter_context(failure_reported(paths))
         checkpoints = None
         if dist.get_rank() == 0:  # entered first, so the last to end: nobody waits for its last upload
@@ -106,10 +112,10 @@ def run_worker(
     return ending
 
 
-def _claim(config: JobConfig, samples: Path, paths: TrainDir, stack: ExitStack) -> None:
+def _claim(config: JobConfig, samples: Path, paths: TrainDir, given: Path | None, stack: ExitStack) -> None:
     stack.enter_context(hold_alone(paths.logs / ".lock"))
     require_loggers(config.train.logging.loggers)
-    prepare(config, samples, paths)
+    prepare(config, samples, paths, given=given)
 
 
 def _train_past_spikes(
@@ -262,7 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = JobConfig.load(options.config, options.overrides)
         if not options.supervised and rank() == 0 and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
             paths.stop.unlink(missing_ok=True)  # meant for the training before
-        ending = run_worker(config, options.samples, options.out, listen=True)
+        ending = run_worker(config, options.samples, options.out, listen=True, given=options.config)
     except KexueError as error:
         if options.supervised:
             report_failure(error, paths)

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
-from kexue_train.foundation.errors import ArtifactError, ConfigError, ResourceError
+from kexue_train.foundation.errors import ArtifactError, ConfigError, KexueError, ResourceError, TrainingError
 from kexue_train.foundation.run_dir import RunDir
 from kexue_train.report.run_data import read_stage_records
 
@@ -99,10 +101,10 @@ def test_a_run_folder_is_claimed_once_and_refuses_a_run_of_another_name(tmp_path
     run = RunDir(tmp_path)
     run.claim("demo", "name: demo\n")
     run.claim("demo", "name: demo\nseed: 1\n")
-    assert run.config.read_text() == "name: demo\nseed: 1\n"
+    assert yaml.safe_load(run.config.read_text()) == {"name": "demo", "seed": 1}
     with pytest.raises(ArtifactError, match="belongs to the run 'demo', the configuration is 'base'"):
         run.claim("base", "name: base\n")
-    assert run.config.read_text() == "name: demo\nseed: 1\n"
+    assert yaml.safe_load(run.config.read_text()) == {"name": "demo", "seed": 1}
 
 
 def test_a_folder_with_other_things_is_not_taken_as_a_run_folder(tmp_path: Path) -> None:
@@ -110,6 +112,83 @@ def test_a_folder_with_other_things_is_not_taken_as_a_run_folder(tmp_path: Path)
     with pytest.raises(ArtifactError, match=r"holds 1 files or folders such as 'thesis\.tex'"):
         RunDir(tmp_path).claim("demo", "name: demo\n")
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_configuration_is_brought_up_to_date_only_as_it_was_left(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert run.write_config("seed: 1\n")
+    assert run.write_config("seed: 2\n")
+    edited = run.config.read_text().replace("seed: 2", "seed: 3")
+    run.config.write_text(edited)
+    assert not run.write_config("seed: 4\n")
+    assert run.config.read_text() == edited
+    (tmp_path / ".run").write_text("demo")
+    with pytest.raises(ArtifactError, match=r"config\.yaml: was written or edited by somebody else.*--config"):
+        run.claim("demo", "seed: 4\n")
+    assert run.config.read_text() == edited
+
+
+@pytest.mark.parametrize("kind", ["text", "no text", "link", "link to nowhere", "folder"])
+def test_what_somebody_else_calls_config_yaml_is_left_alone(tmp_path: Path, kind: str) -> None:
+    run, elsewhere = RunDir(tmp_path / "run"), tmp_path / "mine.yaml"
+    run.root.mkdir()
+    if kind == "text":
+        run.config.write_text("seed: 1\n")
+    elif kind == "no text":
+        run.config.write_bytes(b"\xff\xfe\0")
+    elif kind == "folder":
+        run.config.mkdir()
+    else:
+        RunDir(tmp_path).write_config("seed: 1\n")
+        (tmp_path / "config.yaml").rename(elsewhere)
+        run.config.symlink_to(elsewhere if kind == "link" else "nowhere")
+    before = run.config.lstat()
+    assert not run.write_config("seed: 4\n")
+    assert run.config.lstat() == before
+
+
+def test_the_configuration_of_an_earlier_release_is_brought_up_to_date(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    (tmp_path / ".run").write_text("demo")
+    run.config.write_text("name: demo\nseed: 1\n")
+    run.claim("demo", "name: demo\nseed: 2\n")
+    assert yaml.safe_load(run.config.read_text()) == {"name": "demo", "seed": 2}
+
+
+def _fail(run: RunDir, config: str, error: KexueError, *, made: str | None = None) -> None:
+    """Claim ``run``, leave the folder ``made`` in it, and fail."""
+    with suppress(type(error)), run.lock():
+        run.claim("demo", config)
+        if made:
+            (run.root / made).mkdir()
+        raise error
+
+
+def test_work_that_is_refused_leaves_the_folder_as_it_was_and_other_failures_do_not(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "runs" / "demo")
+    _fail(run, "name: demo\n", ConfigError("no such input"))
+    assert not list(tmp_path.iterdir())
+    _fail(run, "name: demo\n", TrainingError("the loss is NaN"))
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.root.iterdir()}
+    assert set(before) == {run.root / ".lock", run.root / ".run", run.config}
+    _fail(run, "name: demo\nseed: 1\n", ConfigError("no such input"))
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.root.iterdir()} == before
+    _fail(run, "name: demo\nseed: 1\n", ConfigError("the next stage cannot take it"), made="shards")
+    assert "seed: 1" in run.config.read_text()
+
+
+def test_a_link_to_nowhere_is_named_with_the_option(tmp_path: Path) -> None:
+    (tmp_path / "run").symlink_to("nowhere")
+    expected = pytest.raises(ResourceError, match=r"run: is a link to nowhere, which does not exist; .* --out$")
+    with expected, RunDir(tmp_path / "run").lock("--out"):
+        pass
+
+
+def test_a_link_to_a_folder_is_as_good_as_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to("disk")
+    with RunDir(tmp_path / "run").lock():
+        assert (tmp_path / "disk" / ".lock").exists()
 
 
 def test_every_path_of_a_run_lies_below_its_root(tmp_path: Path) -> None:

@@ -45,9 +45,7 @@ def _two(**train: object) -> JobConfig:
 
 
 def _torchrun(config: JobConfig, samples: Path, out: Path) -> None:
-    file = out.with_name(f"{out.name}.yaml")
-    file.write_text(config.model_dump_json(), encoding="utf-8")
-    pretrain(config, samples, out, launch=lambda: train_with_torchrun(config, file, samples, out))
+    pretrain(config, samples, out, launch=lambda: train_with_torchrun(config, samples, out))
 
 
 def _is_that_of(trained: Path, out: Path) -> bool:

@@ -21,5 +21,5 @@ def test_a_job_is_started_by_the_launcher_that_it_names(name, tmp_path, monkeypa
         launch, "LAUNCHERS", {other: started.append for other in get_args(LauncherName) if other == name}
     )
     job = make_config(launcher=name)
-    launch.launcher_of(job, tmp_path / "config.yaml", tmp_path / "samples", tmp_path, ExecutionConfig(), 29500)()
+    launch.launcher_of(job, tmp_path / "samples", tmp_path, ExecutionConfig(), 29500)()
     assert [(given.job, given.samples, given.port) for given in started] == [(job, tmp_path / "samples", 29500)]

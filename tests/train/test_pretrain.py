@@ -74,7 +74,7 @@ def test_a_taken_port_is_named(samples, tmp_path):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ResourceError, match=rf"port {port} on 127\.0\.0\.1 cannot be used"):
-            train_with_torchrun(make_config(), tmp_path / "c.yaml", samples, tmp_path, port=port)
+            train_with_torchrun(make_config(), samples, tmp_path, port=port)
 
 
 def test_a_users_mistake_ends_the_worker_with_2_and_one_paragraph(samples, tmp_path, capsys):
