@@ -19,6 +19,7 @@ def print_ending(run_dir: Path, console: Console) -> None:
     for line in (
         f"{summary.name}: {summary.state} in {format_seconds(summary.seconds)}. {summary.model}",
         summary.quality,
+        *([summary.losses] if summary.losses else []),
         f"report  {run_dir / 'report' / 'index.html'}",
         f"model   {run_dir / 'hf'}",
         "",

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,19 @@ class Manifest(_Frozen):
     rows_checksum: RowsChecksum | None = None
     inputs: list[InputFile] = []
     statistics: dict[str, Any] = {}
+
+    @property
+    def rejected(self) -> Counter[str]:
+        """Records of the inputs that could not be used, by reason."""
+        return sum((Counter(entry.rejected) for entry in self.inputs), Counter())
+
+    def describe_rejected(self) -> str:
+        """Return such as ``3 records rejected (2 not UTF-8, 1 not valid JSON)``; empty if there are none."""
+        counts = self.rejected
+        if not counts:
+            return ""
+        reasons = ", ".join(f"{number:,} {reason}" for reason, number in counts.most_common())
+        return f"{counts.total():,} record{'s' if counts.total() > 1 else ''} rejected ({reasons})"
 
     @property
     def content_digest(self) -> str:

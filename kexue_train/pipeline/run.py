@@ -15,6 +15,8 @@ from kexue_train.foundation.stage import Stage
 from kexue_train.foundation.traces import untouched_if_refused
 from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import REPORT, STAGES
+from kexue_train.shuffle.kept_keys import name_keys
+from kexue_train.shuffle.rejected_records import REJECTED
 
 _DATA = ("corpus", "text_shards", "sample_shards")
 
@@ -63,6 +65,10 @@ class StageResult:
             facts["bytes"] = format_size(self.manifest.bytes)
             if self.made and self.manifest.kind in _DATA:
                 facts["speed"] = f"{format_size(self.manifest.bytes / self.seconds)}/s"
+            if rejected := self.manifest.describe_rejected():
+                facts["rejected"] = f"{rejected}, kept in {self.folder / REJECTED}"
+            if unread := self.manifest.statistics.get("unread_keys"):
+                facts["keys not kept"] = name_keys(unread)
             if self.manifest.rows_checksum:
                 facts["checksum of the rows"] = self.manifest.rows_checksum.output
             facts["digest"] = self.manifest.content_digest

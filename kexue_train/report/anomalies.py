@@ -135,11 +135,8 @@ def _embeddings(run: RunData) -> Iterator[Anomaly]:
 
 def _records(run: RunData) -> Iterator[Anomaly]:
     for name, manifest in run.manifests.items():
-        rejected: Counter[str] = Counter()
-        dropped: Counter[str] = Counter()
-        for entry in manifest.inputs:
-            rejected.update(entry.rejected)
-            dropped.update(entry.dropped)
+        rejected = manifest.rejected
+        dropped = sum((Counter(entry.dropped) for entry in manifest.inputs), Counter[str]())
         if rejected.total():
             yield Anomaly("warning", f"{rejected.total():,} records were rejected in {name}", _reasons(rejected))
         if dropped.total():

@@ -27,6 +27,8 @@ class Summary:
     parameters: int | None
     quality: str
     """How good the model is against guessing, in one or two honest sentences."""
+    losses: str
+    """What of the corpus could not be used, in a sentence; empty if all could."""
     seconds: float
     """Time of all finished stages."""
     model_dir: Path | None
@@ -43,6 +45,7 @@ class Summary:
             "",
             f"{self.quality}",
             "",
+            *([self.losses, ""] if self.losses else []),
             "| | |",
             "|---|---|",
             f"| Model | {self.model} |",
@@ -75,6 +78,7 @@ def summarise_run(run: RunData) -> Summary:
         model=_describe_model(run, parameters),
         parameters=parameters,
         quality=describe_quality(run),
+        losses=_describe_losses(run),
         seconds=total_seconds(run),
         model_dir=model_dir if "hf" in run.manifests else None,
         report=run.folder / "report" / "index.html",
@@ -107,6 +111,11 @@ def describe_quality(run: RunData) -> str:
             "It needs more steps, more text or another learning rate."
         )
     return " ".join(filter(None, [verdict, *(_describe_head(mlm, head) for head in others)]))
+
+
+def _describe_losses(run: RunData) -> str:
+    found = {name: manifest.describe_rejected() for name, manifest in run.manifests.items()}
+    return " ".join(f"{text}: see {run.folder / name / 'rejected'}." for name, text in found.items() if text)
 
 
 def total_seconds(run: RunData) -> float:

@@ -161,7 +161,7 @@ def _describe_artifact(manifest: Manifest) -> Iterator[list[str]]:
         yield ["rows", f"{manifest.rows:,}"]
     number = len(manifest.files)
     yield ["size", f"{format_size(manifest.bytes)} in {number} file{'s' if number > 1 else ''}"]
-    if rejected := sum(sum(entry.rejected.values()) for entry in manifest.inputs):
+    if rejected := manifest.rejected.total():
         yield ["records refused", f"{rejected:,}"]
     yield from _flat_rows(manifest.statistics)
 

@@ -14,7 +14,7 @@ from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.scatter_result import ScatterResult
 
 _LOOK_BYTES = 64 * 2**10
-_MAX_NAMES = 5
+_MAX_NAMES, _MAX_CHARS = 5, 60
 
 
 def with_all_kept(config: ShuffleConfig, sources: Sequence[Source]) -> ShuffleConfig:
@@ -50,7 +50,11 @@ def describe_unread(config: ShuffleConfig, scattered: Sequence[ScatterResult]) -
     unread = sorted({key for result in scattered for key in result.unread_keys})
     if not unread:
         return None
-    names = ", ".join(f"'{name[:60]}'" for name in unread[:_MAX_NAMES])
-    more = f" and {len(unread) - _MAX_NAMES:,} more" if len(unread) > _MAX_NAMES else ""
     advice = "plain lines hold the text alone" if config.output == "lines" else "--keep NAME keeps one, --keep-all all"
-    return f"not kept: {names}{more} ({advice})"
+    return f"not kept: {name_keys(unread)} ({advice})"
+
+
+def name_keys(keys: Sequence[str]) -> str:
+    """Return the first few keys, and how many more there are."""
+    names = ", ".join(f"'{key[:_MAX_CHARS]}'" for key in keys[:_MAX_NAMES])
+    return names + (f" and {len(keys) - _MAX_NAMES:,} more" if len(keys) > _MAX_NAMES else "")

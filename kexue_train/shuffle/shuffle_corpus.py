@@ -246,7 +246,8 @@ def _make(config: _Config, inputs: Sequence[Path], out: Path, progress: Progress
 
 def _describe(_config: _Config, out: Path) -> str:
     manifest, shards = read_manifest(out), len(list(out.glob("data-*")))
-    return f"{manifest.rows:,} documents in {shards} shards, {format_size(manifest.bytes)}, checksums agree"
+    made = f"{manifest.rows:,} documents in {shards} shards, {format_size(manifest.bytes)}, checksums agree"
+    return ", ".join(filter(None, [made, manifest.describe_rejected()]))
 
 
 def _plan(config: _Config, outlook: Outlook) -> StagePlan:

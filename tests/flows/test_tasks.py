@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kexue_train.foundation.artifacts import FileEntry, Manifest, RowsChecksum
+from kexue_train.foundation.artifacts import FileEntry, InputFile, Manifest, RowsChecksum
 from kexue_train.foundation.errors import (
     ArtifactError,
     ConfigError,
@@ -102,6 +102,14 @@ def test_the_facts_of_a_stage_are_what_it_made_and_how_fast() -> None:
         "digest": made.content_digest,
         "folder": "run/shards",
     }
+
+
+def test_the_facts_tell_what_could_not_be_used_and_what_was_not_kept() -> None:
+    inputs = [InputFile(uri=uri, bytes=1, rejected={"not UTF-8": 2, uri: 1}) for uri in ("a", "b")]
+    made = manifest(rows=1, inputs=inputs, statistics={"unread_keys": ["lang", "url"]})
+    facts = StageResult("shuffle", True, 1.0, "all well", made, Path("run/shards")).facts
+    assert facts["rejected"] == "6 records rejected (4 not UTF-8, 1 a, 1 b), kept in run/shards/rejected"
+    assert facts["keys not kept"] == "'lang', 'url'"
 
 
 def test_the_facts_of_work_done_before_have_no_speed_and_of_no_folder_no_numbers() -> None:

@@ -1,7 +1,10 @@
+import io
 import json
 
 import pytest
+from rich.console import Console
 
+from kexue_train.cli.ending import print_ending
 from kexue_train.report.summary import confidence, summarise
 from tests.report.example_run import MLM
 
@@ -46,6 +49,16 @@ def test_markdown_names_the_model_its_place_and_how_to_load_it(finished_run):
     assert text.startswith("# demo: complete\n")
     for part in ("5.31 M parameters", f"`{finished_run / 'hf'}`", "6 min 21 s", "AutoModel.from_pretrained"):
         assert part in text
+
+
+def test_records_that_could_not_be_used_are_told_at_the_end(finished_run, eventful_run):
+    sentence = f"3 records rejected (3 not valid UTF-8): see {eventful_run / 'shards' / 'rejected'}."
+    assert summarise(eventful_run).losses == sentence
+    assert sentence in summarise(eventful_run).to_markdown()
+    assert summarise(finished_run).losses == ""
+    shown = io.StringIO()
+    print_ending(eventful_run, Console(file=shown))
+    assert f"\n{sentence}\n" in shown.getvalue()
 
 
 def test_snippet_is_python(finished_run):

@@ -111,6 +111,8 @@ def test_the_manifest_tells_rows_and_refusals_by_input_and_the_checksum_of_the_r
     ]
     assert manifest.inputs[1].rejected == {"'text' is not a string": 2, "no key 'text'": 1, "not UTF-8": 1}
     assert manifest.statistics["rejected"] == manifest.inputs[1].rejected
+    told = "4 records rejected (2 'text' is not a string, 1 no key 'text', 1 not UTF-8)"
+    assert stage.SHUFFLE.describe(None, tmp_path / "out").endswith(f"checksums agree, {told}")
     assert (manifest.statistics["blank"], manifest.rows) == (1, 3)
     expected = format_checksum(sum_hashes(text_hashes([b"one", b"two", b"three"])))
     assert manifest.rows_checksum.input == manifest.rows_checksum.output == expected
