@@ -6,6 +6,11 @@ uniformly random other one; the walk then continues right after A. So every toke
 sequence as part of A or of a true B; only copied Bs come on top. Tokens without a sentence border among them (a short
 document, a part of a long sentence) are a single sequence.
 
+A copied B must not be what follows A, though documents that are copies of each other, or that share a sentence, lie
+together in any corpus. A passage *continues* A if it begins with the sentence that follows A (or is a beginning of it),
+or if the text before it is A. Then the first passage that does not is taken instead, without a draw: of the documents
+ahead, sentence by sentence, the long enough ones first. If all of them continue A, the pair keeps its true B.
+
 The label must show in nothing but the contents. Therefore the lengths of A and B are settled before the coin is
 tossed, the passage starts with a sentence but not with its document (a true B never does), and it ends with a sentence
 where the true B ends with its document; only then its length differs, by less than a sentence to either side.
@@ -19,6 +24,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -98,6 +105,24 @@ def make_sequences(
 
 
 _Row = tuple[int, int, int, int, int]
+_Passage = tuple[int, int]
+"""First token and number of tokens."""
+
+
+class _Split(NamedTuple):
+    """A pair before its B is chosen; positions are tokens of the group."""
+
+    document: int
+    start: int
+    """Where A begins."""
+    cut: int
+    """The sentence border, by its number, where A ends and the true B begins."""
+    middle: int
+    """Its position."""
+    length: int
+    """Tokens of B."""
+    ends_document: bool
+    """Whether the true B ends with its document."""
 
 
 class _PairWalk:
@@ -114,6 +139,7 @@ class _PairWalk:
         # Views, not lists: a Python object for each sentence takes memory.
         self.borders = borders.data
         self.offsets = offsets.data
+        self.tokens = documents.token_ids.data
         self.passages = passages.data
         self.available = (offsets[1:] - borders[passages]).data
         self.num_documents = len(offsets) - 1
@@ -125,32 +151,35 @@ class _PairWalk:
         start, end = self.offsets[document], self.offsets[document + 1]
         while start < end:
             tokens = min(self._target(), end - start)
-            split = self._split(start, tokens)
-            if split == 0:
+            cut = self._cut(start, tokens)
+            if cut is None:
                 yield start, tokens, 0, 0, NO_PAIR
                 start += tokens
                 continue
-            length = tokens - split
+            middle = self.borders[cut]
+            length = start + tokens - middle
             other = self._other(document, length)
             if other is not None:
                 length = min(length, self.available[other])
                 if self.draw() < 0.5:
-                    ends_document = start + split + length == end
-                    yield start, split, *self._passage(other, length, split, ends_document=ends_document), IS_RANDOM
-                    start += split
-                    continue
-            yield start, split, start + split, length, IS_NEXT
-            start += split + length
+                    split = _Split(document, start, cut, middle, length, middle + length == end)
+                    passage = self._passage(other, split)
+                    if passage is not None:
+                        yield start, middle - start, *passage, IS_RANDOM
+                        start = middle
+                        continue
+            yield start, middle - start, middle, length, IS_NEXT
+            start = middle + length
 
     def _target(self) -> int:
         if self.draw() < self.short_sequence_probability:
             return 2 + int(self.draw() * (self.max_tokens - 1))
         return self.max_tokens
 
-    def _split(self, start: int, tokens: int) -> int:
-        """Return the tokens of A, up to a random sentence border among the tokens; 0 if there is no border."""
+    def _cut(self, start: int, tokens: int) -> int | None:
+        """Return a random sentence border among the tokens, by its number; None if there is none."""
         first, last = bisect_right(self.borders, start), bisect_left(self.borders, start + tokens)
-        return self.borders[self._choose(first, last)] - start if first < last else 0
+        return self._choose(first, last) if first < last else None
 
     def _other(self, document: int, length: int) -> int | None:
         """Return the next document with a passage of so many tokens."""
@@ -163,25 +192,59 @@ class _PairWalk:
                 longest = other
         return longest
 
-    def _passage(self, other: int, length: int, split: int, *, ends_document: bool) -> tuple[int, int]:
-        """Return the first token and the number of tokens of a random passage of (about) ``length`` tokens.
+    def _passage(self, other: int, split: _Split) -> _Passage | None:
+        """Return a random passage of ``other``; if it continues A, another one; None if all do."""
+        found = self._passage_from(self._choose(self.passages[other], self._last(other, split.length)), other, split)
+        return self._another_passage(split) if self._continues(found, other, split) else found
+
+    def _another_passage(self, split: _Split) -> _Passage | None:
+        """Return the first passage that does not continue A: no draw, since only a corpus with copies comes here."""
+        candidates = chain(self._passages_ahead(split, is_long=True), self._passages_ahead(split, is_long=False))
+        return next((found for other, found in candidates if not self._continues(found, other, split)), None)
+
+    def _passages_ahead(self, split: _Split, *, is_long: bool) -> Iterator[tuple[int, _Passage]]:
+        """Yield passages of the length of B from the documents ahead; or else the shorter ones at their ends."""
+        for ahead in range(1, min(_LOOK_AHEAD + 1, self.num_documents)):
+            other = (split.document + ahead) % self.num_documents
+            first, last, end = self.passages[other], self._last(other, split.length), self.offsets[other + 1]
+            borders = range(first, last) if is_long else range(max(first, last), bisect_left(self.borders, end))
+            for chosen in borders[:_STARTS]:
+                fitting = split._replace(length=min(split.length, end - self.borders[chosen]))
+                yield other, self._passage_from(chosen, other, fitting)
+
+    def _continues(self, passage: _Passage, other: int, split: _Split) -> bool:
+        """Return whether ``passage`` reads on like A: it begins with the next sentence, or the text before it is A."""
+        tokens, (start, length), middle = self.tokens, passage, split.middle
+        size = min(self.borders[split.cut + 1] - middle, length)
+        if tokens[start] == tokens[middle] and tokens[start : start + size] == tokens[middle : middle + size]:
+            return True
+        if tokens[start - 1] != tokens[middle - 1]:
+            return False
+        # A from the beginning of its first sentence, so that the few last tokens of one are no match.
+        begin = self.borders[bisect_right(self.borders, split.start) - 1]
+        before = start - (middle - begin)
+        return before >= self.offsets[other] and tokens[before:start] == tokens[begin:middle]
+
+    def _last(self, other: int, length: int) -> int:
+        """Return the border behind the last one that leaves room for ``length`` tokens before the document's end."""
+        return bisect_right(self.borders, self.offsets[other + 1] - length)
+
+    def _passage_from(self, chosen: int, other: int, split: _Split) -> _Passage:
+        """Return the first token and the number of tokens of a passage from border ``chosen`` or soon after it.
 
         With sentence borders 0, 4, 9, 15, 20 in a document of 20 tokens and ``length`` 7, a passage can begin at the
         borders 4 and 9: not at 0, where the document begins, and not behind 20 - 7 = 13. If the true B would end with
         its document, the passage must end at a border too: from 4 the borders around 4 + 7 = 11 are 9 and 15, so
         (4, 5) and (4, 11) are candidates; from 9 they are 15 and 20, so (9, 6) and (9, 11). (9, 6) misses 7 by least.
         """
-        # Borders [passages[other], last) leave room for ``length`` tokens before the end of the document.
-        last = bisect_right(self.borders, self.offsets[other + 1] - length)
-        chosen = self._choose(self.passages[other], last)
-        start = self.borders[chosen]
-        if not ends_document:
+        start, length = self.borders[chosen], split.length
+        if not split.ends_document:
             return start, length
         whole = [
             (start, end - start)
-            for start in self.borders[chosen : min(chosen + _STARTS, last)]
+            for start in self.borders[chosen : min(chosen + _STARTS, self._last(other, length))]
             for end in self._ends_around(start + length)
-            if 0 < end - start <= self.max_tokens - split
+            if 0 < end - start <= self.max_tokens - (split.middle - split.start)
         ]
         return min(whole, key=lambda passage: abs(passage[1] - length), default=(start, length))
 

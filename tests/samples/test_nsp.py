@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -97,6 +98,61 @@ def test_documents_that_stay_whole_and_single_are_counted(lengths: list[int], se
     single = zip(found.a_starts[found.labels == NO_PAIR], found.a_lengths[found.labels == NO_PAIR], strict=True)
     spans = {(int(start), int(start + length)) for start, length in single}
     assert found.count_whole(documents) == sum(span in spans for span in itertools.pairwise(documents.offsets.tolist()))
+
+
+def written_documents(texts: list[list[str]]) -> Documents:
+    """Documents of the given sentences, of which every character is a token."""
+    sentences = [sentence for text in texts for sentence in text]
+    starts = np.cumsum([0, *map(len, sentences)])
+    offsets = starts[np.cumsum([0, *map(len, texts)])]
+    characters = np.frombuffer("".join(sentences).encode("utf-32-le"), np.uint32)
+    return Documents(characters, np.ones(len(characters), np.bool_), offsets, starts[:-1])
+
+
+def negatives(documents: Documents, seq_len: int = 32, **options: float) -> list[tuple[int, str, str]]:
+    """Start of A, A and B of every negative pair."""
+    text = documents.token_ids.tobytes().decode("utf-32-le")
+    found = build(documents, seq_len, **options)
+    chosen = found.take(np.flatnonzero(found.labels == IS_RANDOM))
+    return [
+        (a, text[a : a + a_length], text[b : b + b_length])
+        for a, a_length, b, b_length, _ in zip(*(column.tolist() for column in vars(chosen).values()), strict=True)
+    ]
+
+
+COPIES = [
+    [["It rains. ", "We stay. "], ["A cat sat. ", "It is big. "]] * 30,
+    [[f"Page {i}. ", "All rights reserved. ", f"The end of {i}. "] for i in range(60)],
+    [["Once upon a time. ", "There was a king. ", *ending] for ending in (["He ran. "], ["He sat. ", "So. "])] * 30,
+    [["A. ", "B. ", "C. ", "D. "], ["A. ", "D. ", "C. ", "B. "], ["C. ", "A. ", "D. "]] * 20,
+]
+
+
+@pytest.mark.parametrize("texts", COPIES, ids=["copies", "boilerplate", "same beginning", "same sentences"])
+@pytest.mark.parametrize("seq_len", [16, 32, 64])
+def test_no_negative_pair_is_a_true_one(texts: list[list[str]], seq_len: int) -> None:
+    documents = written_documents(texts)
+    whole = {"".join(text) for text in texts}
+    text = documents.token_ids.tobytes().decode("utf-32-le")
+    found = negatives(documents, seq_len, short=0.5)
+    assert len(found) > 20
+    for start, a, b in found:
+        assert not text[start + len(a) :].startswith(b)
+        assert not any(a + b in other for other in whole if len(a) > 10)
+
+
+def test_copies_of_one_pair_of_sentences_have_no_negative_pairs() -> None:
+    labels = build(written_documents([["It rains. ", "We stay. "]] * 40), 32, short=0.0).labels
+    assert labels.tolist() == [IS_NEXT] * 40
+
+
+def test_pairs_of_documents_without_a_common_sentence_are_those_of_the_first_release() -> None:
+    texts = [[f"{chr(200 + 9 * i + j)}{'-' * j}. " for j in range(9)] for i in range(60)]
+    found = build(written_documents(texts), 32)
+    starts = np.searchsorted(written_documents(texts).offsets, [found.a_starts, found.b_starts], side="right")
+    ahead = (starts[1] - starts[0])[found.labels == IS_RANDOM] % len(texts)
+    assert set(ahead.tolist()) == {1}
+    assert hashlib.sha256(np.stack(list(vars(found).values())).tobytes()).hexdigest()[:16] == "b95d6d88bb36a186"
 
 
 @given(st.integers(1, 300), st.integers(0, 99))
@@ -208,5 +264,5 @@ def real_documents(path: Path, num_documents: int) -> Documents:
     offsets = np.cumsum([0, *map(len, texts)])
     cuts = [[0, *sentence_cuts(text)] if text else [] for text in texts]
     sentences = np.concatenate([np.array(cut, np.int64) + start for cut, start in zip(cuts, offsets, strict=False)])
-    size = int(offsets[-1])
-    return Documents(np.zeros(size, np.uint16), np.ones(size, np.bool_), offsets, sentences)
+    characters = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
+    return Documents(characters, np.ones(len(characters), np.bool_), offsets, sentences)
