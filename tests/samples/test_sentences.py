@@ -19,6 +19,10 @@ PIECES = st.sampled_from(
         "……",
         "1. ",
         "No. ",
+        *"《》（）「」“[(",
+        ". . .",
+        "Yahoo!",
+        "2.)",
     ]
 )
 MESSY = st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=40).map("".join))
@@ -79,6 +83,32 @@ def test_a_sentence_begins_behind_a_mark_or_an_empty_line_and_never_with_white_s
         ["He sat. ", "It was hot."],
         ["..."],
         [" \n\n ", "A"],
+        ["我们去看《摔跤吧！爸爸》好吗？", "好！"],
+        ["他看了《你好！世界。》。", "很好。"],
+        ["他看了《什么？》《为什么？》两本书。", "〈走吧！〉也看了。"],
+        ["映画『君の名は。』を見た。", "「おはよう。」と言った。", "彼は笑った。"],
+        ["他（真的！太好了）走了。", "（他走了。", "我也走了。）", "真的。"],
+        ["他高喊“打倒！”的口号。", "看【重要！】通知。", "“你好！”，他说。"],
+        ["他说：“今天很好。", "我们去吧。”", "然后走了。"],
+        ["舰长五千公里（5000公里；3100英里）。", "他称“这违反法律。”", "因为如此。"],
+        ["他玩《SAY!YOU!》的游戏。", "用Yahoo!奇摩。", "好… …", "走了。"],
+        ["He left (it was late. Really late.) and slept. ", "She too. ", "(It was late. ", "He slept.)"],
+        ["The song “Help! I need somebody” was good. ", "Yes. ", "He said, “It is late. ", "Go.” ", "He left."],
+        ["He cut it [...] and left. ", "We chose (...) ", "There it is."],
+        ["Wait . . . what an honor. ", "Indeed. ", "The thing is . . . I did not mean it. ", "Why ? ! ", "So."],
+        ["It is less complex. . . . ", "He left . . . . ", "What . . . ? ", "Nothing. . . ."],
+        ["I like it. ", ".NET is fine."],
+        ["Yahoo! Inc. was founded in 1994. ", "It grew. ", "Yum! Brands too. ", "So! ", "E! Group."],
+        ["1.) The first item. ", "2.) The second item. ", "(12.) Twelve. ", "IV.) The fourth."],
+        [
+            "1. The first. ",
+            "2. The second. ",
+            "II. The third. ",
+            "He came in 1942. ",
+            "He was No. 5. ",
+            "Or 6. ",
+            "So.",
+        ],
     ],
     ids=lambda sentences: sentences[0],
 )
@@ -90,7 +120,9 @@ def test_no_text_has_no_sentence() -> None:
     assert split_sentences("") == []
 
 
-@pytest.mark.parametrize("unit", ["!", ".", "…", "?.", '!"', " .", "\n", "\n ", "。", "Dr. ", "\n1. ", "“"])
+@pytest.mark.parametrize(
+    "unit", ["!", ".", "…", "?.", '!"', " .", "\n", "\n ", "。", "Dr. ", "\n1. ", "“", "a“", "a (", "《"]
+)
 @pytest.mark.parametrize("end", ["", "a", "好"])
 def test_long_runs_of_marks_are_cut_in_linear_time(unit: str, end: str) -> None:
     text = unit * 500_000 + end
