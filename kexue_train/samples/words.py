@@ -8,6 +8,7 @@ offset of every word is known.
 
 from __future__ import annotations
 
+import unicodedata
 from array import array
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -84,7 +85,10 @@ class BertWords:
 
     def split(self, text: str) -> list[str]:
         """Return the words of ``text``, normalized, in order; special tokens written in it are plain text."""
-        return text.translate(self._characters).split()
+        words = text.translate(self._characters).split()
+        if self._characters.ordered_marks and not self._characters.ordered_marks.isdisjoint(text):
+            return self._characters.split_whole(text)
+        return words
 
     def pieces(
         self, words: Sequence[str]
@@ -122,16 +126,31 @@ class BertWords:
 
 
 class _Characters(dict[int, str]):
-    """Code point -> what it is in a text whose words lie between spaces: for ``str.translate``."""
+    """Code point -> what it is in a text whose words lie between spaces: for ``str.translate``.
+
+    Attributes:
+        ordered_marks: The characters met so far that hold a combining mark which is kept and put in canonical order.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
         self._normalizer, self._pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+        strip_accents = self._normalizer.strip_accents
+        # It decomposes the text to strip the accents, and so puts marks in order.
+        self._puts_marks_in_order = self._normalizer.lowercase if strip_accents is None else strip_accents
+        self.ordered_marks: set[str] = set()
 
     def __missing__(self, code_point: int) -> str:
-        text = "".join(map(self._spaced, self._normalizer.normalize_str(chr(code_point))))
+        normalized = self._normalizer.normalize_str(chr(code_point))
+        if self._puts_marks_in_order and any(map(unicodedata.combining, normalized)):
+            self.ordered_marks.add(chr(code_point))
+        text = "".join(map(self._spaced, normalized))
         self[code_point] = text
         return text
+
+    def split_whole(self, text: str) -> list[str]:
+        """Return the words of ``text`` as the tokenizer finds them in the whole of it."""
+        return [word for word, _ in self._pre_tokenizer.pre_tokenize_str(self._normalizer.normalize_str(text))]
 
     def _spaced(self, character: str) -> str:
         around = self._pre_tokenizer.pre_tokenize_str(f"a{character}a")

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, normalizers
 
@@ -46,6 +48,28 @@ def test_chinese_characters_are_always_words_of_one_character(tokenizer: Tokeniz
         assert [len(word) for word in words.split(f"a{chr(point)}b")] == (
             [1, 1, 1] if chinese_characters()[point] else [2]
         )
+
+
+# Combining marks of every class, precomposed characters, Hangul jamo, and what the normalizer drops between marks.
+MARKS = "".join(chr(point) for point in range(0x20000) if unicodedata.combining(chr(point)))
+BETWEEN = "xé각\u1112\u1161\u11abệאِ\U0001d15e\U0001d1bb\U0001d160\u200d\x00\u034f 中"
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.one_of(st.sampled_from(MARKS), st.sampled_from(BETWEEN)), max_size=12).map("".join))
+@example("x\u302e\U0001d165y")
+@example("x\u302e\x00\U0001d165\u0301y")
+@example("x\u302e\u034f\U0001d165y")
+@example("x\u302e\U0001d15ey")
+def test_marks_are_in_the_order_of_the_tokenizer(any_tokenizer: Tokenizer, text: str) -> None:
+    assert BertWords(any_tokenizer).split(text) == words_by_hand(any_tokenizer, text)
+
+
+def test_every_two_kept_marks_are_in_the_order_of_the_tokenizer(tokenizer: Tokenizer) -> None:
+    kept = [mark for mark in MARKS if tokenizer.normalizer.normalize_str(f"x{mark}") != "x"]
+    text = " ".join(f"x{first}{second}y" for first in kept[:60] for second in kept[-60:])
+    assert len(kept) > 8
+    assert BertWords(tokenizer).split(text) == words_by_hand(tokenizer, text)
 
 
 @pytest.mark.slow
