@@ -208,25 +208,35 @@ def find_complete(
     )
 
 
-def open_partial(out_dir: Path, recipe: Recipe, progress: Progress = SILENT) -> Path:
+def open_partial(out_dir: Path, recipe: Recipe, progress: Progress = SILENT, *, method: str = "") -> Path:
     """Return the hidden folder beside ``out_dir`` where its next version is made.
 
-    What a killed run left there is kept, except files it was in the middle of writing; all of it goes if the recipe
-    changed.
+    What a killed run left there is kept, except files it was in the middle of writing; all of it goes if the recipe or
+    the method changed.
+
+    Args:
+        out_dir: The artifact's folder.
+        recipe: What is made there.
+        progress: Receives the reason if the work starts over.
+        method: Another text for each version of the code that makes other bytes of the same recipe, so that no artifact
+            mixes two of them. A finished artifact is kept, whatever made it.
 
     Raises:
         ResourceError: If the folder cannot be written.
     """
     partial = partial_dir(out_dir)
     marker = partial / _RECIPE_NAME
+    wanted = f"{recipe.digest} {method}".rstrip()
     try:
-        if partial.exists() and not (marker.exists() and marker.read_text(encoding="utf-8") == recipe.digest):
-            progress.note("starting over: the interrupted run had other inputs or settings")
+        if partial.exists() and (found := marker.read_text(encoding="utf-8") if marker.exists() else "") != wanted:
+            is_method = found.startswith(recipe.digest)
+            reason = "was of another version" if is_method else "had other inputs or settings"
+            progress.note(f"starting over: the interrupted run {reason}")
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
         for torn in [*partial.rglob(".*.tmp")]:
             torn.unlink(missing_ok=True)
-        write_atomic(marker, recipe.digest)
+        write_atomic(marker, wanted)
     except OSError as error:
         raise ResourceError(
             f"{out_dir}: cannot be written ({error.strerror}: {error.filename}); "

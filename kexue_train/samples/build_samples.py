@@ -35,6 +35,7 @@ from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.foundation.runtime import require_disk
 from kexue_train.foundation.stage import SLOTS_PER_TEXT_BYTE, Outlook, Stage, StagePlan
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
+from kexue_train.samples.missing_pairs import note_missing_pairs
 from kexue_train.samples.mix_rows import GatheredRows, GatherRowsTask, gather_rows
 from kexue_train.samples.row_counts import RowCounts
 from kexue_train.samples.sample_shard import ShardResult, ShardTask, make_sample_shard, sum_results
@@ -45,6 +46,8 @@ from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.shuffle_corpus import planned_shards
 
 _SCRATCH = "scratch"
+_METHOD = "2"
+"""Goes up when the same settings make other rows: 2 since sentences, marks and negative pairs are found as now."""
 _MIN_HELDOUT = 8
 # Chinese, the slower language: 109 MB in 18.0 s on 2 workers; a task held 1.14 GB for a shard of 273 MB
 # (benchmarks/RESULTS.md, "the sample stage and the loader").
@@ -76,7 +79,7 @@ def build_samples(
     recipe = _recipe_of(config, text_manifest, tokenizer, seed)
     if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
         return manifest
-    partial = open_partial(out_dir, recipe)
+    partial = open_partial(out_dir, recipe, progress, method=_METHOD)
     (partial / _SCRATCH).mkdir(exist_ok=True)
     tasks = _plan(config, shards, tokenizer, partial, seed)
     # A token takes about as much as its text; rows to be mixed lie on disk twice.
@@ -85,7 +88,7 @@ def build_samples(
     rows = [result.rows for result in results]
     if config.shuffle == "global":
         rows = _mix(tasks, results, executor, progress)
-    return _finish(tasks, results, rows, text_manifest, recipe, out_dir)
+    return _finish(tasks, results, rows, text_manifest, recipe, out_dir, progress)
 
 
 def _plan(config: SampleConfig, shards: Path, tokenizer: Path, partial: Path, seed: int) -> list[ShardTask]:
@@ -167,6 +170,7 @@ def _finish(
     text_manifest: Manifest,
     recipe: Recipe,
     out_dir: Path,
+    progress: Progress,
 ) -> Manifest:
     from datasets import Features  # noqa: PLC0415  # costs a second to import; only the end of the stage needs it
 
@@ -185,6 +189,8 @@ def _finish(
     counts = sum_results(tasks, results, tokenizer.get_vocab_size(), special_token_ids(tokenizer))
     documents = sum((Counter(result.documents) for result in results), Counter())
     _require_training_rows(counts, documents)
+    if config.nsp:
+        note_missing_pairs(counts.numbers, progress)
     np.save(partial / COUNTS_NAME, counts.token_counts)
     names = [task.name for task in tasks]
     features = Features.from_arrow_schema(sample_schema(config.seq_len, counts.vocab_size)).to_dict()
@@ -275,7 +281,8 @@ def _describe(config: _Config, out: Path) -> str:
     found = {variant.seq_len: read_manifest(folder) for folder, variant in _variants(config, out).items()}
     rows = " and ".join(f"{manifest.rows:,} rows of {seq_len}" for seq_len, manifest in found.items())
     first = found[config.samples.seq_len].statistics
-    return f"{rows} tokens, {first['fill']:.1%} filled, {first['heldout_rows']:,} held out"
+    pairs = ", no pairs for NSP" if config.samples.nsp and not first["pairs"] else ""
+    return f"{rows} tokens, {first['fill']:.1%} filled, {first['heldout_rows']:,} held out{pairs}"
 
 
 def _plan_stage(config: _Config, outlook: Outlook) -> StagePlan:

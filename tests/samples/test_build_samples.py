@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ from kexue_train.executor import LocalExecutor
 from kexue_train.foundation.arrow_shards import read_shard, shard_paths
 from kexue_train.foundation.artifacts import Manifest, read_manifest
 from kexue_train.foundation.errors import ArtifactError, StaleArtifactError
+from kexue_train.samples import build_samples as build_samples_module
 from kexue_train.samples import mix_rows
 from kexue_train.samples.build_samples import build_samples
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.samples.encode import Encoder
+from kexue_train.samples.missing_pairs import note_documents_without_pairs
 from kexue_train.samples.tokenizer import load_tokenizer, train_tokenizer
 from kexue_train.samples.verify import verify_sample_shards
 
@@ -129,6 +133,77 @@ def test_statistics_are_true(samples: Path) -> None:
 def test_the_seed_changes_the_samples(tmp_path: Path, samples: Path, text_shards: Path, tokenizer_folder: Path) -> None:
     build_samples(CONFIG, text_shards, tokenizer_folder, tmp_path / "other", seed=4, executor=LocalExecutor())
     assert read_manifest(tmp_path / "other").rows_checksum != read_manifest(samples).rows_checksum
+
+
+class Notes:
+    """Keeps what a stage says."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def update(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+LINES = ["The boats came at noon.", "Nobody expected the storm.", "They count words."] * 20
+
+
+@pytest.mark.parametrize(
+    ("documents", "config", "warning"),
+    [
+        (LINES, CONFIG, "none of the 60 sequences is a pair: .* --document block .* --no-nsp"),
+        (["Boats came. It went."] * 2 + LINES * 4, CONFIG, "[12] of the 24. sequences are pairs: .* block"),
+        (LINES, CONFIG.model_copy(update={"nsp": False}), None),
+        ([f"{a} {b}" for a, b in pairwise(LINES)], CONFIG, None),
+        ([f"{LINES[0]} {LINES[1]}"] * 110, CONFIG, "0 of the 110 pairs have a random B, .* --dedup exact"),
+    ],
+    ids=["no pairs", "hardly any", "nsp off", "pairs", "copies"],
+)
+def test_missing_pairs_are_said(
+    tmp_path: Path,
+    write_text_shards: Callable,
+    tokenizer_folder: Path,
+    documents: list[str],
+    config: SampleConfig,
+    warning: str | None,
+) -> None:
+    shards, said, early = write_text_shards(tmp_path / "shards", documents), Notes(), Notes()
+    build_samples(
+        config, shards, tokenizer_folder, tmp_path / "samples", seed=0, executor=LocalExecutor(), progress=said
+    )
+    note_documents_without_pairs(shards, early)
+    assert [bool(re.search(f"warning: .*{warning}", note)) for note in said.notes] == [True] * bool(warning)
+    assert bool(early.notes) == (documents == LINES)
+
+
+def test_work_of_another_method_is_not_continued(
+    tmp_path: Path, samples: Path, text_shards: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(executor: CountingExecutor, progress: Notes) -> Manifest:
+        return build_samples(
+            CONFIG, text_shards, tokenizer_folder, tmp_path / "samples", seed=3, executor=executor, progress=progress
+        )
+
+    with monkeypatch.context() as older:
+        older.setattr(build_samples_module, "_METHOD", "")
+        with pytest.raises(Killed):
+            run(CountingExecutor(die_at=2), Notes())
+    said, executor = Notes(), CountingExecutor()
+    run(executor, said)
+    assert (executor.ran, said.notes[:1]) == (3, ["starting over: the interrupted run was of another version"])
+    assert files_of(tmp_path / "samples") == files_of(samples)
+
+
+def test_what_an_older_method_finished_is_kept(
+    samples: Path, text_shards: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_samples_module, "_METHOD", "another")
+    executor, before = CountingExecutor(), files_of(samples)
+    build_samples(CONFIG, text_shards, tokenizer_folder, samples, seed=3, executor=executor)
+    assert (executor.ran, files_of(samples)) == (0, before)
 
 
 def test_a_killed_run_goes_on_where_it_was(
