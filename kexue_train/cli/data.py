@@ -128,16 +128,14 @@ def tokenizer_command(
     as_json: AsJson = False,
 ) -> None:
     """Train a WordPiece vocabulary on text shards, or take an existing one."""
-    from kexue_train.samples.tokenizer import train_tokenizer  # noqa: PLC0415
+    from kexue_train.samples.tokenizer import describe_coverage, train_tokenizer  # noqa: PLC0415
 
     config = given.config()
     with making("tokenizer", out) as progress:
         manifest = train_tokenizer(config, shards, out, progress=progress)
     print_manifest(out, manifest, as_json)
     if not as_json:
-        facts = manifest.statistics
-        rates = f"{facts['bytes_per_token']:.2f} bytes per token, {facts['unknown_rate']:.2%} unknown"
-        typer.echo(f"{facts['vocab_size']:,} pieces; {rates}")
+        typer.echo(f"{manifest.statistics['vocab_size']:,} pieces; {describe_coverage(manifest.statistics)}")
 
 
 @command(data_app, "samples", example="kexue samples shards --tokenizer tokenizer --out samples --seq-len 128")

@@ -43,7 +43,8 @@ def read_tokenizer(path: Path, *, remedy: str) -> Tokenizer:
         remedy: What to do if it cannot be used, in the imperative; ends every message.
 
     Raises:
-        ArtifactError: If it is missing, damaged or not of the form above, lacks a special token, or [PAD] is not 0.
+        ArtifactError: If it is missing, damaged or not of the form above, lacks a special token, or [PAD] is not 0; or
+            if it would read a text, or pair two, in another way than the samples do.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -54,13 +55,16 @@ def read_tokenizer(path: Path, *, remedy: str) -> Tokenizer:
         raise ArtifactError(f"{path}: cannot be read ({error}); {remedy}") from None
     except Exception as error:  # noqa: BLE001  # the tokenizers library raises bare Exception for a damaged file
         raise ArtifactError(f"{path}: not a tokenizer file ({error}); {remedy}") from None
-    _require_form(json.loads(text), path, remedy)
+    raw = json.loads(text)
+    _require_form(raw, path, remedy)
     require_special_tokens(vocab := tokenizer.get_vocab(), path, remedy)
+    _require_plain_text(raw["added_tokens"], path, remedy)
     if sorted(vocab.values()) != list(range(len(vocab))):
         raise ArtifactError(f"{path}: the ids of its {len(vocab)} pieces are not 0 to {len(vocab) - 1}; {remedy}")
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.post_processor = tokenizer.post_processor or _pair_template(vocab)
+    _require_pairs(tokenizer, path, remedy)
     tokenizer.decoder = tokenizer.decoder or decoders.WordPiece(prefix=PREFIX)
     return tokenizer
 
@@ -115,13 +119,46 @@ def _require_form(raw: dict[str, Any], path: Path, remedy: str) -> None:
         ("clean_text", True, normalizer.get("clean_text")),
         ("handle_chinese_chars", True, normalizer.get("handle_chinese_chars")),
         ("the pre-tokenizer", "BertPreTokenizer", pre_tokenizer.get("type")),
-        ("kept whole in a text", [], [t["content"] for t in raw["added_tokens"] if not t["special"]]),
     )
     for name, allowed, found in wanted:
         if found != allowed:
             raise ArtifactError(
                 f"{path}: {name} is {found!r}, only BERT's form is read, where it is {allowed!r}; {remedy}"
             )
+
+
+def _require_plain_text(added_tokens: list[dict[str, Any]], path: Path, remedy: str) -> None:
+    """Refuse tokens that the tokenizer would keep whole in a text, which the samples read as words and pieces.
+
+    The five special ones are an exception, in BERT's own form: nobody means them who writes them into a text.
+    """
+    for token in added_tokens:
+        content, where = token["content"], f"{path}: the added token {token['content']!r} (id {token['id']})"
+        if content not in SPECIAL_TOKENS.values() or not token["special"]:
+            raise ArtifactError(
+                f"{where} is kept whole in a text wherever the tokenizer is used, but samples are made of words and "
+                f"pieces and would never hold it; remove it from added_tokens, or {remedy}"
+            )
+        # lstrip and rstrip take white space along, which is dropped anyway.
+        if changed := [name for name in ("single_word", "normalized") if token[name]]:
+            raise ArtifactError(
+                f"{where} has {changed[0]}: true, so that it is found in other texts than BERT's; set it to false, or "
+                f"{remedy}"
+            )
+
+
+def _require_pairs(tokenizer: Tokenizer, path: Path, remedy: str) -> None:
+    """Refuse a post-processor that puts texts together in another way than the samples do."""
+    first, second = (tokenizer.encode(text, add_special_tokens=False) for text in ("[MASK]", "[UNK]"))
+    pair = tokenizer.post_process(first, second)
+    single = ["[CLS]", *first.tokens, "[SEP]"]
+    tokens = [*single, *second.tokens, "[SEP]"]
+    kinds = [0] * len(single) + [1] * (len(tokens) - len(single))
+    if (pair.tokens, pair.type_ids) != (tokens, kinds) or tokenizer.post_process(first).tokens != single:
+        raise ArtifactError(
+            f"{path}: the post-processor makes {' '.join(pair.tokens)} with the types {pair.type_ids} of a pair, only "
+            f"BERT's form is read: {' '.join(tokens)} with {kinds}; {remedy}"
+        )
 
 
 def find_vocabulary(source: Path) -> Path:

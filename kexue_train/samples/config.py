@@ -25,7 +25,8 @@ class TokenizerConfig(Config):
     max_size: Annotated[str, OptionName(old_flag="--max-bytes")] = "1GB"
     """Train on at most this much text: the first rows of the shards, a uniform sample of the corpus."""
     max_unknown_rate: float = Field(default=0.05, ge=0.0, le=1.0)
-    """Refuse a vocabulary that makes more than this share of the tokens of a sample of the corpus [UNK]."""
+    """Refuse a vocabulary that makes more than this share of the tokens, or of the characters, of a sample of the
+    corpus [UNK]."""
 
     _check_size = field_validator("max_size")(check_size)
 

@@ -6,9 +6,7 @@ those that a vocabulary was trained on are text it has not seen.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,69 +28,21 @@ from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.foundation.runtime import parse_size
 from kexue_train.foundation.stage import Outlook, Stage, StagePlan
 from kexue_train.samples.bert_tokenizer import (
-    PREFIX,
     SPECIAL_TOKENS,
     find_vocabulary,
     read_tokenizer,
     read_vocabulary,
     write_tokenizer,
 )
-from kexue_train.samples.config import TokenizerConfig
+from kexue_train.samples.config import SampleConfig, TokenizerConfig
+from kexue_train.samples.missing_pairs import note_documents_without_pairs
 from kexue_train.samples.shard_texts import iter_text_blocks, text_bytes
 from kexue_train.samples.train_wordpiece import train_wordpiece
-from kexue_train.samples.words import BertWords
+from kexue_train.samples.vocabulary_coverage import Coverage, measure_coverage
 
-_SHOWN = 10
 _MEASURE_BYTES = 1_000_000
 _BYTES_PER_SECOND = 2.3e6
 """WordPiece of 8,192 pieces: 15.3 MB in 6.8 s, most of it words that were new (benchmarks/RESULTS.md, "demo run")."""
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """Counts over a text."""
-
-    bytes: int
-    tokens: int
-    unknown_tokens: int
-    unknown_characters: Counter[str]
-    """Characters without a piece, by the words that became [UNK] because of them."""
-
-    @property
-    def bytes_per_token(self) -> float:
-        """UTF-8 bytes of text per token."""
-        return self.bytes / max(1, self.tokens)
-
-    @property
-    def unknown_rate(self) -> float:
-        """Share of tokens that are [UNK]."""
-        return self.unknown_tokens / max(1, self.tokens)
-
-    def describe_unknown(self) -> str:
-        """Return the most frequent unknown characters, with their code points."""
-        ranked = sorted(self.unknown_characters.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN]
-        shown = [f"{c if c.isprintable() else '?'} (U+{ord(c):04X}, {count} times)" for c, count in ranked]
-        return ", ".join(shown) or "none; the words are too long"
-
-
-def measure_coverage(tokenizer: Tokenizer, texts: Iterable[str]) -> Coverage:
-    """Tokenize ``texts`` and count."""
-    cutter = BertWords(tokenizer)
-    num_bytes, words = 0, Counter[str]()
-    for text in texts:
-        num_bytes += len(text.encode())
-        words.update(cutter.split(text))
-    vocab, unknown_id = tokenizer.get_vocab(), tokenizer.token_to_id("[UNK]")
-    tokens, unknown_tokens, characters = 0, 0, Counter[str]()
-    for word, count in words.items():
-        ids, *_ = cutter.pieces([word])
-        tokens += count * len(ids)
-        if unknown_id in ids:
-            unknown_tokens += count
-            # A word has either known pieces or is one [UNK].
-            pieces = {c if index == 0 else PREFIX + c for index, c in enumerate(word)}
-            characters.update({piece[-1]: count for piece in pieces if piece not in vocab})
-    return Coverage(num_bytes, tokens, unknown_tokens, characters)
 
 
 def train_tokenizer(
@@ -102,7 +52,7 @@ def train_tokenizer(
 
     Raises:
         ConfigError: If the text yields fewer than ``config.vocab_size`` pieces, ``config.source`` does not exist, or
-            more than ``config.max_unknown_rate`` of the tokens would be unknown.
+            more than ``config.max_unknown_rate`` of the tokens or of the characters would be unknown.
         CorpusError: If the shards hold no text.
         ArtifactError: If ``shards``, ``out_dir`` or ``config.source`` is not what it should be.
     """
@@ -132,6 +82,7 @@ def train_tokenizer(
         "training_bytes": num_bytes,
         "bytes_per_token": round(coverage.bytes_per_token, 4),
         "unknown_rate": round(coverage.unknown_rate, 6),
+        "unknown_character_rate": round(coverage.unknown_character_rate, 6),
     }
     return publish(partial, out_dir, build_manifest(recipe, describe_files(partial), statistics=statistics))
 
@@ -149,6 +100,14 @@ def special_token_ids(tokenizer: Tokenizer) -> dict[str, int]:
     """Return ids of pad, unk, cls, sep and mask; the tokenizer must have them (``load_tokenizer`` checks)."""
     vocab = tokenizer.get_vocab()
     return {name: vocab[token] for name, token in SPECIAL_TOKENS.items()}
+
+
+def describe_coverage(statistics: Mapping[str, Any]) -> str:
+    """Return, from the statistics of a tokenizer's manifest, how much text a token holds and what is unknown."""
+    unknown = f"{statistics['unknown_rate']:.2%} of the tokens"
+    if (rate := statistics.get("unknown_character_rate")) is not None:  # older manifests lack it
+        unknown += f" and {rate:.2%} of the characters"
+    return f"{statistics['bytes_per_token']:.2f} bytes per token, {unknown} unknown"
 
 
 def _recipe_of(config: TokenizerConfig, source: Path | None, shards: Path) -> Recipe:
@@ -174,19 +133,28 @@ def _measure(tokenizer: Tokenizer, shards: Path, training_bytes: int) -> Coverag
 
 
 def _require_coverage(coverage: Coverage, config: TokenizerConfig, shards: Path) -> None:
-    if coverage.unknown_rate <= config.max_unknown_rate:
+    if max(coverage.unknown_rate, coverage.unknown_character_rate) <= config.max_unknown_rate:
         return
-    larger = "" if config.source else "set a larger tokenizer.vocab_size, "
+    remedies = []
+    if coverage.missing_pieces:
+        remedies += [] if config.source else ["set a larger tokenizer.vocab_size"]
+        remedies.append("take another vocabulary with tokenizer.source (--from)")
+    if coverage.long_scripts:
+        remedies.append(
+            "put spaces between the words of a script that has none (with a segmenter of its language) before the "
+            "shuffle, or drop documents full of long codes with shuffle.filters.max_unbroken_share"
+        )
     raise ConfigError(
-        f"tokenizer.max_unknown_rate={config.max_unknown_rate:g}: {coverage.unknown_rate:.1%} of the tokens of "
-        f"{shards} would be [UNK]; characters without a piece: {coverage.describe_unknown()}; {larger}"
-        "take another vocabulary with tokenizer.source (--from), or allow more with tokenizer.max_unknown_rate"
+        f"tokenizer.max_unknown_rate={config.max_unknown_rate:g}: {coverage.describe_rates()} of {shards} would be "
+        f"[UNK]; {coverage.describe_causes()}; {', '.join(remedies)}, or allow more with tokenizer.max_unknown_rate"
     )
 
 
 class _Config(Protocol):
     @property
     def tokenizer(self) -> TokenizerConfig: ...
+    @property
+    def samples(self) -> SampleConfig: ...
 
 
 def _recipe(config: _Config, inputs: Sequence[Path], out: Path) -> dict[Path, Recipe]:
@@ -195,12 +163,14 @@ def _recipe(config: _Config, inputs: Sequence[Path], out: Path) -> dict[Path, Re
 
 
 def _make(config: _Config, inputs: Sequence[Path], out: Path, progress: Progress) -> None:
+    if config.samples.nsp:  # said before the vocabulary is trained, not only once the samples are made
+        note_documents_without_pairs(inputs[0], progress)
     train_tokenizer(config.tokenizer, inputs[0], out, replace=True, progress=progress)
 
 
 def _describe(_config: _Config, out: Path) -> str:
     found = read_manifest(out).statistics
-    return f"{found['vocab_size']:,} pieces, {found['bytes_per_token']:.2f} bytes per token"
+    return f"{found['vocab_size']:,} pieces, {describe_coverage(found)}"
 
 
 def _plan(config: _Config, outlook: Outlook) -> StagePlan:

@@ -19,7 +19,8 @@ from kexue_train.foundation.errors import ArtifactError, ConfigError, CorpusErro
 from kexue_train.samples.bert_tokenizer import assemble
 from kexue_train.samples.config import TokenizerConfig
 from kexue_train.samples.shard_texts import iter_text_blocks
-from kexue_train.samples.tokenizer import load_tokenizer, measure_coverage, train_tokenizer
+from kexue_train.samples.tokenizer import describe_coverage, load_tokenizer, train_tokenizer
+from kexue_train.samples.vocabulary_coverage import measure_coverage
 from kexue_train.samples.words import BertWords
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "manifest.json")
@@ -211,6 +212,68 @@ def test_a_tokenizer_of_another_form_is_refused(
         take(tmp_path, text_shards, tmp_path / "tokenizer")
 
 
+def added(content: str, **changes: Any) -> dict[str, Any]:
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": 4, "content": content, **plain, "special": True} | changes
+
+
+def write_tokenizer_file(folder: Path, tokenizer_folder: Path, **parts: Any) -> Path:
+    raw = json.loads((tokenizer_folder / "tokenizer.json").read_text(encoding="utf-8")) | parts
+    (folder / "tokenizer.json").write_text(json.dumps(raw), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("token", "problem"),
+    [
+        (added("<user>", id=256), r"the added token '<user>' \(id 256\) is kept whole in a text"),
+        (added("<user>", id=256, special=False), "'<user>' .* kept whole"),
+        (added("the", id=20), "'the' .* kept whole"),
+        (added("[MASK]", special=False), r"'\[MASK\]' .* kept whole"),
+        (added("[MASK]", normalized=True), r"'\[MASK\]' .* has normalized: true"),
+        (added("[MASK]", single_word=True), r"'\[MASK\]' .* has single_word: true"),
+    ],
+    ids=lambda value: " ".join(f"{v}" for v in value.values()) if isinstance(value, dict) else "",
+)
+def test_added_tokens_that_the_samples_would_not_hold_are_refused(
+    tmp_path: Path, text_shards: Path, tokenizer_folder: Path, token: dict[str, Any], problem: str
+) -> None:
+    source = write_tokenizer_file(tmp_path, tokenizer_folder, added_tokens=[token])
+    with pytest.raises(ArtifactError, match=problem):
+        take(source, text_shards, tmp_path / "tokenizer")
+
+
+def test_white_space_that_a_special_token_takes_along_makes_no_difference(
+    tmp_path: Path, text_shards: Path, tokenizer_folder: Path
+) -> None:
+    tokens = [added("[MASK]", lstrip=True, rstrip=True)]
+    source = write_tokenizer_file(tmp_path, tokenizer_folder, added_tokens=tokens)
+    taken = take(source, text_shards, tmp_path / "tokenizer")
+    text = "The [MASK] boat."
+    assert taken.encode(text).ids == load_tokenizer(tokenizer_folder).encode(text).ids
+
+
+SEP_AND_CLS = {"sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}
+A, B = ({"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB"))
+PROCESSORS = {
+    "BERT": ({"type": "BertProcessing"} | SEP_AND_CLS, True),
+    "RoBERTa": ({"type": "RobertaProcessing", "trim_offsets": True, "add_prefix_space": False} | SEP_AND_CLS, False),
+    "no special tokens": ({"type": "TemplateProcessing", "single": [A], "pair": [A, B], "special_tokens": {}}, False),
+}
+
+
+@pytest.mark.parametrize(("processor", "is_berts"), PROCESSORS.values(), ids=PROCESSORS)
+def test_a_post_processor_that_pairs_texts_in_another_way_is_refused(
+    tmp_path: Path, text_shards: Path, tokenizer_folder: Path, processor: dict[str, Any], is_berts: bool
+) -> None:
+    source = write_tokenizer_file(tmp_path, tokenizer_folder, post_processor=processor)
+    if is_berts:
+        take(source, text_shards, tmp_path / "tokenizer")
+    else:
+        with pytest.raises(ArtifactError, match="the post-processor makes "):
+            take(source, text_shards, tmp_path / "tokenizer")
+
+
 def test_a_source_that_is_not_there_is_named(tmp_path: Path, text_shards: Path) -> None:
     with pytest.raises(ConfigError, match=r"tokenizer\.source=.*nowhere: neither a file nor a folder that holds"):
         take(tmp_path / "nowhere", text_shards, tmp_path / "tokenizer")
@@ -221,9 +284,10 @@ def test_a_vocabulary_that_does_not_know_the_text_is_refused(tmp_path: Path, tex
     with pytest.raises(ConfigError) as caught:
         take(source, text_shards, tmp_path / "tokenizer", max_unknown_rate=0.05)
     message = str(caught.value)
-    rate = float(re.search(r"=0\.05: ([\d.]+)% of the tokens", message)[1])
+    rates = re.search(r"=0\.05: ([\d.]+)% of the tokens and ([\d.]+)% of the characters", message)
+    rate = max(map(float, rates.groups()))
     assert rate > 50
-    assert re.search(r"characters without a piece: \w \(U\+00[67]\w, \d+ times\)", message)
+    assert re.search(r"characters without a piece: (?:##)?\w \(U\+00[67]\w, \d+ times\)", message)
     assert "vocab_size" not in message
     take(source, text_shards, tmp_path / "tokenizer", max_unknown_rate=rate / 100 + 0.001)
 
@@ -237,8 +301,57 @@ def test_coverage_is_that_of_the_tokens(texts: list[str]) -> None:
     assert (coverage.tokens, coverage.unknown_tokens) == (len(tokens), tokens.count("[UNK]"))
     assert coverage.bytes == sum(len(text.encode()) for text in texts)
     unknown = [w for t in texts for w in BertWords(tokenizer).split(t) if tokenizer.encode(w).tokens[1] == "[UNK]"]
-    assert coverage.unknown_characters.keys() <= set("".join(unknown))
-    assert bool(coverage.unknown_characters) == bool(unknown)
+    assert {piece[-1] for piece in coverage.missing_pieces} <= set("".join(unknown))
+    assert bool(coverage.missing_pieces) == bool(unknown)
+    words = [word for text in texts for word in BertWords(tokenizer).split(text)]
+    assert (coverage.characters, coverage.unknown_characters) == (len("".join(words)), len("".join(unknown)))
+
+
+UNSPACED = {
+    "Thai": "ก",
+    "Khmer": "ក",
+    "Lao": "ກ",
+    "Myanmar": "က",
+    "Tibetan": "ཀ",
+    "Hiragana": "あ",
+    "Latin": "a",
+    "Digit": "7",
+}
+
+
+@pytest.mark.parametrize(("script", "letter"), UNSPACED.items(), ids=UNSPACED)
+def test_words_beyond_the_limit_count_by_their_characters(
+    tmp_path: Path, write_text_shards: Callable, script: str, letter: str
+) -> None:
+    source = write_pieces(tmp_path, [*PIECES, "was", "quiet"])
+    shards = write_text_shards(tmp_path / "shards", [f"{'the boat was quiet ' * 6}{letter * 150}"] * 20)
+    with pytest.raises(ConfigError) as caught:
+        train_tokenizer(TokenizerConfig(source=source), shards, tmp_path / "tokenizer")
+    message = str(caught.value)
+    assert re.search(r"=0\.05: [0-4]\.\d% of the tokens and 62\.5% of the characters", message)
+    assert (
+        f"more than 100 characters, which become one [UNK] each: {script} (3,000), such as '{letter * 30}'" in message
+    )
+    assert "put spaces between the words" in message
+    assert "without a piece" not in message
+    config = TokenizerConfig(source=source, max_unknown_rate=0.63)
+    statistics = train_tokenizer(config, shards, tmp_path / "tokenizer").statistics
+    assert statistics["unknown_character_rate"] == 0.625
+    assert describe_coverage(statistics).endswith("and 62.50% of the characters unknown")
+
+
+def test_the_statistics_of_an_older_release_are_described() -> None:
+    found = describe_coverage({"bytes_per_token": 4.4, "unknown_rate": 0.01})
+    assert found == "4.40 bytes per token, 1.00% of the tokens unknown"
+
+
+def test_a_character_that_lacks_its_piece_within_words_is_named_with_it(
+    tmp_path: Path, write_text_shards: Callable
+) -> None:
+    source = write_pieces(tmp_path, [*PIECES, "ア", "ニ", "メ", "##メ"])
+    shards = write_text_shards(tmp_path / "shards", ["アニメ a b c"] * 9)
+    with pytest.raises(ConfigError, match=r"characters without a piece: ##ニ \(U\+30CB, 9 times\);"):
+        take(source, shards, tmp_path / "tokenizer", max_unknown_rate=0.05)
 
 
 @pytest.mark.slow
