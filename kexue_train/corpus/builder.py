@@ -135,7 +135,7 @@ class BlockBuilder:
 
     def _begin(self) -> None:
         self._positions: list[int] = []
-        self._texts: list[str] = []
+        self._texts: list[bytes] = []
         self._extras: list[bytes] = []
         self._rejected: list[Rejected] = []
         self._blank = 0
@@ -150,9 +150,7 @@ class BlockBuilder:
             if self._rejects_unread and (unread := self._watch.unread_in(record)):
                 text = Refusal("unexpected key", f"{_quote(unread)}, unlike the first records; name it with --keep")
         if isinstance(text, str):
-            self._positions.append(position)
-            self._texts.append(text)
-            self.num_bytes += len(text) + _RECORD_BYTES
+            self.add_text(position, text)
             if self._keep:
                 self._extras.append(pick_extras(record, self._keep))
                 self.num_bytes += len(self._extras[-1])
@@ -162,6 +160,10 @@ class BlockBuilder:
 
     def add_text(self, position: int, text: str) -> None:
         """Take a text as it is."""
+        self.add_utf8(position, text.encode())
+
+    def add_utf8(self, position: int, text: bytes) -> None:
+        """Take a text, given in UTF-8, as it is."""
         self._positions.append(position)
         self._texts.append(text)
         self.num_bytes += len(text) + _RECORD_BYTES
@@ -179,7 +181,7 @@ class BlockBuilder:
         """Return the records since the last call."""
         block = make_block(
             np.array(self._positions, np.uint64),
-            _as_array(self._texts),
+            to_binary(self._texts).view(pa.large_string()),
             self._rejected,
             extras=to_binary(self._extras) if self._keep else None,
             blank=self._blank,
@@ -195,11 +197,6 @@ def reject_only(rejected: Rejected, options: ReadOptions) -> RecordBlock:
     nothing = to_binary([])
     texts = nothing if options.raw else nothing.view(pa.large_string())
     return RecordBlock(np.zeros(0, np.uint64), texts, [rejected], 0, nothing if options.keep else None)
-
-
-def _as_array(texts: list[str]) -> pa.LargeStringArray:
-    # Of encoded texts Arrow makes an array twice as fast as of strings, whose UTF-8 form it has each of them keep.
-    return to_binary([text.encode() for text in texts]).view(pa.large_string())
 
 
 def gather_blocks(steps: Iterator[None], builder: BlockBuilder, block_bytes: int) -> Iterator[RecordBlock]:

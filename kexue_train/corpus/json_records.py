@@ -7,14 +7,15 @@ it silently turns a lone surrogate into a question mark, and gives up the file a
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic_core import from_json
+from pydantic_core import SchemaValidator, core_schema, from_json
 
 from kexue_train.corpus.builder import BlockBuilder, gather_blocks
 from kexue_train.corpus.lines import LineBlock, read_line_records
@@ -47,9 +48,35 @@ def read_json_lines(
 def _parse_lines(block: LineBlock, positions: npt.NDArray[np.uint64], options: ReadOptions) -> RecordBlock:
     """Return the records of a block of JSON Lines; ``positions`` has shape (n,) for n lines."""
     builder = BlockBuilder(options)
-    for position, line in zip(positions.tolist(), block.data.split(b"\n"), strict=False):  # nothing after the last end
-        add_json(builder, position, line)
+    parse = _text_parser(options)
+    for position, line in zip(positions.tolist(), io.BytesIO(block.data), strict=True):
+        try:
+            text = parse(line)
+        except ValueError:  # no usual record, or none at all
+            add_json(builder, position, line.removesuffix(b"\n"))
+        else:
+            builder.add_utf8(position, text)
     return builder.build()
+
+
+def _text_parser(options: ReadOptions) -> Callable[[bytes], bytes]:
+    """Return a function that takes the text out of the JSON of an object; of others it raises a ``ValueError``.
+
+    It is for the usual record, whose text is a string under one key of the object itself: it takes the bytes as the
+    parser has them, without making Python's strings of them first, and nothing else of the record.
+    """
+    if options.keep or len(options.text_keys) > 1:
+        return _parse_none
+    (key,) = options.text_keys
+    record = core_schema.typed_dict_schema(
+        {key: core_schema.typed_dict_field(core_schema.bytes_schema())}, extra_behavior="ignore"
+    )
+    parse = SchemaValidator(record).validate_json
+    return lambda line: parse(line)[key]
+
+
+def _parse_none(_: bytes) -> bytes:
+    raise ValueError("more than one value is wanted")
 
 
 def add_json(builder: BlockBuilder, position: int, data: bytes) -> None:

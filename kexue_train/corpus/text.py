@@ -123,7 +123,7 @@ class _Document:
         if rejected := not_utf8(self.position, raw):
             builder.reject(rejected)
         else:
-            builder.add_text(self.position, raw.decode("utf-8"))
+            builder.add_utf8(self.position, raw)
 
 
 def read_blocks(

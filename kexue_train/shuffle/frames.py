@@ -78,18 +78,24 @@ class RowSlice:
         )
 
 
-def encode_frame(pieces: Sequence[RowSlice], *, compress: bool) -> bytes:
-    """Return the frame that holds the rows of ``pieces``, one after the other."""
+def encode_frame(pieces: Sequence[RowSlice], *, compress: bool) -> list[memoryview]:
+    """Return the frame that holds the rows of ``pieces``, one after the other: buffers to be written in their order."""
     # Column by column over all pieces: the texts of a frame then compress as one, and the reader needs no copy.
-    joined = [b"".join(parts) for parts in zip(*(piece.columns() for piece in pieces), strict=True)]
-    packed = [_compress(column) if compress and i in _COMPRESSED else column for i, column in enumerate(joined)]
-    body = b"".join(packed)
+    columns = [
+        [memoryview(part) for part in parts] for parts in zip(*(piece.columns() for piece in pieces), strict=True)
+    ]
     header = np.zeros((), HEADER)
     header["rows"], header["is_compressed"] = sum(piece.num_rows for piece in pieces), compress
-    header["text_bytes"], header["extra_bytes"] = len(joined[2]), len(joined[4])
-    header["stored"] = [len(column) for column in packed]
-    header["checksum"] = xxhash.xxh3_64_intdigest(body)
-    return header.tobytes() + body
+    header["text_bytes"], header["extra_bytes"] = _num_bytes(columns[2]), _num_bytes(columns[4])
+    if compress:
+        columns = [_compress(column) if i in _COMPRESSED else column for i, column in enumerate(columns)]
+    header["stored"] = [_num_bytes(column) for column in columns]
+    body = [part for column in columns for part in column]
+    digest = xxhash.xxh3_64()
+    for part in body:
+        digest.update(part)
+    header["checksum"] = digest.intdigest()
+    return [memoryview(header.tobytes()), *body]
 
 
 def body_bytes(header: bytes) -> int:
@@ -130,8 +136,13 @@ def _encode_values(values: pa.LargeBinaryArray) -> tuple[bytes, memoryview]:
     return np.diff(offsets).astype("<u4").tobytes(), data_of(values)[offsets[0] : offsets[-1]]
 
 
-def _compress(data: Any) -> Any:
-    return _CODEC.compress(data, asbytes=False) if len(data) else b""
+def _num_bytes(parts: Sequence[memoryview]) -> int:
+    return sum(part.nbytes for part in parts)
+
+
+def _compress(parts: Sequence[memoryview]) -> list[memoryview]:
+    data = b"".join(parts)
+    return [memoryview(_CODEC.compress(data, asbytes=False))] if data else []
 
 
 def _decompress(data: memoryview, num_bytes: int) -> pa.Buffer:

@@ -71,7 +71,7 @@ class SpillWriter:
     """
 
     def __init__(self, path: Path, num_buckets: int, buffer_bytes: int, *, fits_memory: bool) -> None:
-        self._file = WriteBehindFile(path, is_written_behind=not fits_memory)
+        self._file = WriteBehindFile(path, is_written_behind=not fits_memory, is_hashed=False)
         self._num_buckets, self._buffer_bytes, self._compress = num_buckets, buffer_bytes, not fits_memory
         self._blocks: list[_GroupedBlock] = []
         self._held_bytes = 0
@@ -111,7 +111,7 @@ class SpillWriter:
             self._rows.append(sum(piece.num_rows for piece in pieces))
             self._bytes.append(sum(piece.num_bytes for piece in pieces))
             for frame in _cut_frames(pieces):
-                self._file.write(encode_frame(frame, compress=self._compress))
+                self._file.write_parts(encode_frame(frame, compress=self._compress))
         self._blocks, self._held_bytes = [], 0
 
 
