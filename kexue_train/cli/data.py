@@ -1,8 +1,8 @@
 """Commands from raw text to training samples."""
 
 import json
+import os
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +28,7 @@ from kexue_train.foundation.errors import ConfigError
 if TYPE_CHECKING:
     from kexue_train.corpus.config import CorpusConfig
     from kexue_train.samples.config import SampleConfig, TokenizerConfig
-    from kexue_train.shuffle.config import ShuffleConfig
+    from kexue_train.shuffle.config import ShufConfig, ShuffleConfig
 
 data_app = typer.Typer()
 _NOBODY_READS = 128 + signal.SIGPIPE
@@ -74,12 +74,18 @@ def shuffle_command(
         ),
     ] = None,
     given: "Given[ShuffleConfig]" = options_of("kexue_train.shuffle.config:ShuffleConfig"),
+    as_shuf: "Given[ShufConfig]" = options_of("kexue_train.shuffle.config:ShufConfig"),
+    echo: Annotated[bool | None, typer.Option("--echo", "-e", help="One file only: each argument is a line.")] = None,
     seed: Seed = 0,
+    random_source: Annotated[
+        Path | None, typer.Option(help="File whose first bytes determine the seed, such as /dev/urandom.")
+    ] = None,
     workers: Workers = None,
     ray: Ray = None,
     as_json: AsJson = False,
 ) -> None:
     """Put documents on disk in exactly uniform random order, in bounded memory."""
+    from kexue_train.cli.shuf import choose_seed, open_inputs, refuse_for_folder, unread_variables  # noqa: PLC0415
     from kexue_train.shuffle.destination import is_standard_output  # noqa: PLC0415
     from kexue_train.shuffle.shuffle_corpus import shuffle_corpus  # noqa: PLC0415
     from kexue_train.shuffle.single_file import shuffle_to_file  # noqa: PLC0415
@@ -88,18 +94,22 @@ def shuffle_command(
     if to_standard_output and as_json:
         raise ConfigError("--json and --out - both write to standard output; leave one of them out")
     file = None if to_standard_output or Path(out).is_dir() else output_file_of(out)
-    is_folder = file is None and not to_standard_output
-    config = given.config(**({} if is_folder else {"output": file.format if file else "lines"}))
-    sources = inputs or _piped_input()
-    executor = make_executor(workers, ray)
-    try:
-        with making("shuffle", Path(out)) as progress:
-            if is_folder:
-                manifest = shuffle_corpus(config, sources, Path(out), seed=seed, executor=executor, progress=progress)
-            else:
-                manifest = shuffle_to_file(config, sources, out, seed=seed, executor=executor, progress=progress)
-    except BrokenPipeError:  # ``| head`` has read enough
-        raise typer.Exit(_NOBODY_READS) from None
+    seed, executor, shuf = choose_seed(seed, random_source), make_executor(workers, ray), as_shuf.config()
+    with open_inputs(inputs or [], shuf, echo=bool(echo)) as sources, making("shuffle", Path(out)) as progress:
+        if file is None and not to_standard_output:
+            refuse_for_folder(out, as_shuf, echo=bool(echo))
+            config = given.config()
+            manifest = shuffle_corpus(config, sources, Path(out), seed=seed, executor=executor, progress=progress)
+        else:
+            config = given.config(output=file.format if file else "lines")
+            for line in unread_variables(os.environ, spills_to_tmpdir=to_standard_output or config.spill is not None):
+                progress.note(line)
+            try:
+                manifest = shuffle_to_file(
+                    config, sources, out, seed=seed, executor=executor, shuf=shuf, progress=progress
+                )
+            except BrokenPipeError:  # ``| head`` has read enough
+                raise typer.Exit(_NOBODY_READS) from None
     if not to_standard_output:
         print_manifest(Path(out), manifest, as_json)
 
@@ -156,9 +166,3 @@ def samples_command(
     with making("samples", out) as progress:
         manifest = build_samples(config, shards, tokenizer, out, seed=seed, executor=executor, progress=progress)
     print_manifest(out, manifest, as_json)
-
-
-def _piped_input() -> list[str]:
-    if sys.stdin is None or sys.stdin.isatty():
-        raise ConfigError("no inputs; name files, folders or globs, or pipe lines of text in")
-    return ["-"]

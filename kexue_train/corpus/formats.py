@@ -163,11 +163,21 @@ _INPUTS = (
         unit_counter=f"{_CORPUS}.hub:count_hub_shards",
         description="`hf://NAME[@REVISION][:CONFIG][:SPLIT]`, a data set of the Hugging Face hub, streamed",
     ),
+    InputFormat(
+        name="range",
+        suffixes=(),
+        reader=f"{_CORPUS}.number_range:read_range",
+        unit_counter=f"{_CORPUS}.number_range:count_numbers",
+        record_name="number",
+        description="`--input-range LO-HI`, the whole numbers from LO to HI as lines",
+    ),
 )
 FORMATS = {entry.name: entry for entry in _INPUTS}
 """Name -> input format."""
 _ZLIB_MAGICS = (b"\x78\x01", b"\x78\x9c", b"\x78\xda")  # of gzip without its header; 78 5e may be a text
 _SKIPPABLE_MAGICS = tuple(bytes([0x50 + i]) + b"\x2a\x4d\x18" for i in range(16))  # of frames without data, as in lz4
+LINE_FORMATS = ("text", "range")
+"""Formats whose records may be lines of any bytes."""
 COMPRESSIONS = {
     entry.name: entry
     for entry in (

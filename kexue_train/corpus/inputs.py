@@ -110,6 +110,8 @@ def check_unchanged(sources: Sequence[Source]) -> None:
         CorpusError: If one has another size or time of change, or is gone.
     """
     for source in sources:
+        if not FORMATS[source.format].suffixes:  # no file
+            continue
         try:
             status = _inspect(source.path)
         except CorpusError:

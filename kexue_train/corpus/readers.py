@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kexue_train.corpus.content import check_content
-from kexue_train.corpus.formats import FORMATS, load_function
+from kexue_train.corpus.formats import FORMATS, LINE_FORMATS, load_function
 from kexue_train.corpus.hub import SHARD_BITS
 from kexue_train.corpus.inputs import Source
 from kexue_train.corpus.records import ReadOptions, RecordBlock
@@ -77,7 +77,7 @@ def _check_options(source: Source, options: ReadOptions) -> None:
             f"{source.path}: is a text file, which has no columns to keep besides the text, but these were asked for: "
             f"{', '.join(options.keep)}; keep nothing, or give JSON Lines or a table"
         )
-    if options.raw and (source.format != "text" or options.document != "line"):
+    if options.raw and (source.format not in LINE_FORMATS or options.document != "line"):
         raise CorpusError(
             f"{source.path}: {source.format} with document {options.document} cannot be read raw; only the lines of "
             "text files can"

@@ -1,4 +1,4 @@
-"""How the corpus is shuffled."""
+"""How the corpus is shuffled, and what more a shuffle into one file can do."""
 
 from __future__ import annotations
 
@@ -89,3 +89,28 @@ class ShuffleConfig(Config):
                 "parquet or arrow"
             )
         return self
+
+
+class ShufConfig(Config):
+    """What a shuffle into one file can do besides, as the program ``shuf`` does."""
+
+    head_count: Annotated[int | None, OptionName(short_flag="-n")] = Field(default=None, ge=0)
+    """One file only: no more than so many rows, the first ones of the order, which are a uniform sample."""
+    zero_terminated: Annotated[bool, OptionName(short_flag="-z")] = False
+    """Lines to lines: a line ends with a NUL byte, not with a newline."""
+    header: int = Field(default=0, ge=0)
+    """Lines to lines: so many first lines stay first. Those of several inputs must be equal and are written once."""
+
+    input_range: Annotated[str | None, OptionName(short_flag="-i")] = None
+    """One file only: instead of inputs the whole numbers of a range LO-HI, such as 1-100."""
+
+    @property
+    def line_end(self) -> bytes:
+        """The byte that ends a line."""
+        return b"\0" if self.zero_terminated else b"\n"
+
+    @property
+    def options_for_lines(self) -> list[str]:
+        """The options given that only lines have a use for."""
+        given = {"--zero-terminated": self.zero_terminated, "--header": self.header}
+        return [option for option, value in given.items() if value]

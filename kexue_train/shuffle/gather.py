@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from kexue_train.foundation.arrow_arrays import values_bytes
 from kexue_train.foundation.artifacts import write_atomic
@@ -40,6 +41,8 @@ class GatherTask:
     folder: str
     """Where the list of spill files and the done markers lie."""
     out_folder: str
+    max_rows: int | None
+    """How many rows the shard may have; the later ones are counted as not drawn. None: all."""
     is_durable: bool
     """Whether the shard is the result; else it is read at once and deleted, and need not reach the disk."""
     free_spills: bool
@@ -56,7 +59,7 @@ class GatherResult:
     duplicates: int = 0
     duplicates_checksum: int = 0
     sampled_out: int = 0
-    """Rows whose ticket was not drawn."""
+    """Rows whose ticket was not drawn, or that are beyond the first ones asked for."""
     sampled_out_checksum: int = 0
     file_bytes: int = 0
     file_checksum: str = ""
@@ -135,12 +138,13 @@ class _Shard:
         self.result = GatherResult()
         self._draws = {draw.ticket: draw for draw in task.draws}
         self._seen = dict.fromkeys(self._draws, 0)
+        self._max_rows = task.max_rows
 
     def take(self, ordered: Ordered, output: ShardOutput) -> None:
         result = self.result
         result.duplicates += len(ordered.duplicates)
         result.duplicates_checksum = _add(result.duplicates_checksum, ordered.duplicates)
-        rows = self._draw(ordered.rows)
+        rows = self._cut(self._draw(ordered.rows))
         if not len(rows):
             return
         result.order.add(rows.origins, result.rows)
@@ -157,6 +161,14 @@ class _Shard:
             indices = np.flatnonzero(rows.tickets == ticket)
             stays[indices] = draw.stays(self._seen[ticket], len(indices))
             self._seen[ticket] += len(indices)
+        return self._select(rows, stays)
+
+    def _cut(self, rows: Rows) -> Rows:
+        if self._max_rows is None or self.result.rows + len(rows) <= self._max_rows:
+            return rows
+        return self._select(rows, np.arange(len(rows)) < self._max_rows - self.result.rows)
+
+    def _select(self, rows: Rows, stays: npt.NDArray[np.bool_]) -> Rows:
         out = rows.take(np.flatnonzero(~stays))
         self.result.sampled_out += len(out)
         self.result.sampled_out_checksum = _add(self.result.sampled_out_checksum, out)

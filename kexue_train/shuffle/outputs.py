@@ -117,6 +117,8 @@ class ShardForm:
     """The kept columns."""
     compression: str | None = None
     """Of the file as a whole; only where the format allows it."""
+    line_end: bytes = b"\n"
+    """The byte that ends a line of the format ``lines``."""
 
 
 @contextmanager
@@ -183,7 +185,7 @@ def _read_json_lines(path: Path, keep: Sequence[str]) -> Iterator[Columns]:
 @contextmanager
 def _open_plain_lines(path: Path, form: ShardForm, durable: bool) -> Opened:
     with new_file(path, durable=durable) as file, open_compressor(file, form.compression) as sink:
-        yield _LinesOutput(sink), file
+        yield _LinesOutput(sink, form.line_end), file
 
 
 def _read_plain_lines(path: Path, _: Sequence[str]) -> Iterator[Columns]:
@@ -284,18 +286,18 @@ class _JsonOutput:
 
 
 class _LinesOutput:
-    def __init__(self, file: Sink) -> None:
-        self._file = file
+    def __init__(self, file: Sink, line_end: bytes) -> None:
+        self._file, self._line_end = file, line_end
 
     def write(self, texts: pa.LargeBinaryArray, extras: pa.LargeBinaryArray | None) -> None:  # noqa: ARG002  # none
         offsets = offsets_of(texts)
         data = np.frombuffer(data_of(texts), np.uint8)[offsets[0] : offsets[-1]]
-        if (data == ord("\n")).any():
+        if (data == ord(self._line_end)).any():
             raise CorpusError(
                 "a document holds a newline, so it cannot be a line of its own; write another format "
                 "(--to jsonl, or a file name that ends in .jsonl)"
             )
-        _write_lines(self._file, texts)
+        _write_lines(self._file, texts, self._line_end)
 
 
 class _TsvOutput:
@@ -316,12 +318,12 @@ class _TsvOutput:
                     "hold; write CSV, JSON Lines or Parquet (--to csv, or a file name that ends in .csv)"
                 )
         columns = [column.cast(pa.large_string()).view(pa.large_binary()) for column in batch.columns]
-        _write_lines(self._file, pc.binary_join_element_wise(*columns, pa.scalar(b"\t", pa.large_binary())))
+        _write_lines(self._file, pc.binary_join_element_wise(*columns, pa.scalar(b"\t", pa.large_binary())), b"\n")
 
 
-def _write_lines(file: Sink, texts: pa.LargeBinaryArray) -> None:
-    nothing, newline = (pa.scalar(value, pa.large_binary()) for value in (b"", b"\n"))
-    lines = pc.binary_join_element_wise(texts, nothing, newline)
+def _write_lines(file: Sink, texts: pa.LargeBinaryArray, line_end: bytes) -> None:
+    nothing, end = (pa.scalar(value, pa.large_binary()) for value in (b"", line_end))
+    lines = pc.binary_join_element_wise(texts, nothing, end)
     ends = offsets_of(lines)
     file.write(data_of(lines)[ends[0] : ends[-1]])
 

@@ -16,8 +16,9 @@ from kexue_train.executor import Executor, Fetch, LocalExecutor
 from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.errors import MachineLostError
 from kexue_train.foundation.progress import Progress
-from kexue_train.shuffle.config import ShuffleConfig
+from kexue_train.shuffle.config import ShufConfig, ShuffleConfig
 from kexue_train.shuffle.gather import GatherResult, GatherTask, gather, shard_marker_path
+from kexue_train.shuffle.head import limits_of_shards
 from kexue_train.shuffle.outputs import ShardForm
 from kexue_train.shuffle.plan import MemoryBudget, ShufflePlan, plan_shuffle
 from kexue_train.shuffle.scatter import ScatterTask, scatter
@@ -40,6 +41,7 @@ class Passes:
     seed: int
     raw: bool
     """Lines in, lines out: any bytes are a record."""
+    shuf: ShufConfig
     scratch: Path
     """Where plan, markers, rejected records and (without ``spill_folder``) spill files lie."""
     spill_folder: str | None
@@ -79,6 +81,7 @@ class Passes:
         """
         write_spill_list(self.scratch, [self._spill_file(result) for result in scattered])
         draws = self._draws(scattered)
+        limits = self._limits(scattered)
         tasks = [
             GatherTask(
                 shard=shard,
@@ -90,6 +93,7 @@ class Passes:
                 draws=tuple(by_shard[shard] for by_shard in draws),
                 folder=str(self.scratch),
                 out_folder=str(out_folder),
+                max_rows=limits[shard],
                 is_durable=is_durable,
                 free_spills=is_durable and self.spill_folder is None,
             )
@@ -151,6 +155,7 @@ class Passes:
             rejects_unread=config.keep_all,
             document=config.document,
             raw=self.raw,
+            line_end=self.shuf.line_end,
             block_bytes=self.budget.block_bytes,
         )
         return [
@@ -166,6 +171,8 @@ class Passes:
                 drop_duplicates=config.dedup == "exact",
                 fail_on_bad_record=config.on_bad_record == "fail",
                 keep_dropped=config.keep_dropped,
+                header=self.shuf.header,
+                head_count=self.shuf.head_count,
                 buffer_bytes=self.budget.buffer_bytes,
                 fits_memory=self.spills_fit_memory,
                 folder=str(self.scratch),
@@ -196,6 +203,15 @@ class Passes:
             firsts = (np.cumsum(rows) - rows).tolist()
             draws.append([Draw(self.seed, ticket, first, int(rows.sum()), share) for first in firsts])
         return draws
+
+    def _limits(self, scattered: Sequence[ScatterResult]) -> Sequence[int | None]:
+        """Return for every shard how many rows it may have."""
+        if self.shuf.head_count is None:
+            return [None] * self.plan.num_shards
+        rows = np.zeros(self.plan.num_shards, np.int64)
+        for counts in (entry for result in scattered for entry in result.files.values()):
+            rows += np.array(counts.shard_rows, np.int64)
+        return limits_of_shards(self.shuf.head_count, rows)
 
     def _result(self, task: ScatterTask) -> ScatterResult:
         return ScatterResult.from_json(_read(marker_path(self.scratch, task.index)))

@@ -46,9 +46,9 @@ class Account:
         """
         offered = sum(r.offered for r in self.scattered)
         offered_sum = sum(r.offered_checksum for r in self.scattered)
-        skipped = sum(r.duplicates for r in self.scattered) + sum(r.duplicates + r.sampled_out for r in self.gathered)
-        skipped_sum = sum(r.duplicates_checksum for r in self.scattered)
-        skipped_sum += sum(r.duplicates_checksum + r.sampled_out_checksum for r in self.gathered)
+        results: list[ScatterResult | GatherResult] = [*self.scattered, *self.gathered]
+        skipped = sum(r.duplicates + r.sampled_out for r in results)
+        skipped_sum = sum(r.duplicates_checksum + r.sampled_out_checksum for r in results)
         written, written_sum = sum(r.rows for r in self.gathered), sum(r.checksum for r in self.gathered)
         proof = RowsChecksum(
             input=format_checksum(offered_sum),
@@ -144,7 +144,7 @@ def shuffle_statistics(account: Account, num_files: int) -> dict[str, Any]:
         "offered": sum(r.offered for r in account.scattered),
         "blank": sum(counts.blank for _, counts in account.of_files()),
         "duplicates": sum(r.duplicates for r in account.scattered) + sum(r.duplicates for r in account.gathered),
-        "sampled_out": sum(r.sampled_out for r in account.gathered),
+        "sampled_out": sum(r.sampled_out for r in account.scattered) + sum(r.sampled_out for r in account.gathered),
         "rejected": dict(sorted(rejected.items())),
         "dropped": dict(sorted(dropped.items())),
         "unread_keys": sorted({key for result in account.scattered for key in result.unread_keys}),

@@ -9,18 +9,21 @@ from pathlib import Path
 from kexue_train.corpus.inputs import Source
 from kexue_train.corpus.streams import is_pipe
 from kexue_train.foundation.artifacts import MANIFEST_NAME, Manifest, Recipe, read_manifest
-from kexue_train.shuffle.config import ShuffleConfig
+from kexue_train.shuffle.config import ShufConfig, ShuffleConfig
 
 _SETTINGS = {"format", "document", "text_key", "keep", "filters", "keep_dropped", "on_bad_record", "dedup", "output"}
 
 
-def make_recipe(config: ShuffleConfig, sources: Sequence[Source], num_shards: int, seed: int) -> Recipe:
+def make_recipe(
+    config: ShuffleConfig, sources: Sequence[Source], num_shards: int, seed: int, shuf: ShufConfig | None = None
+) -> Recipe:
     """Return the recipe of shuffling ``sources``.
 
     A file of another artifact counts by that artifact's contents, under the name folder/file, so that a run folder may
     be moved; any other file counts by its path, size and time of change.
     """
-    settings = {"seed": seed, "shards": num_shards, **config.model_dump(include=_SETTINGS)}
+    more = shuf.model_dump(exclude_defaults=True) if shuf else {}
+    settings = {"seed": seed, "shards": num_shards, **config.model_dump(include=_SETTINGS), **more}
     manifests = {folder: _read_manifest(folder) for folder in {Path(source.path).parent for source in sources}}
     parents, inputs, weights = {}, [], {}
     for source in sources:

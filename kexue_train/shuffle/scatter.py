@@ -18,9 +18,10 @@ from kexue_train.corpus.records import ReadOptions, RecordBlock, Rejected
 from kexue_train.corpus.unread_keys import MAX_KEYS
 from kexue_train.executor import current_machine
 from kexue_train.foundation.arrow_arrays import lengths_of, to_binary, to_mask
-from kexue_train.foundation.errors import DamagedInputError
+from kexue_train.foundation.errors import CorpusError, DamagedInputError
 from kexue_train.foundation.runtime import boot_id, keep_freed_memory
 from kexue_train.shuffle.bucket import repeats
+from kexue_train.shuffle.head import SmallestKeys
 from kexue_train.shuffle.keys import bucket_of, content_keys, hash_rows, position_keys, sum_words
 from kexue_train.shuffle.plan import InputRange
 from kexue_train.shuffle.rejected_records import RejectedRecords
@@ -49,6 +50,10 @@ class ScatterTask:
     fail_on_bad_record: bool
     keep_dropped: bool
     """Keep the documents that a filter drops."""
+    header: int
+    """So many first lines of every file are no rows."""
+    head_count: int | None
+    """Only so many rows of the order are wanted; None: all."""
     buffer_bytes: int
     fits_memory: bool
     """Whether the page cache has room for all spill files."""
@@ -72,16 +77,17 @@ def scatter(task: ScatterTask) -> ScatterResult:
     path.parent.mkdir(parents=True, exist_ok=True)
     records = RejectedRecords(Path(task.folder), name)
     writer = SpillWriter(path, task.num_buckets, task.buffer_bytes, fits_memory=task.fits_memory)
+    smallest = SmallestKeys.within(task.head_count, task.buffer_bytes // 4)
     unread: set[str] = set()
     try:
         for entry, source, sampling in task.ranges:
             counts = result.files.setdefault(entry.file_index, FileCounts(shard_rows=[0] * task.num_shards))
-            for block in _read(task, source, entry):
+            for block in _without_header(task, source, entry, counts):
                 if len(unread) < MAX_KEYS:
                     unread |= block.unread
                 block = _accept(task, source, block, counts, records)
                 if len(block.positions):
-                    _add(task, entry.file_index, sampling, block, counts, result, writer)
+                    _add(task, entry.file_index, sampling, block, counts, result, writer, smallest)
         result.index = writer.finish()
         result.unread_keys = sorted(unread)
     except BaseException:
@@ -90,6 +96,23 @@ def scatter(task: ScatterTask) -> ScatterResult:
     finally:
         writer.close()
     return result
+
+
+def _without_header(task: ScatterTask, source: Source, entry: InputRange, counts: FileCounts) -> Iterator[RecordBlock]:
+    """Yield the blocks of a range; the lines of the header, at the beginning of a file, are kept in ``counts``."""
+    missing = 0 if entry.start else task.header
+    header = b""
+    for block in _read(task, source, entry):
+        taken = min(missing, len(block.positions))
+        header += b"".join(line + task.options.line_end for line in block.texts[:taken].to_pylist())
+        missing -= taken
+        yield RecordBlock(block.positions[taken:], block.texts[taken:], block.rejected) if taken else block
+    if missing and entry.end is not None:
+        raise CorpusError(
+            f"{source.path}: its first {task.header} lines take more than {entry.end} bytes, too much for a header; "
+            "correct --header"
+        )
+    counts.header = counts.header or header.hex()
 
 
 def _read(task: ScatterTask, source: Source, entry: InputRange) -> Iterator[RecordBlock]:
@@ -139,6 +162,7 @@ def _add(
     counts: FileCounts,
     result: ScatterResult,
     writer: SpillWriter,
+    smallest: SmallestKeys | None,
 ) -> None:
     """Give the rows of a block their keys, and hand them to the writer as often as their weight says.
 
@@ -177,6 +201,10 @@ def _add(
             result.duplicates += int((~fresh).sum())
             result.duplicates_checksum = (result.duplicates_checksum + sum_words(hashes[:, ~fresh])) % _MOD
             rows = rows.take(np.flatnonzero(fresh))
+        if smallest is not None and not (admitted := smallest.admit(keys)).all():
+            result.sampled_out += int((~admitted).sum())
+            result.sampled_out_checksum = (result.sampled_out_checksum + sum_words(hashes[:, ~admitted])) % _MOD
+            rows = rows.take(np.flatnonzero(admitted))
         writer.add(rows, bucket_of(rows.keys, task.num_buckets))
 
 

@@ -26,6 +26,8 @@ class FileCounts:
     rejected: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     """Documents that a filter dropped, by reason."""
+    header: str = ""
+    """The lines at the beginning of the file that stay first, with their ends, as hexadecimal digits."""
     shard_rows: list[int] = field(default_factory=list)
     """``rows`` by the shard they go to."""
 
@@ -42,6 +44,9 @@ class ScatterResult:
     duplicates: int = 0
     """Offered rows skipped here already, since an equal text was near."""
     duplicates_checksum: int = 0
+    sampled_out: int = 0
+    """Offered rows that cannot be among the first ones asked for."""
+    sampled_out_checksum: int = 0
     unread_keys: list[str] = field(default_factory=list)
     """Keys or columns of the inputs that are neither text nor kept, sorted."""
     tickets: dict[int, list[int]] = field(default_factory=dict)

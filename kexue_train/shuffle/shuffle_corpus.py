@@ -29,7 +29,7 @@ from kexue_train.foundation.errors import CorpusError, MachineLostError, Resourc
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.foundation.runtime import available_memory_bytes, format_size, parse_size, require_disk
 from kexue_train.foundation.stage import Outlook, Stage, StagePlan
-from kexue_train.shuffle.config import ShuffleConfig
+from kexue_train.shuffle.config import ShufConfig, ShuffleConfig
 from kexue_train.shuffle.kept_keys import describe_unread, with_all_kept
 from kexue_train.shuffle.outputs import ShardForm, shard_file_name
 from kexue_train.shuffle.passes import Passes, load_plan
@@ -105,6 +105,7 @@ def plan_passes(
     progress: Progress,
     *,
     raw: bool = False,
+    shuf: ShufConfig | None = None,
 ) -> Passes:
     """Plan the work, and refuse what cannot end for lack of disk."""
     memory = parse_size(config.memory) if config.memory else available_memory_bytes() // 2
@@ -123,6 +124,7 @@ def plan_passes(
         budget=budget,
         seed=seed,
         raw=raw,
+        shuf=shuf or ShufConfig(),
         scratch=scratch,
         spill_folder=str(Path(config.spill, f"kexue-{recipe.digest[-12:]}")) if config.spill else None,
         spills_fit_memory=fits_memory,
