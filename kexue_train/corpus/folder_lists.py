@@ -60,8 +60,8 @@ class FileList:
 
     name: str
     """The file that holds the list."""
-    files: tuple[str, ...] = ()
-    folders: tuple[str, ...] = ()
+    files: frozenset[str] = frozenset()
+    folders: frozenset[str] = frozenset()
     splits: tuple[str, ...] = ()
     """Where it holds several splits: what each is named by, relative to the folder."""
 
@@ -96,16 +96,13 @@ def check_list(folder: Folder, found: FileList) -> None:
             f"{folder.path}: holds several splits; name those to be read: "
             f"{', '.join(folder.path_of(split) for split in found.splits)}"
         )
-    missing = [name for name in (*found.files, *found.folders) if not _has(folder, name)]
+    there = {*folder.files, *folder.folders}
+    missing = [name for name in (*found.files, *found.folders) if name not in there]
     if missing:
         raise CorpusError(
             f"{folder.path_of(missing[0])}: is missing, yet {folder.path_of(found.name)} lists it; fetch it or make "
             "the folder again"
         )
-
-
-def _has(folder: Folder, name: str) -> bool:
-    return name in folder.files or name in folder.folders
 
 
 def _read_manifest_list(folder: Folder) -> FileList | None:
@@ -116,17 +113,15 @@ def _read_manifest_list(folder: Folder) -> FileList | None:
         raise CorpusError(
             f"{folder.path}: holds no documents but {manifest['kind']}, made by kexue_train; name text shards"
         )
-    return FileList(
-        MANIFEST_NAME, tuple(name for name in manifest["files"] if "/" not in name and name not in DESCRIPTIONS)
-    )
+    own = {name for name in manifest["files"] if "/" not in name}
+    return FileList(MANIFEST_NAME, frozenset(own - DESCRIPTIONS))
 
 
 def _read_splits(folder: Folder) -> FileList | None:
     splits = _read_json(folder, "dataset_dict.json").get("splits")
     if not _is_list_of(splits, str):
         return None
-    names = tuple(splits)
-    return FileList("dataset_dict.json", folders=names, splits=names)
+    return FileList("dataset_dict.json", folders=frozenset(splits), splits=tuple(splits))
 
 
 def _read_state(folder: Folder) -> FileList | None:
@@ -139,7 +134,7 @@ def _read_state(folder: Folder) -> FileList | None:
             f"{folder.path}: is a selection of the rows in its files, as old versions of datasets saved it; open it "
             "with datasets.load_from_disk and save it again with save_to_disk"
         )
-    return FileList("state.json", tuple(str(entry.get("filename")) for entry in entries))
+    return FileList("state.json", frozenset(str(entry.get("filename")) for entry in entries))
 
 
 def _read_cache(folder: Folder) -> FileList | None:
@@ -147,10 +142,11 @@ def _read_cache(folder: Folder) -> FileList | None:
     splits = _read_json(folder, "dataset_info.json").get("splits")
     entries = splits.values() if isinstance(splits, dict) else ()
     files = {prefix: names for entry in entries for prefix, names in _files_of_split(folder, entry)}
-    if not any(name in folder.files for names in files.values() for name in names):
+    own = frozenset(name for names in files.values() for name in names)
+    if own.isdisjoint(folder.files):
         return None  # a data set in another form, which comes with the same description
     patterns = [names[0] if len(names) == 1 else f"{prefix}-*" for prefix, names in files.items()]
-    return FileList("dataset_info.json", tuple(name for names in files.values() for name in names), (), tuple(patterns))
+    return FileList("dataset_info.json", own, splits=tuple(patterns))
 
 
 def _files_of_split(folder: Folder, entry: Any) -> Iterator[tuple[str, list[str]]]:
@@ -166,10 +162,14 @@ def _files_of_split(folder: Folder, entry: Any) -> Iterator[tuple[str, list[str]
 def _read_index(folder: Folder) -> FileList | None:
     """Return the shards for streaming, each plain or packed."""
     shards = _read_json(folder, "index.json").get("shards")
-    if not _is_list_of(shards, dict) or not all("raw_data" in shard for shard in shards):
+    if not shards or not _is_list_of(shards, dict):
         return None
-    forms = [[form["basename"] for form in (shard["raw_data"], shard.get("zip_data")) if form] for shard in shards]
-    return FileList("index.json", tuple(next((n for n in names if n in folder.files), names[0]) for names in forms))
+    forms = [[shard.get(form) for form in ("raw_data", "zip_data")] for shard in shards]
+    names = [[str(form["basename"]) for form in of if isinstance(form, dict) and "basename" in form] for of in forms]
+    if not all(names):
+        return None
+    there = set(folder.files)
+    return FileList("index.json", frozenset(next((n for n in of if n in there), of[0]) for of in names))
 
 
 _READERS: tuple[Callable[[Folder], FileList | None], ...] = (

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from kexue_train.corpus.content import tell_format
 from kexue_train.corpus.folder_lists import (
     DESCRIPTIONS,
+    FileList,
     Folder,
     check_list,
     check_no_table,
@@ -25,6 +26,8 @@ from kexue_train.corpus.formats import inner_suffix, is_packed, split_suffixes
 
 _LEFTOVER = re.compile(r"cache-[0-9a-f]{16}.*\.arrow|_temporary/|.*\.incomplete/|_SUCCESS")
 """Caches of ``datasets``, unfinished work of it and of Spark; a folder has a slash at its end."""
+_KEPT_ASIDE = re.compile(r"\.(rejected|dropped)\.jsonl$")
+"""The end of the name of what a shuffle into a single file keeps aside, after the name of that file."""
 _MAX_NAMES, _MAX_SUFFIXES = 3, 5
 """So many names are told, else so many suffixes with their counts."""
 
@@ -81,6 +84,23 @@ def choose_files(folder: Folder, format: str) -> Contents:
     return contents
 
 
+def choose_matches(pattern: str, matches: Iterable[tuple[Folder, Sequence[str]]]) -> Contents:
+    """Return which of the files that a glob finds in some folders are their own data."""
+    contents = Contents(pattern)
+    for folder, names in matches:
+        listed = find_list(folder)
+        for name in names:
+            contents.add(folder.path_of(name), reason_of_match(name, listed))
+    return contents
+
+
+def reason_of_match(name: str, listed: FileList | None) -> Reason | None:
+    """Return why a file that a glob finds in a folder is not read; None if it is."""
+    if name in DESCRIPTIONS:
+        return Reason.DESCRIPTION
+    return Reason.UNLISTED if listed is not None and name not in listed.files else None
+
+
 def _classify(folder: Folder, format: str, prefix: str) -> Iterator[tuple[str, Reason | None]]:
     """Yield the path of each data file with None, and the name of anything else with the reason."""
     check_no_table(folder)
@@ -124,6 +144,8 @@ def _reason_of(folder: Folder, name: str, format: str) -> Reason | None:
         return Reason.HIDDEN
     if _LEFTOVER.fullmatch(name):
         return Reason.LEFTOVER
+    if (written := _KEPT_ASIDE.sub("", name)) != name and written in folder.files:
+        return Reason.ARTIFACT
     if is_packed(name):
         return Reason.PACKED
     if format != "auto":

@@ -13,6 +13,7 @@ from kexue_train.foundation.errors import CorpusError
 HUB = "hf://"
 SHARD_BITS = 40
 """A position is ``shard << SHARD_BITS | row``."""
+_DEFAULT_SPLIT = "train"
 
 
 def count_hub_shards(path: str) -> int:
@@ -22,6 +23,21 @@ def count_hub_shards(path: str) -> int:
         CorpusError: If there is no such data set, configuration or split, or it cannot be reached.
     """
     return max(int(_load(path).num_shards), 1)
+
+
+def other_splits(path: str) -> list[str]:
+    """Return the splits that are not read since ``path`` names none.
+
+    Raises:
+        CorpusError: If there is no such data set or configuration, or it cannot be reached.
+    """
+    name, revision, config, split = _parse(path)
+    if split is not None:
+        return []
+    with _explain(path):
+        from datasets import get_dataset_split_names  # noqa: PLC0415  # slow to import, and rarely needed
+
+        return [found for found in get_dataset_split_names(name, config, revision=revision) if found != _DEFAULT_SPLIT]
 
 
 def read_hub(
@@ -59,18 +75,18 @@ def _load(path: str) -> Any:
     with _explain(path):
         from datasets import load_dataset  # noqa: PLC0415  # slow to import, and rarely needed
 
-        return load_dataset(name, config, split=split, streaming=True, revision=revision)
+        return load_dataset(name, config, split=split or _DEFAULT_SPLIT, streaming=True, revision=revision)
 
 
-def _parse(path: str) -> tuple[str, str | None, str | None, str]:
-    """Return name, revision, configuration and split."""
+def _parse(path: str) -> tuple[str, str | None, str | None, str | None]:
+    """Return name, revision, configuration and split, as far as they are named."""
     whole, *rest = path.removeprefix(HUB).split(":")
     name, _, revision = whole.partition("@")
     if not name or len(rest) > 2 or not all(rest):
         raise CorpusError(
             f"{path}: not the name of a data set; expected hf://NAME, hf://NAME:SPLIT or hf://NAME:CONFIG:SPLIT"
         )
-    return name, revision or None, rest[0] if len(rest) == 2 else None, rest[-1] if rest else "train"
+    return name, revision or None, rest[0] if len(rest) == 2 else None, rest[-1] if rest else None
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from kexue_train.corpus.folder_lists import DESCRIPTIONS, find_list, is_artifact
-from kexue_train.corpus.folders import Contents, Reason
+from kexue_train.corpus.folder_lists import FileList, find_list, is_artifact
+from kexue_train.corpus.folders import Contents, Reason, reason_of_match
 from kexue_train.corpus.streams import unreadable
 from kexue_train.foundation.errors import CorpusError
 
@@ -104,7 +104,7 @@ class _Looks(NamedTuple):
     """What is asked about the folder of every match; the answers are kept while one glob is expanded."""
 
     is_artifact: Callable[[Path], bool]
-    list_of: Callable[[Path], frozenset[str] | None]
+    list_of: Callable[[Path], FileList | None]
 
 
 def _why_passed_over(match: Path, pattern: Path, looks: _Looks) -> Reason | None:
@@ -113,10 +113,7 @@ def _why_passed_over(match: Path, pattern: Path, looks: _Looks) -> Reason | None
         return Reason.ARTIFACT
     if match.is_dir():
         return None
-    if match.name in DESCRIPTIONS:
-        return Reason.DESCRIPTION
-    listed = looks.list_of(match.parent)
-    return Reason.UNLISTED if listed is not None and match.name not in listed else None
+    return reason_of_match(match.name, looks.list_of(match.parent))
 
 
 def _is_spelt(folder: Path, match: Path, pattern: Path) -> bool:
@@ -132,9 +129,8 @@ def _is_artifact(folder: Path) -> bool:
     return folder.is_dir() and is_artifact(open_folder(folder))
 
 
-def _list_of(folder: Path) -> frozenset[str] | None:
-    found = find_list(open_folder(folder))
-    return None if found is None else frozenset(found.files)
+def _list_of(folder: Path) -> FileList | None:
+    return find_list(open_folder(folder))
 
 
 def would_name(pattern: str, path: Path) -> bool:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from kexue_train.corpus.folders import Contents, choose_files
+from kexue_train.corpus.folders import Contents, choose_files, choose_matches
 from kexue_train.corpus.formats import allowed_suffixes
-from kexue_train.corpus.hub import HUB
+from kexue_train.corpus.hub import HUB, other_splits
 from kexue_train.corpus.local_files import expand_local, open_folder, would_name
-from kexue_train.corpus.remote import expand_remote, is_uri
+from kexue_train.corpus.remote import RemoteFolder, expand_remote, is_uri
 from kexue_train.corpus.streams import STANDARD_INPUT, STANDARD_INPUT_NAMES, is_pipe, unreadable
 from kexue_train.foundation.errors import CorpusError
 
@@ -94,11 +94,20 @@ def _expand(pattern: str, format: str, note: Note) -> Iterator[str]:
             yield from _expand(line, format, note)
     elif pattern in STANDARD_INPUT_NAMES:
         yield STANDARD_INPUT
-    elif is_pipe(pattern) or pattern.startswith(HUB):
+    elif pattern.startswith(HUB):
+        if others := other_splits(pattern):
+            note(f"{pattern}: not read: {some_of(others)} (other splits: name one with {pattern}:SPLIT)")
+        yield pattern
+    elif is_pipe(pattern):
         yield pattern
     elif (path := _local_path(pattern)) is None:
-        found = expand_remote(pattern)
-        yield from found if isinstance(found, list) else _choose(choose_files(found, format), note)
+        match expand_remote(pattern):
+            case str() as uri:
+                yield uri
+            case RemoteFolder() as folder:
+                yield from _choose(choose_files(folder, format), note)
+            case found:
+                yield from _choose(choose_matches(pattern, found), note)
     else:
         matches = _choose(expand_local(path), note)
         for name in matches:

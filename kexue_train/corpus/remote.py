@@ -101,8 +101,12 @@ class RemoteFolder:
             self._files[first] = uri
 
 
-def expand_remote(uri: str) -> list[str] | RemoteFolder:
-    """Return the files a URI names: itself, those that match a glob; or the folder that it names.
+Matches = list[tuple[RemoteFolder, list[str]]]
+"""Folders, each with the names of those of its files that match a glob."""
+
+
+def expand_remote(uri: str) -> str | RemoteFolder | Matches:
+    """Return what a URI names: a file, which is the URI itself; a folder; or the files that match a glob.
 
     Raises:
         CorpusError: If there are none or the store cannot be reached.
@@ -110,20 +114,46 @@ def expand_remote(uri: str) -> list[str] | RemoteFolder:
     with _explain(uri):
         system, path = _locate(uri)
         if system.isfile(path) and not uri.endswith("/"):
-            return [uri]
+            return uri
         # A question mark in a web address is no glob.
         is_glob = "*" in path or (not path.startswith("http") and any(sign in path for sign in "?["))
-        found = [name for name in system.glob(path) if not system.isdir(name)] if is_glob else system.find(path)
+        if is_glob:
+            found = sorted(name for name in system.glob(path) if not system.isdir(name))
+            matches = [(_open_parent(uri, system, parent, names), names) for parent, names in _by_parent(found).items()]
+        else:
+            found = system.find(path)
     if not found:
         raise CorpusError(f"{uri}: no such input file, folder or glob, or an empty folder; check the URI")
-    _, chain, rest = uri.partition("::")
-    uris = {name: f"{system.unstrip_protocol(name)}{chain}{rest}" for name in sorted(found)}
     if is_glob:
-        return list(uris.values())
+        return matches
     folder = RemoteFolder(uri)
-    for name, file in uris.items():
-        folder.add(file, name.removeprefix(path).strip("/").split("/"))
+    for name in found:
+        folder.add(_uri_of(uri, system, name), name.removeprefix(path).strip("/").split("/"))
     return folder
+
+
+def _by_parent(names: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for parent, _, name in (name.rpartition("/") for name in names):
+        found.setdefault(parent, []).append(name)
+    return found
+
+
+def _open_parent(uri: str, system: Any, path: str, names: Sequence[str]) -> RemoteFolder:
+    """List the folder of some matches, without what lies deeper; of a web server only the matches are known."""
+    folder = RemoteFolder(_uri_of(uri, system, path))
+    if not path.startswith("http"):
+        entries = system.ls(path, detail=True)
+        names = [entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "file"]
+    for name in names:
+        folder.add(_uri_of(uri, system, f"{path}/{name}"), [name])
+    return folder
+
+
+def _uri_of(uri: str, system: Any, name: str) -> str:
+    """Return the URI of a file of the store of ``uri``, reached in the same way."""
+    _, chain, rest = uri.partition("::")
+    return f"{system.unstrip_protocol(name)}{chain}{rest}"
 
 
 def _locate(uri: str) -> tuple[Any, str]:

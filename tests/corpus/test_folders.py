@@ -165,6 +165,13 @@ def test_an_output_is_read_by_its_own_list_when_it_is_named(tmp_path, output):
         find(tmp_path / "shards")
 
 
+def test_what_a_shuffle_into_a_file_kept_aside_is_not_read(tmp_path):
+    put(tmp_path, "out.jsonl", "out.jsonl.rejected.jsonl", "out.jsonl.dropped.jsonl", "mine.dropped.jsonl")
+    found, (note,) = find(tmp_path)
+    assert found == ["mine.dropped.jsonl", "out.jsonl"]
+    assert "2 made by kexue_train (out.jsonl.dropped.jsonl, out.jsonl.rejected.jsonl: name them to read them)" in note
+
+
 def test_a_run_folder_is_no_corpus(tmp_path):
     put(tmp_path, "a.jsonl", "runs/demo/.run", "runs/demo/stages.jsonl", "runs/demo/shards/data-0.jsonl")
     found, (note,) = find(tmp_path)
@@ -287,10 +294,13 @@ def test_a_store_is_read_by_the_same_rules(tmp_path):
     try:
         notes: list[str] = []
         found = [source.path for source in find_inputs(["memory://folders"], note=notes.append)]
+        globbed = [source.path for source in find_inputs(["memory://folders/s/*"], note=notes.append)]
     finally:
         system.rm("/folders", recursive=True)
     assert found == [f"memory:///folders/{name}" for name in ("a.jsonl", "part-0", "s/data.jsonl")]
-    (note,) = notes
+    assert globbed == found[-1:]
+    note, of_glob = notes
+    assert "1 not in the list of their folder (memory:///folders/s/cache-0123456789abcdef.arrow)" in of_glob
     assert "1 hidden (.x/); 1 packed (c.zip: unpack them first); 1 made by kexue_train (made/" in note
     assert "1 not in the list of their folder (s/cache-0123456789abcdef.arrow)" in note
     assert "1 of unknown format (a.jsonl.md/d.md" in note

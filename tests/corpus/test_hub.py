@@ -34,6 +34,16 @@ def test_a_data_set_is_cut_at_its_shards(dataset):
     assert describe_position(source, 2 << 40 | 7) == f"hf://{dataset}:default:train: row 7 of shard 2"
 
 
+def test_other_splits_are_told_unless_one_is_named(dataset):
+    for split in ("train", "test"):
+        (dataset / f"{split}.jsonl").write_bytes(to_jsonl(SHARDS[0]))
+    for path, expected in ((f"hf://{dataset}", 1), (f"hf://{dataset}:train", 0), (f"hf://{dataset}:test", 0)):
+        notes = []
+        assert len(find_inputs([path], note=notes.append)) == 1
+        assert len(notes) == expected
+        assert all(f"not read: test (other splits: name one with {path}:SPLIT)" in note for note in notes)
+
+
 def test_records_without_text_are_rejected(dataset, read):
     assert read(f"hf://{dataset}", text_keys=("none",)).rejected == {"no key 'none'": 9}
 
