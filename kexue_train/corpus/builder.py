@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import json
 import logging
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,9 +21,14 @@ from kexue_train.foundation.errors import CorpusError
 logger = logging.getLogger(__name__)
 
 
+_WRITTEN_AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
 _SHOWN = 20
 """How many names a message lists."""
 _RECORD_BYTES = 100  # what a record weighs beside its text, so that a block of short ones stays small too
+
+
+UNKEPT = "value that cannot be kept"
+"""The reason of a record with such a value."""
 
 
 class Refusal(NamedTuple):
@@ -71,22 +79,28 @@ def no_key_of(keys: tuple[str, ...], found: list[str]) -> Refusal:
     return Refusal(f"none of {_quote(keys)} is there", f"its keys: {_quote(found)}")
 
 
-def pick_extras(record: object, keep: tuple[str, ...]) -> bytes:
+def pick_extras(record: object, keep: tuple[str, ...]) -> bytes | Refusal:
     """Return the values of the keys ``keep``, see ``encode_extras``."""
     return encode_extras([find_value(record, key) for key in keep])
 
 
-def encode_extras(values: list[object]) -> bytes:
-    """Return a JSON array in UTF-8 of strings and nulls; a value that is not a string is written as its JSON text."""
-    texts = [
-        None if value is None or value is Missing else value if isinstance(value, str) else _to_json(value)
-        for value in values
-    ]
+def encode_extras(values: list[object]) -> bytes | Refusal:
+    """Return a JSON array in UTF-8 of strings and nulls; a value that is not a string is written as its JSON text.
+
+    JSON has no place for some values, such as binary data.
+    """
+    try:
+        texts = [
+            None if value is None or value is Missing else value if isinstance(value, str) else _to_json(value)
+            for value in values
+        ]
+    except TypeError as error:
+        return Refusal(UNKEPT, str(error))
     return _to_json(texts).encode("utf-8")
 
 
 def check_columns(path: str, missing: set[str], names: Sequence[str], options: ReadOptions) -> None:
-    """Refuse a table without any text column; a missing column to keep gives a warning.
+    """Refuse a table without any text column, or with two of a name; a missing column to keep gives a warning.
 
     Args:
         path: The file, for the message.
@@ -95,8 +109,11 @@ def check_columns(path: str, missing: set[str], names: Sequence[str], options: R
         options: How the file is read.
 
     Raises:
-        CorpusError: If all of ``options.text_keys`` are missing.
+        CorpusError: If all of ``options.text_keys`` are missing, or a name of ``options`` is that of several columns.
     """
+    for key in (*options.text_keys, *options.keep):
+        if names.count(key) > 1:
+            raise doubled_column(path, key)
     if missing.issuperset(options.text_keys):
         raise CorpusError(
             f"{path}: has no column {_quote(options.text_keys)}; its columns: {_quote(names)}; name one with --text-key"
@@ -106,8 +123,21 @@ def check_columns(path: str, missing: set[str], names: Sequence[str], options: R
         logger.warning("%s: has no column %s to keep; null is kept instead", path, _quote(unkept))
 
 
+def doubled_column(path: str, name: str) -> CorpusError:
+    """Return the refusal of a table in which it is not clear which column is meant."""
+    return CorpusError(
+        f"{path}: has several columns '{name}'; rename them, or name another one with --text-key or --keep"
+    )
+
+
 def _to_json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)  # default: dates, decimals
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_to_plain)
+
+
+def _to_plain(value: object) -> str:
+    if isinstance(value, _WRITTEN_AS_TEXT):
+        return str(value)
+    raise TypeError(f"found {_json_name(value)}, which JSON cannot hold")
 
 
 def _no_string(record: dict[str, object], key: str, value: object) -> Refusal:
@@ -149,14 +179,26 @@ class BlockBuilder:
             self._watch.see(record)
             if self._rejects_unread and (unread := self._watch.unread_in(record)):
                 text = Refusal("unexpected key", f"{_quote(unread)}, unlike the first records; name it with --keep")
-        if isinstance(text, str):
-            self.add_text(position, text)
-            if self._keep:
-                self._extras.append(pick_extras(record, self._keep))
-                self.num_bytes += len(self._extras[-1])
-        else:
-            raw = raw or json.dumps(record, ensure_ascii=False, default=str).encode("utf-8", "replace")
-            self.reject(reject(position, *text, raw.strip()))
+        if isinstance(text, Refusal):
+            self._refuse(position, text, record, raw)
+            return
+        if self._keep:
+            extras = pick_extras(record, self._keep)
+            if isinstance(extras, Refusal):
+                self._refuse(position, extras, record, raw)
+                return
+            self._extras.append(extras)
+            self.num_bytes += len(extras)
+        self.add_text(position, text)
+
+    def _refuse(self, position: int, refusal: Refusal, record: object, raw: bytes | None) -> None:
+        raw = raw or json.dumps(record, ensure_ascii=False, default=str).encode("utf-8", "replace")
+        self.reject(reject(position, *refusal, raw.strip()))
+
+    @property
+    def num_texts(self) -> int:
+        """Texts that are held."""
+        return len(self._texts)
 
     def add_text(self, position: int, text: str) -> None:
         """Take a text as it is."""

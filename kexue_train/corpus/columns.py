@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kexue_train.corpus.builder import Missing, check_columns, encode_extras, no_key_of
+from kexue_train.corpus.builder import UNKEPT, Refusal, check_columns, doubled_column, encode_extras, no_key_of
 from kexue_train.corpus.records import (
     MAX_RECORD_BYTES,
     ReadOptions,
@@ -32,6 +32,8 @@ _BINARY = {
     pa.large_string(): pa.large_binary(),
     pa.string_view(): pa.binary_view(),
 }
+_NO_VALUE = (OverflowError, ValueError, KeyError)
+"""What Arrow raises for dates beyond those of Python, unknown time zones, and structs with two fields of a name."""
 _Steps = tuple[str, ...]
 """The way to a column; several steps go into structs."""
 
@@ -60,18 +62,20 @@ def find_columns(path: str, schema: pa.Schema, options: ReadOptions) -> Columns:
     Raises:
         CorpusError: If no text column is there, or one of the columns is of a type that does not fit.
     """
-    found = {key: _find(schema, key) for key in (*options.text_keys, *options.keep)}
+    found = {key: _find(path, schema, key) for key in (*options.text_keys, *options.keep)}
     check_columns(path, {key for key, column in found.items() if column is None}, schema.names, options)
     texts = {key: found[key] for key in options.text_keys if found[key]}
     for key, (_, kind) in ((key, column) for key, column in texts.items() if column):
-        if not _is_string(kind):
+        if not (_is_string(kind) or pa.types.is_null(kind)):  # every row of the latter is rejected, as a null is
             raise CorpusError(
                 f"{path}: column '{key}' holds {kind}, expected string; name a text column with --text-key"
             )
     for key in options.keep:
         column = found[key]
-        if column and _is_binary(column[1]):
-            raise CorpusError(f"{path}: column '{key}' holds {column[1]}, which JSON cannot; keep another column")
+        if column and _has_binary(column[1]):
+            raise CorpusError(
+                f"{path}: column '{key}' holds {column[1]}: binary data, which JSON cannot hold; keep another column"
+            )
     steps = {key: column[0] for key, column in found.items() if column}
     kept = tuple(steps.get(key) for key in options.keep)
     unread = unread_columns(schema, (*options.text_keys, *options.keep))
@@ -95,18 +99,22 @@ def read_batch(batch: pa.RecordBatch, columns: Columns, row: int) -> Iterator[Re
             yield _make_block(row + start + low, texts.slice(low, high - low), kept, columns)
 
 
-def _find(schema: pa.Schema, key: str) -> tuple[_Steps, pa.DataType] | None:
+def _find(path: str, schema: pa.Schema, key: str) -> tuple[_Steps, pa.DataType] | None:
+    if schema.names.count(key) > 1:
+        raise doubled_column(path, key)
     if key in schema.names:
         return (key,), schema.field(key).type
     steps = tuple(key.split("."))
     if steps[0] not in schema.names:
         return None
-    kind = schema.field(steps[0]).type
-    for step in steps[1:]:
-        index = kind.get_field_index(step) if pa.types.is_struct(kind) else -1
-        if index < 0:
+    kind = pa.struct(schema)
+    for step in steps:
+        fields = [field for field in kind if field.name == step] if pa.types.is_struct(kind) else []
+        if len(fields) > 1:
+            raise doubled_column(path, key)
+        if not fields:
             return None
-        kind = kind.field(index).type
+        kind = fields[0].type
     return steps, kind
 
 
@@ -121,8 +129,18 @@ def _is_binary(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
+def _has_binary(kind: pa.DataType) -> bool:
+    """Return whether values of the type are or hold binary data."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return not isinstance(kind, pa.UuidType) and _has_binary(kind.storage_type)
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return _has_binary(kind.value_type)
+    return _is_binary(kind) or any(_has_binary(kind.field(i).type) for i in range(kind.num_fields))
+
+
 def _follow(batch: pa.RecordBatch, steps: _Steps) -> Any:
-    return functools.reduce(pc.struct_field, steps[1:], batch.column(steps[0]))
+    column = functools.reduce(pc.struct_field, steps[1:], batch.column(steps[0]))
+    return column.cast(pa.string()) if pa.types.is_null(column.type) else column
 
 
 def _checked(column: pa.Array) -> pa.Array:
@@ -171,11 +189,12 @@ def _make_block(row: int, texts: pa.LargeStringArray, kept: list[Any], columns: 
     is_bad = is_bad | is_long
     extras = None
     if options.keep:
-        encoded = _encode_rows(kept, len(texts))
-        for i in (i for i, entry in enumerate(encoded) if entry is None and not is_bad[i]):
-            rejected.append(reject(row + i, "not UTF-8", f"in one of the kept columns {', '.join(options.keep)}", b""))
-            is_bad[i] = True
-        extras = pa.array(encoded, pa.large_binary())
+        encoded = _encode_rows(kept, len(texts), options.keep)
+        for i, refusal in enumerate(encoded):
+            if isinstance(refusal, Refusal) and not is_bad[i]:
+                rejected.append(reject(row + i, *refusal, b""))
+                is_bad[i] = True
+        extras = pa.array([entry if isinstance(entry, bytes) else None for entry in encoded], pa.large_binary())
     positions = np.arange(row, row + len(texts), dtype=np.uint64)
     if is_bad.any():
         good = pa.array(~is_bad)
@@ -188,20 +207,34 @@ def _null_text(position: int, keys: tuple[str, ...]) -> Rejected:
     return reject(position, reason, detail, b"null")
 
 
-def _encode_rows(kept: list[Any], num_rows: int) -> list[bytes | None]:
-    """Return the extras of each row; None where a value is not UTF-8."""
-    columns = [[None] * num_rows if column is None else _to_values(column) for column in kept]
+def _encode_rows(kept: list[Any], num_rows: int, names: Sequence[str]) -> list[bytes | Refusal]:
+    """Return the extras of each row, or why one of its values cannot be kept."""
+    columns = [
+        [None] * num_rows if column is None else _to_values(column, name)
+        for column, name in zip(kept, names, strict=True)
+    ]
     rows = (list(values) for values in zip(*columns, strict=True))
-    return [None if any(value is Missing for value in values) else encode_extras(values) for values in rows]
+    return [next((value for value in row if isinstance(value, Refusal)), None) or encode_extras(row) for row in rows]
 
 
-def _to_values(column: pa.Array) -> list[object]:
-    """Return the values as Python has them; ``Missing`` where one is not UTF-8."""
-    return [_decode(value) if isinstance(value, bytes) else value for value in column.to_pylist()]
+def _to_values(column: pa.Array, name: str) -> list[object]:
+    """Return the values as Python has them; a ``Refusal`` in place of one that it cannot have."""
+    try:
+        return [_decode(value, name) if isinstance(value, bytes) else value for value in column.to_pylist()]
+    except _NO_VALUE:
+        return [_to_value(value, name) for value in column]
 
 
-def _decode(value: bytes) -> object:
+def _to_value(scalar: pa.Scalar[Any], name: str) -> object:
+    try:
+        value = scalar.as_py()
+    except _NO_VALUE as error:
+        return Refusal(UNKEPT, f"in column '{name}': {error}")
+    return _decode(value, name) if isinstance(value, bytes) else value
+
+
+def _decode(value: bytes, name: str) -> object:
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:
-        return Missing
+        return Refusal("not UTF-8", f"in the kept column '{name}'")

@@ -1,4 +1,8 @@
-"""Reads delimited text whose first row names the columns: CSV as Python's csv module does, TSV without quoting."""
+"""Reads delimited text whose first row names the columns: CSV as RFC 4180 has it, TSV without quoting.
+
+Python's csv module is more lenient than the RFC: it takes a quotation mark anywhere. Where marks are escaped by
+backslashes, or forgotten, that gives rows that nobody wrote, so such records are refused.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +32,11 @@ from kexue_train.corpus.streams import ByteStream, open_stream
 from kexue_train.foundation.errors import CorpusError
 
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # as a file opened with newline=""
+_FIELD = rb'(?:"(?:[^"]++|"")*+"|[^",\r\n]*+)'
+_RECORD = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*+[\r\n]*+")
+_OPENING = re.compile(rb'(?:^|,)"')
+_CLOSINGS = (re.compile(rb'"(?=[,\r\n]|$)'), re.compile(rb'\\.|""|"', re.DOTALL))
+"""Where a field may end whose quotation marks are not doubled: before a comma, or without a backslash before it."""
 
 
 class _TooLong(Exception):  # noqa: N818  # no error, but the way out of csv.reader
@@ -50,7 +59,7 @@ def read_csv(
 
 
 def _fill(builder: BlockBuilder, path: str, lines: _Lines, options: ReadOptions) -> Iterator[None]:
-    reader = csv.reader(lines)
+    reader = csv.reader(lines, strict=True)
     names = _read_header(path, lines, reader)
     if names is None:
         return
@@ -74,7 +83,7 @@ def _fill(builder: BlockBuilder, path: str, lines: _Lines, options: ReadOptions)
 def _read_header(path: str, lines: _Lines, reader: Any) -> list[str] | None:
     """Return the names of the columns; None if the file holds nothing."""
     row = lines.next_row(reader)
-    while row == [] and not lines.is_too_long:
+    while row == [] and not (lines.is_too_long or lines.problem()):
         row = lines.next_row(reader)
     if row is not None and (lines.is_too_long or lines.problem()):
         reason, detail = lines.problem() or ("too long", f"more than {lines.num_bytes} bytes")
@@ -96,19 +105,38 @@ class _Lines:
         """The beginning of the record."""
         self.num_bytes = self._num_held = self._num_lines = 0
         self.is_too_long = False
-        self._ended_within = False
+        self._ended_within = self._is_malformed = False
         self._bad_byte = ""
+        self._held: list[bytes] = []
 
     def next_row(self, reader: Any) -> list[str] | None:
         """Return the fields of the next record (of one that is too long, only some); None at the end."""
         self._begin()
         while True:
             try:
-                return next(reader, None)
+                row = next(reader, None)
             except _TooLong:
                 self.is_too_long = True
                 if self._again is None:
                     return []
+            except csv.Error:
+                self._refuse_quoting()
+                return []
+            else:
+                if any(b'"' in line for line in self._held) and not _RECORD.fullmatch(b"".join(self._held)):
+                    self._refuse_quoting()
+                return row
+
+    def _refuse_quoting(self) -> None:
+        """Go to a line that is certainly not within the record at hand, in which a quotation mark is wrong."""
+        if self.is_too_long or self._ended_within:
+            return
+        self._is_malformed = True
+        is_open = [False] * len(_CLOSINGS)
+        for line in self._held:
+            is_open = [_is_open_after(line, *state) for state in zip(_CLOSINGS, is_open, strict=True)]
+        while any(is_open) and (following := self._next_line()) is not None:
+            is_open = [_is_open_after(following, *state) for state in zip(_CLOSINGS, is_open, strict=True)]
 
     def problem(self) -> tuple[str, str] | None:
         """Return reason and detail if the record cannot be used, its length aside."""
@@ -118,6 +146,9 @@ class _Lines:
             return "not UTF-8", self._bad_byte
         if self._ended_within:
             return "unclosed quote", f"a quotation mark takes in all {self._num_lines} lines to the end of the file"
+        if self._is_malformed:
+            found = "after a backslash" if b'\\"' in self.head else "within a field"
+            return "malformed quoting", f"a quotation mark {found} that is not doubled; {self._num_lines} lines"
         return None
 
     def __iter__(self) -> _Lines:
@@ -127,31 +158,59 @@ class _Lines:
         if self._again is not None:
             line, self._again = self._again, None
             return line
-        try:
-            data, long_bytes = next(self._lines)
-        except StopIteration:
+        taken = next(self._lines, None)
+        if taken is None:
             self._ended_within = self._num_lines > 0
-            raise
-        num_bytes = long_bytes or len(data)
-        self.head += data[: RAW_LIMIT_BYTES - len(self.head)]
-        line = self._decode(data)
-        self.num_bytes += num_bytes
-        self._num_held += num_bytes
-        self._num_lines += 1
+            raise StopIteration
+        data, long_bytes = taken
+        num_bytes = self._take(data, long_bytes)
+        line = self._decode(data, self.num_bytes - num_bytes)
         if long_bytes is not None:  # a line that is too long by itself; the record is taken to end with it
             raise _TooLong
         if self._num_lines > 1 and self._num_held > self._limit:
             # csv.reader stands within quotes. Make it discard its buffer and stay within quotes.
             self._again, self._num_held = '"' + line, num_bytes
+            self._held.clear()
             raise _TooLong
+        self._held.append(data)
         return line
 
-    def _decode(self, data: bytes) -> str:
+    def _next_line(self) -> bytes | None:
+        data, long_bytes = next(self._lines, (None, None))
+        if data is not None:
+            self._take(data, long_bytes)
+        return data
+
+    def _take(self, data: bytes, long_bytes: int | None) -> int:
+        """Count a line to the record; return its length."""
+        num_bytes = long_bytes or len(data)
+        self.head += data[: RAW_LIMIT_BYTES - len(self.head)]
+        self.num_bytes += num_bytes
+        self._num_held += num_bytes
+        self._num_lines += 1
+        return num_bytes
+
+    def _decode(self, data: bytes, offset: int) -> str:
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
-            self._bad_byte = self._bad_byte or describe_bad_byte(error, self.num_bytes)
+            self._bad_byte = self._bad_byte or describe_bad_byte(error, offset)
             return data.decode("utf-8", "replace")
+
+
+def _is_open_after(line: bytes, closing: re.Pattern[bytes], is_open: bool) -> bool:
+    """Return whether a field in quotation marks goes on after ``line``; ``is_open`` says so of the line before it."""
+    at = 0
+    while True:
+        if not is_open:
+            opening = _OPENING.search(line, at)
+            if opening is None:
+                return False
+            at = opening.end()
+        mark = closing.search(line, at)
+        if mark is None:
+            return True
+        at, is_open = mark.end(), mark[0] != b'"'
 
 
 def _iter_lines(stream: ByteStream, block_bytes: int, max_record_bytes: int) -> Iterator[tuple[bytes, int | None]]:
@@ -192,6 +251,8 @@ class _TsvParser:
         """Return the records of a block; ``positions`` has shape (n,) for n lines."""
         builder = BlockBuilder(self._options)
         first = 0
+        if not block.data:  # a byte order mark was all
+            return builder.build()
         if self._names is None:
             self._take_header(block)
             first = 1

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pydantic_core import SchemaValidator, core_schema, from_json
 
 from kexue_train.corpus.builder import BlockBuilder, gather_blocks
+from kexue_train.corpus.doubled_keys import DoubledKeys, doubled_key
 from kexue_train.corpus.lines import LineBlock, read_line_records
 from kexue_train.corpus.records import (
     MAX_RECORD_BYTES,
@@ -47,15 +48,25 @@ def read_json_lines(
 
 def _parse_lines(block: LineBlock, positions: npt.NDArray[np.uint64], options: ReadOptions) -> RecordBlock:
     """Return the records of a block of JSON Lines; ``positions`` has shape (n,) for n lines."""
-    builder = BlockBuilder(options)
+    builder, keys = BlockBuilder(options), DoubledKeys(options)
     parse = _text_parser(options)
     for position, line in zip(positions.tolist(), io.BytesIO(block.data), strict=True):
         try:
             text = parse(line)
         except ValueError:  # no usual record, or none at all
-            add_json(builder, position, line.removesuffix(b"\n"))
+            add_json(builder, position, line.removesuffix(b"
+"))
         else:
             builder.add_utf8(position, text)
+    if not keys.are_in(block.data, builder.num_texts):
+        return builder.build()
+    builder = BlockBuilder(options)
+    for position, line in zip(positions.tolist(), io.BytesIO(block.data), strict=True):
+        if name := keys.name_in(line):
+            builder.reject(doubled_key(position, name, line))
+        else:
+            add_json(builder, position, line.removesuffix(b"
+"))
     return builder.build()
 
 
@@ -119,13 +130,16 @@ def read_json_array(path: str, compression: str | None, options: ReadOptions) ->
     """
     builder = BlockBuilder(options)
     with open_stream(path, compression) as stream:
-        yield from gather_blocks(_fill(builder, iter_elements(path, stream)), builder, options.block_bytes)
+        steps = _fill(builder, iter_elements(path, stream), DoubledKeys(options))
+        yield from gather_blocks(steps, builder, options.block_bytes)
 
 
-def _fill(builder: BlockBuilder, elements: Iterator[Element]) -> Iterator[None]:
+def _fill(builder: BlockBuilder, elements: Iterator[Element], keys: DoubledKeys) -> Iterator[None]:
     for number, (data, num_bytes) in enumerate(elements):
         if num_bytes > MAX_RECORD_BYTES:
             builder.reject(too_long(number, num_bytes, data))
+        elif name := keys.name_in(data):
+            builder.reject(doubled_key(number, name, data))
         elif data:
             add_json(builder, number, data)
         else:

@@ -40,7 +40,7 @@ class KeyWatch:
 
 def unread_columns(schema: pa.Schema, read: Iterable[str]) -> frozenset[str]:
     """Return the columns, and the fields of structs, that are not read."""
-    return frozenset(_iter_unread({name: _fields_of(schema.field(name).type) for name in schema.names}, _tree_of(read)))
+    return frozenset(_iter_unread({field.name: _fields_of(field.type) for field in schema}, _tree_of(read)))
 
 
 def _fields_of(kind: pa.DataType) -> dict[str, Any] | None:

@@ -60,6 +60,8 @@ class ShuffleConfig(Config):
     def _names_a_key(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if not value or not all(value):
             raise ValueError("name a key or column of the inputs, such as text")
+        if not isinstance(value, str) and len(set(value)) < len(value):
+            raise ValueError("name each key or column once")
         return value
 
     @field_validator("keep")

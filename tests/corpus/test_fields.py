@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kexue_train.corpus.builder import encode_extras
+from kexue_train.corpus.builder import UNKEPT, encode_extras, pick_extras
 from kexue_train.foundation.errors import CorpusError
 
 RECORDS = [
@@ -95,3 +95,47 @@ def test_nothing_can_be_kept_of_text_or_as_binary(tmp_path, read):
     pq.write_table(pa.table({"text": ["a"], "k": [b"b"]}), tmp_path / "a.parquet")
     with pytest.raises(CorpusError, match="'k' holds binary"):
         read(tmp_path / "a.parquet", keep=("k",))
+
+
+def write_columns(path, **columns):
+    pq.write_table(pa.table({"text": ["a", "b"], **columns}), path)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([{"b": b"\xff"}, None]),
+        pa.array([[b"a"], []]),
+        pa.array([[("k", b"a")], []], pa.map_(pa.string(), pa.binary())),
+        pa.array([b"a", b"b"]).dictionary_encode(),
+        pa.array([b"a", b"b"], pa.binary(1)),
+        pa.array([[[{"c": b"a"}]], None]),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_a_column_that_holds_binary_data_anywhere_is_not_kept(tmp_path, read, column):
+    write_columns(tmp_path / "a.parquet", blob=column)
+    with pytest.raises(CorpusError, match=r"column 'blob' holds .*: binary data, which JSON cannot hold"):
+        read(tmp_path / "a.parquet", keep=("blob",))
+
+
+def test_values_that_python_does_not_know_are_rejected_one_by_one(tmp_path, read):
+    write_columns(tmp_path / "a.parquet", when=pa.array([-800_000, 1], pa.date32()))
+    result = read(tmp_path / "a.parquet", keep=("when",))
+    assert (result.texts, result.extras) == (["b"], [b'["\\"1970-01-02\\""]'])
+    assert result.rejected == {"value that cannot be kept": 1}
+
+
+def test_a_column_of_nulls_holds_records_without_a_text(tmp_path, read):
+    table = pa.table(
+        {"text": pa.nulls(3), "id": [1, 2, 3], "a": pa.array([{"b": None}] * 3, pa.struct([("b", pa.null())]))}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    for keys in (("text",), ("a.b",)):
+        result = read(tmp_path / "a.parquet", text_keys=keys)
+        assert (result.texts, result.rejected) == ([], {f"'{keys[0]}' is not a string": 3})
+    assert read(tmp_path / "a.parquet", text_keys=("text", "a.b")).rejected.total() == 3
+
+
+def test_binary_values_of_records_are_not_kept():
+    assert pick_extras({"blob": {"bytes": b"a"}}, ("blob",)) == (UNKEPT, "found a bytes, which JSON cannot hold")

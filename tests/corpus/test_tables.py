@@ -47,6 +47,59 @@ def test_rows_that_cannot_be_used_are_rejected_with_what_is_wrong(tmp_path):
     ]
 
 
+MALFORMED = {  # what stands between good rows: how many records it counts as
+    "backslashes": ('2,"He said \\"no\\";\nthen 3,left, quietly"\n', 1),
+    "backslashes at the end": ('2,"He said \\"no\\""\n', 1),
+    "backslashes and commas": ('2,"a \\", b"\n', 1),
+    "a row within": ('2,"said \\"no\\"\n3,a row\nthen left"\n', 1),
+    "a quote that is left open": ('2,"open\n3,"fine"\n', 1),
+    "a quote in mid-field": ('2,5" wide\n', 1),
+    "a space before the quote": ('2, "a"\n', 1),
+    "quotes that are not doubled": ('2,"say "no" twice"\n', 1),
+    "fewer fields": ("2\n", 1),
+    "more fields": ("2,a,b\n", 1),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+@pytest.mark.parametrize("block_bytes", [1, 1000])
+def test_malformed_rows_are_rejected_and_give_no_others(tmp_path, read, case, block_bytes):
+    rows, num_rejected = MALFORMED[case]
+    (tmp_path / "a.csv").write_text(f'id,text\n0,"good ""one"""\n{rows}9,"good\nlast"\n')
+    result = read(tmp_path / "a.csv", block_bytes=block_bytes)
+    assert (result.texts, result.rejected.total()) == (['good "one"', "good\nlast"], num_rejected)
+
+
+def test_what_may_belong_to_a_malformed_row_is_rejected_with_it(tmp_path, read):
+    (tmp_path / "a.csv").write_text('id,text\n1,"say "no" then\n2,a row within\nleft"\n3,good\n4,"open" b\n5,or not\n')
+    result = read(tmp_path / "a.csv")
+    assert (result.texts, result.rejected) == (["good"], {"malformed quoting": 2})
+
+
+def test_malformed_quoting_is_told_with_the_sign_before_it(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'text\n"a \\" b"\n"a " b"\n')
+    (block,) = read_csv(str(path), None, ReadOptions())
+    detail = "a quotation mark {} that is not doubled; 1 lines"
+    assert block.rejected == [
+        Rejected(0, "malformed quoting", detail.format("after a backslash"), b'"a \\" b"\n'),
+        Rejected(1, "malformed quoting", detail.format("within a field"), b'"a " b"\n'),
+    ]
+
+
+@pytest.mark.parametrize("data", [b'"text\n', b'te"xt,b\n', b'"te"xt\nx\n'])
+def test_a_header_with_malformed_quoting_is_an_error(tmp_path, read, data):
+    (tmp_path / "a.csv").write_bytes(data)
+    with pytest.raises(CorpusError, match=r"the header is (malformed quoting|unclosed quote)"):
+        read(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt", "a.jsonl", "a.json"])
+def test_a_byte_order_mark_alone_is_nothing(tmp_path, read, name):
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf")
+    assert (read(tmp_path / name).texts, read(tmp_path / name).rejected) == ([], {})
+
+
 @pytest.mark.parametrize("block_bytes", [1, 10, 1000])
 def test_a_row_over_the_limit_is_rejected_and_the_next_one_is_read(tmp_path, block_bytes):
     path = tmp_path / "a.csv"
