@@ -7,7 +7,7 @@ import decimal
 import json
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -203,6 +203,11 @@ class BlockBuilder:
     def add_text(self, position: int, text: str) -> None:
         """Take a text as it is."""
         self.add_utf8(position, text.encode())
+
+    def add_usual(self, position: int, record: Mapping[str, object], text: bytes) -> None:
+        """Take ``text``, given in UTF-8, of a record of which nothing else is wanted."""
+        self._watch.see(record)
+        self.add_utf8(position, text)
 
     def add_utf8(self, position: int, text: bytes) -> None:
         """Take a text, given in UTF-8, as it is."""

@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -49,48 +49,43 @@ def read_json_lines(
 def _parse_lines(block: LineBlock, positions: npt.NDArray[np.uint64], options: ReadOptions) -> RecordBlock:
     """Return the records of a block of JSON Lines; ``positions`` has shape (n,) for n lines."""
     builder, keys = BlockBuilder(options), DoubledKeys(options)
-    parse = _text_parser(options)
-    for position, line in zip(positions.tolist(), io.BytesIO(block.data), strict=True):
+    parse, key, quoted = _record_parser(options), options.text_keys[0], keys.quoted
+    for position, line in zip(positions.tolist(), io.BytesIO(block.data), strict=False):  # none in a lone mark
         try:
-            text = parse(line)
+            record = parse(line)
         except ValueError:  # no usual record, or none at all
-            add_json(builder, position, line.removesuffix(b"
-"))
+            add_json(builder, position, line.removesuffix(b"\n"), keys)
+            continue
+        text = record[key]
+        # The text is that of the last of equal keys, and no shorter as JSON: all of them stand before its length.
+        if line.count(quoted, 0, len(line) - len(text)) > 1:
+            add_json(builder, position, line.removesuffix(b"\n"), keys)
         else:
-            builder.add_utf8(position, text)
-    if not keys.are_in(block.data, builder.num_texts):
-        return builder.build()
-    builder = BlockBuilder(options)
-    for position, line in zip(positions.tolist(), io.BytesIO(block.data), strict=True):
-        if name := keys.name_in(line):
-            builder.reject(doubled_key(position, name, line))
-        else:
-            add_json(builder, position, line.removesuffix(b"
-"))
+            builder.add_usual(position, record, text)
     return builder.build()
 
 
-def _text_parser(options: ReadOptions) -> Callable[[bytes], bytes]:
-    """Return a function that takes the text out of the JSON of an object; of others it raises a ``ValueError``.
+def _record_parser(options: ReadOptions) -> Callable[[bytes], dict[str, Any]]:
+    """Return a function that parses the JSON of an object; of others it raises a ``ValueError``.
 
-    It is for the usual record, whose text is a string under one key of the object itself: it takes the bytes as the
-    parser has them, without making Python's strings of them first, and nothing else of the record.
+    It is for the usual record, whose text is a string under one key of the object itself: it takes the bytes of the
+    text as the parser has them, without making Python's strings of them first.
     """
     if options.keep or len(options.text_keys) > 1:
         return _parse_none
     (key,) = options.text_keys
     record = core_schema.typed_dict_schema(
-        {key: core_schema.typed_dict_field(core_schema.bytes_schema())}, extra_behavior="ignore"
+        {key: core_schema.typed_dict_field(core_schema.bytes_schema())}, extra_behavior="allow"
     )
-    parse = SchemaValidator(record).validate_json
-    return lambda line: parse(line)[key]
+    parse: Callable[[bytes], dict[str, Any]] = SchemaValidator(record).validate_json
+    return parse
 
 
-def _parse_none(_: bytes) -> bytes:
+def _parse_none(_: bytes) -> dict[str, Any]:
     raise ValueError("more than one value is wanted")
 
 
-def add_json(builder: BlockBuilder, position: int, data: bytes) -> None:
+def add_json(builder: BlockBuilder, position: int, data: bytes, keys: DoubledKeys) -> None:
     """Give ``builder`` the record whose JSON text is ``data``; blank ones are counted."""
     try:
         record = from_json(data, cache_strings="keys")
@@ -99,11 +94,14 @@ def add_json(builder: BlockBuilder, position: int, data: bytes) -> None:
         if not line:
             builder.add_blank()
         elif line != data:  # Python strips more than JSON allows around a value
-            add_json(builder, position, line)
+            add_json(builder, position, line, keys)
         else:
             builder.reject(not_utf8(position, line) or _bad_json(position, line, error))
     else:
-        builder.add(position, record, data)
+        if name := keys.name_in(data):
+            builder.reject(doubled_key(position, name, data))
+        else:
+            builder.add(position, record, data)
 
 
 def _bad_json(position: int, line: bytes, error: ValueError) -> Rejected:
@@ -138,10 +136,8 @@ def _fill(builder: BlockBuilder, elements: Iterator[Element], keys: DoubledKeys)
     for number, (data, num_bytes) in enumerate(elements):
         if num_bytes > MAX_RECORD_BYTES:
             builder.reject(too_long(number, num_bytes, data))
-        elif name := keys.name_in(data):
-            builder.reject(doubled_key(number, name, data))
         elif data:
-            add_json(builder, number, data)
+            add_json(builder, number, data, keys)
         else:
             builder.reject(reject(number, "not valid JSON", "nothing stands between two commas", data))
         yield
