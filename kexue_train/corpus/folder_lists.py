@@ -16,6 +16,8 @@ from kexue_train.foundation.errors import CorpusError
 
 DESCRIPTIONS = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", MANIFEST_NAME, "state.json"}
 """Files beside the data of a folder that tell about it; named by themselves they are read like any other."""
+LIST_NAMES = (*DESCRIPTIONS - {"dataset_infos.json"}, "index.json")
+"""The files that hold a list."""
 RUN_MARK = ".run"
 """The file that makes a folder a run folder; see ``foundation/run_dir.py``."""
 _Kind = TypeVar("_Kind")

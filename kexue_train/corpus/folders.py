@@ -36,12 +36,12 @@ class Reason(Enum):
     """Why something in a folder is not read; its value is what is said of it, and what to do."""
 
     HIDDEN = "hidden", ""
-    PACKED = "packed", "unpack them first"
-    ARTIFACT = "made by kexue_train", "name them to read them"
-    UNLISTED = "not in the list of their folder", ""
+    PACKED = "packed", "to be unpacked first"
+    ARTIFACT = "made by kexue_train", "read only by name"
+    UNLISTED = "not in the list of its folder", ""
     LEFTOVER = "left by other programs", ""
-    DESCRIPTION = "taken for descriptions", "name them to read them"
-    UNKNOWN = "of unknown format", "say what they are with --format"
+    DESCRIPTION = "describing the data", "read only by name"
+    UNKNOWN = "of unknown format", "read only with --format"
 
 
 @dataclass(slots=True)

@@ -71,7 +71,7 @@ def _record_parser(options: ReadOptions) -> Callable[[bytes], dict[str, Any]]:
     It is for the usual record, whose text is a string under one key of the object itself: it takes the bytes of the
     text as the parser has them, without making Python's strings of them first.
     """
-    if options.keep or len(options.text_keys) > 1:
+    if options.keep or options.rejects_unread or len(options.text_keys) > 1:
         return _parse_none
     (key,) = options.text_keys
     record = core_schema.typed_dict_schema(

@@ -6,13 +6,14 @@ import difflib
 import fnmatch
 import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from kexue_train.corpus.folder_lists import FileList, find_list, is_artifact
+from kexue_train.corpus.folder_lists import LIST_NAMES, FileList, find_list, is_artifact
 from kexue_train.corpus.folders import Contents, Reason, reason_of_match
 from kexue_train.corpus.streams import unreadable
 from kexue_train.foundation.errors import CorpusError
@@ -123,6 +124,20 @@ def _is_spelt(folder: Path, match: Path, pattern: Path) -> bool:
     if below < after_stars:  # counted from the end
         return not glob.has_magic(parts[-1 - below])
     return not any(glob.has_magic(part) for part in parts[: len(folder.parts)])
+
+
+def find_unlisted(paths: Iterable[str]) -> list[str]:
+    """Return those of some files of this machine that lie in a folder that lists others as its own."""
+    by_folder: dict[Path, list[str]] = {}
+    for path in map(Path, paths):
+        by_folder.setdefault(path.parent, []).append(path.name)
+    found = []
+    for parent, names in by_folder.items():
+        if any((parent / name).is_file() for name in LIST_NAMES):  # else a large folder need not be listed
+            with suppress(CorpusError):  # what is wrong with the folder does not concern a file that is named
+                listed = _list_of(parent)
+                found += [os.fspath(parent / n) for n in names if reason_of_match(n, listed) is Reason.UNLISTED]
+    return found
 
 
 def _is_artifact(folder: Path) -> bool:

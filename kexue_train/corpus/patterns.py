@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
@@ -11,7 +12,7 @@ from urllib.parse import unquote
 from kexue_train.corpus.folders import Contents, choose_files, choose_matches
 from kexue_train.corpus.formats import allowed_suffixes
 from kexue_train.corpus.hub import HUB, other_splits
-from kexue_train.corpus.local_files import expand_local, open_folder, would_name
+from kexue_train.corpus.local_files import expand_local, find_unlisted, open_folder, would_name
 from kexue_train.corpus.remote import RemoteFolder, expand_remote, is_uri
 from kexue_train.corpus.streams import STANDARD_INPUT, STANDARD_INPUT_NAMES, is_pipe, unreadable
 from kexue_train.foundation.errors import CorpusError
@@ -40,6 +41,8 @@ def weigh_paths(patterns: Sequence[str], format: str, weights: Mapping[str, floa
                 raise two_weights(path, weight, chosen[path])
     if repeated:
         note(f"named more than once, and read once: {some_of(repeated)}")
+    if unlisted := find_unlisted(pattern for pattern in map(os.path.abspath, patterns) if pattern in chosen):
+        note(f"read as it is named, though its folder lists other files: {some_of(unlisted)}")
     return chosen
 
 

@@ -61,7 +61,7 @@ def test_a_saved_data_set_is_read_by_its_list(tmp_path):
     put(tmp_path, "older.jsonl", "sub/b.jsonl")
     found, (note,) = find(tmp_path)
     assert found == ["data-0.jsonl", "data-1.jsonl"]
-    assert "3 not in the list of their folder (cache-0123456789abcdef.arrow, older.jsonl, sub/)" in note
+    assert "3 not in the list of its folder (cache-0123456789abcdef.arrow, older.jsonl, sub/)" in note
 
 
 def test_a_list_counts_in_every_folder_below_and_for_globs(tmp_path):
@@ -71,8 +71,16 @@ def test_a_list_counts_in_every_folder_below_and_for_globs(tmp_path):
     assert find(tmp_path)[0] == ["a.jsonl", "x/saved/data.jsonl"]
     found, (note,) = find(f"{tmp_path}/x/*/*")
     assert found == [os.path.relpath(tmp_path / "x/saved/data.jsonl", "/")]
-    assert "2 taken for descriptions" in note
-    assert "2 not in the list of their folder" in note
+    assert "2 describing the data" in note
+    assert "2 not in the list of its folder" in note
+
+
+def test_an_unlisted_file_that_is_named_is_read_with_a_word(tmp_path):
+    put_saved(tmp_path, "data.jsonl")
+    put(tmp_path, "older.jsonl")
+    found, (note,) = find(tmp_path / "data.jsonl", tmp_path / "older.jsonl")
+    assert len(found) == 2
+    assert note == f"read as it is named, though its folder lists other files: {tmp_path}/older.jsonl"
 
 
 def test_a_listed_file_that_is_missing_is_refused_by_name(tmp_path):
@@ -130,7 +138,7 @@ def test_shards_for_streaming_are_read_by_their_index(tmp_path):
     put(tmp_path, "shard.1.jsonl.gz", data=b"\x1f\x8b")
     found, (note,) = find(tmp_path)
     assert found == ["shard.0.jsonl", "shard.1.jsonl.gz"]
-    assert "1 not in the list of their folder (old.jsonl)" in note
+    assert "1 not in the list of its folder (old.jsonl)" in note
     assert "1 of unknown format (shard.2.mds" in note
 
 
@@ -159,7 +167,7 @@ def test_an_output_is_read_by_its_own_list_when_it_is_named(tmp_path, output):
     put(tmp_path / "shards", "rejected/records.jsonl", "data-00007-of-00009.arrow", "README.md")
     found, (note,) = find(tmp_path / "shards")
     assert found == ["data-00000-of-00001.arrow"]
-    assert "3 not in the list of their folder (README.md, data-00007-of-00009.arrow, rejected/)" in note
+    assert "3 not in the list of its folder (README.md, data-00007-of-00009.arrow, rejected/)" in note
     (tmp_path / "shards" / "data-00000-of-00001.arrow").unlink()
     with pytest.raises(CorpusError, match=r"data-00000-of-00001\.arrow: is missing, yet .*manifest\.json"):
         find(tmp_path / "shards")
@@ -169,14 +177,14 @@ def test_what_a_shuffle_into_a_file_kept_aside_is_not_read(tmp_path):
     put(tmp_path, "out.jsonl", "out.jsonl.rejected.jsonl", "out.jsonl.dropped.jsonl", "mine.dropped.jsonl")
     found, (note,) = find(tmp_path)
     assert found == ["mine.dropped.jsonl", "out.jsonl"]
-    assert "2 made by kexue_train (out.jsonl.dropped.jsonl, out.jsonl.rejected.jsonl: name them to read them)" in note
+    assert "2 made by kexue_train (out.jsonl.dropped.jsonl, out.jsonl.rejected.jsonl: read only by name)" in note
 
 
 def test_a_run_folder_is_no_corpus(tmp_path):
     put(tmp_path, "a.jsonl", "runs/demo/.run", "runs/demo/stages.jsonl", "runs/demo/shards/data-0.jsonl")
     found, (note,) = find(tmp_path)
     assert found == ["a.jsonl"]
-    assert "1 made by kexue_train (runs/demo/: name them to read them)" in note
+    assert "1 made by kexue_train (runs/demo/: read only by name)" in note
     with pytest.raises(CorpusError, match=r"is the folder of a run; name its text shards: .*/runs/demo/shards"):
         find(tmp_path / "runs" / "demo")
     with pytest.raises(CorpusError, match="runs: holds no data file; not read: 1 made by kexue_train"):
@@ -194,7 +202,7 @@ def test_a_manifest_of_another_kind_is_named_and_its_folder_read(tmp_path):
     put(tmp_path, "a.jsonl", "manifest.json", "state.json")
     found, (note,) = find(tmp_path)
     assert found == ["a.jsonl"]
-    assert "2 taken for descriptions (manifest.json, state.json: name them to read them)" in note
+    assert "2 describing the data (manifest.json, state.json: read only by name)" in note
 
 
 def test_what_is_passed_over_is_named_by_kind(tmp_path):
@@ -202,15 +210,15 @@ def test_what_is_passed_over_is_named_by_kind(tmp_path):
     found, (note,) = find(tmp_path)
     assert found == ["a.jsonl"]
     assert note == (
-        f"{tmp_path}: not read: 2 hidden (.hidden.jsonl, .git/); 2 packed (c.tar.gz, sub/b.zip: unpack them first); "
-        "1 left by other programs (_SUCCESS); 1 of unknown format (notes.md: say what they are with --format)"
+        f"{tmp_path}: not read: 2 hidden (.hidden.jsonl, .git/); 2 packed (c.tar.gz, sub/b.zip: to be unpacked first); "
+        "1 left by other programs (_SUCCESS); 1 of unknown format (notes.md: read only with --format)"
     )
 
 
 def test_many_files_are_counted_by_suffix_in_one_line(tmp_path):
     put(tmp_path, "a.jsonl", *(f"{i}.md" for i in range(1200)), *(f"x.{c}" for c in "abcdefg"), "_x")
     _, (note,) = find(tmp_path)
-    assert "1,208 of unknown format (1,200 .md, 1 without suffix, 1 .a, 1 .b, 1 .c, …: say" in note
+    assert "1,208 of unknown format (1,200 .md, 1 without suffix, 1 .a, 1 .b, 1 .c, …: read" in note
     assert len(note) < 300
 
 
@@ -300,9 +308,9 @@ def test_a_store_is_read_by_the_same_rules(tmp_path):
     assert found == [f"memory:///folders/{name}" for name in ("a.jsonl", "part-0", "s/data.jsonl")]
     assert globbed == found[-1:]
     note, of_glob = notes
-    assert "1 not in the list of their folder (memory:///folders/s/cache-0123456789abcdef.arrow)" in of_glob
-    assert "1 hidden (.x/); 1 packed (c.zip: unpack them first); 1 made by kexue_train (made/" in note
-    assert "1 not in the list of their folder (s/cache-0123456789abcdef.arrow)" in note
+    assert "1 not in the list of its folder (memory:///folders/s/cache-0123456789abcdef.arrow)" in of_glob
+    assert "1 hidden (.x/); 1 packed (c.zip: to be unpacked first); 1 made by kexue_train (made/" in note
+    assert "1 not in the list of its folder (s/cache-0123456789abcdef.arrow)" in note
     assert "1 of unknown format (a.jsonl.md/d.md" in note
 
 

@@ -54,6 +54,11 @@ def test_many_keys_are_counted(made):
     assert "not kept: 'k0', 'k1', 'k10', 'k11', 'k12' and 25 more (--keep NAME keeps one, --keep-all all)" in notes
 
 
+def test_keys_of_many_records_are_told(made):
+    _, notes = made([[{"text": "a"}] * 3000 + [{"text": "b", "late": 1}] * 64])
+    assert "not kept: 'late' (--keep NAME keeps one, --keep-all all)" in notes
+
+
 def test_all_keys_are_kept_if_that_is_asked_for(made):
     found, notes = made([[{"text": "a", "url": "u", "n": {"k": 1}}], [{"text": "b", "year": 1999}]], keep_all=True)
     assert found == [
