@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from kexue_train.corpus.folders import Contents, choose_files, choose_matches
@@ -82,6 +83,28 @@ def check_not_among_inputs(out: Path, patterns: Sequence[str]) -> None:
                 f"{out}: the output would lie among the inputs, where {pattern} would find it the next time and read "
                 "it for more of them; write it elsewhere, or name the input files one by one"
             )
+
+
+def was_named_by(name: str, pattern: str) -> bool:
+    """Return whether ``pattern`` names or named a file, which may be gone: as it is, by a folder above it or by a glob.
+
+    Args:
+        name: As a manifest has it: an absolute path or URI; or folder/file for a file of another artifact.
+        pattern: What a user wrote for an input.
+    """
+    if pattern.startswith("@"):
+        return Path(pattern[1:]).expanduser().exists() and any(was_named_by(name, line) for line in _read_list(pattern))
+    local = _local_path(pattern)
+    whole = pattern.rstrip("/") if local is None else os.path.abspath(Path(local).expanduser())  # noqa: PTH100
+    if not is_uri(name) and not Path(name).is_absolute():
+        return f"{whole}/".endswith((f"/{name}/", f"/{PurePosixPath(name).parent}/"))
+    above = [name, *map(str, Path(name).parents)] if local is not None else [name, *_folders_of_uri(name)]
+    return any(whole == path or fnmatch.fnmatchcase(path, whole) for path in above)
+
+
+def _folders_of_uri(uri: str) -> list[str]:
+    scheme, _, path = uri.partition("://")
+    return [f"{scheme}://{folder}" for folder in PurePosixPath(path).parents if folder.name]
 
 
 def _local_path(pattern: str) -> str | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kexue_train.corpus.inputs import Source
+from kexue_train.corpus.patterns import was_named_by
 from kexue_train.corpus.streams import is_pipe
 from kexue_train.foundation.artifacts import MANIFEST_NAME, Manifest, Recipe, read_manifest
 from kexue_train.shuffle.config import ShufConfig, ShuffleConfig
@@ -23,7 +25,7 @@ def make_recipe(
     be moved; any other file counts by its path, size and time of change.
     """
     more = shuf.model_dump(exclude_defaults=True) if shuf else {}
-    settings = {"seed": seed, "shards": num_shards, **config.model_dump(include=_SETTINGS), **more}
+    settings = _settings_of(config, num_shards, seed) | more
     manifests = {folder: _read_manifest(folder) for folder in {Path(source.path).parent for source in sources}}
     parents, inputs, weights = {}, [], {}
     for source in sources:
@@ -39,6 +41,42 @@ def make_recipe(
         if source.weight != 1:
             weights[inputs[-1][0]] = source.weight
     return Recipe(kind="text_shards", settings=settings | {"weights": weights}, parents=parents, inputs=inputs)
+
+
+def recipe_without_inputs(config: ShuffleConfig, patterns: Sequence[str], seed: int, out_dir: Path) -> Recipe | None:
+    """Return the recipe of the shards in ``out_dir`` if they were made with these settings from what ``patterns`` name.
+
+    For shards whose inputs are gone: moved away, or out of reach. The manifest says what the inputs were, and how many
+    shards there are if ``config`` leaves that open. None: the shards are others, or an input is there and changed.
+    """
+    if not (out_dir / MANIFEST_NAME).exists():
+        return None
+    manifest = read_manifest(out_dir)
+    found, weights = manifest.recipe, manifest.settings.get("weights", {})
+    if config.keep_all:
+        config = config.model_copy(update={"keep": tuple(manifest.settings.get("keep", ()))})
+    settings = _settings_of(config, config.shards or manifest.settings.get("shards", 0), seed)
+    settings |= {"weights": weights}
+    wanted = Recipe(kind="text_shards", settings=settings, parents=found.parents, inputs=found.inputs)
+    names = [uri for uri, _, _ in found.inputs]
+    named = {pattern: {uri for uri in names if was_named_by(uri, pattern)} for pattern in patterns}
+    is_as_asked = all(named.values()) and set(names) == set().union(*named.values())
+    is_weighted = all(
+        weights.get(uri, 1) == config.weights.get(pattern, 1) for pattern, uris in named.items() for uri in uris
+    )
+    is_changed = any(_has_changed(*entry) for entry in found.inputs)
+    return found if is_as_asked and is_weighted and not is_changed and wanted.difference(found) is None else None
+
+
+def _has_changed(uri: str, size: int, modified_ns: int) -> bool:
+    path = Path(uri)
+    return (
+        path.is_absolute() and path.exists() and (path.stat().st_size, path.stat().st_mtime_ns) != (size, modified_ns)
+    )
+
+
+def _settings_of(config: ShuffleConfig, num_shards: int, seed: int) -> dict[str, Any]:
+    return {"seed": seed, "shards": num_shards, **config.model_dump(include=_SETTINGS)}
 
 
 def _read_manifest(folder: Path) -> Manifest | None:

@@ -35,7 +35,7 @@ from kexue_train.shuffle.outputs import ShardForm, shard_file_name
 from kexue_train.shuffle.passes import Passes, load_plan
 from kexue_train.shuffle.plan import count_shards, estimate_disk_bytes, estimate_text_bytes, plan_shuffle, split_memory
 from kexue_train.shuffle.proof import Account, describe_shuffle_files, make_manifest
-from kexue_train.shuffle.recipe import make_recipe
+from kexue_train.shuffle.recipe import make_recipe, recipe_without_inputs
 from kexue_train.shuffle.rejected_records import DROPPED, REJECTED, join_records
 from kexue_train.shuffle.scatter_result import ScatterResult
 from kexue_train.shuffle.text_shards import text_features
@@ -72,12 +72,20 @@ def shuffle_corpus(
         progress: Receives bytes done, of twice the input (two passes).
 
     Raises:
-        CorpusError: No input, an unusable one, a bad record (unless told to skip it), or no document at all.
+        CorpusError: No input (unless ``out_dir`` was made from it), an unusable one,
+            a bad record (unless told to skip it), or no document at all.
         ResourceError: Too little disk.
         ArtifactError: ``out_dir`` holds something else.
     """
-    sources = find_sources(config, inputs, progress)
-    config = with_all_kept(config, sources)
+    try:
+        sources = find_sources(config, inputs, progress)
+        config = with_all_kept(config, sources)
+    except CorpusError as error:
+        recipe = recipe_without_inputs(config, inputs, seed, out_dir)
+        if recipe and (manifest := find_complete(out_dir, recipe, replace=replace, progress=progress)):
+            progress.note(f"the inputs cannot be read any more, and are not needed: the shards are complete ({error})")
+            return manifest
+        raise
     num_shards = planned_shards(config, sources)
     recipe = make_recipe(config, sources, num_shards, seed)
     if (partial_dir(out_dir) / MANIFEST_NAME).exists():  # killed while publishing: only the tidying is left
@@ -229,8 +237,14 @@ class _Config(DataStageConfig, Protocol):
 
 
 def _recipe(config: _Config, inputs: Sequence[Path], out: Path) -> dict[Path, Recipe]:
-    sources = find_sources(config.shuffle, documents_of(config.corpus, inputs[0]))
-    shuffle = with_all_kept(config.shuffle, sources)
+    documents = documents_of(config.corpus, inputs[0])
+    try:
+        sources = find_sources(config.shuffle, documents)
+        shuffle = with_all_kept(config.shuffle, sources)
+    except CorpusError:
+        if recipe := recipe_without_inputs(config.shuffle, documents, config.seed, out):
+            return {out: recipe}
+        raise
     return {out: make_recipe(shuffle, sources, planned_shards(shuffle, sources), config.seed)}
 
 

@@ -18,6 +18,7 @@ from kexue_train.foundation.run_dir import RunDir
 from kexue_train.pipeline.run import Run, is_complete, run_stage
 from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import STAGES, TRAIN
+from kexue_train.shuffle.shuffle_corpus import SHUFFLE
 from tests.pipeline.test_refresh import CONFIG, make_all, write
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -98,6 +99,17 @@ def test_a_file_that_has_changed_or_is_gone_undoes_the_stage_that_reads_or_made_
     with changed(folder / file, contents):
         assert not_complete(config_of(folder), folder / "run") == stages
     assert not_complete(config_of(folder), folder / "run") == []
+
+
+def test_a_finished_run_needs_no_corpus(folder: Path) -> None:
+    (folder / "a.jsonl").rename(folder / "moved.jsonl")
+    try:
+        run = Run(config_of(folder), RunDir(folder / "run"))
+        assert is_complete(run)
+        assert not run_stage(SHUFFLE, run, SILENT).made
+        assert not_complete(config_of(folder, ("shuffle", {"shards": 3})), folder / "run") == ["shuffle"]
+    finally:
+        (folder / "moved.jsonl").rename(folder / "a.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -161,6 +162,70 @@ def test_a_changed_input_makes_the_shards_stale(tmp_path, corpus, shuffle):
     os.utime(corpus / "a.jsonl", ns=(1, 1))
     with pytest.raises(StaleArtifactError, match=r"a\.jsonl was added, removed or changed"):
         shuffle(corpus, tmp_path / "out")
+
+
+NAMED = {
+    "folder": lambda folder: [folder],
+    "folder above": lambda folder: [folder.parent],
+    "files": lambda folder: [folder / "a.jsonl", folder / "b.jsonl"],
+    "glob": lambda folder: [f"{folder}/*.jsonl"],
+    "deep glob": lambda folder: [f"{folder.parent}/**/*.jsonl"],
+    "list": lambda folder: [f"@{folder.parent.parent / 'list.txt'}"],
+    "URI": lambda folder: [folder.as_uri()],
+}
+
+
+@pytest.fixture
+def movable(tmp_path, corpus):
+    """The corpus in a folder of its own, and what moves it away."""
+    (tmp_path / "corpora").mkdir()
+    folder = corpus.rename(tmp_path / "corpora" / "in")
+    (tmp_path / "list.txt").write_text(f"{folder}/a.jsonl\n{folder}/b.jsonl\n")
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_complete_shards_need_no_inputs_any_more(tmp_path, movable, shuffle, name):
+    inputs, notes = NAMED[name](movable), []
+    made = shuffle(inputs, tmp_path / "out", shards=2)
+    movable.rename(tmp_path / "elsewhere")
+    progress = SimpleNamespace(note=notes.append, update=lambda *_, **__: None)
+    assert shuffle(inputs, tmp_path / "out", shards=2, progress=progress) == made
+    assert shuffle(inputs, tmp_path / "out") == made  # so many shards as there are
+    assert "the inputs cannot be read any more, and are not needed: the shards are complete" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "settings"),
+    [
+        (["in/a.jsonl"], {}),
+        (["in/a.jsonl", "in/b.jsonl", "in/c.jsonl"], {}),
+        (["other"], {}),
+        (["in"], {"shards": 3}),
+        (["in"], {"dedup": "exact"}),
+        (["in"], {"seed": 1}),
+        (["in/a.jsonl", "in/b.jsonl"], {"weights": {"in/a.jsonl": 2.0}}),
+    ],
+    ids=str,
+)
+def test_shards_of_other_inputs_or_settings_are_not_taken_for_those_that_are_gone(
+    tmp_path, movable, shuffle, inputs, settings, monkeypatch
+):
+    monkeypatch.chdir(movable.parent)
+    shuffle(movable, tmp_path / "out", shards=2)
+    movable.rename(tmp_path / "elsewhere")
+    with pytest.raises(CorpusError, match="no such input"):
+        shuffle(inputs, tmp_path / "out", replace=True, **{"shards": 2} | settings)
+
+
+def test_an_input_that_changed_while_another_went_is_noticed(tmp_path, movable, shuffle):
+    files = [movable / "a.jsonl", movable / "b.jsonl"]
+    made = shuffle(files, tmp_path / "out")
+    files[1].unlink()
+    assert shuffle(files, tmp_path / "out") == made
+    files[0].write_text('{"text": "other"}\n')
+    with pytest.raises(CorpusError, match="no such input"):
+        shuffle(files, tmp_path / "out")
 
 
 def test_an_input_that_grows_while_it_is_read_is_noticed(tmp_path, corpus, shuffle, monkeypatch):
