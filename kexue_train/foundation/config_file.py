@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -104,6 +106,60 @@ def read_with_overrides(
     keys = [new_key(override.partition("=")[0], renamed or {}) for override in overrides]
     kept = {name: line for name, line in lines.items() if not name.startswith(tuple(f"{key}." for key in keys))}
     return apply_overrides(values, overrides, renamed), kept | dict.fromkeys(keys, OVERRIDDEN)
+
+
+def resolve_relative_paths(
+    values: dict[str, Any], lines: Mapping[str, int], file: Path, keys: Sequence[str]
+) -> dict[str, Any]:
+    """Return ``values`` with absolute paths: those of the file start at its folder, of overrides at the current one.
+
+    So a configuration means the same wherever a command runs. A path that is missing there but lies in the current
+    folder, where all of them started before, is taken from there with a warning, until the next release.
+
+    Args:
+        values: As ``read_with_overrides`` gives them.
+        lines: The lines of the keys, likewise.
+        file: The file.
+        keys: Dotted keys of paths, of lists of them, or of mappings from them. URIs, ``-``, and the ``@`` before the
+            name of a list stay as they are.
+    """
+    result: dict[str, Any] = _copied_sections(values)
+    for key in keys:
+        *parents, last = key.split(".")
+        holder: Any = result
+        for part in parents:
+            holder = holder.get(part) if isinstance(holder, dict) else None
+        if isinstance(holder, dict) and holder.get(last):
+            names = [key, *(key[:end] for end, char in enumerate(key) if char == ".")]
+            is_override = any(lines.get(name) == OVERRIDDEN for name in names)
+            folder = Path.cwd() if is_override else file.absolute().parent
+            holder[last] = _resolved(holder[last], folder, f"{file}: {key}")
+    return result
+
+
+def _resolved(value: Any, folder: Path, where: str) -> Any:
+    if isinstance(value, list):
+        return [_resolved(entry, folder, where) for entry in value]
+    if isinstance(value, dict):
+        return {_resolved(name, folder, where): entry for name, entry in value.items()}
+    if not isinstance(value, str) or value == "-" or "://" in value:
+        return value
+    mark = "@" if value.startswith("@") else ""
+    path = Path(value.removeprefix(mark)).expanduser()
+    if path.is_absolute():
+        return value
+    chosen, before = (os.path.abspath(start / path) for start in (folder, Path.cwd()))  # noqa: PTH100  # keeps links
+    if not _is_there(chosen) and _is_there(before):
+        _note_once(
+            f"{where}: relative paths start at the folder of the file, which has no {path}; that of the current folder "
+            f"is taken until the next release: write {before}"
+        )
+        chosen = before
+    return mark + chosen
+
+
+def _is_there(pattern: str) -> bool:
+    return os.path.lexists(pattern) or any(glob.iglob(pattern, recursive=True))  # noqa: PTH207  # absolute
 
 
 def move_renamed_keys(values: Mapping[str, Any], renamed: Mapping[str, str], *, where: str) -> dict[str, Any]:

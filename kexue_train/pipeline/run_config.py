@@ -13,12 +13,23 @@ from kexue_train.corpus.config import CorpusConfig
 from kexue_train.downstream.evaluate.config import EvaluateConfig
 from kexue_train.executor.config import ExecutionConfig
 from kexue_train.foundation.config import Config
-from kexue_train.foundation.config_file import read_with_overrides
+from kexue_train.foundation.config_file import read_with_overrides, resolve_relative_paths
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.train.config import RENAMED_KEYS, TrainConfig, check_optimizer_fits
+
+_PATHS = (
+    "corpus.inputs",
+    "shuffle.weights",
+    "tokenizer.source",
+    "samples.dictionary",
+    "train.init_from",
+    "evaluate.data",
+    "evaluate.sts_data",
+)
+"""Settings that name files or folders."""
 
 
 class RunConfig(Config):
@@ -59,12 +70,13 @@ class RunConfig(Config):
 
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
-        """Read a YAML file and ``section.key=value`` overrides.
+        """Read a YAML file and ``section.key=value`` overrides; relative paths of the file start at its folder.
 
         Raises:
             ConfigError: If the file or any value is wrong; every problem is listed with its line and key.
         """
         values, lines = read_with_overrides(path, overrides, RENAMED_KEYS)
+        values = resolve_relative_paths(values, lines, path, _PATHS)
         return cls.parse(values, where=str(path), lines=lines)
 
     def to_yaml(self) -> str:
@@ -99,6 +111,11 @@ class RunConfig(Config):
         if self.corpus.source == "files" and not self.corpus.inputs:
             raise ValueError(
                 "corpus.inputs is empty; name files, folders or globs, or set corpus.source: installed_docs"
+            )
+        if not self.samples.nsp and self.train.objective.nsp_weight not in (0.0, 1.0):
+            raise ValueError(
+                f"train.objective.nsp_weight={self.train.objective.nsp_weight:g} has no effect with samples.nsp=false: "
+                "there are no pairs; remove one of them"
             )
         if self.shuffle.output != "arrow":
             raise ValueError(

@@ -19,7 +19,7 @@ from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.open_samples import open_samples
 from kexue_train.foundation.artifacts import Recipe, digest_of, write_atomic
 from kexue_train.foundation.config import Config
-from kexue_train.foundation.config_file import read_with_overrides
+from kexue_train.foundation.config_file import read_with_overrides, resolve_relative_paths
 from kexue_train.foundation.errors import ArtifactError, ConfigError, ResourceError, StaleArtifactError
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
@@ -48,10 +48,13 @@ class JobConfig(Config):
     def load(cls, path: Path, overrides: list[str]) -> Self:
         """Read these sections of a run's YAML file; the other sections are not looked at.
 
+        A relative ``train.init_from`` of the file starts at its folder.
+
         Raises:
             ConfigError: If a value is wrong.
         """
         values, lines = read_with_overrides(path, overrides, RENAMED_KEYS)
+        values = resolve_relative_paths(values, lines, path, ["train.init_from"])
         return cls.parse({key: values[key] for key in cls.model_fields if key in values}, where=str(path), lines=lines)
 
     def recipe(self, samples_digest: str) -> Recipe:
