@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from kexue_train.corpus.formats import allowed_suffixes
-from kexue_train.foundation.config import Config
+from kexue_train.foundation.config import Config, refuse_without_effect
 from kexue_train.foundation.runtime import check_size
 
 
@@ -18,7 +18,8 @@ class CorpusConfig(Config):
     """``files``: the files named in ``inputs``; ``installed_docs``: the documentation installed on this machine."""
     inputs: tuple[str, ...] = Field(
         default=(),
-        description="Files, folders, globs, ``@list`` files, ``-``, URIs or ``hf://`` data sets; "
+        description="Files, folders, globs, ``@list`` files, ``-``, URIs or ``hf://`` data sets; a relative one "
+        "starts at the folder of the configuration file, in an override at the current folder; "
         f"suffixes: {allowed_suffixes()}.",
     )
     max_size: str = "16MB"
@@ -30,6 +31,8 @@ class CorpusConfig(Config):
     def _inputs_fit_source(self) -> Self:
         if self.source == "installed_docs" and self.inputs:
             raise ValueError("'inputs' is given though source is installed_docs: remove it, or set source: files")
+        if self.source == "files":
+            refuse_without_effect(self, "max_size", because="with source: files, which are read whole")
         return self
 
 

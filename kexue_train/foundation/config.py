@@ -83,6 +83,18 @@ class Config(BaseModel):
             raise ConfigError("\n".join(problems)) from None
 
 
+def refuse_without_effect(config: Config, *names: str, because: str) -> None:
+    """Refuse settings of ``config`` that another one leaves without effect; their defaults are in every resolved file.
+
+    Raises:
+        ValueError: If one of ``names`` has another value than its default.
+    """
+    for name in names:
+        value, default = getattr(config, name), type(config).model_fields[name].get_default(call_default_factory=True)
+        if value != default:
+            raise ValueError(f"{name}={value} has no effect {because}; remove it")
+
+
 def _attribute_docstrings(cls: type[Any]) -> dict[str, str]:
     found = (node for node in _classes_of(cls.__module__) if node.name == cls.__name__)
     body = next(found, ast.ClassDef("", [], [], [], [])).body

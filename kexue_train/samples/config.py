@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from kexue_train.foundation.config import Config, OptionName
+from kexue_train.foundation.config import Config, OptionName, refuse_without_effect
 from kexue_train.foundation.runtime import check_size
 
 
@@ -29,6 +29,12 @@ class TokenizerConfig(Config):
     corpus [UNK]."""
 
     _check_size = field_validator("max_size")(check_size)
+
+    @model_validator(mode="after")
+    def _all_have_an_effect(self) -> Self:
+        if self.source:
+            refuse_without_effect(self, "min_frequency", "max_size", because="beside source: nothing is trained")
+        return self
 
 
 class SampleConfig(Config):
@@ -53,6 +59,8 @@ class SampleConfig(Config):
 
     @model_validator(mode="after")
     def _words_are_used(self) -> Self:
+        if not self.nsp:
+            refuse_without_effect(self, "short_sequence_probability", because="with nsp=false: it is about pairs")
         if self.dictionary and self.words != "jieba":
             raise ValueError(f"dictionary={self.dictionary} adds words to jieba, but words={self.words}; drop one")
         if not self.whole_word and (self.dictionary or self.words != "jieba"):

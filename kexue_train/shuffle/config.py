@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from kexue_train.corpus.config import FilterConfig
 from kexue_train.corpus.formats import FormatChoice, OutputChoice
-from kexue_train.foundation.config import Config, OptionName
+from kexue_train.foundation.config import Config, OptionName, refuse_without_effect
 from kexue_train.foundation.runtime import check_size
 
 
@@ -78,6 +78,18 @@ class ShuffleConfig(Config):
             if not (0 < weight <= 1000 and math.isfinite(weight)):
                 raise ValueError(f"the weight of '{pattern}' is {weight}; allowed: above 0, at most 1000")
         return value
+
+    @model_validator(mode="after")
+    def _all_have_an_effect(self) -> Self:
+        if self.shards:
+            refuse_without_effect(self, "shard_size", because=f"beside shards={self.shards}")
+        if self.format not in ("auto", "text"):
+            refuse_without_effect(self, "document", because=f"with format={self.format}: it is about text files")
+        if self.format == "text":
+            refuse_without_effect(self, "text_key", because="with format=text, which has no keys")
+        if not self.filters.is_active:
+            refuse_without_effect(self, "keep_dropped", because="without a filter")
+        return self
 
     @model_validator(mode="after")
     def _weights_fit_dedup(self) -> Self:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from kexue_train.corpus.remote import is_uri
-from kexue_train.foundation.config import Config
+from kexue_train.foundation.config import Config, refuse_without_effect
 from kexue_train.foundation.config_file import move_renamed_keys
 from kexue_train.optim.config import OptimizerConfig
 
@@ -203,6 +203,12 @@ class FaultsConfig(Config):
     last checkpoint, after which the rows read since are skipped."""
     max_rollbacks: int = Field(default=5, ge=0)
     """Rollbacks in all before a spike is an error."""
+
+    @model_validator(mode="after")
+    def _all_have_an_effect(self) -> Self:
+        if self.on_spike != "rollback":
+            refuse_without_effect(self, "max_rollbacks", because=f"with on_spike={self.on_spike}")
+        return self
 
 
 def _sum_of_steps(values: dict[str, Any]) -> int:

@@ -163,7 +163,7 @@ def test_an_earlier_output_among_the_inputs_is_not_read(tmp_path, output, settin
 
 
 def test_an_output_is_read_by_its_own_list_when_it_is_named(tmp_path, output):
-    output(tmp_path / "shards", on_bad_record="skip", keep_dropped=True)
+    output(tmp_path / "shards", on_bad_record="skip")
     put(tmp_path / "shards", "rejected/records.jsonl", "data-00007-of-00009.arrow", "README.md")
     found, (note,) = find(tmp_path / "shards")
     assert found == ["data-00000-of-00001.arrow"]

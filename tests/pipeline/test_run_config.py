@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,98 @@ def test_every_problem_of_a_file_is_told_at_once(tmp_path: Path) -> None:
 def test_sections_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, yaml.safe_dump(SMALLEST | changes))
+
+
+WITHOUT_EFFECT = [
+    ("corpus.max_size=4MB", []),
+    ("shuffle.shard_size=1GB", ["shuffle.shards=4"]),
+    ("shuffle.document=block", ["shuffle.format=jsonl"]),
+    ("shuffle.text_key=body", ["shuffle.format=text"]),
+    ("shuffle.keep_dropped=true", []),
+    ("tokenizer.min_frequency=3", ["tokenizer.source=vocab.txt"]),
+    ("tokenizer.max_size=4GB", ["tokenizer.source=vocab.txt"]),
+    ("samples.short_sequence_probability=0.2", ["samples.nsp=false"]),
+    ("samples.dictionary=words.txt", ["samples.whole_word=false"]),
+    ("samples.words=pmi", ["samples.whole_word=false"]),
+    ("train.objective.nsp_weight=0.5", ["samples.nsp=false"]),
+    ("train.faults.max_rollbacks=2", ["train.faults.on_spike=stop"]),
+    ("evaluate.tasks=[tnews]", []),
+    ("evaluate.sts_sets=[STS-B]", []),
+    ("evaluate.num_predictions=3", ["evaluate.masked_sentences=[]"]),
+]
+
+
+@pytest.mark.parametrize(("override", "beside"), WITHOUT_EFFECT, ids=str)
+def test_a_setting_without_effect_is_refused_and_its_default_is_not(
+    override: str, beside: list[str], tmp_path: Path
+) -> None:
+    config = load(tmp_path, yaml.safe_dump(SMALLEST), *beside)
+    assert load(tmp_path, config.to_yaml()) == config  # where every default is written out
+    name = override.partition("=")[0].rpartition(".")[2]
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, yaml.safe_dump(SMALLEST), *beside, override)
+    message = str(error.value)
+    assert name in message
+    assert "remove" in message or "drop" in message
+
+
+NESTED = {
+    "corpus": {"inputs": ["a.txt", "deep/*.txt", "@list", "-", "s3://b/c.jsonl", "hf://d", "/e.txt", "~/f.txt"]},
+    "shuffle": {"weights": {"a.txt": 2.0}},
+    "tokenizer": {"source": "vocab.txt"},
+    "samples": {"dictionary": "../words.txt"},
+    "train": {"steps": 5000, "init_from": "model"},
+    "evaluate": {"data": "data", "sts_data": "sts"},
+}
+
+
+@pytest.mark.parametrize("called_from", [".", "configs", "elsewhere"])
+def test_relative_paths_of_a_file_start_at_its_folder(
+    called_from: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("configs", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / called_from)
+    file = tmp_path / "configs" / "run.yaml"
+    file.write_text(yaml.safe_dump(SMALLEST | NESTED), encoding="utf-8")
+    config, home = RunConfig.load(Path(os.path.relpath(file))), tmp_path / "configs"
+    assert config.corpus.inputs == (
+        *(f"{home}/a.txt", f"{home}/deep/*.txt", f"@{home}/list"),
+        *("-", "s3://b/c.jsonl", "hf://d", "/e.txt", "~/f.txt"),
+    )
+    assert config.shuffle.weights == {f"{home}/a.txt": 2.0}
+    assert (config.tokenizer.source, config.samples.dictionary) == (home / "vocab.txt", tmp_path / "words.txt")
+    assert (config.train.init_from, config.evaluate.data, config.evaluate.sts_data) == (
+        *(home / "model", home / "data", home / "sts"),
+    )
+
+
+def test_relative_paths_of_an_override_start_at_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "configs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for override in ("corpus.inputs=[b.txt]", "corpus={inputs: [b.txt]}"):
+        config = load(tmp_path / "configs", yaml.safe_dump(SMALLEST), override)
+        assert config.corpus.inputs == (f"{tmp_path}/b.txt",)
+
+
+def test_a_path_that_is_only_in_the_current_folder_is_taken_from_there_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "x.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    assert load(tmp_path / "configs", yaml.safe_dump(SMALLEST)).corpus.inputs == (f"{tmp_path}/x.txt",)
+    assert "corpus.inputs: relative paths start at the folder of the file, which has no x.txt" in caplog.text
+    (tmp_path / "configs" / "x.txt").touch()
+    assert load(tmp_path / "configs", yaml.safe_dump(SMALLEST)).corpus.inputs == (f"{tmp_path}/configs/x.txt",)
+
+
+def test_shipped_configurations_read_the_folder_beside_theirs() -> None:
+    inputs = {path.stem: RunConfig.load(path).corpus.inputs for path in SHIPPED}
+    assert set(inputs.pop("demo")) == set()
+    assert set(inputs.values()) == {(str(CONFIGS.parent / "corpus"),)}
 
 
 def test_sections_at_the_edge_of_agreeing_are_taken(tmp_path: Path) -> None:

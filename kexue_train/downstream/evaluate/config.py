@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from kexue_train.foundation.config import Config
+from kexue_train.foundation.config import Config, refuse_without_effect
 
 MASK = "[MASK]"
 
@@ -33,6 +34,16 @@ class EvaluateConfig(Config):
     """Folder of sets of sentence pairs with human scores; without it sentence vectors are not scored."""
     sts_sets: tuple[str, ...] = ()
     """Which sets: folders of ``sts_data``; by default the known ones that are there."""
+
+    @model_validator(mode="after")
+    def _all_have_an_effect(self) -> Self:
+        if not self.data:
+            refuse_without_effect(self, "tasks", because="without data")
+        if not self.sts_data:
+            refuse_without_effect(self, "sts_sets", because="without sts_data")
+        if not self.masked_sentences:
+            refuse_without_effect(self, "num_predictions", because="without masked_sentences")
+        return self
 
     @field_validator("masked_sentences")
     @classmethod

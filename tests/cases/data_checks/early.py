@@ -96,6 +96,14 @@ def _bare_kana(data: Path) -> None:
     assert "##ニ" in ended.err
 
 
+def _setting_without_effect(data: Path) -> None:
+    run = {"name": "a", "corpus": {"inputs": ["forty.jsonl"], "max_size": "4MB"}, "train": {"steps": 5000}}
+    (data / "run.yaml").write_text(json.dumps(run), encoding="utf-8")
+    ended = kexue(data, "plan", "--config", "run.yaml")
+    assert ended.code == 2
+    assert "max_size" in ended.err
+
+
 CHECKS: dict[str, Callable[[Path], None]] = {
     "D06": _no_pairs,
     "D07": _unspaced_script,
@@ -104,4 +112,5 @@ CHECKS: dict[str, Callable[[Path], None]] = {
     "D18": _copies,
     "D19": _canonical_order,
     "D20: kana": _bare_kana,
+    "D24": _setting_without_effect,
 }
