@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
+import stat
 import uuid
 from collections import Counter
 from collections.abc import Mapping
@@ -26,11 +28,14 @@ from kexue_train import __version__
 from kexue_train.foundation.errors import ArtifactError, ResourceError, StaleArtifactError
 from kexue_train.foundation.progress import SILENT, Progress
 
+logger = logging.getLogger(__name__)
+
 MANIFEST_NAME = "manifest.json"
 CARD_NAME = "README.md"
 """A text for people at the top of an artifact, which may change: no file of the manifest."""
 SCHEMA_VERSION = 1
 _RECIPE_NAME = "recipe.json"
+_MODE_OF_TEMPORARY = 0o600
 
 
 class _Frozen(BaseModel):
@@ -271,8 +276,30 @@ def holds_only_recipe(partial: Path) -> bool:
 def publish(partial: Path, out_dir: Path, manifest: Manifest) -> Manifest:
     """Write the manifest into ``partial`` and put that folder in the place of ``out_dir``, durably and at once."""
     write_atomic(partial / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
+    let_umask_decide(partial)
     _swap_in(partial, out_dir)
     return manifest
+
+
+def let_umask_decide(folder: Path) -> None:
+    """Give files in ``folder`` that libraries made as temporary ones the mode of any other new file.
+
+    ``safetensors`` and ``tempfile`` make files that nobody but their owner may read, whatever the umask allows.
+    """
+    usual = _mode_of_new_file(folder)
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) == _MODE_OF_TEMPORARY:
+            path.chmod(usual)
+
+
+def _mode_of_new_file(folder: Path) -> int:
+    """Ask the file system, since asking for the umask would change it for all threads."""
+    probe = aside_name(folder / "mode")
+    probe.touch()
+    try:
+        return stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink()
 
 
 def describe_files(folder: Path, rows: Mapping[str, int] | None = None) -> dict[str, FileEntry]:
@@ -392,6 +419,15 @@ def write_atomic(path: Path, text: str) -> None:
     finally:
         aside.unlink(missing_ok=True)
     fsync_folder(path.parent)
+
+
+def write_if_possible(path: Path, text: str) -> None:
+    """Write a small file that nothing depends on, as ``write_atomic`` does; a disk that is full is said in the log."""
+    try:
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_atomic(path, text)
+    except (OSError, UnicodeDecodeError) as error:
+        logger.warning("%s: cannot be written (%s)", path, error)
 
 
 def aside_name(path: Path) -> Path:

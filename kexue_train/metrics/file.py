@@ -69,7 +69,11 @@ class MetricWriter:
     def __init__(self, path: Path, *, resumed_step: int) -> None:
         found = read_metric_lines(path)
         kept = [record for record in found.records if record["step"] <= resumed_step]
-        write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))
+        try:
+            write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))
+        except OSError as error:
+            logger.warning("%s: cannot be rewritten (%s); its end is cut off in place", path, error)
+            _cut_after(path, resumed_step)
         self.kept_seconds = max((SECONDS.amount(r) for r in kept if r["kind"] == Kind.TRAIN), default=0.0)
         self.problem = describe_foreign(path, found.foreign) if found.foreign else None
         self._path, self._file = path, path.open("ab", buffering=0)
@@ -153,10 +157,24 @@ class MetricTail:
         """Read from the end of the last whole line: what comes after it may be cut off again."""
         if not self._file:
             return []
+        if os.fstat(self._file.fileno()).st_size < self._end:
+            self._end = 0  # it was shortened in place, to the checkpoint
         self._file.seek(self._end)
         *whole, _ = self._file.read().split(b"\n")
         self._end += sum(len(line) + 1 for line in whole)
         return whole
+
+
+def _cut_after(path: Path, step: int) -> None:
+    """Cut the file off before the first line of a later step or a torn line, which needs no room on the disk."""
+    end = 0
+    with path.open("ab") as file:
+        for line in path.read_bytes().splitlines(keepends=True):
+            records, _ = _parse([line.removesuffix(b"\n")])
+            if not line.endswith(b"\n") or any(record["step"] > step for record in records):
+                break
+            end += len(line)
+        file.truncate(end)
 
 
 def _open(path: Path) -> BinaryIO | None:

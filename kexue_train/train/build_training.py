@@ -84,7 +84,7 @@ def build_training(
     if train.init_from:
         load_initial_weights(train.init_from, objective.model)
     recipe, notes = config.recipe(samples_digest(datasets)), _Notes()
-    saved = _resume(config, recipe, paths, FullTensors.of(objective.model, optimizer), device, notes)
+    saved, is_scored = _resume(config, recipe, paths, FullTensors.of(objective.model, optimizer), device, notes)
     optimizer.restart_at(saved.step)
     setup = Setup(
         config=config,
@@ -102,7 +102,9 @@ def build_training(
         norms=_norms(train, optimizer),
     )
     reports = StepReports(objective.heads, collective_timeout(train.faults.hang_timeout))
-    state = LoopState(saved=saved, losses=SpikeDetector(saved.recent_losses), symptoms=SymptomWatch())
+    state = LoopState(
+        saved=saved, losses=SpikeDetector(saved.recent_losses), symptoms=SymptomWatch(), is_scored=is_scored
+    )
     guards = Guards(stop=stop, watchdog=watchdog, reports=reports)
     return Training(setup=setup, state=state, guards=guards), notes.messages
 
@@ -136,18 +138,21 @@ def _plan(
 
 def _resume(
     config: JobConfig, recipe: Recipe, paths: TrainDir, tensors: FullTensors, device: torch.device, notes: Progress
-) -> TrainerState:
-    """Load the newest whole checkpoint that rank 0 sees, the same on every rank; a fresh state if there is none."""
+) -> tuple[TrainerState, bool]:
+    """Load the newest whole checkpoint that rank 0 sees, the same on every rank.
+
+    Return its state, or a fresh one if there is none, and whether it tells the validation loss of its step.
+    """
     storage = Storage(config.train.checkpoints.mirror) if config.train.checkpoints.mirror else None
     found = restore(lambda: latest_checkpoint(paths.checkpoints, notes, storage=storage, recipe=recipe), device)
     if found is None:
-        return TrainerState(seed=config.seed)
+        return TrainerState(seed=config.seed), True
     try:
         tensors.overwrite(found.weights, found.optimizer_tensors)
     except ArtifactError as error:
         raise ArtifactError(f"{found.path}: {error}") from None
     logger.info("resumed from %s", found.path)
-    return found.state
+    return found.state, found.is_scored
 
 
 def _speed(config: JobConfig, dataset: SampleDataset, device: torch.device, step: int) -> Speedometer:

@@ -77,8 +77,8 @@ def join_process_group(backend: str, *, hang_timeout: float, alone: bool = False
     if dist.is_initialized():  # Ray Train has set it up
         return
     timeout = collective_timeout(hang_timeout)
-    if alone or not {"RANK", "WORLD_SIZE"} & os.environ.keys():
-        be_alone()
+    if alone or not has_launcher():
+        os.environ.update({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"})
         store = dist.TCPStore(  # type: ignore[attr-defined]  # documented, not listed as exported
             "127.0.0.1", 0, 1, is_master=True, timeout=RENDEZVOUS_TIMEOUT
         )
@@ -114,6 +114,11 @@ def be_alone() -> None:
     kept = without_launcher(os.environ) | {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"} | loopback_interfaces()
     os.environ.clear()
     os.environ.update(kept)
+
+
+def has_launcher() -> bool:
+    """Whether the environment of this process says that it is one of a group."""
+    return bool({"RANK", "WORLD_SIZE"} & os.environ.keys())
 
 
 def without_launcher(environ: Mapping[str, str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from kexue_train.foundation.artifacts import write_if_possible
 from kexue_train.foundation.errors import ResourceError
 from kexue_train.optim.accumulation import HiddenAccumulation
 from kexue_train.optim.build import AccumulatingOptimizer
@@ -133,7 +134,7 @@ def start_deepspeed(module: nn.Module, optimizer: Any, deepspeed_config: dict[st
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if torch.distributed.get_rank() == 0:
-        (out_dir / "deepspeed.json").write_text(json.dumps(deepspeed_config, indent=2), encoding="utf-8")
+        write_if_possible(out_dir / "deepspeed.json", json.dumps(deepspeed_config, indent=2))
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
     )

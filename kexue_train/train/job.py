@@ -236,14 +236,15 @@ def prepare(config: JobConfig, samples: Path, paths: TrainDir, *, given: Path | 
 def _refuse_foreign(paths: TrainDir, given: Path | None) -> None:
     """Refuse a folder that is not empty and no training's.
 
-    A file that asks to stop may lie there before, and workers may have begun their logs.
+    A file that asks to stop and empty folders (for another disk, say) may be there, and workers may have begun their
+    logs.
     """
     if not paths.root.exists():
         return
     if not paths.root.is_dir():
         raise ArtifactError(f"{paths.root}: is a file; choose another output folder")
     found = (path for path in paths.root.iterdir() if not path.name.startswith(".") and path != paths.stop)
-    foreign = sorted(path.name for path in found if not _is_given(path, given) and not _are_logs(path, paths))
+    foreign = sorted(path.name for path in found if not _is_given(path, given) and not _is_harmless(path, paths))
     if foreign:
         raise ArtifactError(
             f"{paths.root}: no training of kexue_train (no {paths.recipe.name}), yet it holds {len(foreign)} files or "
@@ -255,10 +256,11 @@ def _is_given(path: Path, given: Path | None) -> bool:
     return given is not None and path.exists() and given.exists() and path.samefile(given)
 
 
-def _are_logs(path: Path, paths: TrainDir) -> bool:
-    return path == paths.logs and all(
-        fnmatch(file.name, "rank-*.log") or file.name == ".lock" for file in path.iterdir()
-    )
+def _is_harmless(path: Path, paths: TrainDir) -> bool:
+    if not path.is_dir():
+        return False
+    held = [file.name for file in path.iterdir()]
+    return not held or (path == paths.logs and all(fnmatch(name, "rank-*.log") or name == ".lock" for name in held))
 
 
 def write_job(config: JobConfig, paths: TrainDir) -> Path:

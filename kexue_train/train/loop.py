@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -74,6 +74,8 @@ class LoopState:
     symptoms: SymptomWatch
     seconds: float = 0.0
     """Time spent training, over all starts."""
+    is_scored: bool = True
+    """Whether the checkpoint that training resumes from tells the validation loss of its step."""
 
     @property
     def step(self) -> int:
@@ -141,6 +143,8 @@ def train_loop(training: Training) -> Ending:
     data = begin_phase(setup, state)
     meter = Meter(heads, setup.device)
     try:
+        if ending := catch_up(training, data):
+            return ending
         while state.step < train.steps:
             if state.step == data.phase.end:
                 data.batches.close()
@@ -155,15 +159,13 @@ def train_loop(training: Training) -> Ending:
                 meter = Meter(heads, setup.device)
                 report_saved(training)
             scores: dict[str, float] = {}
-            if due.validate:
+            if due.validate and not ending:
                 with meter.paused():
-                    scores = validate(setup.objective, _watched(data.heldout, training), setup.device)
-                if outputs:
-                    outputs.metrics.write(Kind.VALIDATION, step, **scores)
+                    scores, ending = score_heldout(training, data)
             if due.save or ending:
                 with meter.paused():
                     save_step(training, total_loss(scores, heads))
-            if ending and not due.last:
+            if ending:
                 logger.info("%s after step %d; checkpoint in %s", ending.name.lower(), step, setup.paths.checkpoints)
                 return ending
     finally:
@@ -229,11 +231,21 @@ def exchange_reports(training: Training, sums: Tensor, *, drain: bool) -> Ending
     Raises:
         Spike: As ``train_loop``.
     """
-    guards, state = training.guards, training.state
+    guards = training.guards
     asked, drained = guards.stop.poll()
-    reports = guards.reports.add(state.step, sums, asked=asked, drained=drained)
+    reports = guards.reports.add(training.state.step, sums, asked=asked, drained=drained)
     if drain or any(report.asked or report.drained for report in reports):
         reports += guards.reports.drain(asked=asked, drained=drained)
+    return judge(training, reports)
+
+
+def judge(training: Training, reports: Sequence[StepReport]) -> Ending | None:
+    """Check the losses that were told, and return how training is to end now, if it is; alike on every rank.
+
+    Raises:
+        Spike: As ``train_loop``.
+    """
+    state = training.state
     for report in reports:
         check_spike(training, report)
     state.saved = replace(state.saved, recent_losses=state.losses.remembered)
@@ -259,10 +271,41 @@ def check_spike(training: Training, report: StepReport) -> None:
         raise Spike(report.step, report.loss, usual)
 
 
-def _watched(batches: Iterable[Tensors], training: Training) -> Iterator[Tensors]:
-    for batch in batches:
-        yield batch
-        training.guards.watchdog.beat(training.state.saved.micro_step)
+def catch_up(training: Training, data: PhaseData) -> Ending | None:
+    """Score the step of the checkpoint that training resumes from, if a request to stop has kept that from being done.
+
+    A collective call; returns how training is to end now, if it is.
+    """
+    setup, state = training.setup, training.state
+    due = due_after(setup.config.train, state.step)
+    if not (state.step and due.validate and data.heldout) or state.is_scored:
+        return None
+    scores, ending = score_heldout(training, data)
+    if due.save and not ending:
+        save_step(training, total_loss(scores, setup.objective.heads))
+    return ending
+
+
+def score_heldout(training: Training, data: PhaseData) -> tuple[dict[str, float], Ending | None]:
+    """Score the held-out rows; no scores but how to end, if a request to stop comes meanwhile. A collective call."""
+    setup, state, guards = training.setup, training.state, training.guards
+    ending: Ending | None = None
+
+    def until_asked() -> Iterator[Tensors]:
+        nonlocal ending
+        for batch in data.heldout:
+            asked, drained = guards.stop.poll()
+            if ending := judge(training, guards.reports.drain(asked=asked, drained=drained)):
+                return
+            yield batch
+            guards.watchdog.beat(state.saved.micro_step)
+
+    scores = validate(setup.objective, until_asked(), setup.device)
+    if ending:
+        return {}, ending
+    if training.outputs:
+        training.outputs.metrics.write(Kind.VALIDATION, state.step, **scores)
+    return scores, None
 
 
 def log_step(training: Training, data: PhaseData, meter: Meter) -> None:

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.foundation.artifacts import write_atomic
+from kexue_train.foundation.artifacts import write_if_possible
 from kexue_train.foundation.errors import ResourceError
 from kexue_train.foundation.runtime import available_memory_bytes, format_size, give_back_freed_memory
 from kexue_train.train.config import TrainConfig
@@ -64,8 +64,7 @@ def micro_batch_sizes(
     given = [settings.micro_batch_size for settings in config.train.phase_settings]
     if "auto" not in given:
         return [size for size in given if size != "auto"]
-    here = kept.read_text(encoding="utf-8") if dist.get_rank() == 0 and kept.exists() else "{}"
-    known: dict[str, int] = json.loads(same_on_all_ranks(here))
+    known: dict[str, int] = same_on_all_ranks(_read_kept(kept) if dist.get_rank() == 0 else {})
     sizes = []
     for settings, dataset in zip(config.train.phase_settings, datasets, strict=True):
         size = settings.micro_batch_size
@@ -76,8 +75,21 @@ def micro_batch_sizes(
             known[key] = size
         sizes.append(size)
     if dist.get_rank() == 0:
-        write_atomic(kept, json.dumps(known, indent=2) + "\n")
+        write_if_possible(kept, json.dumps(known, indent=2) + "\n")
     return sizes
+
+
+def _read_kept(file: Path) -> dict[str, int]:
+    """Return the sizes that were found before; none if the file is missing or damaged: they are then found again."""
+    try:
+        found = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        logger.warning("%s: is damaged (%s), so micro-batches are tried again", file, error)
+        return {}
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {key: size for key, size in pairs if type(size) is int and size > 0}
 
 
 def choose_size(sizes: Sequence[int], run: Callable[[int], Cost | None], budget_bytes: int) -> int:

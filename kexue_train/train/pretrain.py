@@ -94,10 +94,10 @@ def pretrain(
 def _finished(out_dir: Path) -> Manifest | None:
     if not (out_dir / MANIFEST_NAME).exists():
         return None
-    manifest = read_manifest(out_dir)
     try:
+        manifest = read_manifest(out_dir)
         check_files(out_dir, manifest)
-    except ArtifactError:  # the last checkpoint is gone or damaged: train on from the one before
+    except ArtifactError:  # it, or the last checkpoint, is gone or damaged: train on from the newest whole one
         (out_dir / MANIFEST_NAME).unlink()
         return None
     return manifest

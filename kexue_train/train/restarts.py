@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from kexue_train.foundation import errors
+from kexue_train.foundation.artifacts import write_if_possible
 from kexue_train.foundation.errors import KexueError, TrainingError
 from kexue_train.foundation.runtime import rank
 from kexue_train.metrics.failure import FailureKind, WorkerFailure, read_failure
@@ -93,10 +95,7 @@ class StartWatch:
 def say_started(paths: TrainDir) -> None:
     """Tell the launcher, on rank 0, that all workers have met."""
     if rank() == 0:
-        try:
-            paths.started.touch()
-        except OSError as problem:
-            logger.warning("%s: cannot be written (%s)", paths.started, problem)
+        write_if_possible(paths.started, str(os.getpid()))
 
 
 def _version(file: Path) -> tuple[int, int] | None:

@@ -34,6 +34,7 @@ from kexue_train.train.distributed import (
     be_alone,
     choose_backend,
     choose_device,
+    has_launcher,
     join_process_group,
     on_first_rank,
     slurm_environment,
@@ -78,7 +79,8 @@ def run_worker(
         is_draining: Whether this machine is about to be taken away.
     """
     paths = TrainDir(out_dir)
-    if alone:
+    is_group_of_one = alone or not has_launcher()
+    if is_group_of_one:
         be_alone()
     paths.logs.mkdir(parents=True, exist_ok=True)
     configure_logging(logging.INFO, paths.logs / f"rank-{rank()}.log")
@@ -90,7 +92,9 @@ def run_worker(
         if listen:
             stack.enter_context(stop.listen())
         join_process_group(
-            choose_backend(train.workers.backend, device.type), hang_timeout=train.faults.hang_timeout, alone=alone
+            choose_backend(train.workers.backend, device.type),
+            hang_timeout=train.faults.hang_timeout,
+            alone=is_group_of_one,
         )
         if alone:
             stack.callback(dist.destroy_process_group)

@@ -15,9 +15,10 @@ import pytest
 
 from kexue_train.foundation.errors import ResourceError, TrainingError
 from kexue_train.metrics.file import read_metrics
-from kexue_train.train import distributed, torchrun_launch
+from kexue_train.train import distributed, objective, torchrun_launch
 from kexue_train.train.checkpoint import list_checkpoints
-from kexue_train.train.faults.stop import Ending
+from kexue_train.train.faults import stop
+from kexue_train.train.faults.stop import Ending, StopRequest
 from kexue_train.train.faults.watchdog import HUNG
 from kexue_train.train.job import JobConfig, TrainDir
 from kexue_train.train.launch import preserve_process_state
@@ -286,6 +287,42 @@ def test_a_stale_stop_file_does_not_stop_the_next_start(samples, tmp_path, train
     out.mkdir()
     (out / "stop").touch()
     pretrain(make_config(), samples, out, launch=lambda: train_here(make_config(), samples, out))
+    assert _is_that_of(trained, out)
+
+
+def test_a_request_to_stop_is_not_kept_waiting_by_a_validation_which_the_next_start_makes_up_for(
+    samples, tmp_path, trained, monkeypatch
+):
+    config, out = make_config(), tmp_path / "out"
+    for last, scored in ((3, []), (7, [4])):  # asked for in the step that is to be validated, each time
+        reached = lambda *_, last=last: (any(line["step"] >= last for line in curve(out, "train")), False)  # noqa: E731
+        monkeypatch.setattr(StopRequest, "poll", reached)
+        assert train_here(config, samples, out) is Ending.STOPPED
+        assert [line["step"] for line in curve(out, "validation")] == scored
+        assert [line["step"] for line in curve(out, "stop")][-1] == last + 1
+    assert not (out / "manifest.json").exists()
+    monkeypatch.undo()
+    assert train_here(config, samples, out) is Ending.FINISHED
+    assert _is_that_of(trained, out)
+    for name in ("step-00000004", "step-00000008"):
+        files = [(root / "checkpoints" / name / "manifest.json").read_bytes() for root in (trained, out)]
+        assert files[0] == files[1]
+
+
+def test_a_request_to_stop_in_the_middle_of_a_validation_ends_it(samples, tmp_path, trained, monkeypatch):
+    out, step = tmp_path / "out", objective.PretrainingObjective.forward
+
+    def forward(self: objective.PretrainingObjective, batch: object) -> object:
+        if not self.training:
+            (out / "stop").touch()
+        return step(self, batch)
+
+    monkeypatch.setattr(objective.PretrainingObjective, "forward", forward)
+    monkeypatch.setattr(stop, "_POLL_SECONDS", 0.0)
+    assert train_here(make_config(), samples, out) is Ending.STOPPED
+    assert [line["step"] for line in curve(out, "validation", "stop")] == [4]
+    monkeypatch.undo()
+    assert train_here(make_config(), samples, out) is Ending.FINISHED
     assert _is_that_of(trained, out)
 
 

@@ -13,10 +13,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kexue_train.foundation.artifacts import Recipe, partial_dir, publish, verify_artifact, write_atomic
+from kexue_train.foundation.artifacts import (
+    Recipe,
+    partial_dir,
+    publish,
+    read_manifest,
+    verify_artifact,
+    write_if_possible,
+)
 from kexue_train.foundation.errors import ArtifactError, KexueError, ResourceError, StaleArtifactError
 from kexue_train.foundation.progress import Progress
-from kexue_train.train.checkpoint.folder import list_checkpoints
+from kexue_train.train.checkpoint.folder import list_checkpoints, loss_of
 from kexue_train.train.checkpoint.format import TrainerState, change_of_training, read_checkpoint, step_of, sync_files
 from kexue_train.train.checkpoint.storage import Storage
 from kexue_train.train.distributed import on_first_rank
@@ -86,7 +93,7 @@ def latest_checkpoint(
 
 
 def _point_at(path: Path) -> Path:
-    write_atomic(path.parent / "latest", path.name + "\n")
+    write_if_possible(path.parent / "latest", path.name + "\n")
     return path
 
 
@@ -154,6 +161,8 @@ class Restored(NamedTuple):
     state: TrainerState
     weights: dict[str, Tensor]
     optimizer_tensors: dict[str, Tensor]
+    is_scored: bool
+    """Whether it tells the validation loss of its step."""
 
 
 @dataclass
@@ -163,12 +172,13 @@ class _Reading:
     find: Callable[[], Path | None]
     found: Restored | None = None
 
-    def __call__(self) -> tuple[Path, TrainerState, _Outline, _Outline] | None:
+    def __call__(self) -> tuple[Path, TrainerState, bool, _Outline, _Outline] | None:
         path = self.find()
         if path is None:
             return None
-        self.found = Restored(path, *read_checkpoint(path))
-        return path, self.found.state, _outline(self.found.weights), _outline(self.found.optimizer_tensors)
+        is_scored = loss_of(read_manifest(path)) is not None
+        self.found = Restored(path, *read_checkpoint(path), is_scored)
+        return path, self.found.state, is_scored, _outline(self.found.weights), _outline(self.found.optimizer_tensors)
 
 
 def restore(find: Callable[[], Path | None], device: torch.device) -> Restored | None:
@@ -188,12 +198,12 @@ def restore(find: Callable[[], Path | None], device: torch.device) -> Restored |
     told = on_first_rank(reading)
     if told is None or dist.get_world_size() == 1:
         return reading.found
-    path, state, *outlines = told
+    path, state, is_scored, *outlines = told
     own = (reading.found.weights, reading.found.optimizer_tensors) if reading.found else (None, None)
     weights, optimizer_tensors = (
         _broadcast(outline, tensors, device) for outline, tensors in zip(outlines, own, strict=True)
     )
-    return Restored(path, state, weights, optimizer_tensors)
+    return Restored(path, state, weights, optimizer_tensors, is_scored)
 
 
 def _outline(tensors: dict[str, Tensor]) -> _Outline:

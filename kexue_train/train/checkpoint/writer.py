@@ -22,6 +22,8 @@ from kexue_train.train.checkpoint.folder import CheckpointFolder
 from kexue_train.train.checkpoint.format import TrainerState, save_checkpoint
 from kexue_train.train.checkpoint.mirror import Mirror
 
+SECONDS_BETWEEN_LAST_TRIES = 3.0
+"""Between two tries to write the last checkpoint, in which a disk may be given room."""
 MAX_FAILURES = 3
 """Checkpoints in a row that could not be written before training stops."""
 
@@ -121,7 +123,7 @@ class CheckpointWriter:
         return self._events.take()
 
     def finish(self) -> None:
-        """Return when the last checkpoint is on disk. There is no next one, so a failure is tried again at once.
+        """Return when the last checkpoint is on disk. There is no next one, so a failure is soon tried again.
 
         Raises:
             TrainingError: If it could not be written.
@@ -129,6 +131,7 @@ class CheckpointWriter:
         self._wait()
         while self._failures and self._last:
             self._raise_if_hopeless()
+            time.sleep(SECONDS_BETWEEN_LAST_TRIES)
             self._write(self._last)
         self._last = None  # and with it the model
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self, TextIO
 
-from kexue_train.foundation.artifacts import write_atomic
+from kexue_train.foundation.artifacts import write_if_possible
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Watchdog:
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._file("json").unlink(missing_ok=True)
-        self._stacks = self._file("txt").open("a", encoding="utf-8")  # those of the start before stay
+        self._stacks = self._open_stacks()
         self._watched = threading.get_ident()
         self._thread = threading.Thread(target=self._watch, name="kexue-watchdog", daemon=True)
         self._thread.start()
@@ -93,9 +93,17 @@ class Watchdog:
         self._thread.join()
         faulthandler.cancel_dump_traceback_later()
         assert self._stacks is not None
-        self._stacks.close()
-        if not self._file("txt").stat().st_size:
-            self._file("txt").unlink()
+        with contextlib.suppress(OSError):  # nothing may be left of the folder
+            self._stacks.close()
+            if not self._file("txt").stat().st_size:
+                self._file("txt").unlink()
+
+    def _open_stacks(self) -> TextIO:
+        try:
+            return self._file("txt").open("a", encoding="utf-8")  # those of the start before stay
+        except OSError as error:
+            logger.warning("%s: cannot be written (%s); stacks go to standard error", self._file("txt"), error)
+            return open(os.dup(2), "a", encoding="utf-8")  # noqa: PTH123  # closed with the watchdog
 
     def _watch(self) -> None:
         assert self._stacks is not None
@@ -112,7 +120,8 @@ class Watchdog:
                 self._silent += min(now - looked, 2 * interval)
             looked = now
             if self._silent >= self._limit():
-                self._report()
+                with contextlib.suppress(OSError):  # a full disk must not keep a process that hangs
+                    self._report()
                 self._end(HUNG)
                 return
 
@@ -124,15 +133,16 @@ class Watchdog:
         faulthandler.dump_traceback(file=self._stacks, all_threads=True)
         frame = sys._current_frames().get(self._watched)
         mine = Position(self._rank, socket.gethostname(), self._micro_step, *_where(frame))
-        write_atomic(self._file("json"), json.dumps(asdict(mine)))
+        write_if_possible(self._file("json"), json.dumps(asdict(mine)))
         message = (
             f"rank {self._rank} has finished no micro-step for {self._silent:.0f} s (train.faults.hang_timeout); "
             f"{diagnose(self._positions(), self._world_size)}. The stacks of all threads are in {self._file('txt')}"
         )
         logger.error("%s", message)
         for stream in (self._stacks, sys.stderr):
-            stream.write(f"\n{message}\n")
-            stream.flush()
+            with contextlib.suppress(OSError):
+                stream.write(f"\n{message}\n")
+                stream.flush()
 
     def _positions(self) -> list[Position]:
         """Those of all ranks that have written theirs, after a time in which all that are alive will have."""

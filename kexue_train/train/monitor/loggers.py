@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Full, Queue, SimpleQueue
 from typing import Any, NamedTuple, Self
@@ -48,15 +49,29 @@ class CurveLogger(NamedTuple):
 
 
 def _open_tensorboard(start: Start) -> CurveLogger:
-    """Write event files into the training's folder."""
-    writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
-    board = writer(str(start.paths.tensorboard), purge_step=start.resumed_step + 1)
+    """Write event files into the training's folder.
+
+    A writer that has failed once, as on a full disk, never writes again; the next line is tried with a new one.
+    """
+    open_writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
+    purge_step: int | None = start.resumed_step + 1
+    board: Any = None
 
     def log(step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            board.add_scalar(name, value, step)
+        nonlocal board, purge_step
+        board = board or open_writer(str(start.paths.tensorboard), purge_step=purge_step)
+        try:
+            for name, value in values.items():
+                board.add_scalar(name, value, step)
+            board.flush()
+            purge_step = None
+        except OSError:
+            failed, board = board, None
+            with suppress(OSError):
+                failed.close()
+            raise
 
-    return CurveLogger(log, board.close)
+    return CurveLogger(log, lambda: board.close() if board else None)
 
 
 def _open_mlflow(start: Start) -> CurveLogger:

@@ -50,6 +50,10 @@ class StepProfiler:
         recorded, self._running = self._running, None
         recorded.stop()
         path = self._folder / f"trace-rank-{self._rank}-step-{self._first}.json.gz"
-        recorded.export_chrome_trace(str(path))
+        try:
+            recorded.export_chrome_trace(str(path))
+        except OSError as error:
+            logger.warning("%s: cannot be written (%s); training continues", path, error)
+            return None
         logger.info("steps from %d on are profiled in %s", self._first, path)
         return path
