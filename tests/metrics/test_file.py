@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kexue_train.metrics import file
 from kexue_train.metrics.fields import LINES, Kind, Metric, TextField
 from kexue_train.metrics.file import MetricTail, MetricWriter, describe_foreign, read_metric_lines, read_metrics
 
@@ -21,6 +22,14 @@ FOREIGN = {
     b"[" * 100_000: "not JSON",
     b'{"kind": "warning", "step": 1, "message": "\\ud83d"}': "not JSON",
     b"": "not JSON",
+    b"\0" * 4096: "not JSON",
+    b"\0" * 100 + OURS.strip(): "not JSON",
+    OURS.strip() * 2: "not JSON",
+    b"\xef\xbb\xbf" + OURS.strip(): "not JSON",
+    OURS.decode().strip().encode("utf-16"): "not JSON",
+    b'{"kind": "train", "step": 3, "loss": ' + b"1" * 5000 + b"}": "not JSON",
+    b'{"kind": "train", "step": 3, "loss": "' + b"x" * 2**20: "not JSON",
+    b'"train"': "not an object",
     b"[1, 2]": "not an object",
     b"NaN": "not an object",
     b"null": "not an object",
@@ -118,6 +127,27 @@ def test_a_full_disk_loses_lines_and_says_so_once_there_is_room(tmp_path: Path) 
     ]  # fmt: skip
     assert found.records[1]["message"] == f"{path}: 2 lines are missing, which could not be written"
     assert during + tail.read() == found.records
+    tail.close()
+
+
+def test_a_disk_that_is_full_at_a_resume_costs_no_line_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"kind": "train", "step": step}).encode() + b"\n" for step in (1, 2, 3)]
+    path.write_bytes(lines[0] + b"\xff\n" + lines[1] + lines[2] + b'{"kind"')
+    tail = MetricTail(path)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(file, "write_atomic", fail)
+    writer = MetricWriter(path, resumed_step=2)
+    assert path.read_bytes() == lines[0] + b"\xff\n" + lines[1]
+    writer.write(Kind.TRAIN, 3, {})
+    writer.close()
+    assert [record["step"] for record in tail.read()] == [1, 2, 3]
+    assert [record["step"] for record in read_metrics(path)] == [1, 2, 3]
     tail.close()
 
 

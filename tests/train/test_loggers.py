@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import sys
 import threading
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -150,6 +152,44 @@ def test_a_server_that_is_away_is_said_once_and_every_line_is_in_the_file(paths,
     assert len(warnings) == 1
     assert warnings[0]["message"].startswith("mlflow fails (ConnectionError")
     assert reason in warnings[0]["message"]
+
+
+class _FullDisk:
+    """A board that writes nothing while ``is_full``."""
+
+    is_full = False
+    made: ClassVar[list[_FullDisk]] = []
+
+    def __init__(self, folder: str, purge_step: int | None) -> None:
+        self.purge_step, self.lines = purge_step, []
+        self.made.append(self)
+        Path(folder).mkdir(exist_ok=True)
+        (Path(folder) / f"events.{len(self.made)}").write_text("" if self.is_full else "x")
+
+    def add_scalar(self, *line: Any) -> None:
+        self.lines.append(line[-1])
+
+    def flush(self) -> None:
+        if _FullDisk.is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    close = flush
+
+
+def test_curves_go_on_in_tensorboard_when_a_full_disk_has_room_again(paths, monkeypatch):
+    monkeypatch.setattr(_FullDisk, "made", [])
+    monkeypatch.setattr(importlib.import_module("torch.utils.tensorboard"), "SummaryWriter", _FullDisk)
+    opened = loggers._open_tensorboard(loggers.Start(paths, 3, {}))
+    opened.log(4, {"loss": 1.0})
+    monkeypatch.setattr(_FullDisk, "is_full", True)
+    for step in (5, 6):
+        with pytest.raises(OSError, match="No space"):
+            opened.log(step, {"loss": 1.0})
+    monkeypatch.setattr(_FullDisk, "is_full", False)
+    opened.log(7, {"loss": 1.0})
+    opened.close()
+    assert [(board.purge_step, board.lines) for board in _FullDisk.made] == [(4, [4, 5]), (None, [6]), (None, [7])]
+    assert sorted(file.name for file in paths.tensorboard.iterdir()) == ["events.1", "events.3"]
 
 
 def test_a_server_that_comes_back_gets_the_lines_since(paths, mlflow):

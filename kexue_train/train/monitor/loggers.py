@@ -69,6 +69,9 @@ def _open_tensorboard(start: Start) -> CurveLogger:
             failed, board = board, None
             with suppress(OSError):
                 failed.close()
+            for file in start.paths.tensorboard.glob("events.*"):
+                if not file.stat().st_size:  # it has not even taken the first record
+                    file.unlink()
             raise
 
     return CurveLogger(log, lambda: board.close() if board else None)
