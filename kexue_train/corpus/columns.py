@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kexue_train.corpus.builder import UNKEPT, Refusal, check_columns, doubled_column, encode_extras, no_key_of
 from kexue_train.corpus.records import (
     MAX_RECORD_BYTES,
+    RAW_LIMIT_BYTES,
     ReadOptions,
     RecordBlock,
     Rejected,
@@ -85,18 +87,20 @@ def find_columns(path: str, schema: pa.Schema, options: ReadOptions) -> Columns:
 def read_batch(batch: pa.RecordBatch, columns: Columns, row: int) -> Iterator[RecordBlock]:
     """Yield the records of a batch, whose first one is row ``row`` of the file.
 
+    The batch may be larger than memory, if it lies in a mapped file: a block of it is looked at at a time.
+
     Raises:
         pyarrow.ArrowInvalid: If the batch is damaged.
     """
     batch.validate()
-    found = {steps: _checked(_follow(batch, steps)) for steps in columns.needed}
+    found = {steps: _with_checked_dictionary(_follow(batch, steps)) for steps in columns.needed}
     for start in range(0, batch.num_rows, BATCH_ROWS):
-        parts = {steps: column.slice(start, BATCH_ROWS) for steps, column in found.items()}
-        texts = _join([_to_strings(parts[steps]) for steps in columns.texts])
-        values = [parts[steps] if steps else None for steps in columns.kept]
-        for low, high in _cut(texts, columns.options.block_bytes):
-            kept = [column.slice(low, high - low) if column is not None else None for column in values]
-            yield _make_block(row + start + low, texts.slice(low, high - low), kept, columns)
+        parts = {steps: _checked(column.slice(start, BATCH_ROWS)) for steps, column in found.items()}
+        for low, high in _cut(list(parts.values()), columns.options.block_bytes):
+            block = {steps: column.slice(low, high - low) for steps, column in parts.items()}
+            texts = _join([_to_strings(block[steps]) for steps in columns.texts])
+            kept = [block[steps] if steps else None for steps in columns.kept]
+            yield _make_block(row + start + low, texts, kept, columns)
 
 
 def _find(path: str, schema: pa.Schema, key: str) -> tuple[_Steps, pa.DataType] | None:
@@ -143,14 +147,21 @@ def _follow(batch: pa.RecordBatch, steps: _Steps) -> Any:
     return column.cast(pa.string()) if pa.types.is_null(column.type) else column
 
 
+def _with_checked_dictionary(column: pa.Array) -> pa.Array:
+    """Return the column with the dictionary checked, which is one for all rows; see ``_checked``."""
+    if not pa.types.is_dictionary(column.type):
+        return column
+    return pa.DictionaryArray.from_arrays(column.indices, _checked(column.dictionary), safe=False)
+
+
 def _checked(column: pa.Array) -> pa.Array:
-    """Return the column once all it points to is checked: else Arrow would read whatever lies in memory there.
+    """Return some rows of a column once all they point to is checked: else Arrow would read whatever lies there.
 
     Strings come as binary, since those that are not UTF-8 are found later, row by row.
     """
-    if pa.types.is_dictionary(column.type) and _is_string(column.type):
-        column = pa.DictionaryArray.from_arrays(column.indices, _checked(column.dictionary))
-    elif _is_string(column.type):
+    if pa.types.is_dictionary(column.type):
+        return pa.DictionaryArray.from_arrays(column.indices, column.dictionary)  # looks at every index
+    if _is_string(column.type):
         column = column.view(_BINARY[column.type])
     column.validate(full=True)
     return column
@@ -172,10 +183,24 @@ def _join(texts: list[pa.LargeStringArray]) -> pa.LargeStringArray:
     return pc.if_else(is_null, pa.scalar(None, kind), joined).view(pa.large_string())
 
 
-def _cut(texts: pa.LargeStringArray, block_bytes: int) -> Iterator[tuple[int, int]]:
-    """Return the bounds of slices of about ``block_bytes``."""
-    ends = np.cumsum(pc.fill_null(pc.binary_length(texts), 0).to_numpy())
-    return itertools.pairwise([0, *(np.flatnonzero(np.diff(ends // block_bytes)) + 1).tolist(), len(texts)])
+def _cut(columns: list[pa.Array], block_bytes: int) -> Iterator[tuple[int, int]]:
+    """Return the bounds of slices of about ``block_bytes`` of text, of one row at least."""
+    ends = np.cumsum(np.sum([_lengths(column) for column in columns], axis=0, dtype=np.int64))
+    return itertools.pairwise([0, *(np.flatnonzero(np.diff(ends // block_bytes)) + 1).tolist(), len(ends)])
+
+
+def _lengths(column: pa.Array) -> npt.NDArray[np.int64]:
+    """Return about the bytes of each value: (n,)."""
+    if pa.types.is_dictionary(column.type):
+        lengths = _lengths(column.dictionary)
+        indices = column.indices.fill_null(0).to_numpy()
+        return lengths[indices] if len(lengths) else np.zeros(len(column), np.int64)
+    if pa.types.is_binary_view(column.type):  # of 16 bytes, the length first
+        views = np.frombuffer(column.buffers()[1], np.int32).reshape(-1, 4)
+        return views[column.offset : column.offset + len(column), 0].astype(np.int64)
+    if not _is_binary(column.type):  # lists and structs, or a few bytes
+        return np.full(len(column), column.nbytes // max(len(column), 1) if pa.types.is_nested(column.type) else 0)
+    return np.asarray(pc.fill_null(pc.binary_length(column), 0), np.int64)
 
 
 def _make_block(row: int, texts: pa.LargeStringArray, kept: list[Any], columns: Columns) -> RecordBlock:
@@ -185,7 +210,7 @@ def _make_block(row: int, texts: pa.LargeStringArray, kept: list[Any], columns: 
     lengths = pc.fill_null(pc.binary_length(texts), 0).to_numpy()
     is_long = lengths > MAX_RECORD_BYTES
     for i in np.flatnonzero(is_long).tolist():
-        rejected.append(too_long(row + i, int(lengths[i]), texts.slice(i, 1).view(pa.large_binary())[0].as_py()))
+        rejected.append(too_long(row + i, int(lengths[i]), _head(texts, i)))
     is_bad = is_bad | is_long
     extras = None
     if options.keep:
@@ -200,6 +225,10 @@ def _make_block(row: int, texts: pa.LargeStringArray, kept: list[Any], columns: 
         good = pa.array(~is_bad)
         positions, texts, extras = positions[~is_bad], texts.filter(good), extras and extras.filter(good)
     return make_block(positions, pc.drop_null(texts), rejected, extras=extras, unread=columns.unread)
+
+
+def _head(texts: pa.LargeStringArray, i: int) -> bytes:
+    return bytes(texts.slice(i, 1).view(pa.large_binary())[0].as_buffer()[:RAW_LIMIT_BYTES])
 
 
 def _null_text(position: int, keys: tuple[str, ...]) -> Rejected:

@@ -34,6 +34,8 @@ class InputFormat:
     """Whether a plain file can be cut into ranges of bytes."""
     unit_counter: str | None = None
     """Counts the units that a plain file can be cut into, such as row groups: ``f(path)``."""
+    memory_check: str | None = None
+    """Refuses a plain file with a part that takes more memory to read than there is: ``f(path, options)``."""
     record_name: str | None = None
     """What its records are numbered as; None: by line."""
     magic: bytes | None = None
@@ -139,8 +141,9 @@ _INPUTS = (
     InputFormat(
         name="parquet",
         suffixes=(".parquet", ".pq", ".parq"),
-        reader=f"{_CORPUS}.column_files:read_parquet",
-        unit_counter=f"{_CORPUS}.column_files:count_row_groups",
+        reader=f"{_CORPUS}.parquet_files:read_parquet",
+        unit_counter=f"{_CORPUS}.parquet_files:count_row_groups",
+        memory_check=f"{_CORPUS}.parquet_files:check_parquet",
         record_name="row",
         magic=b"PAR1",
         needs_magic=True,
@@ -150,8 +153,9 @@ _INPUTS = (
     InputFormat(
         name="arrow",
         suffixes=(".arrow", ".arrows", ".ipc", ".feather"),
-        reader=f"{_CORPUS}.column_files:read_arrow",
-        unit_counter=f"{_CORPUS}.column_files:count_batches",
+        reader=f"{_CORPUS}.arrow_files:read_arrow",
+        unit_counter=f"{_CORPUS}.arrow_files:count_batches",
+        memory_check=f"{_CORPUS}.arrow_files:check_arrow",
         record_name="row",
         magic=b"ARROW1",
         description="a table; Arrow IPC, a stream or a file",

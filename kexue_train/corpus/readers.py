@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from kexue_train.corpus.content import check_content
 from kexue_train.corpus.formats import FORMATS, LINE_FORMATS, load_function
@@ -45,6 +46,21 @@ def read_records(
     format = FORMATS[source.format]
     cut = (start, end) if format.can_be_cut else ()
     yield from load_function(format.reader)(source.path, source.compression, options, *cut)
+
+
+def check_memory(source: Source, options: ReadOptions) -> None:
+    """Refuse an input with a part that takes more than ``options.memory_bytes`` to read, from its metadata alone.
+
+    Whatever else is wrong with it is left to be found by reading it. One that is compressed as a whole or lies
+    elsewhere is looked at when it is read: a look beforehand costs as much as reading it, or a request for each file.
+
+    Raises:
+        MemoryLimitError: If there is such a part.
+    """
+    check = FORMATS[source.format].memory_check
+    if check and not (source.compression or is_pipe(source.path) or is_uri(source.path)):
+        with suppress(CorpusError):
+            load_function(check)(source.path, options)
 
 
 def describe_position(source: Source, position: int) -> str:

@@ -43,6 +43,9 @@ class ReadOptions:
     """With ``raw`` only: the byte that ends a line."""
     block_bytes: int = 16 * 2**20
     """About how much is read at a time; changes the size of the blocks and nothing else."""
+    memory_bytes: int = 2**30
+    """How much may be held to read a part of a file that cannot be read in smaller parts: a page of Parquet, a
+    compressed record batch of Arrow. A file with a larger part is refused."""
 
 
 @dataclass(frozen=True, slots=True)

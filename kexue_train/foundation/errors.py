@@ -7,6 +7,7 @@ KexueError
 ├── ArtifactError     a folder that a stage wrote, or should have written
 │   └── StaleArtifactError   whole, but made from other inputs or settings
 ├── ResourceError     disk, memory, port, permission, missing package
+│   └── MemoryLimitError     a part of an input takes more memory than was given
 ├── MachineLostError  a machine of the cluster is gone, with what lay on it
 ├── InterruptedOutputError  stopped while the result went to standard output
 ├── TrainingError     a worker failed or the run diverged
@@ -59,6 +60,18 @@ class StaleArtifactError(ArtifactError):
 
 class ResourceError(KexueError):
     """The machine lacks something: disk, memory, a free port, a permission, a package."""
+
+
+class MemoryLimitError(ResourceError):
+    """A part of an input cannot be read in the memory that was given; reading it takes ``need_bytes``."""
+
+    def __init__(self, message: str, need_bytes: int) -> None:
+        super().__init__(message)
+        self.need_bytes = need_bytes
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, int]]:
+        """Survive the way back from a worker process with both arguments."""
+        return type(self), (str(self), self.need_bytes)
 
 
 class MachineLostError(KexueError):

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from kexue_train.corpus.inputs import Source
+from kexue_train.corpus.readers import check_memory as check_source_memory
 from kexue_train.corpus.records import ReadOptions
 from kexue_train.corpus.streams import is_pipe
 from kexue_train.executor import Executor, Fetch, LocalExecutor
 from kexue_train.foundation.artifacts import write_atomic
-from kexue_train.foundation.errors import MachineLostError
+from kexue_train.foundation.errors import MachineLostError, MemoryLimitError
 from kexue_train.foundation.progress import Progress
 from kexue_train.shuffle.config import ShufConfig, ShuffleConfig
 from kexue_train.shuffle.gather import GatherResult, GatherTask, gather, shard_marker_path
 from kexue_train.shuffle.head import limits_of_shards
 from kexue_train.shuffle.outputs import ShardForm
-from kexue_train.shuffle.plan import MemoryBudget, ShufflePlan, plan_shuffle
+from kexue_train.shuffle.plan import MemoryBudget, ShufflePlan, memory_for_reader, plan_shuffle
 from kexue_train.shuffle.scatter import ScatterTask, scatter
 from kexue_train.shuffle.scatter_result import ScatterResult, marker_path, spill_path
 from kexue_train.shuffle.segments import Request, SpillFile, read_segments, remove_folder, write_spill_list
@@ -57,6 +59,10 @@ class Passes:
 
     def scatter_all(self) -> list[ScatterResult]:
         """Run the first pass; return the results of all tasks in the order of the input."""
+        with _name_memory(self.budget):
+            return self._scatter_all()
+
+    def _scatter_all(self) -> list[ScatterResult]:
         tasks = self._scatter_tasks()
         self._remove_remains(tasks)
         sizes = [sum(entry.bytes for entry, *_ in task.ranges) for task in tasks]
@@ -149,15 +155,7 @@ class Passes:
     def _scatter_tasks(self) -> list[ScatterTask]:
         config = self.config
         samplings, shares = plan_sampling([source.weight for source in self.sources])
-        options = ReadOptions(
-            text_keys=config.text_keys,
-            keep=config.keep,
-            rejects_unread=config.keep_all,
-            document=config.document,
-            raw=self.raw,
-            line_end=self.shuf.line_end,
-            block_bytes=self.budget.block_bytes,
-        )
+        options = read_options(config, self.shuf, self.budget, raw=self.raw)
         return [
             ScatterTask(
                 index=index,
@@ -256,6 +254,41 @@ class Passes:
 
     def _update_shards(self, done: int) -> None:
         self._update(self.input_bytes * (1 + done / self.plan.num_shards), "write")
+
+
+def read_options(config: ShuffleConfig, shuf: ShufConfig, budget: MemoryBudget, *, raw: bool) -> ReadOptions:
+    """Return how the inputs are read."""
+    return ReadOptions(
+        text_keys=config.text_keys,
+        keep=config.keep,
+        rejects_unread=config.keep_all,
+        document=config.document,
+        raw=raw,
+        line_end=shuf.line_end,
+        block_bytes=budget.block_bytes,
+        memory_bytes=budget.reader_bytes,
+    )
+
+
+def check_memory(sources: Sequence[Source], options: ReadOptions, budget: MemoryBudget) -> None:
+    """Refuse, before anything is read, an input that cannot be read in the memory there is.
+
+    Raises:
+        MemoryLimitError: If there is one; it says how much memory would do.
+    """
+    with _name_memory(budget):
+        for source in sources:
+            check_source_memory(source, options)
+
+
+@contextmanager
+def _name_memory(budget: MemoryBudget) -> Iterator[None]:
+    """Add to the refusal of an input how much memory would do."""
+    try:
+        yield
+    except MemoryLimitError as error:
+        memory = -(-memory_for_reader(error.need_bytes, budget.workers) // 10**6)
+        raise MemoryLimitError(f"{error}, or give it more, with --memory {memory}MB", error.need_bytes) from None
 
 
 def load_plan(scratch: Path, sources: Sequence[Source], num_shards: int, budget: MemoryBudget) -> ShufflePlan:

@@ -7,6 +7,7 @@ the inputs alone; memory and workers only change how many buckets a shard is gat
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -24,6 +25,8 @@ _ALONE_BYTES, _PROCESS_BYTES = 140 * 10**6, 105 * 10**6
 """What a process takes before it works: alone, and as one of several, which share the pages of their libraries."""
 _KEPT_BYTES = 50 * 10**6
 """What a worker's allocators keep of the first pass in the second."""
+_READER_SHARE = 0.33
+"""Of what a worker has to work with, for what a reader cannot read in smaller parts."""
 _SMALLEST_SHARE = 60 * 10**6
 """Less than this is not worth a worker process of its own."""
 
@@ -75,6 +78,8 @@ class MemoryBudget:
     """All that one task may use."""
     block_bytes: int
     """How much input a scatter task reads at a time."""
+    reader_bytes: int
+    """How much a scatter task may hold of what cannot be read in smaller parts; see ``ReadOptions.memory_bytes``."""
     buffer_bytes: int
     """How many bytes of rows a scatter task collects before it writes them."""
     bucket_bytes: int
@@ -146,15 +151,24 @@ def split_memory(memory_bytes: int, workers: int) -> MemoryBudget:
         workers=workers,
         task_bytes=share + _PROCESS_BYTES,
         block_bytes=min(max(share // 40, 2**18), 8 * 2**20),
+        reader_bytes=max(int(_READER_SHARE * share), 2**24),
         buffer_bytes=min(max(int(0.33 * share), 2**20), 2**30),
         bucket_bytes=min(max(int(0.55 * share) - _KEPT_BYTES, int(0.27 * share), 2**20), 2**31),
     )
 
 
+def memory_for_reader(reader_bytes: int, workers: int) -> int:
+    """Return the memory of a machine with which ``split_memory`` gives each of ``workers`` so much for a reader."""
+    return math.ceil(reader_bytes / _READER_SHARE) * workers + _taken(workers)
+
+
 def _share(memory_bytes: int, workers: int) -> int:
+    return max(memory_bytes - _taken(workers), 0) // workers
+
+
+def _taken(workers: int) -> int:
     # One worker is the calling process itself; else that only waits.
-    taken = _ALONE_BYTES if workers == 1 else (workers + 1) * _PROCESS_BYTES
-    return max(memory_bytes - taken, 0) // workers
+    return _ALONE_BYTES if workers == 1 else (workers + 1) * _PROCESS_BYTES
 
 
 def _range_bytes(sources: Sequence[Source]) -> int:

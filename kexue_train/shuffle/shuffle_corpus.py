@@ -32,7 +32,7 @@ from kexue_train.foundation.stage import Outlook, Stage, StagePlan
 from kexue_train.shuffle.config import ShufConfig, ShuffleConfig
 from kexue_train.shuffle.kept_keys import describe_unread, with_all_kept
 from kexue_train.shuffle.outputs import ShardForm, shard_file_name
-from kexue_train.shuffle.passes import Passes, load_plan
+from kexue_train.shuffle.passes import Passes, check_memory, load_plan, read_options
 from kexue_train.shuffle.plan import count_shards, estimate_disk_bytes, estimate_text_bytes, plan_shuffle, split_memory
 from kexue_train.shuffle.proof import Account, describe_shuffle_files, make_manifest
 from kexue_train.shuffle.recipe import make_recipe, recipe_without_inputs
@@ -115,9 +115,11 @@ def plan_passes(
     raw: bool = False,
     shuf: ShufConfig | None = None,
 ) -> Passes:
-    """Plan the work, and refuse what cannot end for lack of disk."""
+    """Plan the work, and refuse what cannot end for lack of disk or memory."""
     memory = parse_size(config.memory) if config.memory else available_memory_bytes() // 2
     budget = split_memory(memory, executor.workers_per_machine)
+    shuf = shuf or ShufConfig()
+    check_memory(sources, read_options(config, shuf, budget, raw=raw), budget)
     scratch.mkdir(exist_ok=True)
     fits_memory = estimate_text_bytes(sources) < _CACHE_SHARE * available_memory_bytes()
     need = estimate_disk_bytes(sources, compress=not fits_memory)
@@ -132,7 +134,7 @@ def plan_passes(
         budget=budget,
         seed=seed,
         raw=raw,
-        shuf=shuf or ShufConfig(),
+        shuf=shuf,
         scratch=scratch,
         spill_folder=str(Path(config.spill, f"kexue-{recipe.digest[-12:]}")) if config.spill else None,
         spills_fit_memory=fits_memory,

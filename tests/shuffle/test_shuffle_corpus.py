@@ -57,7 +57,7 @@ def test_shards_are_the_same_bytes_for_any_memory_and_any_way_to_cut_the_input(
         assert shards_of(contents(tmp_path / str(step))) == shards_of(contents(tmp_path / "reference"))
 
 
-TINY = MemoryBudget(workers=1, task_bytes=1, block_bytes=300, buffer_bytes=700, bucket_bytes=1000)
+TINY = MemoryBudget(workers=1, task_bytes=1, block_bytes=300, reader_bytes=2**24, buffer_bytes=700, bucket_bytes=1000)
 
 
 @pytest.mark.parametrize("keep", [(), ("id",)])
