@@ -13,6 +13,7 @@ from kexue_train.corpus.signatures import (
     find_magic,
     find_pointer,
     find_readable,
+    find_text,
     find_web_page,
 )
 from kexue_train.corpus.streams import BOM, open_stream, read_head
@@ -51,7 +52,7 @@ def check_content(path: str, format: str, compression: str | None, *, any_bytes:
 
 def _check_compression(path: str, compression: str, head: bytes) -> None:
     if not head.startswith(COMPRESSIONS[compression].magics):
-        found = find_pointer(path, head) or find_magic(head)
+        found = find_pointer(path, head) or find_web_page(head) or find_magic(head) or find_text(head)
         raise _mismatch(f"{path}: the name says {compression}", head, found)
 
 

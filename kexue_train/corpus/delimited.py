@@ -23,6 +23,7 @@ from kexue_train.corpus.records import (
     ReadOptions,
     RecordBlock,
     describe_bad_byte,
+    holds_nul,
     not_utf8,
     reject,
     too_long,
@@ -70,6 +71,8 @@ def _fill(builder: BlockBuilder, path: str, lines: _Lines, options: ReadOptions)
             builder.reject(reject(number, *problem, lines.head))
         elif lines.is_too_long:
             builder.reject(too_long(number, lines.num_bytes, lines.head))
+        elif nul := holds_nul(number, lines.head):
+            builder.reject(nul)
         elif not row:
             builder.add_blank()
         elif len(row) != len(names):
@@ -279,7 +282,7 @@ class _TsvParser:
         if not line.strip():
             builder.add_blank()
             return
-        if rejected := not_utf8(position, line):
+        if rejected := not_utf8(position, line) or holds_nul(position, line):
             builder.reject(rejected)
             return
         names = self._names or []

@@ -145,6 +145,14 @@ def wrong_width(position: int, num_fields: int, num_columns: int, raw: bytes) ->
     return reject(position, "wrong number of fields", f"{num_fields} fields, the header has {num_columns}", raw)
 
 
+def holds_nul(position: int, raw: bytes) -> Rejected | None:
+    """Return the refusal of ``raw``, a piece of a text file, if it holds what no text does."""
+    at = raw.find(b"\0")
+    if at < 0:
+        return None
+    return reject(position, "NUL byte", f"at byte {at} of the record: binary data, or text in another encoding", raw)
+
+
 def not_utf8(position: int, raw: bytes) -> Rejected | None:
     """Return the refusal of ``raw`` if it is not UTF-8."""
     try:

@@ -65,7 +65,8 @@ _OTHERS = {
     b"%PDF-": "a PDF",
     b"\x89PNG\r\n": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
-}
+    b"\x37\xa4\x30\xec": "a zstd dictionary",
+} | {bytes([0x20 + i]) + b"\xb5\x2f\xfd": "zstd data of a version before 0.8" for i in range(2, 8)}
 _TAR_AT, _TAR = 257, b"ustar"
 
 
@@ -89,6 +90,13 @@ def find_web_page(head: bytes) -> Contents | None:
     if _WEB_PAGE.match(head.removeprefix(BOM)):
         return Contents("a web page, perhaps one that reports an error", "look at it, then fetch the data again")
     return None
+
+
+def find_text(head: bytes) -> Contents | None:
+    """Return that the file is plain text, if it is; it is asked of files whose name says that they are compressed."""
+    if _likeness(head, "utf-8") < _TEXT_SHARE:
+        return None
+    return Contents("plain text", "take the suffix of the compression off its name")
 
 
 def find_readable(head: bytes) -> str | None:

@@ -19,6 +19,8 @@ from kexue_train.corpus.records import (
     RAW_LIMIT_BYTES,
     ReadOptions,
     RecordBlock,
+    Rejected,
+    holds_nul,
     make_block,
     not_utf8,
     too_long,
@@ -51,8 +53,16 @@ def _parse_lines(block: LineBlock, positions: npt.NDArray[np.uint64]) -> RecordB
     if b"\r" in block.data:
         octets = np.frombuffer(block.data, np.uint8)
         ends = ends - ((ends > starts) & (octets[np.maximum(ends - 1, 0)] == ord("\r")))
+    rejected: list[Rejected] = []
+    if b"\0" in block.data:
+        lines = (block.data[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True))
+        found = list(map(holds_nul, positions.tolist(), lines))
+        rejected = [entry for entry in found if entry]
+        is_good = np.array([entry is None for entry in found], dtype=bool)
+        positions, starts, ends = positions[is_good], starts[is_good], ends[is_good]
     is_utf8 = _is_utf8(block.data)  # checked at once, as no character of several bytes holds that of a newline
-    return make_block(positions, _pack(block.data, starts, ends).view(pa.large_string()), is_utf8=is_utf8)
+    texts = _pack(block.data, starts, ends).view(pa.large_string())
+    return make_block(positions, texts, rejected, is_utf8=is_utf8)
 
 
 def _parse_raw(block: LineBlock, positions: npt.NDArray[np.uint64], line_end: bytes) -> RecordBlock:
@@ -120,7 +130,7 @@ class _Document:
             builder.reject(too_long(self.position, self.num_bytes, raw))
             return
         raw = raw.removesuffix(b"\n").removesuffix(b"\r").replace(b"\r\n", b"\n")
-        if rejected := not_utf8(self.position, raw):
+        if rejected := not_utf8(self.position, raw) or holds_nul(self.position, raw):
             builder.reject(rejected)
         else:
             builder.add_utf8(self.position, raw)

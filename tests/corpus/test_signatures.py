@@ -39,6 +39,20 @@ def test_what_only_stands_for_the_data_is_named_under_any_name(tmp_path, name, r
         find_inputs([str(tmp_path / name)])
 
 
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b'{"text": "a"}\n', "plain text; take the suffix"),
+        (b"<html>", "a web page"),
+        (b"\x25\xb5\x2f\xfd", "zstd data"),
+    ],
+)
+def test_what_is_not_compressed_as_its_name_says_is_named(tmp_path, data, name):
+    (tmp_path / "a.jsonl.zst").write_bytes(data)
+    with pytest.raises(CorpusError, match=f"the name says zstd, but the file is {name}"):
+        find_inputs([str(tmp_path / "a.jsonl.zst")])
+
+
 def test_a_packed_pointer_is_one_too(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(LFS))
     with pytest.raises(CorpusError, match="git lfs pull"):
