@@ -89,7 +89,9 @@ def iter_line_blocks(
     if start:
         offset, ahead = _skip_line(stream, start - 1, end, block_bytes, line_end)
     while end is None or offset < end:
-        left = block_bytes if end is None else min(block_bytes, max(end - offset - len(rest), _LOOK_AHEAD_BYTES))
+        # With the end of the last line, as a block of its own would cost more than most lines are long.
+        missing = block_bytes if end is None else max(end - offset - len(rest), 0) + _LOOK_AHEAD_BYTES
+        left = min(block_bytes, missing)
         # Reading as much again as is held keeps the copying of a long line linear.
         data, ahead = ahead or stream.read(min(max(left, len(rest)), max_record_bytes + 1)), b""
         if not data:

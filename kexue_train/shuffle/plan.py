@@ -150,7 +150,7 @@ def split_memory(memory_bytes: int, workers: int) -> MemoryBudget:
     return MemoryBudget(
         workers=workers,
         task_bytes=share + _PROCESS_BYTES,
-        block_bytes=min(max(share // 40, 2**18), 8 * 2**20),
+        block_bytes=min(max(share // 24, 2**18), 8 * 2**20),
         reader_bytes=max(int(_READER_SHARE * share), 2**24),
         buffer_bytes=min(max(int(0.33 * share), 2**20), 2**30),
         bucket_bytes=min(max(int(0.55 * share) - _KEPT_BYTES, int(0.27 * share), 2**20), 2**31),
