@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks.machine import drop_page_cache
+from benchmarks.machine import drop_page_cache, file_system, fill_page_cache
 from benchmarks.make_corpus import Corpus, make_corpus
 from benchmarks.measure import measure
 from benchmarks.summary import Run
@@ -24,11 +25,36 @@ SOAK_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
 _DISK_TIMES_INPUT = {"all": 5, "ours": 3}  # the corpus, and what the most wasteful tool needs beside it
 
 
+CACHES = ("cold", "warm")
+"""What the page cache holds of the input before a run: nothing, or all."""
+_IN_MEMORY = ("tmpfs", "ramfs")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where runs take place."""
+
+    workdir: Path
+    cache: str
+
+    @property
+    def title(self) -> str:
+        """The file system, and the page cache where it matters."""
+        kind, _ = file_system(self.workdir)
+        return "RAM disk" if kind in _IN_MEMORY else f"{kind}, {self.cache}"
+
+
+def places(workdirs: list[Path], caches: list[str]) -> list[Place]:
+    """Every folder with every state of the page cache; what lies on a RAM disk is always in memory."""
+    found = [Place(folder.resolve(), cache) for folder in workdirs for cache in caches]
+    return list({(place.workdir, place.title): place for place in found}.values())
+
+
 @dataclass
 class Bench:
     """The settings of all runs, and the runs so far."""
 
-    workdir: Path
+    place: Place
     memory: int
     workers: int
     seed: int
@@ -40,13 +66,19 @@ class Bench:
     console: Console
     runs: list[Run] = field(default_factory=list)
 
+    @property
+    def workdir(self) -> Path:
+        """Where corpora and runs lie."""
+        return self.place.workdir
+
     def corpus(self, kind: str, num_bytes: int, tools: str = "ours") -> Corpus:
         """The corpus, made if it is not there; notes what it is."""
         require_disk(self.workdir, _DISK_TIMES_INPUT[tools] * num_bytes, "the benchmark")
         self.console.print(f"corpus {kind}, {format_size(num_bytes)} …", end=" ")
         corpus = make_corpus(self.workdir / "corpora", kind, num_bytes, seed=self.seed)
         facts = {"kind": kind, "rows": corpus.rows, "bytes": corpus.bytes, "lz4_ratio": corpus.lz4_ratio}
-        self.facts["corpora"].append(facts | {"mean_line_bytes": round(corpus.mean_line_bytes, 1)})
+        facts["mean_line_bytes"] = round(corpus.mean_line_bytes, 1)
+        self.facts["corpora"] += [facts] if facts not in self.facts["corpora"] else []
         self.console.print(
             f"{corpus.rows:,} lines of {corpus.mean_line_bytes:.0f} bytes on average, lz4 {corpus.lz4_ratio:.2f}×"
         )
@@ -83,13 +115,17 @@ class Bench:
         memory = memory or self.memory
         with self.job(corpus, memory, tool.name) as job:
             command = tool.make_command(job)
-            self.facts["page_cache"] = drop_page_cache([corpus.path])
+            is_warm = self.place.cache == "warm" or self.place.title == "RAM disk"
+            state = fill_page_cache(corpus.path) if is_warm else drop_page_cache([corpus.path])
+            self.facts.setdefault("page_cache", {})[self.place.title] = state
             measured = measure(command, job.folder, timeout_seconds=self.timeout_seconds)
             measured.error = measured.error or check_output(job.folder / tool.out, corpus)
-        run = Run(corpus.kind, tool.name, tool.title, round_, memory, corpus.bytes, corpus.rows, str(command), measured)
+        facts = (self.place.title, round_, memory, corpus.bytes, corpus.rows, str(command))
+        run = Run(corpus.kind, tool.name, tool.title, *facts, measured)
         self.runs.append(run)
         result = measured.error or f"{run.megabytes_per_second:.1f} MB/s, PSS {format_size(measured.peak_pss)}"
-        self.console.print(f"  {corpus.kind} round {round_ + 1}: {tool.name}: {result}", markup=False, soft_wrap=True)
+        name = f"{corpus.kind}, {run.place}, round {round_ + 1}: {tool.name}"
+        self.console.print(f"  {name}: {result}", markup=False, soft_wrap=True)
         self.save()
         return run
 
@@ -119,11 +155,12 @@ def rotate(tools: list[Tool], round_: int) -> list[Tool]:
     return tools[start:] + tools[:start]
 
 
-def compare(bench: Bench, tools: list[Tool], kinds: list[str], num_bytes: int, rounds: int) -> None:
-    """All tools on all corpora; what failed once is not tried again."""
+def compare(bench: Bench, where: list[Place], tools: list[Tool], kinds: list[str], num_bytes: int, rounds: int) -> None:
+    """All tools on all corpora in all places; what failed once is not tried again there."""
     if bench.memory >= num_bytes:
         bench.console.print("warning: the memory holds the whole input; some tools (terashuf) then need one pass only")
-    for kind in kinds:
+    for kind, place in itertools.product(kinds, where):
+        bench = replace(bench, place=place)
         corpus = bench.corpus(kind, num_bytes, "all")
         working = bench.usable(tools, corpus)
         for round_ in range(rounds):

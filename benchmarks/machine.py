@@ -19,21 +19,26 @@ _DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 _PACKAGES = ("kexue_train", "numpy", "pyarrow", "duckdb", "ray", "datasets", "psutil")
 
 
-def describe_machine(folder: Path) -> dict[str, Any]:
-    """CPU, cores, memory, kernel, and the file system of ``folder``."""
+def describe_machine(*folders: Path) -> dict[str, Any]:
+    """CPU, cores, memory, kernel, and the file systems of ``folders``."""
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     model = re.search(r"^model name\s*: (.*)$", cpuinfo, re.MULTILINE)
-    inside = [part for part in psutil.disk_partitions(all=True) if folder.resolve().is_relative_to(part.mountpoint)]
-    mount = max(inside, key=lambda part: len(part.mountpoint))
     return {
         "cpu": model[1] if model else platform.machine(),
         "cpus": available_cpus(),
         "memory_bytes": psutil.virtual_memory().total,
         "kernel": platform.release(),
-        "file_system": f"{mount.fstype} on {mount.device}",
-        "free_disk_bytes": shutil.disk_usage(folder).free,
+        "file_system": ", ".join(" on ".join(file_system(folder)) for folder in folders),
+        "free_disk_bytes": min(shutil.disk_usage(folder).free for folder in folders),
         "python": platform.python_version(),
     }
+
+
+def file_system(folder: Path) -> tuple[str, str]:
+    """Kind and device of the file system of ``folder``."""
+    inside = [part for part in psutil.disk_partitions(all=True) if folder.resolve().is_relative_to(part.mountpoint)]
+    mount = max(inside, key=lambda part: len(part.mountpoint))
+    return mount.fstype, mount.device
 
 
 def describe_versions(executables: list[str]) -> dict[str, str]:
@@ -48,6 +53,15 @@ def describe_versions(executables: list[str]) -> dict[str, str]:
         done = subprocess.run([executable, "--version"], capture_output=True, text=True, timeout=10, check=False)
         versions[Path(executable).name] = (done.stdout.splitlines() or ["tells no version"])[0]
     return versions
+
+
+def fill_page_cache(source: Path) -> str:
+    """Read ``source`` once; says so."""
+    os.sync()
+    with source.open("rb", buffering=0) as file:
+        while file.read(2**22):
+            pass
+    return "input in the page cache"
 
 
 def drop_page_cache(inputs: list[Path]) -> str:

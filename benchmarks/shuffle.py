@@ -1,9 +1,12 @@
 """The shuffle beside other tools, on this machine: ``python benchmarks/shuffle.py --help``.
 
-Every round runs each tool once, another one first each time, on a cold page cache (programs and libraries are read from
-disk too, a second or so for those in Python); the time includes a final ``sync``. On inputs of some MB that is all one
-sees, and samples of memory are few.
+Every round runs each tool once, another one first each time; the time includes a final ``sync``. The page cache is cold
+(programs and libraries are read from disk too, a second or so for those in Python), or with ``--cache warm`` holds the
+input. On inputs of some MB that is all one sees, and samples of memory are few.
 What is not installed is named and left out. The rows of every output are counted. All tools get the same single file.
+
+Where the disk decides, tools of any speed look alike; give a folder on a RAM disk beside one on the disk to see both:
+``--workdir runs/benchmark --workdir /dev/shm/benchmark --cache cold,warm --tools ours,ours-1,terashuf --size 1GB``.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ if not __package__:  # run as a script: the repository's root takes the place of
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks import summary
-from benchmarks.bench import Bench, compare, soak, sweep_memory
+from benchmarks.bench import CACHES, Bench, Place, compare, places, soak, sweep_memory
 from benchmarks.machine import describe_machine, describe_versions
 from benchmarks.make_corpus import KINDS
 from benchmarks.tools import TOOLS
@@ -36,7 +39,13 @@ def main(
     rounds: Annotated[int | None, typer.Option(min=1, help="Runs of each (default 5; sweep and soak 1).")] = None,
     kinds: Annotated[str | None, typer.Option(help="lines,jsonl,short-lines (default; sweep and soak: lines).")] = None,
     tools: Annotated[str | None, typer.Option(help="Of " + ", ".join(tool.name for tool in TOOLS) + ".")] = None,
-    workdir: Annotated[Path, typer.Option(help="Corpora stay here, all else is deleted.")] = Path("runs/benchmark"),
+    workdirs: Annotated[
+        list[Path],
+        typer.Option("--workdir", help="Corpora stay here, all else is deleted; may be given several times."),
+    ] = [Path("runs/benchmark")],  # noqa: B006  # typer's
+    caches: Annotated[
+        str, typer.Option("--cache", help="cold,warm: the page cache; a RAM disk is always warm.")
+    ] = "cold",
     json_path: Annotated[Path | None, typer.Option("--json", help="File for all raw figures.")] = None,
     memory_sweep: Annotated[bool, typer.Option("--memory-sweep", help="Ours at 256MB, 512MB and 2GB.")] = False,
     soak_size: Annotated[str | None, typer.Option("--soak", help="Ours on 1/20, 1/10, 1/4, 1/2 and all of it.")] = None,
@@ -53,10 +62,11 @@ def main(
     chosen_kinds = choose(kinds, {kind: kind for kind in KINDS}, list(KINDS) if is_comparison else ["lines"])
     rounds = rounds or (5 if is_comparison else 1)
     num_bytes, memory_bytes = parse_size(soak_size or size), parse_size(memory)
-    for folder in (workdir, *([json_path.parent] if json_path else [])):
+    for folder in (*workdirs, *([json_path.parent] if json_path else [])):
         folder.mkdir(parents=True, exist_ok=True)
+    chosen_caches = choose(caches, {name: name for name in CACHES}, [])
     bench = Bench(
-        workdir=workdir.resolve(),
+        place=Place(workdirs[0].resolve(), chosen_caches[0]),
         memory=memory_bytes,
         workers=workers or available_cpus(),
         seed=seed,
@@ -64,7 +74,7 @@ def main(
         terashuf=str(Path(shutil.which(terashuf) or terashuf).absolute()),
         keep=keep,
         json_path=json_path,
-        facts=describe(workdir),
+        facts=describe(workdirs),
         console=Console(stderr=True, highlight=False),
     )
     view = summary.soak() if soak_size else summary.memory_sweep() if memory_sweep else summary.comparison()
@@ -74,17 +84,17 @@ def main(
         elif memory_sweep:
             sweep_memory(bench, TOOLS[0], chosen_kinds, num_bytes, rounds)
         else:
-            compare(bench, chosen, chosen_kinds, num_bytes, rounds)
+            compare(bench, places(workdirs, chosen_caches), chosen, chosen_kinds, num_bytes, rounds)
     finally:  # what was measured is shown after an interruption too
         summary.report(bench.facts, bench.runs, view, markdown)
 
 
-def describe(workdir: Path) -> dict[str, Any]:
+def describe(workdirs: list[Path]) -> dict[str, Any]:
     """What the figures depend on: date, command line, machine, versions; filled in later: corpora, tools left out."""
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(["python", "benchmarks/shuffle.py", *sys.argv[1:]]),
-        "machine": describe_machine(workdir),
+        "machine": describe_machine(*workdirs),
         "versions": describe_versions([name for name in ("dd", "shuf", "sort") if shutil.which(name)]),
         "corpora": [],
         "left_out": {},

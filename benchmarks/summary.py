@@ -24,6 +24,8 @@ class Run:
     kind: str
     tool: str
     title: str
+    place: str
+    """File system and page cache."""
     round: int
     memory: int
     """Bytes the tool was told to use."""
@@ -125,10 +127,10 @@ def report(facts: dict[str, Any], runs: Sequence[Run], view: View, as_markdown: 
     """Print the tables, one for each kind of corpus."""
     if as_markdown:
         print(_markdown_head(facts, runs, view.title))
-    for kind in dict.fromkeys(run.kind for run in runs):
-        of_kind = [run for run in runs if run.kind == kind]
+    for kind, place in dict.fromkeys((run.kind, run.place) for run in runs):
+        of_kind = [run for run in runs if (run.kind, run.place) == (kind, place)]
         rows = make_rows(of_kind, view.columns, view.key)
-        heading = f"{kind}, {format_size(max(run.input_bytes for run in of_kind))}"
+        heading = f"{kind}, {format_size(max(run.input_bytes for run in of_kind))}, {place}"
         if as_markdown:
             print(f"\n{heading}:\n\n{markdown_table(view.columns, rows)}\n")
         else:
@@ -144,10 +146,11 @@ def _markdown_head(facts: dict[str, Any], runs: Sequence[Run], title: str) -> st
     corpora = ", ".join(f"{c['kind']} {c['mean_line_bytes']:.0f} B, {c['lz4_ratio']:.2f}×" for c in facts["corpora"])
     left_out = "; ".join(f"{name}: {reason}" for name, reason in facts["left_out"].items())
     memory = format_size(machine["memory_bytes"])
+    page_cache = ", ".join(f"{place}: {state}" for place, state in facts.get("page_cache", {}).items())
     head = [
         f"## {facts['date'][:10]}, {title}, {machine['cpus']} cores ({machine['cpu']}), {memory}\n",
         f"`{facts['command']}`. Kernel {machine['kernel']}, {machine['file_system']}. Before each run:",
-        f"{facts.get('page_cache')}; load average then {min(loads):.1f} to {max(loads):.1f}. MB/s of input, the",
+        f"{page_cache}; load average then {min(loads):.1f} to {max(loads):.1f}. MB/s of input, the",
         "final `sync` included: median [min–max]; × is the median of the ratios within a round; memory is that of all",
         "processes together, the largest sample; written and peak disk are times the input. Mean line and lz4 ratio:",
         f"{corpora}.",
@@ -165,7 +168,9 @@ def _resource_columns() -> list[Column]:
     return [
         Column("peak PSS, MB", lambda _, group: f"{_peak(group, 'peak_pss') / 1e6:.0f}"),
         Column("peak RSS, MB", lambda _, group: f"{_peak(group, 'peak_rss') / 1e6:.0f}"),
-        Column("CPU, s", lambda _, group: f"{statistics.median(run.measured.cpu_seconds for run in group):.1f}"),
+        Column(
+            "CPU, s/GB", lambda _, group: spread([run.measured.cpu_seconds * 1e9 / run.input_bytes for run in group])
+        ),
         Column("written", lambda _, group: _of_input(group, [run.measured.written for run in group])),
         Column("peak disk", lambda _, group: _of_input(group, [run.measured.peak_disk for run in group])),
     ]

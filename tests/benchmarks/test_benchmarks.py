@@ -30,7 +30,7 @@ def corpus_bytes(kind: str, num_bytes: int = 3 * MEGABYTE, seed: int = 0) -> byt
 
 def run_of(tool: str, round_: int, seconds: float, error: str = "") -> summary.Run:
     measured = Measured(seconds=seconds, written=200, peak_pss=3 * MEGABYTE, error=error)
-    return summary.Run("lines", tool, tool, round_, MEGABYTE, 100, 10, "", measured)
+    return summary.Run("lines", tool, tool, "ext4, cold", round_, MEGABYTE, 100, 10, "", measured)
 
 
 @pytest.mark.parametrize("kind", make_corpus.KINDS)
@@ -118,7 +118,7 @@ def test_a_table_has_a_row_for_each_tool_that_worked() -> None:
     view = summary.comparison()
     rows = summary.make_rows(runs, view.columns, view.key)
     # 100 bytes in 0.1 ms are 1.0 MB/s; no terashuf; 3 MB at most; 200 bytes written of 100.
-    assert rows[0] == ["dd", "1.0 [1.0–1.0]", "–", "1.00", "3", "0", "0.0", "2.00×", "0.00×"]
+    assert rows[0] == ["dd", "1.0 [1.0–1.0]", "–", "1.00", "3", "0", "0.0 [0.0–0.0]", "2.00×", "0.00×"]
     assert [row[:4] for row in rows[1:]] == [["ours", "0.5", "–", "0.50"]]
     assert summary.markdown_table(view.columns[:2], [row[:2] for row in rows]).splitlines() == [
         "| tool | MB/s |", "| --- | --- |", "| dd | 1.0 [1.0–1.0] |", "| ours | 0.5 |",
@@ -130,6 +130,15 @@ def test_every_tool_is_first_once_in_as_many_rounds_as_tools() -> None:
     orders = [bench.rotate(chosen, round_) for round_ in range(4)]
     assert {order[0].name for order in orders} == {tool.name for tool in chosen}
     assert all(sorted(tool.name for tool in order) == sorted(tool.name for tool in chosen) for order in orders)
+
+
+def test_a_ram_disk_is_one_place_and_a_disk_as_many_as_states_of_the_page_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kinds = {tmp_path / "disk": "ext4", tmp_path / "memory": "tmpfs"}
+    monkeypatch.setattr(bench, "file_system", lambda folder: (kinds[folder], "device"))
+    titles = [place.title for place in bench.places(list(kinds), ["cold", "warm"])]
+    assert titles == ["ext4, cold", "ext4, warm", "RAM disk"]
 
 
 def test_rows_are_counted_in_text_arrow_and_parquet(tmp_path: Path) -> None:
