@@ -83,6 +83,10 @@ class Pieces(Protocol):
         """Return the number of rows, and the bytes of texts and extras."""
         ...
 
+    def load(self, buffer: RowBuffer) -> None:
+        """Put all rows, with origins, into ``buffer``, in input order."""
+        ...
+
     def frames(self) -> Iterator[Rows]:
         """Yield all rows, with origins, in input order."""
         ...
@@ -117,7 +121,9 @@ def iter_ordered(
     if need <= _TOLERANCE * limit_bytes or num_rows <= 1 or high - low <= 1:
         if not num_rows:
             return
-        rows = _load(pieces, num_bytes)
+        buffer = RowBuffer(num_rows, num_bytes)
+        pieces.load(buffer)
+        rows = buffer.build()
         yield from _in_pieces(rows, *order_rows(rows, drop_duplicates=drop_duplicates))
         return
     num_parts = min(max(2, -(-2 * need // limit_bytes)), _MAX_PARTS, high - low)
@@ -146,6 +152,10 @@ class _Part:
     def sizes(self) -> tuple[int, int]:
         return self.reader.table(self.part, self.part + 1).sizes(self.part)
 
+    def load(self, buffer: RowBuffer) -> None:
+        for rows in self.frames():
+            buffer.add(rows)
+
     def frames(self) -> Iterator[Rows]:
         return self.reader.frames(self.part)
 
@@ -159,14 +169,6 @@ def _cut(pieces: Pieces, edges: Sequence[int], path: Path, buffer_bytes: int) ->
         return writer.finish()
     finally:
         writer.close()
-
-
-def _load(pieces: Pieces, num_bytes: int) -> Rows:
-    """Return all rows as one."""
-    buffer = RowBuffer(num_bytes)
-    for rows in pieces.frames():
-        buffer.add(rows)
-    return buffer.build()
 
 
 def _in_pieces(rows: Rows, order: Order, duplicates: Order) -> Iterator[Ordered]:

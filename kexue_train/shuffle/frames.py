@@ -6,7 +6,7 @@ header | keys | text lengths | texts | extra lengths | extras | tickets | origin
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 import xxhash
 
 from kexue_train.foundation.arrow_arrays import data_of, make_binary, offsets_of, values_bytes
-from kexue_train.shuffle.rows import Rows
+from kexue_train.shuffle.rows import RowBuffer, Rows
 
 HEADER = np.dtype(
     [
@@ -101,6 +101,38 @@ def encode_frame(pieces: Sequence[RowSlice], *, compress: bool) -> list[memoryvi
 def body_bytes(header: bytes) -> int:
     """Return how many bytes follow this header."""
     return int(np.frombuffer(header, HEADER)[0]["stored"].sum())
+
+
+def read_plain(
+    header_bytes: bytes, buffer: RowBuffer, read_into: Callable[[Sequence[npt.NDArray[Any]]], None]
+) -> int | None:
+    """Read the columns of a frame straight to their places in ``buffer``, if they lie as they are in memory.
+
+    Args:
+        header_bytes: The header of the frame.
+        buffer: Receives the rows.
+        read_into: Fills arrays with the bytes that follow the header.
+
+    Returns:
+        The number of rows; None if the frame is compressed or has other columns than keys and texts: nothing was read.
+
+    Raises:
+        DamagedFrameError: If the checksum differs, or the rows are more than there should be.
+    """
+    header = np.frombuffer(header_bytes, HEADER)[0]
+    num_rows, text_bytes = int(header["rows"]), int(header["text_bytes"])
+    if header["is_compressed"] or header["stored"].tolist() != [8 * num_rows, 4 * num_rows, text_bytes, 0, 0, 0, 0]:
+        return None
+    if not buffer.has_room(num_rows, text_bytes):
+        raise DamagedFrameError
+    columns = buffer.reserve(num_rows, text_bytes)
+    read_into(columns)
+    digest = xxhash.xxh3_64()
+    for column in columns:
+        digest.update(column)
+    if digest.intdigest() != int(header["checksum"]):
+        raise DamagedFrameError
+    return num_rows
 
 
 def decode_frame(header_bytes: bytes, body: bytes | memoryview) -> Rows:

@@ -71,41 +71,57 @@ def cut_evenly(lengths: npt.NDArray[np.int64], piece_bytes: int) -> Sequence[tup
 
 
 class RowBuffer:
-    """Texts are copied into place as they come, so that the rows are there as one without holding them twice.
+    """Rows are put into place as they come, so that they are there as one without being held twice.
 
     Args:
-        text_bytes: Room for texts.
+        num_rows: Room for rows.
+        text_bytes: Room for their texts.
     """
 
-    def __init__(self, text_bytes: int) -> None:
+    def __init__(self, num_rows: int, text_bytes: int) -> None:
+        self._keys = np.empty(num_rows, np.uint64)
+        self._lengths = np.empty(num_rows, np.uint32)
         self._data = np.empty(text_bytes, np.uint8)  # pages that are not filled take no memory
-        self._text_bytes = 0
-        self._lengths: list[npt.NDArray[np.int64]] = []
-        self._keys: list[npt.NDArray[np.uint64]] = []
+        self._num_rows = self._text_bytes = 0
         self._extras: list[pa.LargeBinaryArray] = []
         self._tickets: list[npt.NDArray[np.uint16]] = []
         self._origins: list[npt.NDArray[np.uint32]] = []
 
+    def has_room(self, num_rows: int, text_bytes: int) -> bool:
+        """Return whether so many more rows fit, with so many bytes of texts."""
+        return self._num_rows + num_rows <= len(self._keys) and self._text_bytes + text_bytes <= len(self._data)
+
+    def reserve(
+        self, num_rows: int, text_bytes: int
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
+        """Return the places of the keys, text lengths and texts of the next rows, which must fit, to be filled."""
+        rows = slice(self._num_rows, self._num_rows + num_rows)
+        texts = slice(self._text_bytes, self._text_bytes + text_bytes)
+        self._num_rows, self._text_bytes = rows.stop, texts.stop
+        return self._keys[rows], self._lengths[rows], self._data[texts]
+
+    def add_origins(self, origins: npt.NDArray[np.uint32]) -> None:
+        """Add the origins of the rows that were added or reserved last."""
+        self._origins.append(origins)
+
     def add(self, rows: Rows) -> None:
         """Copy the rows; they must fit. Nothing refers to ``rows`` afterwards: they may be views of a large buffer."""
         offsets, size = offsets_of(rows.texts), values_bytes(rows.texts)
-        view = np.frombuffer(data_of(rows.texts), np.uint8)
-        self._data[self._text_bytes : self._text_bytes + size] = view[offsets[0] : offsets[0] + size]
-        self._text_bytes += size
-        self._lengths.append(lengths_of(rows.texts))
-        self._keys.append(rows.keys.copy())
+        keys, lengths, texts = self.reserve(len(rows), size)
+        keys[:], lengths[:] = rows.keys, lengths_of(rows.texts)
+        texts[:] = np.frombuffer(data_of(rows.texts), np.uint8)[offsets[0] : offsets[0] + size]
         if rows.extras is not None:
             self._extras.append(rows.extras.take(to_arrow(np.arange(len(rows)))))
         if rows.tickets is not None:
             self._tickets.append(rows.tickets.copy())
         if rows.origins is not None:
-            self._origins.append(rows.origins.copy())
+            self.add_origins(rows.origins.copy())
 
     def build(self) -> Rows:
-        """Return all rows, in the order they were added in; at least one."""
+        """Return all rows, in the order they were added in."""
         return Rows(
-            np.concatenate(self._keys),
-            make_binary(np.concatenate(self._lengths), self._data[: self._text_bytes]),
+            self._keys[: self._num_rows],
+            make_binary(self._lengths[: self._num_rows], self._data[: self._text_bytes]),
             pa.concat_arrays(self._extras) if self._extras else None,
             np.concatenate(self._tickets) if self._tickets else None,
             np.concatenate(self._origins) if self._origins else None,

@@ -16,7 +16,7 @@ import numpy as np
 from kexue_train.executor.interface import machine_lost
 from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.runtime import boot_id
-from kexue_train.shuffle.rows import Rows
+from kexue_train.shuffle.rows import RowBuffer, Rows
 from kexue_train.shuffle.spill import SpillIndex, SpillReader, SpillTable, iter_raw
 
 SPILLS_NAME = "spills.json"
@@ -74,6 +74,12 @@ class SpilledBucket:
         """Return the number of rows, and the bytes of texts and extras."""
         sizes = [table.sizes(self.bucket) for table in self.tables]
         return sum(rows for rows, _ in sizes), sum(num_bytes for _, num_bytes in sizes)
+
+    def load(self, buffer: RowBuffer) -> None:
+        """Put all rows, with origins, into ``buffer``, in input order."""
+        for origin, (file, table) in enumerate(zip(self.files, self.tables, strict=True)):
+            with file.open() as reader:
+                reader.load(self.bucket, table, buffer, origin)
 
     def frames(self) -> Iterator[Rows]:
         """Yield all rows, with origins, in input order."""
@@ -156,6 +162,11 @@ class FetchedBucket:
     def sizes(self) -> tuple[int, int]:
         """Return the number of rows, and the bytes of texts and extras."""
         return sum(segment.rows for segment in self.segments), sum(segment.num_bytes for segment in self.segments)
+
+    def load(self, buffer: RowBuffer) -> None:
+        """Put all rows, with origins, into ``buffer``, in input order."""
+        for rows in self.frames():
+            buffer.add(rows)
 
     def frames(self) -> Iterator[Rows]:
         """Yield all rows, with origins, in input order."""

@@ -10,19 +10,29 @@ however large the buffer was. The rows of a bucket stay in the order they were a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from kexue_train.foundation.arrow_arrays import data_of, lengths_of, offsets_of
+from kexue_train.foundation.arrow_arrays import data_of, lengths_of, offsets_of, values_bytes
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.foundation.write_behind import WriteBehindFile, free_range
-from kexue_train.shuffle.frames import HEADER, DamagedFrameError, RowSlice, body_bytes, decode_frame, encode_frame
-from kexue_train.shuffle.rows import Rows, cut_evenly, held_bytes
+from kexue_train.shuffle.frames import (
+    HEADER,
+    DamagedFrameError,
+    RowSlice,
+    body_bytes,
+    decode_frame,
+    encode_frame,
+    read_plain,
+)
+from kexue_train.shuffle.rows import RowBuffer, Rows, cut_evenly, held_bytes
 
 _FRAME_BYTES = 4 * 2**20
 
@@ -199,6 +209,30 @@ class SpillReader:
                 yield from iter_raw(header + body, self._path)
                 start += len(header) + len(body)
 
+    def load(self, bucket: int, table: SpillTable, buffer: RowBuffer, origin: int) -> None:
+        """Put the rows of a bucket into ``buffer``, as rows that come from the scatter task ``origin``.
+
+        Raises:
+            ArtifactError: If the file is damaged.
+        """
+        for start, end in table.frame_ranges(bucket):
+            while start < end:
+                header = self._read(start, HEADER.itemsize)
+                start += HEADER.itemsize
+                size = body_bytes(header)
+                try:
+                    num_rows = read_plain(header, buffer, partial(self._read_into, start))
+                    if num_rows is None:
+                        rows = decode_frame(header, self._read(start, size))
+                        if not buffer.has_room(len(rows), values_bytes(rows.texts)):
+                            raise DamagedFrameError
+                        buffer.add(rows)
+                        num_rows = len(rows)
+                except DamagedFrameError:
+                    raise _damaged(self._path) from None
+                buffer.add_origins(np.full(num_rows, origin, np.uint32))
+                start += size
+
     def is_whole(self) -> bool:
         """Read everything and compare all checksums."""
         try:
@@ -216,6 +250,18 @@ class SpillReader:
         with self._path.open("r+b") as file:
             for offsets in table.offsets:
                 free_range(file.fileno(), int(offsets[0]), int(offsets[-1] - offsets[0]))
+
+    def _read_into(self, offset: int, arrays: Sequence[npt.NDArray[Any]]) -> None:
+        places = [array.data.cast("B") for array in arrays if array.nbytes]
+        while places:
+            size = os.preadv(self._file.fileno(), places, offset)
+            if not size:
+                raise _damaged(self._path)
+            offset += size
+            while places and size >= places[0].nbytes:
+                size -= places.pop(0).nbytes
+            if places:  # a read may be short
+                places[0] = places[0][size:]
 
     def _read(self, offset: int, size: int) -> bytes:
         self._file.seek(offset)

@@ -22,6 +22,10 @@ class InMemory:
     def sizes(self):
         return sum(len(part) for part in self.parts), sum(part.bytes for part in self.parts)
 
+    def load(self, buffer):
+        for part in self.parts:
+            buffer.add(part)
+
     def frames(self):
         return iter(self.parts)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.shuffle import spill
-from kexue_train.shuffle.rows import Rows
+from kexue_train.shuffle.rows import RowBuffer, Rows
 from kexue_train.shuffle.spill import SpillReader, SpillWriter, iter_raw
 
 ROW = st.tuples(st.integers(0, 2**64 - 1), st.binary(max_size=40), st.binary(max_size=5), st.integers(0, 3))
@@ -61,13 +61,20 @@ def test_a_bucket_holds_its_rows_in_the_order_they_were_added(
             assert [row for part in iter_raw(reader.raw(bucket, table), path) for row in as_table(part)] == rows
             num_bytes = sum(len(row[1]) + (len(row[2]) if kinds[0] else 0) for row in rows)
             assert table.sizes(bucket) == (len(rows), num_bytes)
+            if rows:
+                buffer = RowBuffer(len(rows), num_bytes)
+                reader.load(bucket, table, buffer, origin=7)
+                loaded = buffer.build()
+                assert as_table(loaded) == rows
+                assert loaded.origins is not None
+                assert loaded.origins.tolist() == [7] * len(rows)
 
 
-@pytest.fixture
-def spilled(tmp_path):
+@pytest.fixture(params=[False, True], ids=["compressed", "plain"])
+def spilled(request, tmp_path):
     """A file of two buckets of 1,000 texts each."""
     path = tmp_path / "a.spill"
-    writer = SpillWriter(path, 2, 10**9, fits_memory=False)
+    writer = SpillWriter(path, 2, 10**9, fits_memory=request.param)
     rows = make_rows([(i, b"text %d " % i * 5, b"", 0) for i in range(2000)])
     writer.add(rows, np.arange(2000) % 2)
     return path, writer.finish()
@@ -80,6 +87,26 @@ def test_a_changed_byte_is_noticed(spilled):
     path.write_bytes(data)
     with SpillReader(path, index) as reader, pytest.raises(ArtifactError, match=r"a\.spill: .* is damaged"):
         list(reader.frames(0))
+    with SpillReader(path, index) as reader, pytest.raises(ArtifactError, match=r"a\.spill: .* is damaged"):
+        reader.load(0, reader.table(0, 1), RowBuffer(1000, 10**6), 0)
+
+
+@pytest.mark.parametrize("room", [(999, 10**6), (1000, 10)])
+def test_more_rows_than_there_should_be_are_noticed(room, spilled):
+    path, index = spilled
+    with SpillReader(path, index) as reader, pytest.raises(ArtifactError, match="damaged"):
+        reader.load(0, reader.table(0, 1), RowBuffer(*room), 0)
+
+
+def test_frames_that_are_cut_off_are_noticed(tmp_path):
+    path = tmp_path / "a.spill"
+    writer = SpillWriter(path, 1, 10**9, fits_memory=True)
+    writer.add(make_rows([(1, b"text", b"", 0)]), np.zeros(1, np.int64))
+    with SpillReader(path, writer.finish()) as reader:
+        table = reader.table(0, 1)
+        path.write_bytes(path.read_bytes()[: int(table.offsets[0][1]) - 1])
+        with pytest.raises(ArtifactError, match="cut off"):
+            reader.load(0, table, RowBuffer(1, 4), 0)
 
 
 def test_a_file_that_is_cut_off_is_noticed(spilled):
