@@ -56,7 +56,13 @@ def corpus_command(
         typer.echo(f"{out}: {json.dumps(statistics, ensure_ascii=False)}")
 
 
-@command(data_app, "shuffle", example="kexue shuffle corpus.jsonl --out shards --memory 2GB")
+@command(
+    data_app,
+    "shuffle",
+    example="kexue shuffle corpus.jsonl --out shards --memory 2GB\n"
+    "  kexue shuffle big.txt -n 1000 -o sample.txt.gz\n"
+    "  kexue shuffle lines.txt -o lines.txt",
+)
 def shuffle_command(
     out: Annotated[
         str,

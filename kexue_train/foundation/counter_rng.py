@@ -34,6 +34,7 @@ class Purpose(IntEnum):
     MIXTURE = 10
     FINE_TUNING = 11
     RANDOM_VECTORS = 12
+    REPLACEMENT = 13
 
 
 def philox(

@@ -12,6 +12,9 @@ from kexue_train.corpus.formats import FormatChoice, OutputChoice
 from kexue_train.foundation.config import Config, OptionName, refuse_without_effect
 from kexue_train.foundation.runtime import check_size
 
+_MAX_DRAWS = 2**32
+"""Copies of a line are numbered in 32 bits."""
+
 
 class ShuffleConfig(Config):
     """The section ``shuffle``."""
@@ -110,6 +113,8 @@ class ShufConfig(Config):
 
     head_count: Annotated[int | None, OptionName(short_flag="-n")] = Field(default=None, ge=0)
     """One file only: no more than so many rows, the first ones of the order, which are a uniform sample."""
+    repeat: Annotated[bool, OptionName(short_flag="-r")] = False
+    """Lines to lines: draw ``head_count`` lines with replacement, each time any line of the input."""
     zero_terminated: Annotated[bool, OptionName(short_flag="-z")] = False
     """Lines to lines: a line ends with a NUL byte, not with a newline."""
     header: int = Field(default=0, ge=0)
@@ -126,5 +131,13 @@ class ShufConfig(Config):
     @property
     def options_for_lines(self) -> list[str]:
         """The options given that only lines have a use for."""
-        given = {"--zero-terminated": self.zero_terminated, "--header": self.header}
+        given = {"--repeat": self.repeat, "--zero-terminated": self.zero_terminated, "--header": self.header}
         return [option for option, value in given.items() if value]
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.repeat and not (self.head_count is not None and self.head_count < _MAX_DRAWS):
+            raise ValueError(
+                "--repeat draws lines without end; say how many with --head-count, below 2 to the power of 32"
+            )
+        return self

@@ -21,10 +21,10 @@ _COPY_SHIFT = np.uint64(32)
 
 
 def position_keys(
-    seed: int, file_index: int, positions: npt.NDArray[np.uint64], copy: int = 0
+    seed: int, file_index: int, positions: npt.NDArray[np.uint64], copy: npt.ArrayLike = 0
 ) -> npt.NDArray[np.uint64]:
-    """Return a key for each record, shape (n,), from its position alone; ``copy`` numbers up-sampled copies."""
-    stream = np.uint64(file_index) | (np.uint64(copy) << _COPY_SHIFT)
+    """Return a key for each record, shape (n,), from its position alone; ``copy``, () or (n,), numbers its copies."""
+    stream = np.uint64(file_index) | (np.asarray(copy, np.uint64) << _COPY_SHIFT)
     keys: npt.NDArray[np.uint64] = random_words(seed, Purpose.SHUFFLE, stream, positions)[0]
     return keys
 

@@ -23,6 +23,7 @@ from kexue_train.shuffle.gather import GatherResult, GatherTask, gather, shard_m
 from kexue_train.shuffle.head import limits_of_shards
 from kexue_train.shuffle.outputs import ShardForm
 from kexue_train.shuffle.plan import MemoryBudget, ShufflePlan, memory_for_reader, plan_shuffle
+from kexue_train.shuffle.replacement import DrawnRange
 from kexue_train.shuffle.scatter import ScatterTask, scatter
 from kexue_train.shuffle.scatter_result import ScatterResult, marker_path, spill_path
 from kexue_train.shuffle.segments import Request, SpillFile, read_segments, remove_folder, write_spill_list
@@ -51,6 +52,8 @@ class Passes:
     """The page cache has room for all spill files, so they need neither compression nor, at once, the disk."""
     executor: Executor
     progress: Progress
+    drawn: Sequence[Sequence[DrawnRange]] | None = None
+    """For the ranges of each scatter task the draws with replacement; None: there are none."""
 
     @property
     def input_bytes(self) -> int:
@@ -170,7 +173,8 @@ class Passes:
                 fail_on_bad_record=config.on_bad_record == "fail",
                 keep_dropped=config.keep_dropped,
                 header=self.shuf.header,
-                head_count=self.shuf.head_count,
+                head_count=None if self.drawn else self.shuf.head_count,
+                drawn=tuple(self.drawn[index]) if self.drawn else None,
                 buffer_bytes=self.budget.buffer_bytes,
                 fits_memory=self.spills_fit_memory,
                 folder=str(self.scratch),
@@ -204,7 +208,7 @@ class Passes:
 
     def _limits(self, scattered: Sequence[ScatterResult]) -> Sequence[int | None]:
         """Return for every shard how many rows it may have."""
-        if self.shuf.head_count is None:
+        if self.shuf.head_count is None or self.drawn:
             return [None] * self.plan.num_shards
         rows = np.zeros(self.plan.num_shards, np.int64)
         for counts in (entry for result in scattered for entry in result.files.values()):

@@ -17,14 +17,15 @@ from kexue_train.corpus.readers import read_records
 from kexue_train.corpus.records import ReadOptions, RecordBlock, Rejected
 from kexue_train.corpus.unread_keys import MAX_KEYS
 from kexue_train.executor import current_machine
-from kexue_train.foundation.arrow_arrays import lengths_of, to_binary, to_mask
+from kexue_train.foundation.arrow_arrays import lengths_of, to_arrow, to_binary, to_mask
 from kexue_train.foundation.errors import CorpusError, DamagedInputError
 from kexue_train.foundation.runtime import boot_id, keep_freed_memory
 from kexue_train.shuffle.bucket import repeats
 from kexue_train.shuffle.head import SmallestKeys
-from kexue_train.shuffle.keys import bucket_of, content_keys, hash_rows, position_keys, sum_words
+from kexue_train.shuffle.keys import Words, bucket_of, content_keys, hash_rows, position_keys, sum_words
 from kexue_train.shuffle.plan import InputRange
 from kexue_train.shuffle.rejected_records import RejectedRecords
+from kexue_train.shuffle.replacement import CopyCounter, DrawnRange, repeat_rows
 from kexue_train.shuffle.rows import Rows, as_binary
 from kexue_train.shuffle.scatter_result import FileCounts, ScatterResult, spill_path
 from kexue_train.shuffle.spill import SpillWriter
@@ -54,6 +55,8 @@ class ScatterTask:
     """So many first lines of every file are no rows."""
     head_count: int | None
     """Only so many rows of the order are wanted; None: all."""
+    drawn: tuple[DrawnRange, ...] | None
+    """For each range how often its lines are drawn, with replacement; None: each is taken as its weight says."""
     buffer_bytes: int
     fits_memory: bool
     """Whether the page cache has room for all spill files."""
@@ -80,13 +83,18 @@ def scatter(task: ScatterTask) -> ScatterResult:
     smallest = SmallestKeys.within(task.head_count, task.buffer_bytes // 4)
     unread: set[str] = set()
     try:
-        for entry, source, sampling in task.ranges:
+        for number, (entry, source, sampling) in enumerate(task.ranges):
+            copies = task.drawn[number].copies() if task.drawn else None
             counts = result.files.setdefault(entry.file_index, FileCounts(shard_rows=[0] * task.num_shards))
             for block in _without_header(task, source, entry, counts):
                 if len(unread) < MAX_KEYS:
                     unread |= block.unread
                 block = _accept(task, source, block, counts, records)
-                if len(block.positions):
+                if not len(block.positions):
+                    continue
+                if copies:
+                    _add_drawn(task, entry.file_index, copies, block, counts, result, writer)
+                else:
                     _add(task, entry.file_index, sampling, block, counts, result, writer, smallest)
         result.index = writer.finish()
         result.unread_keys = sorted(unread)
@@ -172,11 +180,7 @@ def _add(
     """
     texts = as_binary(block.texts)
     hashes = hash_rows(texts, block.extras)
-    lengths = lengths_of(texts)
-    counts.rows += len(texts)
-    counts.text_bytes += int(lengths.sum())
-    counts.longest = max(counts.longest, int(lengths.max()))
-    counts.checksum = (counts.checksum + sum_words(hashes)) % _MOD
+    _count(counts, lengths_of(texts), hashes)
     # The rows' hashes take in the extras; duplicates are texts that are equal, whatever their extras.
     contents = hashes if block.extras is None or not task.drop_duplicates else hash_rows(texts)
     # Duplicates within the block go at once, to save disk; those further apart meet in one bucket, as equal texts have
@@ -206,6 +210,36 @@ def _add(
             result.sampled_out_checksum = (result.sampled_out_checksum + sum_words(hashes[:, ~admitted])) % _MOD
             rows = rows.take(np.flatnonzero(admitted))
         writer.add(rows, bucket_of(rows.keys, task.num_buckets))
+
+
+def _add_drawn(
+    task: ScatterTask,
+    file_index: int,
+    copies: CopyCounter,
+    block: RecordBlock,
+    counts: FileCounts,
+    result: ScatterResult,
+    writer: SpillWriter,
+) -> None:
+    """Hand the lines of a block to the writer as often as they are drawn, each copy with a key of its own."""
+    texts = as_binary(block.texts)
+    hashes, lengths = hash_rows(texts), lengths_of(texts)
+    _count(counts, lengths, hashes)
+    for rows, numbers in repeat_rows(copies.take(len(texts)), lengths):
+        keys = position_keys(task.seed, file_index, block.positions[rows], numbers)
+        shards = np.bincount(bucket_of(keys, task.num_shards), minlength=task.num_shards)
+        counts.shard_rows = (np.array(counts.shard_rows) + shards).tolist()
+        result.offered += len(rows)
+        result.offered_checksum = (result.offered_checksum + sum_words(hashes[:, rows])) % _MOD
+        writer.add(Rows(keys, texts.take(to_arrow(rows))), bucket_of(keys, task.num_buckets))
+
+
+def _count(counts: FileCounts, lengths: npt.NDArray[np.int64], hashes: Words) -> None:
+    """Add accepted rows to what is known of their file."""
+    counts.rows += len(lengths)
+    counts.text_bytes += int(lengths.sum())
+    counts.longest = max(counts.longest, int(lengths.max()))
+    counts.checksum = (counts.checksum + sum_words(hashes)) % _MOD
 
 
 def _tickets(num_rows: int, ticket: int) -> npt.NDArray[np.uint16]:

@@ -116,7 +116,7 @@ def plan_passes(
     shuf: ShufConfig | None = None,
 ) -> Passes:
     """Plan the work, and refuse what cannot end for lack of disk or memory."""
-    memory = parse_size(config.memory) if config.memory else available_memory_bytes() // 2
+    memory = allowed_memory(config)
     budget = split_memory(memory, executor.workers_per_machine)
     shuf = shuf or ShufConfig()
     check_memory(sources, read_options(config, shuf, budget, raw=raw), budget)
@@ -141,6 +141,11 @@ def plan_passes(
         executor=executor,
         progress=progress,
     )
+
+
+def allowed_memory(config: ShuffleConfig) -> int:
+    """Return how many bytes all processes of this machine may take together."""
+    return parse_size(config.memory) if config.memory else available_memory_bytes() // 2
 
 
 def first_pass(passes: Passes) -> list[ScatterResult]:

@@ -38,7 +38,7 @@ def shuffle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest
     [
         "lines.txt", "-n 0 lines.txt", "-n 7 lines.txt", "-n 99 lines.txt", "--head-count=30 lines.txt", "-e a b c",
         "-e", "-n 2 -e a", "-i 5-9", "--input-range=5-9", "-i 3-3", "-i 5-4", "empty.txt",
-        "--random-source lines.txt lines.txt", "-z lines.txt", "-z -e a b",
+        "--random-source lines.txt lines.txt", "-z lines.txt", "-z -e a b", "-r -n 9 -i 1-1", "-r -n 0 lines.txt",
     ],
 )  # fmt: skip
 def test_as_many_of_the_same_lines_as_from_shuf(shuffle: Shuffle, arguments: str) -> None:
@@ -100,6 +100,8 @@ def test_output_in_place(shuffle: Shuffle) -> None:
         ("-i 1-9 lines.txt", "-", ["--input-range takes the place of inputs"]),
         ("-i 1-9 -e", "-", ["--input-range takes the place of inputs"]),
         ("-i 9-1", "-", ["--input-range '9-1'", "LO-HI", "1-100"]),
+        ("-r lines.txt", "-", ["--repeat draws lines without end", "--head-count"]),
+        ("-r -n 1 empty.txt", "-", ["hold no line to draw"]),
         ("-n -1 lines.txt", "-", ["--head-count=-1", "greater than or equal to 0"]),
         ("--seed 3 --random-source lines.txt lines.txt", "-", ["--seed and --random-source"]),
         ("--random-source empty lines.txt", "-", ["empty: is empty", "--seed"]),
@@ -108,6 +110,7 @@ def test_output_in_place(shuffle: Shuffle) -> None:
 )
 def test_what_cannot_be_is_refused_by_name(shuffle: Shuffle, arguments: str, out: str, parts: list[str]) -> None:
     Path("empty").touch()
+    Path("empty.txt").touch()
     before = sorted(Path().iterdir())
     code, printed, err = shuffle(*arguments.split(), out=out)
     assert (code, printed) == (2, b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import stat
 from collections import Counter
@@ -17,10 +18,11 @@ from kexue_train.corpus.records import ReadOptions
 from kexue_train.corpus.streams import open_stream
 from kexue_train.executor import LocalExecutor
 from kexue_train.foundation.errors import ArtifactError, ConfigError, CorpusError
-from kexue_train.shuffle import passes, single_file
+from kexue_train.shuffle import appending, passes, replacement, single_file
 from kexue_train.shuffle.config import ShufConfig, ShuffleConfig
 from kexue_train.shuffle.head import SmallestKeys, limits_of_shards
 from kexue_train.shuffle.keys import position_keys
+from kexue_train.shuffle.replacement import DrawnRange, deal_draws, repeat_rows
 from kexue_train.shuffle.single_file import shuffle_to_file
 
 LINES = [b"%d" % i for i in range(400)]
@@ -49,7 +51,7 @@ def lines(tmp_path):
 def many_parts(monkeypatch):
     """A few kilobytes are many parts, and many tasks."""
     monkeypatch.setattr(single_file, "_SHARD_BYTES", 200)
-    monkeypatch.setattr(single_file, "_SYNC_BYTES", 300)
+    monkeypatch.setattr(appending, "_SYNC_BYTES", 300)
     monkeypatch.setattr("kexue_train.shuffle.plan._MIN_RANGE_BYTES", 100)
 
 
@@ -68,6 +70,103 @@ def test_the_first_rows_are_the_same_without_room_for_their_keys(tmp_path, lines
     monkeypatch.setattr(SmallestKeys, "within", lambda *_: None)
     run(lines, tmp_path / "b.txt", shuf={"head_count": 50})
     assert (tmp_path / "a.txt").read_bytes() == (tmp_path / "b.txt").read_bytes()
+
+
+@pytest.mark.parametrize("count", [0, 1, 300, 2000])
+def test_lines_are_drawn_with_replacement(tmp_path, lines, many_parts, count):
+    manifest = run(lines, tmp_path / "out.txt", shuf={"head_count": count, "repeat": True})
+    found = (tmp_path / "out.txt").read_bytes().split()
+    assert len(found) == manifest.rows == count
+    assert set(found) <= set(LINES)
+    if count == 2000:  # of 400 lines 2.7 are expected to be missed, each with probability (399/400)^2000
+        assert len(set(found)) in range(385, 401)
+
+
+@pytest.mark.parametrize("settings", [{"header": 1}, {"zero_terminated": True}])
+def test_draws_go_with_the_other_options_of_lines(tmp_path, settings):
+    end = b"\0" if "zero_terminated" in settings else b"\n"
+    (tmp_path / "in.txt").write_bytes(end.join([b"a", b"b", b"c", b""]))
+    run(tmp_path / "in.txt", tmp_path / "out.txt", shuf={"head_count": 50, "repeat": True, **settings})
+    *found, last = (tmp_path / "out.txt").read_bytes().split(end)
+    assert last == b""
+    if "header" in settings:
+        assert found.pop(0) == b"a"
+    assert set(found) == ({b"b", b"c"} if "header" in settings else {b"a", b"b", b"c"})
+    assert len(found) == 50
+
+
+def test_draws_do_not_depend_on_memory_and_survive_a_kill(tmp_path, lines, many_parts, monkeypatch):
+    shuf = {"head_count": 900, "repeat": True}
+    run(lines, tmp_path / "reference.txt", shuf=shuf)
+    with monkeypatch.context() as patch:
+        patch.setattr(single_file, "_publish", lambda *_: (_ for _ in ()).throw(KilledError))
+        with pytest.raises(KilledError):
+            run(lines, tmp_path / "out.txt", shuf=shuf, memory="150MB")
+    run(lines, tmp_path / "out.txt", shuf=shuf)
+    assert (tmp_path / "out.txt").read_bytes() == (tmp_path / "reference.txt").read_bytes()
+
+
+def test_draws_from_a_pipe(tmp_path):
+    reading, writing = os.pipe()
+    os.write(writing, b"one\ntwo\n")
+    os.close(writing)
+    run(f"/dev/fd/{reading}", tmp_path / "out.txt", shuf={"head_count": 40, "repeat": True})
+    os.close(reading)
+    assert set((tmp_path / "out.txt").read_text().split()) == {"one", "two"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
+
+
+def test_nothing_can_be_drawn_from_nothing(tmp_path):
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(CorpusError, match="hold no line to draw"):
+        run(tmp_path / "empty.txt", tmp_path / "out.txt", shuf={"head_count": 1, "repeat": True})
+
+
+@pytest.mark.parametrize("shuf", [{"repeat": True}, {"repeat": True, "head_count": 2**32}])
+def test_draws_without_end_are_refused(shuf):
+    with pytest.raises(ValueError, match=r"--repeat draws lines without end.*--head-count"):
+        ShufConfig(**shuf)
+
+
+@pytest.mark.parametrize("sizes", [[5], [2, 0, 3, 1], [0, 100, 1]])
+def test_draws_are_dealt_as_independent_uniform_draws_are(sizes):
+    """The counts of three draws over the parts, against the multinomial distribution, by chi-square."""
+    sizes = np.array(sizes)
+    found = Counter(tuple(deal_draws(np.random.default_rng(seed), 3, sizes).tolist()) for seed in range(3000))
+    shares = sizes / sizes.sum()
+    expected = {
+        counts: 3000 * math.factorial(3) * math.prod(
+            share**count / math.factorial(count) for share, count in zip(shares, counts, strict=True)
+        )
+        for counts in itertools.product(range(4), repeat=len(sizes))
+        if sum(counts) == 3
+    }  # fmt: skip
+    assert set(found) <= {counts for counts, number in expected.items() if number}
+    common = {counts: number for counts, number in expected.items() if number >= 5}
+    chi_square = sum((found[counts] - number) ** 2 / number for counts, number in common.items())
+    assert chi_square < 16.3 + 2.5 * len(common)  # above the quantile 0.999 for as many degrees of freedom
+
+
+def test_every_line_is_drawn_as_often_as_its_chances_say(monkeypatch):
+    """All orders of two draws from three lines, over chunks of two: nine outcomes, 200 times each."""
+    monkeypatch.setattr(replacement, "_CHUNK_ROWS", 2)
+    found: Counter[tuple[int, ...]] = Counter()
+    for seed in range(1800):
+        copies = DrawnRange(seed, 0, rows=3, draws=2).copies()
+        counts = np.concatenate([copies.take(1), copies.take(2)])
+        rows, numbers = next(repeat_rows(counts, np.ones(3, np.int64)))
+        keys = position_keys(seed, 0, rows.astype(np.uint64) * np.uint64(2), numbers)
+        found[tuple(rows[np.argsort(keys)].tolist())] += 1
+    assert len(found) == 9
+    assert sum((count - 200) ** 2 / 200 for count in found.values()) < 26.1  # 8 degrees of freedom, probability 0.001
+
+
+def test_the_copies_of_rows_are_numbered(monkeypatch):
+    monkeypatch.setattr(replacement, "_CHUNK_ROWS", 4)
+    pieces = list(repeat_rows(np.array([0, 3, 0, 1, 5]), np.ones(5, np.int64)))
+    assert [row for rows, _ in pieces for row in rows] == [1, 1, 1, 3, 4, 4, 4, 4, 4]
+    assert [number for _, numbers in pieces for number in numbers] == [0, 1, 2, 0, 0, 1, 2, 3, 4]
+    assert list(repeat_rows(np.zeros(3, np.int64), np.ones(3, np.int64))) == []
 
 
 @pytest.mark.parametrize(("output", "name"), [("jsonl", "out.jsonl"), ("csv", "out.csv"), ("parquet", "out.parquet")])
@@ -202,7 +301,7 @@ def test_what_was_read_for_a_smaller_head_is_not_used_for_a_larger_one(tmp_path,
     assert (tmp_path / "out.txt").read_bytes() == (tmp_path / "reference.txt").read_bytes()
 
 
-@pytest.mark.parametrize("option", [{"zero_terminated": True}, {"header": 1}])
+@pytest.mark.parametrize("option", [{"zero_terminated": True}, {"header": 1}, {"repeat": True, "head_count": 3}])
 def test_what_only_lines_have_is_refused_for_documents(tmp_path, corpus, lines, option):
     name = next(iter(option)).replace("_", "-")
     for inputs, settings in [(corpus, {}), (lines, {"min_chars": 1}), (lines, {"document": "block"})]:

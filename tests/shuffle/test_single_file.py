@@ -25,7 +25,7 @@ from kexue_train.foundation.errors import (
     InterruptedOutputError,
     ResourceError,
 )
-from kexue_train.shuffle import passes, single_file
+from kexue_train.shuffle import appending, passes, single_file
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.single_file import shuffle_to_file
 
@@ -50,7 +50,7 @@ def lines(tmp_path):
 def many_parts(monkeypatch):
     """A few kilobytes are many parts."""
     monkeypatch.setattr(single_file, "_SHARD_BYTES", 700)
-    monkeypatch.setattr(single_file, "_SYNC_BYTES", 1000)
+    monkeypatch.setattr(appending, "_SYNC_BYTES", 1000)
 
 
 def test_lines_come_out_as_they_went_in_whatever_their_bytes(tmp_path, lines, many_parts):
