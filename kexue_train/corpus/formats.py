@@ -196,7 +196,7 @@ COMPRESSIONS = {
 """Name -> compression."""
 _PACKED = {
     *(".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".7z", ".rar"),
-    *(".z", ".br", ".sz", ".snappy", ".lzo", ".zlib"),
+    *(".z", ".lz", ".br", ".sz", ".snappy", ".lzo", ".zlib"),
 }
 """Suffixes of archives, and of compressions that are not read."""
 OUTPUTS = {
