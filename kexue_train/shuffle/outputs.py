@@ -322,7 +322,7 @@ class _TsvOutput:
 
 
 def _write_lines(file: Sink, texts: pa.LargeBinaryArray, line_end: bytes) -> None:
-    nothing, end = (pa.scalar(value, pa.large_binary()) for value in (b"", line_end))
+    nothing, end = to_binary([b"", line_end])
     lines = pc.binary_join_element_wise(texts, nothing, end)
     ends = offsets_of(lines)
     file.write(data_of(lines)[ends[0] : ends[-1]])

@@ -48,21 +48,14 @@ def test_values_that_lie_one_after_the_other() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "content"), [("in.txt", "a\n\n b\n"), ("in.jsonl", '{"text": "a"}\n')])
-def test_a_shuffle_loads_no_pandas(name: str, content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "out"),
+    [("in.txt", "a\n\n b\n", "out"), ("in.jsonl", '{"text": "a"}\n', "out.jsonl"), ("in.txt", "a\nb\n", "out.txt")],
+)
+def test_a_shuffle_loads_no_pandas(name: str, content: str, out: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     report = "atexit.register(lambda: print('pandas' in sys.modules))"
     code = f"import atexit, sys, kexue_train.cli.app as kexue; {report}; kexue.main()"
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "shuffle",
-        str(tmp_path / name),
-        "-o",
-        str(tmp_path / "out"),
-        "--workers",
-        "1",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    arguments = ["shuffle", str(tmp_path / name), "-o", str(tmp_path / out), "--workers", "1"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
