@@ -12,6 +12,7 @@ from kexue_train.corpus.inputs import Source
 from kexue_train.corpus.records import ReadOptions, RecordBlock
 from kexue_train.corpus.remote import is_uri
 from kexue_train.corpus.streams import STANDARD_INPUT, is_pipe, open_stream
+from kexue_train.corpus.xz_dictionary import check_dictionary
 from kexue_train.foundation.errors import CorpusError
 
 _DEFAULT = ReadOptions()
@@ -33,6 +34,7 @@ def read_records(
         end: Unit after the last; None for the end of the input.
 
     Raises:
+        MemoryLimitError: If a part of the file takes more than ``options.memory_bytes`` to read.
         CorpusError: If the file as a whole cannot be used; a bad record is no error but a ``Rejected``.
     """
     _check_options(source, options)
@@ -43,6 +45,7 @@ def read_records(
         if start > 0 or end == 0:
             return
         end = None
+    check_dictionary(source.path, source.compression, options.memory_bytes)
     format = FORMATS[source.format]
     cut = (start, end) if format.can_be_cut else ()
     yield from load_function(format.reader)(source.path, source.compression, options, *cut)
@@ -57,6 +60,8 @@ def check_memory(source: Source, options: ReadOptions) -> None:
     Raises:
         MemoryLimitError: If there is such a part.
     """
+    if not is_uri(source.path):
+        check_dictionary(source.path, source.compression, options.memory_bytes)
     check = FORMATS[source.format].memory_check
     if check and not (source.compression or is_pipe(source.path) or is_uri(source.path)):
         with suppress(CorpusError):

@@ -110,7 +110,8 @@ def find_magic(head: bytes) -> Contents | None:
     """Return what surely begins with ``head``, if it is no text."""
     if name := find_readable(head):
         suffix = (COMPRESSIONS.get(name) or FORMATS[name]).suffixes[0]
-        return Contents(f"{name} data", f"such files end in {suffix}: correct the suffix, or write the file again")
+        other = "unpack it" if name in COMPRESSIONS else f"say so with --format {name}"
+        return Contents(f"{name} data", f"let its name end in {suffix}, or {other}")
     if head.startswith(_TAR, _TAR_AT):
         return Contents("a tar archive", "unpack it, and name the files in it")
     name = next((name for magic, name in _OTHERS.items() if head.startswith(magic)), None)

@@ -222,9 +222,9 @@ def read_head(path: str, size: int) -> bytes:
     Raises:
         CorpusError: If the input cannot be read.
     """
-    if path == STANDARD_INPUT:
-        return cast("io.BufferedReader", sys.stdin.buffer).peek(size)[:size]
     with _open_raw(path) as raw:
+        if path == STANDARD_INPUT:
+            return cast("io.BufferedReader", raw).peek(size)[:size]
         return raw.read(size)
 
 
