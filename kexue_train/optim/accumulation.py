@@ -10,62 +10,44 @@ last backward still runs.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from functools import partial
-from importlib.util import find_spec
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from itertools import compress
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
 
+from kexue_train.optim.callers import warn_if_a_caller_clips
 from kexue_train.optim.embedding_rows import SeenRows
+from kexue_train.optim.gradient_hooks import GradientHooks
 from kexue_train.optim.gradients import average_gradients_, clip_factor, drop_gradient_, square_norms
+from kexue_train.optim.group_settings import check_accumulation_steps, check_settings
+from kexue_train.optim.moment_average import MomentAverage
 from kexue_train.optim.nonfinite import NonfiniteGuard, NonfiniteReport
 from kexue_train.optim.options import Options
-from kexue_train.optim.param_groups import Role, Tracked, track
+from kexue_train.optim.param_groups import Role, Tracked, check_alike, track
+from kexue_train.optim.participation import Participation, agree_on_participation
 from kexue_train.optim.random_bits import Rounding
-from kexue_train.optim.ranks import RankAverage, ranks
+from kexue_train.optim.ranks import ranks
 from kexue_train.optim.rules import Rule
+from kexue_train.optim.saved_state import OWN_KEYS, as_torch_saves, check_fits
 from kexue_train.optim.step_sizes import ScalarLayout, StepSizes, decide_step_sizes
-from kexue_train.optim.tiger_update import TigerRule
-from kexue_train.optim.whole_tensors import WholeTensors, allocate_moments
+from kexue_train.optim.storage import TensorStorage, choose_storage
+from kexue_train.optim.whole_tensors import allocate_moments
 
-_BUCKETS = 2**24 - 1
-"""Part number of the random bits that round averaged buckets; the parts of tensors have the numbers below."""
-
-
-class TensorStorage(Protocol):
-    """Where parameters and moments lie: whole (``WholeTensors``, ``FusedTensors``) or in slices (``TensorSlices``)."""
-
-    def fold(self, index: int, grad: Tensor, *, is_first: bool, share: float, rounding: Rounding) -> Tensor | bool:
-        """Take the gradient of a micro-batch into the moments of the ``index``-th tensor or slice.
-
-        Args:
-            index: Which of the tensors or slices.
-            grad: As many elements.
-            is_first: Whether it is the first of its step, which the moments decay with.
-            share: Weight of the micro-batch in the step.
-            rounding: For bf16 moments.
-
-        Returns:
-            Whether the gradient was not finite, and the moments stay as they were.
-        """
-        ...
-
-    def sum_squares(self) -> Tensor:
-        """Return the sums of squares of the whole parameters, [total] of the layout."""
-        ...
-
-    def move(self, sizes: StepSizes, *, step: int, rounding: Rounding) -> None:
-        """Move the parameters by step number ``step``, counted from 1."""
-        ...
+_Loss = TypeVar("_Loss")
 
 
 class HiddenAccumulation(torch.optim.Optimizer):
     """Optimizes by any ``Rule``; call ``loss.backward(); optimizer.step()`` after every micro-batch.
 
+    Several backwards before a ``step`` are one micro-batch. A parameter that requires no gradients at the end of a step
+    neither moves nor decays in it; it may be frozen and unfrozen at any time. One that requires them but got none has a
+    gradient of zero (see ``Options.lazy_tensors``). A ``.grad`` set by hand before ``step`` is taken too.
+
     Args:
-        params: Groups of ``build_param_groups``, or plain parameters (then the role follows from the shape).
+        params: Groups of ``build_param_groups``, or plain parameters (then the role follows from the shape). A group
+            may set the numbers of ``defaults`` and of its rule; what is set between steps counts from the next one on.
         rule: Rule of every group that brings none as ``rule``.
         defaults: ``lr``, ``beta`` and ``weight_decay`` of groups that do not say.
         accumulation_steps: Micro-batches per step.
@@ -74,14 +56,13 @@ class HiddenAccumulation(torch.optim.Optimizer):
             the gradients and moves the parameters, and ``step`` only counts.
 
     Attributes:
-        steps: Steps done since the start.
         micro_steps_done: Micro-batches done of the open step.
-        accumulation_steps: May be set between steps.
         micro_batch_weight: Weight of the next micro-batch relative to the mean one (for micro-batches that hold
             different numbers of tokens); over a step and all ranks the weights must average 1. ``step`` resets it.
 
     Raises:
-        ValueError: If a parameter cannot be trained so.
+        ValueError: By name, if a parameter cannot be trained, another optimizer has it, or a setting is out of range.
+        TypeError: If a setting is no number.
     """
 
     def __init__(
@@ -94,78 +75,130 @@ class HiddenAccumulation(torch.optim.Optimizer):
         options: Options = Options(),  # noqa: B008  # frozen
         partitioned: bool = False,
     ) -> None:
-        if accumulation_steps < 1:
-            raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
-        if partitioned and options.bf16_states:
+        if partitioned and (options.bf16_states or options.lazy_tensors):
             raise ValueError(
-                "bf16_states keeps no fp32 weights, which ZeRO partitions; take ZeRO stage 0 or fp32 states"
+                "bf16_states keeps no fp32 weights, which ZeRO partitions, and lazy_tensors asks which tensor got a "
+                "gradient; take ZeRO stage 0, or fp32 states and tensors that are not lazy"
             )
-        super().__init__(params, {**defaults, "role": None, "rule": None})
-        self.accumulation_steps, self.options, self.partitioned = accumulation_steps, options, partitioned
-        self.steps = self.micro_steps_done = 0
+        self._accumulation_steps = check_accumulation_steps(accumulation_steps)
+        self.options, self.partitioned = options, partitioned
+        self.micro_steps_done = 0
         self.micro_batch_weight = 1.0
+        self.tensors: list[Tracked] = []
+        self._rule, self._rules = rule, list[Rule]()
+        self._hooks = GradientHooks(self, HiddenAccumulation._take)
+        self._asked_callers = self._has_folded = False
+        self._settings_of_step = -1
+        super().__init__(params, {**defaults, "role": None, "steps": 0})
+        check_alike(self.tensors)
+        device = self.tensors[0].param.device
+        self.guard = NonfiniteGuard([], options.on_nonfinite, options.shrink, device)
+        self._claim(self.tensors)  # last, so that one that is refused owns nothing
+        self._lay_out()
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro-batches per step; may be set between steps."""
+        return self._accumulation_steps
+
+    @accumulation_steps.setter
+    def accumulation_steps(self, value: int) -> None:
+        value = check_accumulation_steps(value)
+        if value != self._accumulation_steps and self.micro_steps_done:
+            raise ValueError(f"set accumulation_steps between steps, not after {self.micro_steps_done} micro-batches")
+        self._accumulation_steps = value
+
+    @property
+    def steps(self) -> int:
+        """Steps done since the start; every group keeps them, as torch's tools save nothing but groups and states."""
+        return self.param_groups[0]["steps"]  # type: ignore[no-any-return]  # groups hold anything
+
+    @steps.setter
+    def steps(self, value: int) -> None:
         for group in self.param_groups:
-            group["rule"] = (group["rule"] or rule).with_settings(group)
-        self.tensors = track(self.param_groups, bf16=options.bf16_states)
-        flat, ends = allocate_moments(self.tensors)
-        for tensor in self.tensors:
-            names = [moment.name for moment in tensor.rule.moments]
-            self.state[tensor.param] = dict(zip(names, tensor.moments, strict=True))
-        device = flat.device
-        self.layout = ScalarLayout([t.param.shape for t in self.tensors], [t.role for t in self.tensors], device)
-        self.guard = NonfiniteGuard([t.name for t in self.tensors], options.on_nonfinite, options.shrink, device)
-        self._seen = {}
-        if options.lazy_rows and (tables := [t for t in self.tensors if t.role is Role.EMBEDDING]):
-            words = max(tables, key=lambda table: table.param.shape[0])
-            self._seen[words.index] = SeenRows(words.param.shape[0], device)
-        self.storage = _choose_storage(self.tensors, self.layout, self.guard.flags)
-        if options.accumulate == "momentum" and not partitioned:
-            self._flat, self._average = flat, RankAverage(flat, ends)
-            for tensor in self.tensors:
-                hook = partial(self._fold_and_free, tensor)
-                tensor.param.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+            group["steps"] = value
 
     @property
     def ends_step(self) -> bool:
         """Whether the open micro-batch is the last of its step."""
-        return self.micro_steps_done + 1 == self.accumulation_steps
+        return self.micro_steps_done + 1 == self._accumulation_steps
 
     @property
     def micro_step(self) -> int:
         """Micro-batches since the start, had every step had as many as now."""
-        return self.steps * self.accumulation_steps + self.micro_steps_done
+        return self.steps * self._accumulation_steps + self.micro_steps_done
 
     @property
     def rounding(self) -> Rounding:
         """How bf16 states of the open micro-batch are rounded."""
         return Rounding(self.options.seed, self.micro_step)
 
+    @overload  # type: ignore[override]  # torch's returns nothing
+    def step(self, closure: None = None) -> bool: ...
+
+    @overload
+    def step(self, closure: Callable[[], _Loss]) -> _Loss: ...
+
     @torch.no_grad()
-    def step(self, closure: None = None) -> bool:  # type: ignore[override]  # says whether the parameters moved
+    def step(self, closure: Callable[[], _Loss] | None = None) -> bool | _Loss:
         """End one micro-batch; on the last of a step average over the ranks and move the parameters.
 
+        Args:
+            closure: Runs forward and backward of the micro-batch; called once.
+
         Returns:
-            Whether the parameters moved.
+            Whether the parameters moved; with a closure, what that returned.
 
         Raises:
             TrainingError: If a gradient was not finite and ``on_nonfinite`` is "raise".
+            ValueError: If what was set in a group is out of range, or a parameter is frozen on some ranks only.
+            RuntimeError: If a ``GradScaler`` calls it where it cannot undo its scale.
         """
-        if closure is not None:
-            raise ValueError("gradients are folded during backward; a closure that runs backward would count twice")
-        self.micro_batch_weight = 1.0
-        if not self.ends_step:
-            self.micro_steps_done += 1
-            return False
-        if not self.partitioned:
-            if self.options.accumulate == "gradient":
-                self._fold_accumulated()
-            for tensor in self.tensors:
-                if not tensor.folded:  # no gradient in the whole step is a gradient of zero
-                    self._fold(tensor, torch.zeros_like(tensor.param), 0.0)
-            self._finish_average()
-            self.storage.move(self.decide_step_sizes(), step=self.steps + 1, rounding=self.rounding)
-        self.restart_at(self.steps + 1)
-        return True
+        self._refuse_scaler()
+        if self._folds_in_backward and not self._asked_callers:
+            self._asked_callers = True
+            warn_if_a_caller_clips()
+        if closure is None:
+            return self._end_micro_batch()
+        with torch.enable_grad():
+            loss = closure()
+        self._end_micro_batch()
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Free gradients; those that add up in ``.grad`` stay until their step ends, and folded ones cannot go."""
+        if self._folds_in_backward and self._has_folded:
+            warnings.warn(
+                "zero_grad() between backward() and step() takes nothing back, as gradients are folded into the "
+                "momentum during backward; call it after step(), or not at all",
+                UserWarning,
+                stacklevel=2,
+            )
+        if self.options.accumulate == "momentum" or not self.micro_steps_done:
+            super().zero_grad(set_to_none)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Optimize further parameters, from the next step on and with moments of zero.
+
+        Raises:
+            ValueError: By name, as at construction; or if a step is open, or parameters are partitioned.
+            TypeError: If a setting is no number.
+        """
+        is_constructed = bool(self.state)
+        if is_constructed and (self.partitioned or self.micro_steps_done or any(t.folded for t in self.tensors)):
+            raise ValueError("a parameter group is added between steps, and not while ZeRO partitions the parameters")
+        rule = self._rule
+        if isinstance(param_group, dict):  # else torch says so
+            param_group = {**param_group, "steps": self.steps if is_constructed else 0}
+            rule = param_group.pop("rule", None) or rule
+        super().add_param_group(param_group)
+        try:
+            self._track(rule)
+        except (ValueError, TypeError):
+            self.param_groups.pop()
+            raise
+        if is_constructed:
+            self._lay_out()
 
     def observe_tokens(self, *ids: Tensor) -> None:
         """Under ``lazy_rows``: note the tokens that this micro-batch holds or predicts, any shapes."""
@@ -186,12 +219,9 @@ class HiddenAccumulation(torch.optim.Optimizer):
 
     def restart_at(self, steps: int) -> None:
         """Open a new step after ``steps`` of them, forgetting what an open one has noted beside its moments."""
-        self.steps, self.micro_steps_done = steps, 0
-        self.guard.flags.zero_()
-        for tensor in self.tensors:
-            tensor.folded = False
-        for seen in self._seen.values():
-            seen.reset()
+        if self._folds_in_backward:
+            self._average.abandon()
+        self._open_step(steps)
 
     def keep_in(self, storage: TensorStorage) -> None:
         """Let ``storage`` keep the moments from now on; it has copied what it needs, and the whole ones are freed."""
@@ -200,9 +230,38 @@ class HiddenAccumulation(torch.optim.Optimizer):
         for tensor in self.tensors:
             tensor.moments = ()
 
+    def apply_settings(self) -> None:
+        """Let the step that begins follow its groups; once per step, before the first gradient is folded.
+
+        Raises:
+            ValueError: If a setting is out of range, or parameters or a role were exchanged.
+            TypeError: If a setting is no number.
+        """
+        if self._settings_of_step == self.steps:
+            return
+        self._settings_of_step = self.steps
+        params = [param for group in self.param_groups for param in group["params"]]
+        if len(params) != len(self.tensors) or any(p is not t.param for p, t in zip(params, self.tensors, strict=True)):
+            raise ValueError("the parameters of a group were exchanged; build another optimizer, or add_param_group")
+        changed = False
+        for number, (group, rule) in enumerate(zip(self.param_groups, self._rules, strict=True)):
+            check_settings(group, where=f"parameter group {number}")
+            own = [tensor for tensor in self.tensors if tensor.group == number]
+            if group["role"] and any(tensor.role != group["role"] for tensor in own):
+                raise ValueError(f"parameter group {number}: the role is now {group['role']}; a role is set once")
+            new = rule.with_settings(group)
+            if new != rule:
+                self._rules[number], changed = new, True
+                for tensor in own:
+                    tensor.rule = new
+        if changed and not self.partitioned:
+            self.storage = choose_storage(self.tensors, self.layout, self.guard.flags)
+
     @torch.no_grad()
     def decide_step_sizes(self) -> StepSizes:
         """At the end of a step: agree over the ranks on how far each tensor and row moves."""
+        for number, group in enumerate(self.param_groups):
+            check_settings(group, where=f"parameter group {number}")
         for seen in self._seen.values():
             seen.reduce_over_ranks()
         return decide_step_sizes(
@@ -214,22 +273,19 @@ class HiddenAccumulation(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return everything that continuing needs, also within a step (then it is this rank's own).
 
+        ``saved_state`` describes its form.
+
         At the end of a step it is the same on all ranks, and the next step may have another number of micro-batches.
 
         Raises:
             RuntimeError: If the moments lie in slices on all ranks.
         """
-        if not self.state:
-            raise RuntimeError("states lie in slices on all ranks; FlatSteps.whole_moments() puts them together")
-        own = ("lr", "beta", "weight_decay")
-        return {
-            "state": {t.index: dict(self.state[t.param]) for t in self.tensors},
-            "param_groups": [{key: group[key] for key in own} for group in self.param_groups],
-            "steps": self.steps,
+        self._check_whole()
+        return super().state_dict() | {
             "filled": self.micro_steps_done,
             "folded": [t.folded for t in self.tensors],
-            "nonfinite": self.guard.flags,
-            "seen": {index: seen.rows for index, seen in self._seen.items()},
+            "nonfinite": self.guard.flags.clone(),
+            "seen": {index: seen.rows.clone() for index, seen in self._seen.items()},
         }
 
     @torch.no_grad()
@@ -237,75 +293,268 @@ class HiddenAccumulation(torch.optim.Optimizer):
         """Copy a ``state_dict`` of the same model into this optimizer, in place.
 
         Raises:
-            ValueError: If the number of parameters, a shape, or the place within the step does not fit.
+            ValueError: If the number of parameters, a shape, or the place within the step does not fit, or if it is the
+                state of another optimizer.
         """
-        shapes = [state["momentum"].shape for state in state_dict["state"].values()]
-        if shapes != [t.param.shape for t in self.tensors]:
-            raise ValueError(f"{len(shapes)} momenta do not match this optimizer's {len(self.tensors)} parameters")
-        if state_dict["filled"] >= self.accumulation_steps:
+        found = sum(len(group.get("params", ())) for group in state_dict.get("param_groups", ()))
+        found, wanted = found or len(state_dict.get("state", ())), len(self.tensors)
+        if found != wanted:
+            raise ValueError(f"the states of {found} parameters do not match this optimizer's {wanted} parameters")
+        filled = state_dict.get("filled", 0)
+        if filled >= self.accumulation_steps:
             raise ValueError(
-                f"the state is {state_dict['filled']} micro-batches into a step, this optimizer's steps have "
+                f"the state is {filled} micro-batches into a step, this optimizer's steps have "
                 f"{self.accumulation_steps}; give it the accumulation that the state was saved with"
             )
-        self.restart_at(state_dict["steps"])
-        self.micro_steps_done = state_dict["filled"]
-        for group, settings in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            group.update(settings)
-            group["rule"] = group["rule"].with_settings(group)
-        rules = [group["rule"] for group in self.param_groups for _ in group["params"]]
-        states = state_dict["state"].values()
-        for tensor, rule, state, folded in zip(self.tensors, rules, states, state_dict["folded"], strict=True):
-            tensor.rule, tensor.folded = rule, folded
-            for kind, value in state.items():
-                self.state[tensor.param][kind].copy_(value)
-        self.guard.flags.copy_(state_dict["nonfinite"])
-        for index, seen in self._seen.items():
-            seen.rows.copy_(state_dict["seen"][index])
+        self._check_whole()
+        super().load_state_dict(as_torch_saves(state_dict, [len(group["params"]) for group in self.param_groups]))
+        self.micro_steps_done = filled
+        if "folded" in state_dict:
+            for tensor, folded in zip(self.tensors, state_dict["folded"], strict=True):
+                tensor.folded = folded
+            self.guard.flags.copy_(state_dict["nonfinite"])
+            for index, seen in self._seen.items():
+                seen.rows.copy_(state_dict["seen"][index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is built from, and its state; a copy has its own hooks on its own parameters."""
+        saved = self.state_dict()
+        # Each moment is a view of one flat tensor, all of which pickle would store with each of them.
+        saved["state"] = {
+            index: {kind: value.clone() for kind, value in state.items()} for index, state in saved["state"].items()
+        }
+        return {
+            "groups": [{**group, "rule": rule} for group, rule in zip(self.param_groups, self._rules, strict=True)],
+            "rule": self._rule,
+            "defaults": self.defaults,
+            "accumulation_steps": self.accumulation_steps,
+            "options": self.options,
+            "micro_batch_weight": self.micro_batch_weight,
+            "saved": saved,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become the copy that ``__getstate__`` describes, or take over what torch's ``load_state_dict`` has read."""
+        if "saved" not in state:
+            self._take_over(state["state"], state["param_groups"])
+            return
+        HiddenAccumulation.__init__(
+            self, state["groups"], state["rule"], state["defaults"],
+            accumulation_steps=state["accumulation_steps"], options=state["options"],
+        )  # fmt: skip
+        self.micro_batch_weight = state["micro_batch_weight"]
+        self.load_state_dict(state["saved"])
 
     @torch.no_grad()
-    def _fold_and_free(self, tensor: Tracked, param: Tensor) -> None:
+    def _take_over(self, state: dict[Tensor, dict[str, Tensor]], groups: list[dict[str, Any]]) -> None:
+        check_fits(self.tensors, state)
+        for number, (own, saved) in enumerate(zip(self.param_groups, groups, strict=True)):
+            check_settings(saved, where=f"parameter group {number} of the state")
+            if saved.get("role", own["role"]) != own["role"]:
+                raise ValueError(f"parameter group {number} has the role {own['role']}, in the state {saved['role']}")
+        for own, saved in zip(self.param_groups, groups, strict=True):
+            own.update({key: value for key, value in saved.items() if key not in OWN_KEYS})
+        for tensor in self.tensors:
+            for kind, value in state.get(tensor.param, {}).items():
+                self.state[tensor.param][kind].copy_(value)
+        self.restart_at(groups[0]["steps"])
+
+    def _track(self, rule: Rule) -> None:
+        """Track the parameters of the last group, which torch has accepted."""
+        group, number = self.param_groups[-1], len(self.param_groups) - 1
+        if group["role"]:
+            group["role"] = Role(group["role"]).value  # plain text, which torch.load accepts
+        check_settings(group, where=f"parameter group {number}")
+        rule = rule.with_settings(group)
+        tensors = track(group, rule, number=number, first=len(self.tensors), bf16=self.options.bf16_states)
+        check_alike([*self.tensors, *tensors])
+        if self.state:
+            self._claim(tensors)
+        self.tensors += tensors
+        self._rules.append(rule)
+
+    def _claim(self, tensors: list[Tracked]) -> None:
+        if not self.partitioned:
+            self._hooks.claim([tensor.name for tensor in tensors], [tensor.param for tensor in tensors])
+
+    def _lay_out(self) -> None:
+        """Build what follows from the tensors; moments that there are already keep their values."""
+        old = [tensor.moments for tensor in self.tensors]
+        flat, ends = allocate_moments(self.tensors)
+        for tensor, moments in zip(self.tensors, old, strict=True):
+            for new, value in zip(tensor.moments, moments, strict=False):  # none yet of a new tensor
+                new.copy_(value)
+            names = [moment.name for moment in tensor.rule.moments]
+            self.state[tensor.param] = dict(zip(names, tensor.moments, strict=True))
+        self.layout = ScalarLayout([t.param.shape for t in self.tensors], [t.role for t in self.tensors], flat.device)
+        self.guard.add([tensor.name for tensor in self.tensors[len(self.guard.names) :]])
+        self._seen = {}
+        if self.options.lazy_rows and (tables := [t for t in self.tensors if t.role is Role.EMBEDDING]):
+            words = max(tables, key=lambda table: table.param.shape[0])
+            self._seen[words.index] = SeenRows(words.param.shape[0], flat.device)
+        self.storage = choose_storage(self.tensors, self.layout, self.guard.flags)
+        if self._folds_in_backward:
+            self._flat, self._average = flat, MomentAverage(flat, ends)
+            self._hook_trained()
+
+    @property
+    def _folds_in_backward(self) -> bool:
+        return self.options.accumulate == "momentum" and not self.partitioned
+
+    @property
+    def _averages(self) -> bool:
+        return self.options.average_over_ranks and ranks() > 1
+
+    def _hook_trained(self) -> None:
+        for tensor in self.tensors:
+            if tensor.param.requires_grad:
+                self._hooks.hook(tensor.index, tensor.param)
+
+    @torch.no_grad()
+    def _take(self, index: int, param: Tensor) -> None:
         """Take the gradient that backward has just made of ``param``."""
-        if param.grad is None:
-            raise RuntimeError("another optimizer already takes this parameter's gradients; build one per model")
-        grad, param.grad = param.grad, None
+        grad, param.grad, tensor = param.grad, None, self.tensors[index]
+        if grad is None:
+            raise RuntimeError(f"something else has taken the gradient of {tensor.name} before its optimizer")
+        self._has_folded = True
+        if grad.layout is not torch.strided:
+            grad = grad.to_dense()
         if self.options.clip_norm is not None:
             norm = square_norms([grad]).sqrt()
             grad.mul_(clip_factor(norm, self.options.clip_norm, self.options.clip_form))
-        self._fold(tensor, grad, self.micro_batch_weight / self.accumulation_steps)
-        if self._averages_moments and self.ends_step:
-            self._average.ready(tensor.place)
+        share = self.micro_batch_weight / self._accumulation_steps
+        averages = self._averages
+        if averages and not self._average.takes(tensor):
+            self._drop(tensor, grad)
+            self.guard.mark(index, self._average.fold_late(tensor, grad, share=share, rounding=self.rounding))
+            return
+        self._fold(tensor, grad, share)
+        if averages and self.ends_step:
+            self._average.ready(tensor)
+
+    def _end_micro_batch(self) -> bool:
+        if self._folds_in_backward:
+            self._take_what_is_left()
+        self.micro_batch_weight, self._has_folded = 1.0, False
+        if not self.ends_step:
+            self.micro_steps_done += 1
+            return False
+        self.apply_settings()
+        if not self.partitioned:
+            if self._folds_in_backward:
+                self._complete_moments()
+            else:
+                self._fold_accumulated()
+            self.storage.move(self.decide_step_sizes(), step=self.steps + 1, rounding=self.rounding)
+        self._open_step(self.steps + 1)
+        return True
+
+    def _open_step(self, steps: int) -> None:
+        self.steps, self.micro_steps_done = steps, 0
+        self._settings_of_step = -1
+        self.guard.flags.zero_()
+        for tensor in self.tensors:
+            tensor.folded = tensor.rests = False
+        for seen in self._seen.values():
+            seen.reset()
+
+    def _take_what_is_left(self) -> None:
+        """Take gradients that no hook has: set by hand, by DDP, or of parameters that were frozen until now."""
+        for tensor in self.tensors:
+            param = tensor.param
+            if param.grad is not None and self._may_take(tensor):
+                self._take(tensor.index, param)
+            if param.requires_grad:
+                self._hooks.hook(tensor.index, param)
+
+    def _may_take(self, tensor: Tracked) -> bool:
+        if not tensor.param.requires_grad:
+            tensor.param.grad = None
+            warnings.warn(
+                f"{tensor.name} has a gradient but is frozen, so that is left out; set requires_grad before step()",
+                UserWarning,
+                stacklevel=2,
+            )
+        return tensor.param.requires_grad
+
+    def _complete_moments(self) -> None:
+        """Fold zeros for what got no gradient, average over the ranks, and let rest what is not trained."""
+        averages, lazy = self._averages, self.options.lazy_tensors
+        agreed = self._agree([False] * len(self.tensors)) if lazy else None
+        for tensor in self.tensors:
+            if not tensor.folded and (agreed.trained[tensor.index] if agreed else tensor.param.requires_grad):
+                self._fold(tensor, torch.zeros_like(tensor.param), 0.0)
+        if averages:
+            self._average.finish(self.rounding)
+        if agreed is None:  # behind all buckets, which leave in one order on all ranks
+            late = self._average.late
+            agreed = self._agree([tensor.index in late for tensor in self.tensors])
+            if averages:
+                self._average.finish_late(list(compress(self.tensors, agreed.marked)), self.rounding)
+                self._average.close_step(is_irregular=agreed.is_irregular)
 
     def _fold_accumulated(self) -> None:
         """Average the gradients over micro-batches and ranks, clip them together, fold and free them."""
         options = self.options
-        grads = [(tensor, tensor.param.grad) for tensor in self.tensors if tensor.param.grad is not None]
-        if not grads:
-            return
-        average_gradients_(
-            [grad for _, grad in grads], accumulation_steps=self.accumulation_steps,
-            over_ranks=options.average_over_ranks, clip_norm=options.clip_norm, clip_form=options.clip_form,
-        )  # fmt: skip
-        for tensor, grad in grads:
+        have = [tensor.param.grad is not None and self._may_take(tensor) for tensor in self.tensors]
+        agreed = self._agree(have)
+        tensors = list(compress(self.tensors, agreed.marked))
+        grads = [_dense_gradient(tensor.param) for tensor in tensors]
+        if grads:
+            average_gradients_(
+                grads, accumulation_steps=self.accumulation_steps, over_ranks=options.average_over_ranks,
+                clip_norm=options.clip_norm, clip_form=options.clip_form,
+            )  # fmt: skip
+        for tensor, grad in zip(tensors, grads, strict=True):
             self._fold(tensor, grad, 1.0)
             tensor.param.grad = None
+        for tensor in self.tensors:
+            if agreed.trained[tensor.index] and not tensor.folded:
+                self._fold(tensor, torch.zeros_like(tensor.param), 0.0)
+
+    def _agree(self, marked: list[bool]) -> Participation:
+        lazy, hidden = self.options.lazy_tensors, self._folds_in_backward
+        trained = [
+            tensor.param.requires_grad and (not lazy or tensor.folded or (has_mark and not hidden))
+            for tensor, has_mark in zip(self.tensors, marked, strict=True)
+        ]
+        agreed = agree_on_participation(
+            self.tensors, trained=trained, marked=marked, over_ranks=self._averages,
+            is_irregular=hidden and self._average.is_irregular,
+        )  # fmt: skip
+        for tensor in self.tensors:
+            tensor.rests = not agreed.trained[tensor.index]
+        return agreed
 
     def _fold(self, tensor: Tracked, grad: Tensor, share: float) -> None:
-        options = self.options
-        if options.gradient_keep < 1:
-            drop_gradient_(grad, keep=options.gradient_keep, seed=options.seed, step=self.steps, tensor=tensor.index)
+        self.apply_settings()
+        self._drop(tensor, grad)
         is_first, tensor.folded = not tensor.folded, True
         bad = self.storage.fold(tensor.index, grad, is_first=is_first, share=share, rounding=self.rounding)
         self.guard.mark(tensor.index, bad)
 
-    def _finish_average(self) -> None:
-        if self._averages_moments:
-            for start, mean in self._average.finish():
-                kept = self._flat[start : start + mean.numel()]
-                self.rounding.store(kept, mean, number=_BUCKETS, offset=start)
+    def _drop(self, tensor: Tracked, grad: Tensor) -> None:
+        keep, seed = self.options.gradient_keep, self.options.seed
+        if keep < 1:
+            drop_gradient_(grad, keep=keep, seed=seed, step=self.steps, tensor=tensor.index)
 
     @property
-    def _averages_moments(self) -> bool:
-        return self.options.accumulate == "momentum" and self.options.average_over_ranks and ranks() > 1
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a ``GradScaler`` leaves its scale to ``step``, which refuses; else it divides ``.grad`` by it."""
+        return self.options.accumulate == "momentum" or self._accumulation_steps > 1 or self._averages
+
+    def _refuse_scaler(self) -> None:
+        if self.__dict__.pop("found_inf", None) is not None:  # torch puts both there for the time of a step
+            del self.__dict__["grad_scale"]
+            raise RuntimeError(
+                "GradScaler cannot undo its scale: gradients are in the momentum, or add up over micro-batches or "
+                "ranks. Train in bfloat16 or float32, which need no scaler; or take "
+                'options=Options(accumulate="gradient"), one process and accumulation_steps=1'
+            )
+
+    def _check_whole(self) -> None:
+        if not self.state:
+            raise RuntimeError("states lie in slices on all ranks; FlatSteps.whole_moments() puts them together")
 
     @property
     def filled(self) -> int:
@@ -321,12 +570,8 @@ class HiddenAccumulation(torch.optim.Optimizer):
         self.observe_tokens(*ids)
 
 
-def _choose_storage(tensors: list[Tracked], layout: ScalarLayout, flags: Tensor) -> TensorStorage:
-    """Take kernels over all tensors at once where there are a GPU, Triton and nothing but one rule of Tiger."""
-    moments, rules = tensors[0].moments[0], {tensor.rule for tensor in tensors}
-    usable = moments.is_cuda and moments.dtype != torch.float64 and find_spec("triton") is not None
-    if not usable or len(rules) > 1 or not isinstance(tensors[0].rule, TigerRule):
-        return WholeTensors(tensors, layout)
-    from kexue_train.optim.fused_tiger import FusedTensors  # noqa: PLC0415  # Triton is there with CUDA only
-
-    return FusedTensors(tensors, tensors[0].rule, layout, flags)
+def _dense_gradient(param: Tensor) -> Tensor:
+    """Return the gradient; zeros if there is none on this rank."""
+    if param.grad is None:
+        return torch.zeros_like(param)
+    return param.grad if param.grad.layout is torch.strided else param.grad.to_dense()

@@ -26,6 +26,7 @@ model", https://arxiv.org/abs/2109.05687.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Literal
 
 import torch
@@ -33,7 +34,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from kexue_train.optim.random_bits import random_bits
-from kexue_train.optim.ranks import ranks
+from kexue_train.optim.ranks import any_over_ranks, ranks
 
 ClipForm = Literal["hard", "soft"]
 
@@ -64,6 +65,18 @@ def average_gradients_(
     torch._foreach_mul_(gradients, share)
     if clip_norm is not None:
         torch._foreach_mul_(gradients, clip_factor(global_norm(gradients), clip_norm, clip_form))
+
+
+def complete_gradients_(params: Sequence[Tensor]) -> None:
+    """Give a parameter whose gradient only other ranks have one of zeros; a collective call.
+
+    Args:
+        params: At least one, all on one device.
+    """
+    have = any_over_ranks([param.grad is not None for param in params], params[0].device)
+    for param in compress(params, have):
+        if param.grad is None:
+            param.grad = torch.zeros_like(param)
 
 
 def clip_factor(norm: Tensor, limit: float, form: ClipForm) -> Tensor:

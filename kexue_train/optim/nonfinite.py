@@ -43,6 +43,12 @@ class NonfiniteGuard:
         self._steps = torch.zeros(len(names), device=device)
         self._run, self._longest = torch.zeros((), device=device), torch.zeros((), device=device)
 
+    def add(self, names: Sequence[str]) -> None:
+        """Guard further tensors from now on."""
+        self.names = [*self.names, *names]
+        more = self.flags.new_zeros(len(names))
+        self.flags, self._steps = torch.cat([self.flags, more]), torch.cat([self._steps, more])
+
     def mark(self, tensors: int | slice, bad: Tensor | bool) -> None:
         """Note whether a gradient of the tensors with this index, or these, was bad."""
         if isinstance(bad, Tensor):

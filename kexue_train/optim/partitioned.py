@@ -165,7 +165,7 @@ class TensorSlices:
     def move(self, sizes: StepSizes, *, step: int, rounding: Rounding, flat: Tensor | None = None) -> None:
         """Move the slices that lie in ``flat``, one of the flat tensors, or all of them."""
         for own, blocks, moments in zip(self.map.slices, self.map.blocks, self._moments, strict=True):
-            if flat is not None and self._flats[own.flat] is not flat:
+            if self._tensors[own.tensor].rests or (flat is not None and self._flats[own.flat] is not flat):
                 continue
             for block in blocks:
                 move_tensor_(
@@ -236,12 +236,15 @@ class FlatSteps(torch.optim.Optimizer):
             gradients: For each slice the mean over the ranks, [numel]; overwritten.
         """
         optimizer = self._optimizer
+        optimizer.apply_settings()
         options, slices = optimizer.options, self._storage.map.slices
         bad = self._find_bad(gradients)
         optimizer.guard.mark(slice(None), bad)
         share = optimizer.micro_batch_weight / optimizer.accumulation_steps if self.hidden else 1.0
         is_first = optimizer.micro_steps_done == 0 or not self.hidden
         for index, (own, grad) in enumerate(zip(slices, gradients, strict=True)):
+            if not optimizer.tensors[own.tensor].param.requires_grad:
+                continue
             if options.gradient_keep < 1:
                 drop_gradient_(
                     grad, keep=options.gradient_keep, seed=options.seed, step=optimizer.steps,
@@ -252,6 +255,8 @@ class FlatSteps(torch.optim.Optimizer):
 
     def decide(self) -> None:
         """At the end of a step: agree over the ranks on how far each tensor and row moves."""
+        for tensor in self._optimizer.tensors:
+            tensor.rests = not tensor.param.requires_grad
         self._sizes = self._optimizer.decide_step_sizes()
 
     @torch.no_grad()

@@ -28,8 +28,10 @@ START_0, START_1 = 0x9E3779B9, 0xBB67AE85
 """What the two key words start from."""
 PAGE_BITS = 32
 """Pairs are numbered within pages of 2³² elements, so that a number is a non-negative int32; the page is in the key."""
-PARAMETER = 3
-"""Part of a tensor that is the parameter itself; its moments are parts 0, 1 and 2."""
+PARAMETER, LATE = 3, 2
+"""Parts of a tensor that are the parameter itself, and its momentum after late gradients; moments are parts 0 and 1."""
+BUCKETS = 2**24 - 1
+"""Number of the averages over ranks; the parts of tensors have the numbers below."""
 _LOW = 0xFFFFFFFF
 
 

@@ -31,11 +31,29 @@ def max_over_ranks_(values: Tensor) -> Tensor:
     return values
 
 
+def any_over_ranks(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """Return which flags are up on any rank; waits for the other ranks.
+
+    Args:
+        flags: As many on every rank.
+        device: Where tensors are reduced that the ranks cannot reduce on a CPU, which has to be waited for.
+    """
+    if ranks() == 1:
+        return list(flags)
+    on_cpu = dist.get_backend() == "gloo" or "cpu:" in dist.get_backend()
+    votes = torch.tensor(flags, dtype=torch.uint8, device="cpu" if on_cpu else device)
+    return [bool(vote) for vote in max_over_ranks_(votes).tolist()]
+
+
 class RankAverage:
     """The mean over the ranks of one flat tensor, in place, bucket by bucket.
 
     Buckets leave strictly in order, so every rank starts the same reductions in the same order, whichever gradients
     come first and whichever tensors get none.
+
+    Attributes:
+        is_eager: Whether buckets leave as soon as they are complete. A bucket that has left takes no gradients any
+            more.
 
     Args:
         flat: The tensor, [n].
@@ -52,14 +70,30 @@ class RankAverage:
             self._bucket_of.append(len(self._borders) - 1)
             if (end - self._borders[-1]) * flat.element_size() >= bucket_bytes:
                 self._borders.append(end)
-        if self._borders[-1] < flat.numel():
+        if self._borders[-1] < flat.numel() or not flat.numel():
             self._borders.append(flat.numel())
+        last = len(self._borders) - 2  # tensors without elements at the end open no bucket
+        self._bucket_of = [min(bucket, last) for bucket in self._bucket_of]
+        self.is_eager = False
         self._begin()
 
-    def ready(self, tensor: int) -> None:
-        """Note that the ``tensor``-th tensor is complete on this rank; send its bucket off if it was the last one."""
+    def ready(self, tensor: int) -> bool:
+        """Note that the ``tensor``-th tensor is complete on this rank; its bucket may leave if it was the last one.
+
+        Returns:
+            Whether that was not known in this step.
+        """
+        if self._is_ready[tensor]:
+            return False
+        self._is_ready[tensor] = True
         self._waiting[self._bucket_of[tensor]] -= 1
-        self._send(while_complete=True)
+        if self.is_eager:
+            self._send(while_complete=True)
+        return True
+
+    def has_left(self, tensor: int) -> bool:
+        """Return whether the bucket of the ``tensor``-th tensor has left, so that nothing may be written there."""
+        return self._bucket_of[tensor] < self._next
 
     def finish(self) -> list[tuple[int, Tensor]]:
         """Send what is left and wait for all.
@@ -77,6 +111,12 @@ class RankAverage:
         self._begin()
         return wider
 
+    def abandon(self) -> None:
+        """Wait for what has left, and begin again."""
+        for _, _, work in self._sent:
+            work.wait()
+        self._begin()
+
     def _send(self, *, while_complete: bool) -> None:
         while self._next < len(self._waiting) and not (while_complete and self._waiting[self._next] > 0):
             start, end = self._borders[self._next], self._borders[self._next + 1]
@@ -89,4 +129,5 @@ class RankAverage:
     def _begin(self) -> None:
         self._next = 0
         self._sent: list[tuple[int, Tensor, dist.Work]] = []
+        self._is_ready = [False] * len(self._bucket_of)
         self._waiting = [self._bucket_of.count(bucket) for bucket in range(len(self._borders) - 1)]

@@ -11,11 +11,14 @@ Source: https://kexue.fm/archives/8634. Tiger's own rule is in ``tiger_update``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Rule(Protocol):
         ...
 
     def with_settings(self, group: dict[str, Any]) -> Rule:
-        """Return the rule with the betas of a parameter group."""
+        """Return the rule with those of its numbers that a parameter group sets."""
         ...
 
     def step_size(self, squares: Tensor, elements: Tensor, vector: Tensor) -> Tensor:
@@ -55,6 +58,14 @@ class Rule(Protocol):
         ...
 
 
+_Numbers = TypeVar("_Numbers", bound="DataclassInstance")
+
+
+def with_numbers(rule: _Numbers, group: dict[str, Any]) -> _Numbers:
+    """Return ``rule``, a frozen dataclass, with those of its fields that ``group`` has as keys."""
+    return replace(rule, **{field.name: group[field.name] for field in fields(rule) if field.name in group})
+
+
 @dataclass(frozen=True)
 class SgdmRule:
     """Stochastic gradient descent with momentum: m itself, as a moving average, biased at the start on purpose."""
@@ -67,8 +78,8 @@ class SgdmRule:
         return (Moment("momentum", self.beta),)
 
     def with_settings(self, group: dict[str, Any]) -> SgdmRule:
-        """Return the rule with the beta of a parameter group."""
-        return replace(self, beta=group["beta"])
+        """Return the rule with those of its numbers that a parameter group sets."""
+        return with_numbers(self, group)
 
     def step_size(self, squares: Tensor, elements: Tensor, vector: Tensor) -> Tensor:  # noqa: ARG002  # not scaled
         """Return 1."""
@@ -93,8 +104,8 @@ class AdamWRule:
         return Moment("momentum", self.beta), Moment("square", self.beta2, power=2)
 
     def with_settings(self, group: dict[str, Any]) -> AdamWRule:
-        """Return the rule with the beta of a parameter group, which is that of m."""
-        return replace(self, beta=group["beta"])
+        """Return the rule with those of its numbers that a parameter group sets; ``beta`` is that of m."""
+        return with_numbers(self, group)
 
     def step_size(self, squares: Tensor, elements: Tensor, vector: Tensor) -> Tensor:  # noqa: ARG002  # not scaled
         """Return 1."""

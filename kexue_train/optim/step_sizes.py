@@ -109,7 +109,7 @@ def decide_step_sizes(
 
     Args:
         groups: Parameter groups, in the order of ``tensors``.
-        tensors: What is moved.
+        tensors: What is moved, but for those that rest.
         layout: Layout of the scalars.
         squares: Sums of squares of the parameters, [total].
         bad: Which tensors had a gradient that was not finite, bool [tensors].
@@ -133,7 +133,11 @@ def decide_step_sizes(
         for scalars in (step, decay):
             layout.split(scalars)[index].mul_(rows)
     bad = layout.spread(bad)
-    return StepSizes(step.masked_fill(bad, 0.0), decay.masked_fill(bad, 1 - shrink))
+    step, decay = step.masked_fill(bad, 0.0), decay.masked_fill(bad, 1 - shrink)
+    if any(tensor.rests for tensor in tensors):
+        rests = layout.spread(torch.tensor([tensor.rests for tensor in tensors], device=layout.device))
+        step, decay = step.masked_fill(rests, 0.0), decay.masked_fill(rests, 0.0)
+    return StepSizes(step, decay)
 
 
 def _spread_setting(groups: Sequence[dict[str, Any]], layout: ScalarLayout, like: Tensor, key: str) -> Tensor:
@@ -142,7 +146,8 @@ def _spread_setting(groups: Sequence[dict[str, Any]], layout: ScalarLayout, like
     start = 0
     for group in groups:
         end = start + sum(next(counts) for _ in group["params"])
-        values[start:end].fill_(group[key])
+        value = group[key]
+        values[start:end].fill_(value.view(()) if isinstance(value, Tensor) else value)
         start = end
     return values
 

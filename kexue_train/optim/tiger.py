@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from torch import Tensor
+
 from kexue_train.optim.accumulation import HiddenAccumulation
+from kexue_train.optim.group_settings import check_settings
 from kexue_train.optim.options import Options
 from kexue_train.optim.tiger_update import RMS_FLOOR, TigerRule
 
@@ -22,7 +25,7 @@ class Tiger(HiddenAccumulation):
 
     Args:
         params: Groups of ``build_param_groups``, or plain parameters (then the role follows from the shape).
-        lr: Learning rate relative to the size of a tensor; 1e-3 to 2e-3 is usual.
+        lr: Learning rate relative to the size of a tensor; 1e-3 to 2e-3 is usual. A number or a tensor of one.
         beta: Decay of the momentum per step, in [0, 1).
         weight_decay: Decoupled decay of matrices and embeddings.
         accumulation_steps: Micro-batches per step.
@@ -31,13 +34,14 @@ class Tiger(HiddenAccumulation):
         options: See ``Options``.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, a parameter cannot be trained, or another optimizer has it.
+        TypeError: If a setting is no number.
     """
 
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         beta: float = 0.965,
         weight_decay: float = 0.01,
         accumulation_steps: int = 1,
@@ -46,15 +50,16 @@ class Tiger(HiddenAccumulation):
         dead_zone: float = 0.0,
         options: Options = Options(),  # noqa: B008  # frozen
     ) -> None:
-        if not lr > 0 or not 0 <= beta < 1 or weight_decay < 0 or rms_floor < 0 or dead_zone < 0:
-            raise ValueError(
-                "Tiger needs lr > 0, 0 <= beta < 1, weight_decay >= 0, rms_floor >= 0 and dead_zone >= 0, "
-                f"got {lr=}, {beta=}, {weight_decay=}, {rms_floor=}, {dead_zone=}"
-            )
+        defaults = {
+            "lr": lr, "beta": beta, "weight_decay": weight_decay, "rms_floor": rms_floor, "dead_zone": dead_zone
+        }  # fmt: skip
+        check_settings(defaults, where="Tiger")
+        if not lr:
+            raise ValueError(f"Tiger: {lr=} moves nothing; it must be above 0 (a schedule may set 0 later)")
         super().__init__(
             params,
             TigerRule(beta, rms_floor, dead_zone),
-            {"lr": lr, "beta": beta, "weight_decay": weight_decay},
+            defaults,
             accumulation_steps=accumulation_steps,
             options=options,
         )

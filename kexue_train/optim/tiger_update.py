@@ -17,14 +17,14 @@ That is exactly Tiger on the averaged gradient, as m is linear in g between two 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kexue_train.optim.param_groups import Role
-from kexue_train.optim.rules import Moment
+from kexue_train.optim.rules import Moment, with_numbers
 
 RMS_FLOOR = 1e-3
 """Tensors and rows smaller than this step as if they had this root mean square; otherwise zeros would stay zeros."""
@@ -102,8 +102,8 @@ class TigerRule:
         return (Moment("momentum", self.beta),)
 
     def with_settings(self, group: dict[str, Any]) -> TigerRule:
-        """Return the rule with the beta of a parameter group."""
-        return replace(self, beta=group["beta"])
+        """Return the rule with those of its numbers that a parameter group sets."""
+        return with_numbers(self, group)
 
     def step_size(self, squares: Tensor, elements: Tensor, vector: Tensor) -> Tensor:
         """Return RMS(θ), and ½ for vectors."""

@@ -55,6 +55,8 @@ class WholeTensors:
         """Move all parameters by step number ``step``."""
         scalars = zip(*map(self._layout.split, sizes), strict=True)
         for tensor, own in zip(self._tensors, scalars, strict=True):
+            if tensor.rests or not tensor.param.numel():
+                continue
             move_tensor_(
                 tensor.rule, tensor.param, tensor.moments, StepSizes(*own), step=step, rounding=rounding,
                 number=tensor.index,

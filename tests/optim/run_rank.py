@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from kexue_train.optim import Tiger, accumulation, build_param_groups
+from kexue_train.optim import Tiger, build_param_groups, moment_average
 from kexue_train.optim.options import Options
 from kexue_train.optim.ranks import RankAverage
 from tests.reference.toy_model import Toy, draw_gradients
@@ -28,7 +28,7 @@ RUNS: dict[str, dict[str, object]] = {
     "bf16": {"bf16_states": True},
 }
 # Of two tensors each, so that a window has two reductions.
-accumulation.RankAverage = partial(RankAverage, bucket_bytes=8 * 29)  # type: ignore[misc]
+moment_average.RankAverage = partial(RankAverage, bucket_bytes=8 * 29)  # type: ignore[misc]
 
 
 def run(name: str, rank: int, ranks: int) -> Toy:

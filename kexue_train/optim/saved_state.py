@@ -1,0 +1,70 @@
+"""The form in which an optimizer's state is saved: torch's, with what is known of an open step beside it.
+
+    state           by number of the parameter: its moments
+    param_groups    all keys of each group, ``params`` as numbers, and ``steps`` done
+    filled, folded, nonfinite, seen     of the open step, if saved by ``state_dict``; torch's tools drop them
+
+Before, ``steps`` lay beside them and groups had no ``params``; that is still read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from kexue_train.optim.param_groups import Tracked
+
+OWN_KEYS = ("params", "names", "positions")
+"""Keys of a group that a saved one does not replace."""
+
+
+def as_torch_saves(state_dict: Mapping[str, Any], group_sizes: Sequence[int]) -> dict[str, Any]:
+    """Return a state with ``params`` and ``steps`` in every group, whenever it was saved.
+
+    Raises:
+        ValueError: If it is no state of an optimizer, or does not say at which step it was saved.
+    """
+    missing = {"state", "param_groups"} - state_dict.keys()
+    if missing:
+        raise ValueError(f"this is no state of an optimizer: {', '.join(sorted(missing))} is missing")
+    groups, first = [], 0
+    for number, saved in enumerate(state_dict["param_groups"]):
+        group = dict(saved)
+        if "params" not in group and number < len(group_sizes):
+            group["params"] = list(range(first, first + group_sizes[number]))
+        first += len(group.get("params", ()))
+        if "steps" not in group:
+            if "steps" not in state_dict:
+                kinds = sorted({kind for state in state_dict["state"].values() for kind in state})
+                raise ValueError(
+                    f"the state keeps {', '.join(kinds) or 'nothing'} and no number of steps: it was saved by another "
+                    "optimizer than this one"
+                )
+            group["steps"] = state_dict["steps"]
+        groups.append(group)
+    return {**state_dict, "param_groups": groups}
+
+
+def check_fits(tensors: Sequence[Tracked], state: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
+    """Refuse moments that are not those of these tensors; one that is frozen needs none.
+
+    Raises:
+        ValueError: By name.
+    """
+    for tensor in tensors:
+        wanted = {moment.name for moment in tensor.rule.moments}
+        found = state.get(tensor.param, {})
+        if not found and not tensor.param.requires_grad:
+            continue
+        if set(found) != wanted:
+            raise ValueError(
+                f"the state of {tensor.name} is {', '.join(sorted(found)) or 'missing'}, this optimizer keeps "
+                f"{', '.join(sorted(wanted))}; it was saved by another optimizer"
+            )
+        for kind, value in found.items():
+            if value.shape != tensor.param.shape:
+                raise ValueError(
+                    f"the {kind} of {tensor.name} is {list(value.shape)}, the parameter {list(tensor.param.shape)}"
+                )

@@ -1,0 +1,53 @@
+"""Where parameters and moments lie, and who does the arithmetic there."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kexue_train.optim.param_groups import Tracked
+from kexue_train.optim.random_bits import Rounding
+from kexue_train.optim.step_sizes import ScalarLayout, StepSizes
+from kexue_train.optim.tiger_update import TigerRule
+from kexue_train.optim.whole_tensors import WholeTensors
+
+
+class TensorStorage(Protocol):
+    """Where parameters and moments lie: whole (``WholeTensors``, ``FusedTensors``) or in slices (``TensorSlices``)."""
+
+    def fold(self, index: int, grad: Tensor, *, is_first: bool, share: float, rounding: Rounding) -> Tensor | bool:
+        """Take the gradient of a micro-batch into the moments of the ``index``-th tensor or slice.
+
+        Args:
+            index: Which of the tensors or slices.
+            grad: As many elements.
+            is_first: Whether it is the first of its step, which the moments decay with.
+            share: Weight of the micro-batch in the step.
+            rounding: For bf16 moments.
+
+        Returns:
+            Whether the gradient was not finite, and the moments stay as they were.
+        """
+        ...
+
+    def sum_squares(self) -> Tensor:
+        """Return the sums of squares of the whole parameters, [total] of the layout."""
+        ...
+
+    def move(self, sizes: StepSizes, *, step: int, rounding: Rounding) -> None:
+        """Move the parameters by step number ``step``, counted from 1, but for those that rest."""
+        ...
+
+
+def choose_storage(tensors: list[Tracked], layout: ScalarLayout, flags: Tensor) -> TensorStorage:
+    """Take kernels over all tensors at once where there are a GPU, Triton and nothing but one rule of Tiger."""
+    moments, rules = tensors[0].moments[0], {tensor.rule for tensor in tensors}
+    usable = moments.is_cuda and moments.dtype != torch.float64 and find_spec("triton") is not None
+    if not usable or len(rules) > 1 or not isinstance(tensors[0].rule, TigerRule):
+        return WholeTensors(tensors, layout)
+    from kexue_train.optim.fused_tiger import FusedTensors  # noqa: PLC0415  # Triton is there with CUDA only
+
+    return FusedTensors(tensors, tensors[0].rule, layout, flags)
