@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from kexue_train.foundation.errors import ResourceError
-from kexue_train.optim.gradients import average_gradients_
+from kexue_train.optim.gradients import average_gradients_, complete_gradients_
 from kexue_train.optim.nonfinite import NonfiniteGuard, NonfiniteReport
 from kexue_train.optim.options import Options
 from kexue_train.optim.param_groups import Role
@@ -112,7 +112,10 @@ class GradientAccumulation(torch.optim.Optimizer):
         for index, (_, param) in enumerate(self._params):
             if param.grad is not None:
                 self._guard.mark(index, ~torch.isfinite(param.grad.sum()))
-        grads = [param.grad for _, param in self._params if param.grad is not None]
+        params = [param for _, param in self._params]
+        if self.options.average_over_ranks:
+            complete_gradients_(params)
+        grads = [param.grad for param in params if param.grad is not None]
         if not bool(self._guard.close_step().any()) and grads:
             average_gradients_(
                 grads, accumulation_steps=self.accumulation_steps, over_ranks=self.options.average_over_ranks,

@@ -162,6 +162,7 @@ def _move_tile(
         signed = tl.where(direction > 0, step, tl.where(direction < 0, -step, 0.0))
         signed = tl.where(tl.abs(direction) < dead_zone, 0.0, signed)
         after = before - tl.fma(before, decay, signed)
+        after = tl.where((step != 0) | (decay != 0), after, before)  # what rests may be infinite, and 0·∞ is NaN
         if parameter.dtype.element_ty == tl.bfloat16:
             if is_whole:
                 pair = tl.arange(0, columns // 2)[None, :]
