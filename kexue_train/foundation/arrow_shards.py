@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
 
-from kexue_train.foundation.artifacts import digest_of, write_atomic
+from kexue_train.foundation.artifacts import MANIFEST_NAME, digest_of, read_manifest, write_atomic
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.foundation.write_behind import new_file
 
 _MOD = 1 << 128
+_SHARD_NAMES = "data-*-of-*.arrow"
 
 
 def shard_name(index: int, total: int) -> str:
@@ -70,12 +72,15 @@ def read_shard(path: Path) -> pa.Table:
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """Return the folder's ``data-*.arrow`` files in order.
+    """Return the folder's ``data-*.arrow`` files in order: those that its manifest lists, if it has one.
 
     Raises:
-        ArtifactError: If there is no shard.
+        ArtifactError: If there is no shard, or the manifest is damaged.
     """
-    paths = sorted(folder.glob("data-*-of-*.arrow"))
+    if (folder / MANIFEST_NAME).exists():
+        paths = sorted(folder / name for name in read_manifest(folder).files if fnmatch(name, _SHARD_NAMES))
+    else:
+        paths = sorted(folder.glob(_SHARD_NAMES))
     if not paths:
         raise ArtifactError(
             f"{folder}: holds no data-*-of-*.arrow shard; give a folder made by 'kexue shuffle' or 'kexue samples'"

@@ -268,7 +268,8 @@ def _make(config: _Config, inputs: Sequence[Path], out: Path, progress: Progress
 
 
 def _describe(_config: _Config, out: Path) -> str:
-    manifest, shards = read_manifest(out), len(list(out.glob("data-*")))
+    manifest = read_manifest(out)
+    shards = sum(name.startswith("data-") for name in manifest.files)
     made = f"{manifest.rows:,} documents in {shards} shards, {format_size(manifest.bytes)}, checksums agree"
     return ", ".join(filter(None, [made, manifest.describe_rejected()]))
 

@@ -16,6 +16,7 @@ from kexue_train.foundation.arrow_shards import (
     shard_paths,
     write_dataset_files,
 )
+from kexue_train.foundation.artifacts import Recipe, build_manifest, describe_files, open_partial, publish
 from kexue_train.foundation.errors import ArtifactError
 
 SCHEMA = pa.schema([("text", pa.string())])
@@ -106,6 +107,17 @@ def test_shards_are_listed_in_order(tmp_path: Path) -> None:
         write(tmp_path / name, "a")
     assert [path.name for path in shard_paths(tmp_path)] == names
     assert names[3] == "data-00003-of-00012.arrow"
+
+
+def test_the_shards_are_those_that_the_manifest_lists(tmp_path: Path) -> None:
+    names = [shard_name(index, 2) for index in range(2)]
+    recipe = Recipe(kind="text_shards", settings={})
+    folder = open_partial(tmp_path / "shards", recipe)
+    for name in names:
+        write(folder / name, "a")
+    publish(folder, tmp_path / "shards", build_manifest(recipe, describe_files(folder)))
+    write(tmp_path / "shards" / shard_name(7, 9), "of another shuffle")
+    assert [path.name for path in shard_paths(tmp_path / "shards")] == names
 
 
 @pytest.mark.slow
