@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import glob
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -172,4 +173,16 @@ def _read_list(pattern: str) -> list[str]:
             raise CorpusError(f"{path}:{number}: {line} is a list within a list; write its lines here instead")
     if not any(line.strip() for line in lines):
         raise CorpusError(f"{path}: the list of inputs is empty; write one file, folder, glob or URI on each line")
-    return [line for line in lines if line.strip()]
+    return [_beside(path, line) for line in lines if line.strip()]
+
+
+def _beside(file: Path, line: str) -> str:
+    """Return a line of the list ``file``, from its folder if it is relative and the current folder has no such file."""
+    path = None if line in STANDARD_INPUT_NAMES or line.startswith(HUB) else _local_path(line)
+    if path is None or Path(path).expanduser().is_absolute() or _is_there(path):
+        return line
+    return str(beside) if _is_there(beside := str(file.parent.absolute() / path)) else line
+
+
+def _is_there(path: str) -> bool:
+    return os.path.lexists(path) or (glob.has_magic(path) and any(glob.iglob(path, recursive=True)))  # noqa: PTH207

@@ -171,6 +171,17 @@ def test_a_json_file_is_an_array_or_json_lines_by_its_first_character(tmp_path):
     assert [(source.format, source.compression) for source in found] == [("json", None), ("jsonl", "gzip")]
 
 
+def test_relative_lines_of_a_list_start_at_the_current_folder_or_else_at_its_own(tmp_path, monkeypatch):
+    for name in ("lists/a.txt", "lists/deep/b.txt", "here/a.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("one\n")
+    (tmp_path / "lists" / "files.txt").write_text("a.txt\ndeep/*.txt\n")
+    for folder, first in (("here", "here/a.txt"), ("lists/deep", "lists/a.txt")):
+        monkeypatch.chdir(tmp_path / folder)
+        found = [source.path for source in find_inputs([f"@{tmp_path}/lists/files.txt"])]
+        assert found == sorted([f"{tmp_path}/{first}", f"{tmp_path}/lists/deep/b.txt"])
+
+
 def test_a_list_names_inputs_line_by_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a.jsonl", "b 1.jsonl", "c.jsonl"):
