@@ -44,7 +44,14 @@ def plan_command(
     from rich.console import Console  # noqa: PLC0415
 
     from kexue_train.foundation.runtime import available_cpus, available_memory_bytes  # noqa: PLC0415
-    from kexue_train.pipeline.plan import Machine, find_sources, plan_run, plan_values, print_plan  # noqa: PLC0415
+    from kexue_train.pipeline.plan import (  # noqa: PLC0415
+        Machine,
+        find_sources,
+        foresee_missing_pairs,
+        plan_run,
+        plan_values,
+        print_plan,
+    )
     from kexue_train.pipeline.run_config import RunConfig  # noqa: PLC0415
 
     run = RunConfig.load(config, overrides or [])
@@ -55,6 +62,8 @@ def plan_command(
         print_json(plan_values(planned))
     else:
         print_plan(planned, Console())
+    if warning := foresee_missing_pairs(run, sources):
+        typer.echo(warning, err=True)
 
 
 @command(runs_app, "pipeline", example="kexue pipeline --config configs/demo.yaml train.steps=200")

@@ -6,25 +6,33 @@ that were measured; benchmarks/RESULTS.md explains them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kexue_train.corpus.formats import FORMATS
 from kexue_train.corpus.inputs import Source, find_inputs
+from kexue_train.corpus.readers import read_records
+from kexue_train.corpus.records import ReadOptions
 from kexue_train.foundation.errors import ConfigError
 from kexue_train.foundation.runtime import format_seconds, format_size, parse_size
 from kexue_train.foundation.stage import Outlook, StagePlan
 from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import STAGES
+from kexue_train.samples.missing_pairs import describe_missing_pairs
 from kexue_train.shuffle.plan import estimate_text_bytes
 from kexue_train.train.plan import cpu_flops_per_second, flops_per_token, planned_parameters, rule_of
 
 _JSON_PER_TEXT_BYTE = 1.034
 _UNKNOWN = "?"
+_LOOKED_AT_BYTES, _LOOKED_AT_FILES = 1 << 16, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,23 @@ def find_sources(config: RunConfig, text_size: str | None = None) -> list[Source
         return [text_source(parse_size(text_size))]
     shuffle = config.shuffle
     return find_inputs(config.corpus.inputs, format=shuffle.format, document=shuffle.document, weights=shuffle.weights)
+
+
+def foresee_missing_pairs(config: RunConfig, sources: Sequence[Source]) -> str | None:
+    """Return a warning if the first documents of some inputs have one sentence each, though the samples need pairs.
+
+    Raises:
+        CorpusError: If an input cannot be read.
+    """
+    if not config.samples.nsp:
+        return None
+    shuffle = config.shuffle
+    options = ReadOptions(text_keys=shuffle.text_keys, document=shuffle.document, block_bytes=_LOOKED_AT_BYTES)
+    # A first block of another format may be a whole row group.
+    local = [source for source in sources if FORMATS[source.format].is_cut_by_bytes and Path(source.path).is_file()]
+    chosen = local[:: math.ceil(len(local) / _LOOKED_AT_FILES) or 1]
+    blocks = (block for source in chosen for block in islice(read_records(source, options), 1))
+    return describe_missing_pairs(text for block in blocks for text in block.texts.to_pylist())
 
 
 def text_source(text_bytes: int) -> Source:

@@ -41,7 +41,7 @@ from kexue_train.samples.row_counts import RowCounts
 from kexue_train.samples.sample_shard import ShardResult, ShardTask, make_sample_shard, sum_results
 from kexue_train.samples.schema import COUNTS_NAME, TOKENIZER_NAME, sample_schema
 from kexue_train.samples.segmentation import prepare_words, word_settings
-from kexue_train.samples.tokenizer import load_tokenizer, special_token_ids
+from kexue_train.samples.tokenizer import load_tokenizer, note_unknown_text, special_token_ids
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.shuffle_corpus import planned_shards
 
@@ -79,6 +79,7 @@ def build_samples(
     recipe = _recipe_of(config, text_manifest, tokenizer, seed)
     if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
         return manifest
+    note_unknown_text(tokenizer, shards, progress)
     partial = open_partial(out_dir, recipe, progress, method=_METHOD)
     (partial / _SCRATCH).mkdir(exist_ok=True)
     tasks = _plan(config, shards, tokenizer, partial, seed)

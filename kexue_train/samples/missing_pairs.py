@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from kexue_train.foundation.progress import Progress
@@ -19,18 +19,25 @@ _REMEDY = (
 )
 
 
+def describe_missing_pairs(documents: Iterable[str]) -> str | None:
+    """Return a warning if none of ``documents``, the first of a corpus, has a second sentence; else None."""
+    num_documents = 0
+    for text in documents:
+        if sentence_cuts(text):
+            return None
+        num_documents += 1
+    if not num_documents:
+        return None
+    return (
+        f"warning: samples.nsp is on, but none of the first {num_documents:,} documents has two sentences, so there "
+        f"will be no pairs: {_REMEDY}"
+    )
+
+
 def note_documents_without_pairs(shards: Path, progress: Progress) -> None:
     """Warn if none of the first documents of ``shards``, a uniform sample, has a second sentence."""
-    num_documents = 0
-    for text in iter_text_blocks(shards, _LOOKED_AT_BYTES, block_bytes=1):
-        if sentence_cuts(text):
-            return
-        num_documents += 1
-    if num_documents:
-        progress.note(
-            f"warning: samples.nsp is on, but none of the first {num_documents:,} documents has two sentences, so "
-            f"there will be no pairs: {_REMEDY}"
-        )
+    if warning := describe_missing_pairs(iter_text_blocks(shards, _LOOKED_AT_BYTES, block_bytes=1)):
+        progress.note(warning)
 
 
 def note_missing_pairs(numbers: Mapping[str, int], progress: Progress) -> None:

@@ -41,6 +41,8 @@ from kexue_train.samples.train_wordpiece import train_wordpiece
 from kexue_train.samples.vocabulary_coverage import Coverage, measure_coverage
 
 _MEASURE_BYTES = 1_000_000
+_MUCH_UNKNOWN = float(TokenizerConfig.model_fields["max_unknown_rate"].default)
+_MEASURED = "unknown_character_rate"
 _BYTES_PER_SECOND = 2.3e6
 """WordPiece of 8,192 pieces: 15.3 MB in 6.8 s, most of it words that were new (benchmarks/RESULTS.md, "demo run")."""
 
@@ -51,8 +53,9 @@ def train_tokenizer(
     """Train a vocabulary on the first rows of ``shards``, or take ``config.source``, for ``AutoTokenizer`` to read.
 
     Raises:
-        ConfigError: If the text yields fewer than ``config.vocab_size`` pieces, ``config.source`` does not exist, or
-            more than ``config.max_unknown_rate`` of the tokens or of the characters would be unknown.
+        ConfigError: If the text yields fewer than ``config.vocab_size`` pieces, ``config.source`` does not exist or
+            contradicts the other settings, or more than ``config.max_unknown_rate`` of the tokens or of the characters
+            would be unknown.
         CorpusError: If the shards hold no text.
         ArtifactError: If ``shards``, ``out_dir`` or ``config.source`` is not what it should be.
     """
@@ -63,6 +66,7 @@ def train_tokenizer(
     partial = open_partial(out_dir, recipe)
     if source:
         num_bytes, tokenizer = 0, read_vocabulary(source, lowercase=config.lowercase)
+        _require_as_given(config, source, tokenizer)
     else:
         num_bytes = _training_bytes(shards, parse_size(config.max_size))
         tokenizer = train_wordpiece(
@@ -82,9 +86,26 @@ def train_tokenizer(
         "training_bytes": num_bytes,
         "bytes_per_token": round(coverage.bytes_per_token, 4),
         "unknown_rate": round(coverage.unknown_rate, 6),
-        "unknown_character_rate": round(coverage.unknown_character_rate, 6),
+        _MEASURED: round(coverage.unknown_character_rate, 6),
     }
     return publish(partial, out_dir, build_manifest(recipe, describe_files(partial), statistics=statistics))
+
+
+def note_unknown_text(folder: Path, shards: Path, progress: Progress) -> None:
+    """Warn if the tokenizer in ``folder``, made for other text, leaves much of ``shards`` unknown.
+
+    Raises:
+        ArtifactError: If either is damaged.
+    """
+    made = read_manifest(folder)
+    if made.parents.get("text_shards") == read_manifest(shards).content_digest and _MEASURED in made.statistics:
+        return
+    coverage = measure_coverage(load_tokenizer(folder), iter_text_blocks(shards, _MEASURE_BYTES))
+    if max(coverage.unknown_rate, coverage.unknown_character_rate) > _MUCH_UNKNOWN:
+        progress.note(
+            f"warning: {coverage.describe_rates()} of {shards} are [UNK] to the tokenizer {folder}; "
+            f"{coverage.describe_causes()}; make a tokenizer for this text with 'kexue tokenizer'"
+        )
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -105,7 +126,7 @@ def special_token_ids(tokenizer: Tokenizer) -> dict[str, int]:
 def describe_coverage(statistics: Mapping[str, Any]) -> str:
     """Return, from the statistics of a tokenizer's manifest, how much text a token holds and what is unknown."""
     unknown = f"{statistics['unknown_rate']:.2%} of the tokens"
-    if (rate := statistics.get("unknown_character_rate")) is not None:  # older manifests lack it
+    if (rate := statistics.get(_MEASURED)) is not None:  # older manifests lack it
         unknown += f" and {rate:.2%} of the characters"
     return f"{statistics['bytes_per_token']:.2f} bytes per token, {unknown} unknown"
 
@@ -130,6 +151,20 @@ def _measure(tokenizer: Tokenizer, shards: Path, training_bytes: int) -> Coverag
     """Measure on text after the training text, or on the training text where there is no other."""
     coverage = measure_coverage(tokenizer, iter_text_blocks(shards, _MEASURE_BYTES, skip_bytes=training_bytes))
     return coverage if coverage.tokens else measure_coverage(tokenizer, iter_text_blocks(shards, _MEASURE_BYTES))
+
+
+def _require_as_given(config: TokenizerConfig, source: Path, tokenizer: Tokenizer) -> None:
+    size, lowercase = tokenizer.get_vocab_size(), tokenizer.normalizer.lowercase
+    if config.vocab_size not in (size, TokenizerConfig.model_fields["vocab_size"].default):
+        raise ConfigError(
+            f"tokenizer.vocab_size={config.vocab_size} has no effect beside tokenizer.source: {source} has {size} "
+            "pieces and is taken as it is; remove it"
+        )
+    if lowercase and not config.lowercase:
+        raise ConfigError(
+            f"tokenizer.lowercase=false has no effect beside tokenizer.source: {source} says itself that text is "
+            "lower-cased; remove it, or take another vocabulary"
+        )
 
 
 def _require_coverage(coverage: Coverage, config: TokenizerConfig, shards: Path) -> None:

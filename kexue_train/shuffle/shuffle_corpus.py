@@ -41,6 +41,7 @@ from kexue_train.shuffle.scatter_result import ScatterResult
 from kexue_train.shuffle.text_shards import text_features
 
 _SCRATCH = ".spill"
+_MIN_BLANK_SHARE = 0.01
 # JSON Lines, 512 MB of memory: 121 to 127 MB/s on 2 cores; ``dd`` twice on the same disk, in bytes of input: a disk may
 # allow no more, whatever its CPUs (benchmarks/RESULTS.md, "the shuffle beside its peers").
 _BYTES_PER_CPU_SECOND, _BYTES_PER_DISK_SECOND = 62e6, 185e6
@@ -97,6 +98,7 @@ def shuffle_corpus(
         form = ShardForm(config.output, config.keep)
         passes = plan_passes(config, form, sources, num_shards, seed, recipe, partial / _SCRATCH, executor, progress)
         scattered = first_pass(passes)
+        _note_blank_lines(passes, scattered)
         scattered = _gather_folder(passes, scattered, partial)
         return _finish(passes, recipe, scattered, partial, out_dir)
 
@@ -165,6 +167,24 @@ def first_pass(passes: Passes) -> list[ScatterResult]:
             f"'{', '.join(passes.config.text_keys)}'"
         )
     return scattered
+
+
+def _note_blank_lines(passes: Passes, scattered: Sequence[ScatterResult]) -> None:
+    """Say that lines are documents where the blank ones among them look as if they ended documents."""
+    if passes.config.document != "line":
+        return
+    counts = [entry for result in scattered for number, entry in result.files.items() if _is_text(passes, number)]
+    rows, blank = sum(entry.rows for entry in counts), sum(entry.blank for entry in counts)
+    if blank > _MIN_BLANK_SHARE * rows and blank > 1:
+        passes.progress.note(
+            f"{blank:,} blank lines lie among the {rows:,} lines of text, each of which is a document; if a blank line "
+            "ends a document (one sentence on each line, as in BERT's own format), use --document block "
+            "(shuffle.document: block)"
+        )
+
+
+def _is_text(passes: Passes, number: int) -> bool:
+    return passes.sources[number].format == "text"
 
 
 def _gather_folder(passes: Passes, scattered: list[ScatterResult], partial: Path) -> list[ScatterResult]:

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from kexue_train.foundation.errors import ArtifactError, ConfigError, CorpusErro
 from kexue_train.samples.bert_tokenizer import assemble
 from kexue_train.samples.config import TokenizerConfig
 from kexue_train.samples.shard_texts import iter_text_blocks
-from kexue_train.samples.tokenizer import describe_coverage, load_tokenizer, train_tokenizer
+from kexue_train.samples.tokenizer import describe_coverage, load_tokenizer, note_unknown_text, train_tokenizer
 from kexue_train.samples.vocabulary_coverage import measure_coverage
 from kexue_train.samples.words import BertWords
 
@@ -338,6 +339,32 @@ def test_words_beyond_the_limit_count_by_their_characters(
     statistics = train_tokenizer(config, shards, tmp_path / "tokenizer").statistics
     assert statistics["unknown_character_rate"] == 0.625
     assert describe_coverage(statistics).endswith("and 62.50% of the characters unknown")
+
+
+def test_text_that_is_unknown_to_the_tokenizer_of_other_text_is_said(
+    tmp_path: Path, write_text_shards: Callable, text_shards: Path, tokenizer_folder: Path
+) -> None:
+    notes: list[str] = []
+    progress = SimpleNamespace(note=notes.append)
+    note_unknown_text(tokenizer_folder, text_shards, progress)
+    note_unknown_text(tokenizer_folder, write_text_shards(tmp_path / "known", ["The boats came."] * 20), progress)
+    assert notes == []
+    texts = [f"{'the boats came at noon ' * 9}{'ก' * 150}"] * 20
+    note_unknown_text(tokenizer_folder, write_text_shards(tmp_path / "thai", texts), progress)
+    (note,) = notes
+    assert re.search(r"warning: \d\.\d% of the tokens and 4\d\.\d% of the characters .* Thai", note)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [({"vocab_size": 100}, "vocab_size=100 has no effect"), ({"lowercase": False}, "lowercase=false has no effect")],
+)
+def test_settings_that_a_given_vocabulary_leaves_without_effect_are_refused(
+    tmp_path: Path, text_shards: Path, tokenizer_folder: Path, settings: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        take(tokenizer_folder, text_shards, tmp_path / "tokenizer", **settings)
+    take(tokenizer_folder, text_shards, tmp_path / "tokenizer", vocab_size=256)
 
 
 def test_the_statistics_of_an_older_release_are_described() -> None:

@@ -228,6 +228,24 @@ def test_an_input_that_changed_while_another_went_is_noticed(tmp_path, movable, 
         shuffle(files, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "settings", "is_said"),
+    [
+        ("a.txt", "One.\nTwo.\n\nThree.\nFour.\n\nFive.\n", {}, True),
+        ("a.txt", "One.\nTwo.\n\nThree.\nFour.\n\nFive.\n", {"document": "block"}, False),
+        ("a.txt", "One.\nTwo.\nThree.\n\n", {}, False),
+        ("a.jsonl", '{"text": "One."}\n\n\n{"text": "Two."}\n', {}, False),
+    ],
+    ids=["blank lines between", "blocks", "one at the end", "another format"],
+)
+def test_blank_lines_that_may_end_documents_are_said(tmp_path, shuffle, name, text, settings, is_said):
+    (tmp_path / name).write_text(text)
+    notes = []
+    progress = SimpleNamespace(note=notes.append, update=lambda *_, **__: None)
+    shuffle(tmp_path / name, tmp_path / "out", progress=progress, **settings)
+    assert any("--document block" in note for note in notes) == is_said
+
+
 def test_an_input_that_grows_while_it_is_read_is_noticed(tmp_path, corpus, shuffle, monkeypatch):
     def grow(task):
         with (corpus / "b.jsonl").open("ab") as file:

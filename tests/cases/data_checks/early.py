@@ -22,12 +22,18 @@ def _samples(data: Path, *options: str) -> Ended:
 
 
 def _no_pairs(data: Path) -> None:
-    _shards(data, "sentence_per_line.txt")
+    ended = kexue(data, "shuffle", "sentence_per_line.txt", "-o", "shards", "--workers", "1")
+    assert "--document block" in ended.err
     assert kexue(data, "tokenizer", "shards", "--out", "tokenizer", "--vocab-size", "128").code == 0
     ended = _samples(data)
     assert ended.code == 0
     assert "warning: samples.nsp is on" in ended.err
     assert "--document block" in ended.err
+    run = {"name": "a", "corpus": {"inputs": ["sentence_per_line.txt"]}, "train": {"steps": 5000}}
+    (data / "run.yaml").write_text(json.dumps(run), encoding="utf-8")
+    ended = kexue(data, "plan", "--config", "run.yaml")
+    assert ended.code == 0
+    assert "warning: samples.nsp is on" in ended.err
 
 
 def _unspaced_script(data: Path) -> None:

@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from kexue_train.foundation.stage import SLOTS_PER_TEXT_BYTE
-from kexue_train.pipeline.plan import Machine, RunPlan, plan_run, plan_values, print_plan, text_source
+from kexue_train.pipeline.plan import (
+    Machine,
+    RunPlan,
+    find_sources,
+    foresee_missing_pairs,
+    plan_run,
+    plan_values,
+    print_plan,
+    text_source,
+)
 from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import STAGES
 from kexue_train.train.plan import activation_bytes, planned_parameters, rule_of, state_bytes
@@ -41,6 +50,23 @@ def plan(run: RunConfig, text_bytes: int = GB, *, cpus: int = 2, memory: int = 1
 
 def stage(planned: RunPlan, name: str) -> Any:
     return planned.stages[name]
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "is_said"),
+    [
+        ("One.\nTwo.\n\nThree.\n", [], True),
+        ("One.\nTwo.\n\nThree.\n", ["shuffle.document=block"], False),
+        ("One.\nTwo.\n\nThree.\n", ["samples.nsp=false"], False),
+        ("One. Two.\nThree.\n", [], False),
+    ],
+)
+def test_a_corpus_that_makes_no_pairs_is_foreseen(
+    tmp_path: Path, text: str, overrides: list[str], is_said: bool
+) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    run = config("base", f"corpus.inputs=[{tmp_path}/a.txt]", *overrides)
+    assert ("--document block" in (foresee_missing_pairs(run, find_sources(run)) or "")) == is_said
 
 
 def test_the_stages_are_those_of_a_run() -> None:
