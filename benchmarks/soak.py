@@ -1,8 +1,12 @@
 """Random faults for half an hour: ``python -m benchmarks.soak [--minutes 30] [--launcher torchrun] [--workdir DIR]``.
 
 Trains a tiny model twice with the command ``kexue train``: once undisturbed, once while its processes are killed,
-stopped and frozen at random moments, started again the way a user would whenever the command has ended. The final
-parameters and momenta must be the same, bit for bit. Exit code 1 if they are not.
+stopped and frozen at random moments, its disks are full, foreign lines get into its metrics and its folders move. It is
+started again the way a user would whenever the command has ended. The final parameters and momenta must be the same,
+bit for bit. Exit code 1 if they are not.
+
+As root on Linux the disturbed training has small disks of its own for the folder, its checkpoints, logs and curves, and
+runs on a machine whose name resolves nowhere.
 """
 
 from __future__ import annotations
@@ -44,6 +48,11 @@ _CALIBRATION_STEPS = 300
 _HANG_SECONDS = 15.0
 _PATIENCE_SECONDS = 600.0
 _CHECKPOINT_EVERY = 50
+_SECONDS_FULL = 4.0
+_DISK_BYTES = 64_000_000
+_PARTS = ("", "checkpoints", "logs", "tensorboard")
+"""Of the training's folder, each on a disk of its own; the first is the folder itself, with the metrics."""
+_FOREIGN = (b"\xff\xfe\x00\x81", bytes(512), b"[1, 2]", b'{"kind": "train", "step": NaN}', b"x" * 100_000)
 
 # Kind of fault -> (whom it hits, signal); "driver" is the command itself.
 _FAULTS = {
@@ -66,6 +75,10 @@ _FAULTS = {
 }
 
 
+Strike = Callable[["Training", random.Random], bool]
+"""Does something to a training; whether it could be done."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One fault and what it cost."""
@@ -80,14 +93,28 @@ class Fault:
 class Training:
     """A training by the command line, and its processes."""
 
-    def __init__(self, config: Path, samples: Path, out: Path, launcher: str) -> None:
-        self.paths, self._launcher = TrainDir(out), launcher
-        self._command = [
-            sys.executable, "-m", "kexue_train", "train", "--config", str(config), "--samples", str(samples),
-            "--out", str(out), "--launcher", launcher,
-        ]  # fmt: skip
-        self._log = out.with_name(f"{out.name}.log")
+    def __init__(self, config: Path, samples: Path, out: Path, launcher: str, *, nameless: bool = False) -> None:
+        self.paths, self._samples = TrainDir(out), samples
+        self._config, self._launcher, self._nameless = config, launcher, nameless
+        self._log = config.with_name(f"{out.name}.log")
         self._driver: subprocess.Popen[bytes] | None = None
+
+    @property
+    def _command(self) -> list[str]:
+        command = [
+            sys.executable, "-m", "kexue_train", "train", "--config", str(self._config),
+            "--samples", str(self._samples), "--out", str(self.paths.root), "--launcher", self._launcher,
+        ]  # fmt: skip
+        rename = ["unshare", "-u", "sh", "-c", 'hostname no-such-host-of-the-soak && exec "$@"', "sh"]
+        return [*rename, *command] if self._nameless else command
+
+    def move(self) -> None:
+        """End the command as a user would, and give samples and folder other names."""
+        assert self._driver is not None
+        self._driver.send_signal(signal.SIGTERM)
+        self._driver.wait(_PATIENCE_SECONDS)
+        self._samples = self._samples.rename(_next_name(self._samples))
+        self.paths = TrainDir(self.paths.root.rename(_next_name(self.paths.root)))
 
     def run(self) -> None:
         """Run to the end, undisturbed."""
@@ -132,7 +159,10 @@ class Training:
 
     def end(self) -> None:
         """End everything, at the end of the soak."""
-        for process in [*self._below(), *([psutil.Process(self._driver.pid)] if not self.has_ended() else [])]:
+        for process in [
+            *self._below(),
+            *([psutil.Process(self._driver.pid)] if self._driver and not self.has_ended() else []),
+        ]:
             try:
                 process.kill()
             except psutil.Error:
@@ -154,6 +184,90 @@ class Training:
         if "runpy" in command:
             return "torchrun"
         return "worker" if "kexue_train.train.worker" in command else "other"
+
+
+def _next_name(folder: Path) -> Path:
+    name, _, number = folder.name.partition("-moved-")
+    return folder.with_name(f"{name}-moved-{int(number or 0) + 1}")
+
+
+def _send(whom: str, number: signal.Signals) -> Strike:
+    return lambda training, draw: training.hit(whom, number, draw)
+
+
+def _fill(disk: Path) -> Strike:
+    """Take all that the disk has, for a while."""
+
+    def strike(training: Training, _: random.Random) -> bool:
+        if training.has_ended():
+            return False
+        ballast = disk / "ballast"
+        try:
+            with ballast.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+        except OSError:
+            time.sleep(_SECONDS_FULL)
+        ballast.unlink()
+        return True
+
+    return strike
+
+
+def _add_foreign_line(training: Training, draw: random.Random) -> bool:
+    with training.paths.metrics.open("ab") as file:
+        file.write(draw.choice(_FOREIGN) + b"\n")
+    return training.hit("driver", signal.SIGKILL, draw)
+
+
+def _move(training: Training, _: random.Random) -> bool:
+    if training.has_ended():
+        return False
+    training.move()
+    return True
+
+
+def mount_disks(folder: Path) -> dict[str, Path]:
+    """Return small disks by the part of the training's folder that they are for; none where they cannot be mounted."""
+    disks = {part: folder / f"disk-{part or 'run'}" for part in _PARTS}
+    for disk in disks.values():
+        disk.mkdir()
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "none", str(disk)], check=False, capture_output=True
+        )
+        if mounted.returncode:
+            return {}
+    return disks
+
+
+def unmount(disks: Iterable[Path]) -> None:
+    """Give the disks back."""
+    for disk in disks:
+        subprocess.run(["umount", "--lazy", str(disk)], check=False)
+
+
+def make_run_folder(workdir: Path, disks: dict[str, Path]) -> Path:
+    """Return the folder of the disturbed training, whose parts lie on ``disks``."""
+    if not disks:
+        return workdir / "disturbed"
+    out = disks[""] / "disturbed"
+    out.mkdir()
+    for part in _PARTS[1:]:
+        (disks[part] / part).mkdir()
+        (out / part).symlink_to(disks[part] / part)
+    return out
+
+
+def can_rename_host() -> bool:
+    """Return whether a command can be given a host name of its own."""
+    return subprocess.run(["unshare", "-u", "true"], check=False, capture_output=True).returncode == 0
+
+
+def faults_of(launcher: str, disks: dict[str, Path]) -> dict[str, Strike]:
+    """Return what can be done to a training, by its name."""
+    signals = {kind: _send(*whom) for kind, whom in _FAULTS[launcher].items()}
+    full = {f"a full disk under {part or 'the folder'}": _fill(disk) for part, disk in disks.items()}
+    return signals | full | {"foreign line, kill -9 the command": _add_foreign_line, "folders moved": _move}
 
 
 def make_samples(folder: Path, seed: int) -> Path:
@@ -188,8 +302,9 @@ def write_config(file: Path, *, steps: int, seed: int) -> Path:
     return file
 
 
-def disturb(training: Training, faults: dict[str, tuple[str, signal.Signals]], minutes: float, draw: random.Random,
-            console: Console) -> list[Fault]:  # fmt: skip
+def disturb(
+    training: Training, faults: dict[str, Strike], minutes: float, draw: random.Random, console: Console
+) -> list[Fault]:
     """Strike at random until the time is over, then let the training finish; returns what every fault cost."""
     done: list[Fault] = []
     ends_at = time.monotonic() + 60 * minutes
@@ -202,11 +317,14 @@ def disturb(training: Training, faults: dict[str, tuple[str, signal.Signals]], m
             time.sleep(0.05)
         kind = kinds[len(done) % len(kinds)] if len(done) < len(kinds) else draw.choice(kinds)
         step, starts, struck = training.step(), len(training.starts()), time.monotonic()
-        if training.is_finished or not training.hit(*faults[kind], draw):
+        if training.is_finished or not faults[kind](training, draw):
             continue
-        _wait(training, lambda: len(training.starts()) > starts and training.step() > step)  # noqa: B023
-        if len(training.starts()) > starts:
-            lost = max(0, step - training.starts()[-1]["step"])  # workers that were told to stop went on for a step
+        goes_on = "full disk" in kind  # without another start
+        _wait(training, lambda: (goes_on or len(training.starts()) > starts) and training.step() > step)  # noqa: B023
+        has_restarted = len(training.starts()) > starts
+        if has_restarted or goes_on:
+            # Workers that were told to stop went on for a step.
+            lost = max(0, step - training.starts()[-1]["step"]) if has_restarted else 0
             fault = Fault(kind, lost, time.monotonic() - struck)
             done.append(fault)
             cost = f"{lost} steps done again, {format_seconds(fault.seconds)} to recover"
@@ -237,14 +355,18 @@ def same_bits(first: Path, second: Path) -> bool:
     return one.keys() == other.keys() and all(bool((one[name] == other[name]).all()) for name in one)
 
 
-def same_curve(first: Path, second: Path) -> bool:
-    """Whether every step has the same loss, rows and tokens in both, and comes once."""
+def same_curve(first: Path, second: Path) -> tuple[bool, int]:
+    """Return whether every step that both tell has the same loss, rows and tokens and comes once.
+
+    And how many steps the second does not tell, since its disk was full.
+    """
     names = ("step", "loss", "rows", "tokens", "lr")
     curves = [
         [[line[name] for name in names] for line in read_metrics(TrainDir(root).metrics) if line["kind"] == "train"]
         for root in (first, second)
     ]
-    return curves[0] == curves[1]
+    told = {values[0] for values in curves[1]}
+    return [values for values in curves[0] if values[0] in told] == curves[1], len(curves[0]) - len(curves[1])
 
 
 def tabulate(faults: Iterable[Fault]) -> Table:
@@ -291,16 +413,21 @@ def soak(workdir: Path, launcher: str, minutes: float, seed: int) -> int:
     console.print(f"{steps:,} steps at {rate:.0f} a second, {often}, {WORKERS} workers of {launcher}")
     config = write_config(workdir / "soak.yaml", steps=steps, seed=seed)
     Training(config, samples, workdir / "undisturbed", launcher).run()
-    disturbed = Training(config, samples, workdir / "disturbed", launcher)
+    disks, nameless = mount_disks(workdir), can_rename_host()
+    console.print(
+        f"disks of its own: {', '.join(map(str, disks.values())) or 'none'}; a host without a name: {nameless}"
+    )
+    disturbed = Training(config, samples, make_run_folder(workdir, disks), launcher, nameless=nameless)
     try:
-        faults = disturb(disturbed, _FAULTS[launcher], minutes, draw, console)
+        faults = disturb(disturbed, faults_of(launcher, disks), minutes, draw, console)
+        console.print(tabulate(faults))
+        folders = workdir / "undisturbed", disturbed.paths.root
+        bits, (curve, untold) = same_bits(*folders), same_curve(*folders)
     finally:
         disturbed.end()
-    console.print(tabulate(faults))
-    folders = workdir / "undisturbed", workdir / "disturbed"
-    bits, curve = same_bits(*folders), same_curve(*folders)
+        unmount(disks.values())
     console.print(f"final parameters and momenta {'equal bit for bit' if bits else 'DIFFER'}")
-    console.print(f"loss, rows and tokens of every step {'equal' if curve else 'DIFFER'}")
+    console.print(f"loss, rows and tokens of every step {'equal' if curve else 'DIFFER'}; {untold} lines found no room")
     return 0 if bits and curve else 1
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from kexue_train.foundation.artifacts import let_umask_decide
 from kexue_train.foundation.errors import EvaluationError, ResourceError
 
 _MODEL_TYPE = "roformer_v2"
+_MODEL_FILES = ("config.json", "modules.json")
+"""By which transformers and sentence-transformers know their folders."""
 # Whatever is wrong inside a folder (code, JSON, weights), transformers reports it by one of these.
 _LOAD_ERRORS = (
     OSError,
@@ -287,6 +291,22 @@ def with_fresh_weights(model: Any, *, seed: int) -> Any:
         return type(model)(copy.deepcopy(model.config)).float().to(model.device).eval()
 
 
+def refuse_other_contents(folders: Iterable[Path]) -> None:
+    """Refuse to save models where something else lies; those of an earlier training are written over.
+
+    Raises:
+        EvaluationError: If one of the folders is a file, or holds other things and no model.
+    """
+    for folder in folders:
+        if folder.is_dir() and (not any(folder.iterdir()) or any((folder / name).exists() for name in _MODEL_FILES)):
+            continue
+        if os.path.lexists(folder) or folder.parent.is_file():
+            raise EvaluationError(
+                f"{folder}: would take the place of something that is no model and is left alone; give an empty or new "
+                "folder with --save"
+            )
+
+
 def save_encoder(model: Any, tokenizer: Any, folder: Path, names: Sequence[str]) -> None:
     """Write a fine-tuned model, its tokenizer and the ``names`` of its labels as a folder for ``from_pretrained``."""
     if names:
@@ -295,3 +315,4 @@ def save_encoder(model: Any, tokenizer: Any, folder: Path, names: Sequence[str])
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    let_umask_decide(folder)

@@ -124,8 +124,16 @@ REFUSED = [
     "finetune whitening hf nothing.txt -o new/whitened",
     "finetune whitening hf documents.jsonl -o foreign/thesis",
     "finetune sentence-vectors hf nothing --set x -o new/vectors.json",
+    "finetune sentence-vectors hf . --set thesis --save foreign -o new/vectors.json",
+    "finetune task hf . --task trec --save tiny.yaml -o new/task.json",
     "report foreign/thesis",
 ]
+
+
+def test_every_file_that_a_command_makes_has_the_mode_of_any_new_file(finished: Path) -> None:
+    usual = (finished / "tiny.yaml").stat().st_mode
+    other = [path for path in finished.rglob("*") if path.is_file() and path.stat().st_mode != usual]
+    assert other == []
 
 
 @pytest.mark.parametrize("command", REFUSED)

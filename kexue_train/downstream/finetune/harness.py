@@ -24,7 +24,13 @@ from kexue_train.downstream.finetune.tasks.task import (
     SupervisedTask,
     TaggingTask,
 )
-from kexue_train.downstream.load_model import load_encoder, load_with_head, save_encoder, with_fresh_weights
+from kexue_train.downstream.load_model import (
+    load_encoder,
+    load_with_head,
+    refuse_other_contents,
+    save_encoder,
+    with_fresh_weights,
+)
 from kexue_train.downstream.results.fine_tuning import (
     Baseline,
     EncoderKind,
@@ -67,6 +73,7 @@ def finetune_tasks(
     """
     if not data.is_dir():
         raise EvaluationError(f"{data}: no such folder; give the one that holds the tasks' data")
+    refuse_other_contents(save / name for name in tasks if save)
     encoder = load_encoder(model_dir)
     results = []
     for name, task in tasks.items():

@@ -20,12 +20,13 @@ from kexue_train.downstream.finetune.sentence_vectors.retrieval import Retrieval
 from kexue_train.downstream.finetune.sentence_vectors.similarity import SimilarityProblem
 from kexue_train.downstream.finetune.tasks.splits import Splits, read_splits
 from kexue_train.downstream.finetune.tasks.task import SupervisedTask
-from kexue_train.downstream.load_model import LoadedHead, load_encoder
+from kexue_train.downstream.load_model import LoadedHead, load_encoder, refuse_other_contents
 from kexue_train.downstream.results.result import TASK_ERRORS, reason_of
 from kexue_train.downstream.results.trained_vectors import VectorFailure, VectorResults, VectorSetResult
 from kexue_train.downstream.results.training import SeedRun, SplitScores, spreads
 from kexue_train.downstream.settings import VectorSettings
 from kexue_train.downstream.task_files import Record
+from kexue_train.foundation.artifacts import let_umask_decide
 from kexue_train.foundation.errors import EvaluationError
 from kexue_train.foundation.progress import SILENT, Progress
 
@@ -106,6 +107,7 @@ class SetRun:
             max_length=self.max_length,
             has_new_weights=True,
         )
+        let_umask_decide(folder)
 
 
 def read_vector_splits(data: Path, name: str, settings: VectorSettings) -> Splits:
@@ -168,6 +170,7 @@ def train_vectors(
     """
     if not data.is_dir():
         raise EvaluationError(f"{data}: no such folder; give the one that holds the sets, one folder per set")
+    refuse_other_contents(save / name for name in names if save)
     loaded = load_encoder(model_dir)
     max_length = loaded.fitting(settings.max_length)
     results = []
