@@ -66,14 +66,17 @@ class Frame:
         self._rest = data[size:]
         return data[:size]
 
-    def close(self) -> None:
+    def skip_rest(self) -> None:
         """Read what the decoder left, so that the next frame begins where it should."""
         for _ in self._pieces:
             pass
 
+    def close(self) -> None:
+        """Leave the closing to whoever opened the file."""
+
 
 def iter_frames(path: str, packed: _Packed, compression: str) -> Iterator[Frame]:
-    """Yield the frames that hold data; each has to be closed before the next is asked for.
+    """Yield the frames that hold data; the rest of each has to be skipped before the next is asked for.
 
     Raises:
         CorpusError: Also on reading a frame: it needs a dictionary, or a larger window than the decoder has.

@@ -163,7 +163,7 @@ def _pieces(path: str, packed: _Packed, compression: str) -> Iterator[bytes]:
         stream = pa.CompressedInputStream(pa.PythonFile(frame, mode="r"), compression)
         while piece := stream.read(_ARROW_BYTES):
             yield piece
-        frame.close()
+        frame.skip_rest()
 
 
 def _unpack_members(packed: _Packed, new_unpacker: Callable[[], _Unpacker]) -> Iterator[bytes]:

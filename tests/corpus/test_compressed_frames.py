@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import random
 import struct
 
 import pytest
 
-from kexue_train.corpus.streams import Unpacked
+from kexue_train.corpus.streams import Unpacked, open_stream
 from kexue_train.foundation.errors import CorpusError, DamagedInputError
 from tests.corpus.written_formats import PACKERS
 
@@ -85,3 +87,17 @@ def test_what_lies_before_the_damage_comes_first_even_if_it_is_little(suffix):
     assert stream.read(100) == b"a\n"
     with pytest.raises(DamagedInputError, match="no frame begins"):
         stream.read(100)
+
+
+@pytest.mark.parametrize("suffix", NAMES)
+def test_a_look_at_the_beginning_reads_no_more_than_that(tmp_path, suffix, capfd):
+    """Arrow closes its file when it goes, which may be after ours is closed."""
+    path = tmp_path / "a"
+    path.write_bytes(PACKERS[suffix](random.Random(0).randbytes(1 << 20)))
+    with open_stream(str(path), NAMES[suffix]) as stream:
+        assert len(stream.read(100)) == 100
+        at = stream._packed.num_bytes
+    del stream
+    gc.collect()
+    assert at < 1 << 18
+    assert capfd.readouterr().err == ""
