@@ -259,8 +259,11 @@ def output_file_of(name: str) -> OutputFile | None:
     A number is no suffix, as in ``shards-v1.0``.
 
     Raises:
-        ConfigError: If no file is written under the suffix, so that neither a file nor a folder is meant for sure.
+        ConfigError: If no file is written under the suffix, so that neither a file nor a folder is meant for sure; or
+            if the name is a URI.
     """
+    if "://" in name:
+        raise ConfigError(f"{name}: is a URI, but outputs are local; give --out a path, and copy the result afterwards")
     suffix = PurePosixPath(name).suffix.lower()
     if not suffix or suffix[1:].isdigit() or name.endswith("/"):
         return None

@@ -10,15 +10,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic_core import from_json, to_json
 
 from kexue_train.corpus.compression import Sink, open_compressor
 from kexue_train.corpus.formats import OUTPUTS
-from kexue_train.foundation.arrow_arrays import data_of, lengths_of, offsets_of, to_binary
+from kexue_train.foundation.arrow_arrays import lengths_of, to_binary
 from kexue_train.foundation.arrow_shards import ShardWriter, read_shard
-from kexue_train.foundation.errors import CorpusError
 from kexue_train.foundation.write_behind import WriteBehindFile, new_file
+from kexue_train.shuffle.text_outputs import JsonOutput, LinesOutput, TsvOutput
 
 _BATCH_ROWS = 4096
 _BATCH_BYTES = 4 * 2**20
@@ -171,7 +170,7 @@ def _read_parquet(path: Path, _: Sequence[str]) -> Iterator[Columns]:
 @contextmanager
 def _open_json_lines(path: Path, form: ShardForm, durable: bool) -> Opened:
     with new_file(path, durable=durable) as file, open_compressor(file, form.compression) as sink:
-        yield _JsonOutput(sink, form.keep), file
+        yield JsonOutput(sink, form.keep), file
 
 
 def _read_json_lines(path: Path, keep: Sequence[str]) -> Iterator[Columns]:
@@ -185,7 +184,7 @@ def _read_json_lines(path: Path, keep: Sequence[str]) -> Iterator[Columns]:
 @contextmanager
 def _open_plain_lines(path: Path, form: ShardForm, durable: bool) -> Opened:
     with new_file(path, durable=durable) as file, open_compressor(file, form.compression) as sink:
-        yield _LinesOutput(sink, form.line_end), file
+        yield LinesOutput(sink, form.line_end), file
 
 
 def _read_plain_lines(path: Path, _: Sequence[str]) -> Iterator[Columns]:
@@ -223,8 +222,8 @@ def _read_csv(path: Path, keep: Sequence[str]) -> Iterator[Columns]:
 @contextmanager
 def _open_tsv(path: Path, form: ShardForm, durable: bool) -> Opened:
     with new_file(path, durable=durable) as file, open_compressor(file, form.compression) as sink:
-        shard = _TsvOutput(sink)
-        shard.write_header(form.keep)
+        shard = TsvOutput(sink)
+        shard.write_header(text_schema(form.keep).names)
         batches = _BatchOutput(shard.write_batch, text_schema(form.keep), BatchCutter())
         yield batches, file
         batches.finish()
@@ -269,63 +268,6 @@ class _BatchOutput:
     def finish(self) -> None:
         for columns in self._cutter.finish():
             self._write(to_record_batch(columns, self._schema))
-
-
-class _JsonOutput:
-    def __init__(self, file: Sink, keep: Sequence[str]) -> None:
-        self._file, self._keep = file, tuple(keep)
-
-    def write(self, texts: pa.LargeBinaryArray, extras: pa.LargeBinaryArray | None) -> None:
-        values = texts.view(pa.large_string()).to_pylist()
-        if extras is None:
-            lines = [to_json({"text": text}) for text in values]
-        else:
-            kept = (dict(zip(self._keep, from_json(row), strict=True)) for row in extras.to_pylist())
-            lines = [to_json({"text": text} | more) for text, more in zip(values, kept, strict=True)]
-        self._file.write(b"\n".join([*lines, b""]))
-
-
-class _LinesOutput:
-    def __init__(self, file: Sink, line_end: bytes) -> None:
-        self._file, self._line_end = file, line_end
-
-    def write(self, texts: pa.LargeBinaryArray, extras: pa.LargeBinaryArray | None) -> None:  # noqa: ARG002  # none
-        offsets = offsets_of(texts)
-        data = np.frombuffer(data_of(texts), np.uint8)[offsets[0] : offsets[-1]]
-        if (data == ord(self._line_end)).any():
-            raise CorpusError(
-                "a document holds a newline, so it cannot be a line of its own; write another format "
-                "(--to jsonl, or a file name that ends in .jsonl)"
-            )
-        _write_lines(self._file, texts, self._line_end)
-
-
-class _TsvOutput:
-    """Lines of fields between tabs; what would not be read back as it is cannot be written."""
-
-    def __init__(self, file: Sink) -> None:
-        self._file = file
-
-    def write_header(self, keep: Sequence[str]) -> None:
-        names = text_schema(keep).names
-        self.write_batch(pa.record_batch([pa.array([name]) for name in names], names=names))
-
-    def write_batch(self, batch: pa.RecordBatch) -> None:
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            if column.null_count or pc.any(pc.match_substring_regex(column, r"[\t\r\n]")).as_py():
-                raise CorpusError(
-                    f"column '{name}' has a value with a tab or a line end in it, or a missing one, which TSV cannot "
-                    "hold; write CSV, JSON Lines or Parquet (--to csv, or a file name that ends in .csv)"
-                )
-        columns = [column.cast(pa.large_string()).view(pa.large_binary()) for column in batch.columns]
-        _write_lines(self._file, pc.binary_join_element_wise(*columns, pa.scalar(b"\t", pa.large_binary())), b"\n")
-
-
-def _write_lines(file: Sink, texts: pa.LargeBinaryArray, line_end: bytes) -> None:
-    nothing, end = to_binary([b"", line_end])
-    lines = pc.binary_join_element_wise(texts, nothing, end)
-    ends = offsets_of(lines)
-    file.write(data_of(lines)[ends[0] : ends[-1]])
 
 
 def _as_arrow_file(sink: Sink) -> pa.NativeFile:

@@ -97,6 +97,12 @@ def test_a_name_that_means_no_output_is_refused(name):
         output_file_of(name)
 
 
+@pytest.mark.parametrize("name", ["s3://bucket/out.txt", "file:///tmp/shards"])
+def test_a_uri_is_no_output(name):
+    with pytest.raises(ConfigError, match="is a URI, but outputs are local"):
+        output_file_of(name)
+
+
 def test_every_output_can_be_read_back():
     for entry in OUTPUTS.values():
         assert entry.suffixes
