@@ -163,11 +163,11 @@ _CUTS: dict[str, tuple[int, Callable[[str, _Bytes, bytes], Iterator[bytes]]]] = 
 
 
 def _needs_window(path: str, window_bytes: int) -> CorpusError:
-    exponent = (window_bytes - 1).bit_length()
+    option = f"--long={(window_bytes - 1).bit_length()}"
     return CorpusError(
         f"{path}: is zstd data with a window of {format_size(window_bytes)}; at most "
         f"{format_size(MAX_WINDOW_BYTES)} of a frame are read with such a window; give it unpacked: "
-        f"zstd -d --long={exponent} {path}, or through a pipe: zstd -dc --long={exponent} {path} | kexue shuffle - ..."
+        f"zstd -d {option} {path}, or through a pipe: zstd -dc {option} {path} | kexue shuffle - --format FORMAT ..."
     )
 
 
