@@ -30,7 +30,7 @@ from kexue_train.optim.participation import Participation, agree_on_participatio
 from kexue_train.optim.random_bits import Rounding
 from kexue_train.optim.ranks import ranks
 from kexue_train.optim.rules import Rule
-from kexue_train.optim.saved_state import OWN_KEYS, as_torch_saves, check_fits
+from kexue_train.optim.saved_state import as_torch_saves, copy_state_
 from kexue_train.optim.step_sizes import ScalarLayout, StepSizes, decide_step_sizes
 from kexue_train.optim.storage import TensorStorage, choose_storage
 from kexue_train.optim.whole_tensors import allocate_moments
@@ -336,7 +336,8 @@ class HiddenAccumulation(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Become the copy that ``__getstate__`` describes, or take over what torch's ``load_state_dict`` has read."""
         if "saved" not in state:
-            self._take_over(state["state"], state["param_groups"])
+            copy_state_(self.tensors, self.param_groups, state["state"], state["param_groups"])
+            self.restart_at(self.steps)
             return
         HiddenAccumulation.__init__(
             self, state["groups"], state["rule"], state["defaults"],
@@ -344,20 +345,6 @@ class HiddenAccumulation(torch.optim.Optimizer):
         )  # fmt: skip
         self.micro_batch_weight = state["micro_batch_weight"]
         self.load_state_dict(state["saved"])
-
-    @torch.no_grad()
-    def _take_over(self, state: dict[Tensor, dict[str, Tensor]], groups: list[dict[str, Any]]) -> None:
-        check_fits(self.tensors, state)
-        for number, (own, saved) in enumerate(zip(self.param_groups, groups, strict=True)):
-            check_settings(saved, where=f"parameter group {number} of the state")
-            if saved.get("role", own["role"]) != own["role"]:
-                raise ValueError(f"parameter group {number} has the role {own['role']}, in the state {saved['role']}")
-        for own, saved in zip(self.param_groups, groups, strict=True):
-            own.update({key: value for key, value in saved.items() if key not in OWN_KEYS})
-        for tensor in self.tensors:
-            for kind, value in state.get(tensor.param, {}).items():
-                self.state[tensor.param][kind].copy_(value)
-        self.restart_at(groups[0]["steps"])
 
     def _track(self, rule: Rule) -> None:
         """Track the parameters of the last group, which torch has accepted."""
@@ -394,7 +381,7 @@ class HiddenAccumulation(torch.optim.Optimizer):
             self._seen[words.index] = SeenRows(words.param.shape[0], flat.device)
         self.storage = choose_storage(self.tensors, self.layout, self.guard.flags)
         if self._folds_in_backward:
-            self._flat, self._average = flat, MomentAverage(flat, ends)
+            self._average = MomentAverage(flat, ends)
             self._hook_trained()
 
     @property

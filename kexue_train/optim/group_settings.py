@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any
@@ -29,7 +29,7 @@ _ALLOWED: dict[str, tuple[str, Callable[[float], bool]]] = {
 _OF_ALL_GROUPS = {"accumulation_steps", "options", *(field.name for field in fields(Options))}
 
 
-def check_settings(settings: dict[str, Any], *, where: str) -> None:
+def check_settings(settings: Mapping[str, Any], *, where: str) -> None:
     """Refuse settings of a group that cannot be meant.
 
     Args:

@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from kexue_train.optim.group_settings import check_settings
 from kexue_train.optim.param_groups import Tracked
 
-OWN_KEYS = ("params", "names", "positions")
+_OWN_KEYS = {"params", "names", "positions"}
 """Keys of a group that a saved one does not replace."""
 
 
@@ -47,12 +49,39 @@ def as_torch_saves(state_dict: Mapping[str, Any], group_sizes: Sequence[int]) ->
     return {**state_dict, "param_groups": groups}
 
 
-def check_fits(tensors: Sequence[Tracked], state: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
-    """Refuse moments that are not those of these tensors; one that is frozen needs none.
+@torch.no_grad()
+def copy_state_(
+    tensors: Sequence[Tracked],
+    groups: Sequence[dict[str, Any]],
+    state: Mapping[Tensor, Mapping[str, Tensor]],
+    saved_groups: Sequence[Mapping[str, Any]],
+) -> None:
+    """Copy moments into those of the tensors and settings into their groups, all or nothing.
+
+    Args:
+        tensors: All of an optimizer.
+        groups: Its parameter groups.
+        state: Moments by parameter and name; one that is frozen needs none.
+        saved_groups: As many groups of as many parameters.
 
     Raises:
-        ValueError: By name.
+        ValueError: By name, if they are those of other parameters or of another optimizer.
+        TypeError: If a setting is no number.
     """
+    _check_moments(tensors, state)
+    for number, (own, saved) in enumerate(zip(groups, saved_groups, strict=True)):
+        check_settings(saved, where=f"parameter group {number} of the state")
+        if saved.get("role", own["role"]) != own["role"]:
+            raise ValueError(f"parameter group {number} has the role {own['role']}, in the state {saved['role']}")
+    for own, saved in zip(groups, saved_groups, strict=True):
+        own.update({key: value for key, value in saved.items() if key not in _OWN_KEYS})
+    for tensor in tensors:
+        for kind, moment in zip(tensor.rule.moments, tensor.moments, strict=True):
+            if tensor.param in state:
+                moment.copy_(state[tensor.param][kind.name])
+
+
+def _check_moments(tensors: Sequence[Tracked], state: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
     for tensor in tensors:
         wanted = {moment.name for moment in tensor.rule.moments}
         found = state.get(tensor.param, {})

@@ -134,9 +134,10 @@ def decide_step_sizes(
             layout.split(scalars)[index].mul_(rows)
     bad = layout.spread(bad)
     step, decay = step.masked_fill(bad, 0.0), decay.masked_fill(bad, 1 - shrink)
-    if any(tensor.rests for tensor in tensors):
-        rests = layout.spread(torch.tensor([tensor.rests for tensor in tensors], device=layout.device))
-        step, decay = step.masked_fill(rests, 0.0), decay.masked_fill(rests, 0.0)
+    for tensor, own_step, own_decay in zip(tensors, layout.split(step), layout.split(decay), strict=True):
+        if tensor.rests:
+            own_step.zero_()
+            own_decay.zero_()
     return StepSizes(step, decay)
 
 
