@@ -129,7 +129,7 @@ def read_plain(
     read_into(columns)
     digest = xxhash.xxh3_64()
     for column in columns:
-        digest.update(column)
+        digest.update(column.data)
     if digest.intdigest() != int(header["checksum"]):
         raise DamagedFrameError
     return num_rows
