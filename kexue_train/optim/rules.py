@@ -12,13 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,11 @@ class Rule(Protocol):
         ...
 
 
-_Numbers = TypeVar("_Numbers", bound="DataclassInstance")
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+_Numbers = TypeVar("_Numbers", bound=_Dataclass)
 
 
 def with_numbers(rule: _Numbers, group: dict[str, Any]) -> _Numbers:
