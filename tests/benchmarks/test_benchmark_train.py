@@ -110,12 +110,14 @@ def test_it_runs_and_writes_its_figures(tmp_path, samples, command):
     if command == "peer" and importlib.util.find_spec("accelerate") is None:
         pytest.skip("transformers.Trainer needs accelerate")
     script, out = Path(__file__).parents[2] / "benchmarks" / "train.py", tmp_path / "figures.json"
-    options = {"samples": samples, "size": "tiny", "rows": 1, "block": 2, "rounds": 2, "workdir": tmp_path, "json": out}
+    rounds = 1 if command == "scaling" else 2  # a round of it starts torchrun twice
+    sizes = {"size": "tiny", "rows": 1, "block": 2, "rounds": rounds}
+    options = sizes | {"samples": samples, "workdir": tmp_path, "json": out}
     arguments = [f"--{name}={value}" for name, value in options.items()]
     subprocess.run([sys.executable, str(script), command, *arguments], check=True, timeout=600)
     figures = json.loads(out.read_text(encoding="utf-8"))
     if command == "scaling":
-        assert {workers: len(rates) for workers, rates in figures["tokens_per_second"].items()} == {"1": 4, "2": 4}
+        assert {workers: len(rates) for workers, rates in figures["tokens_per_second"].items()} == {"1": 2, "2": 2}
     else:
         assert all(seconds > 0 for block in figures["blocks"] for seconds in block["seconds"].values())
     assert {path.name for path in tmp_path.iterdir()} == {"figures.json"}
