@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 
 from kexue_train.corpus.compression import Sink, open_compressor
 from kexue_train.corpus.formats import OUTPUTS
-from kexue_train.foundation.arrow_arrays import lengths_of, to_binary
+from kexue_train.foundation.arrow_arrays import lengths_of, offsets_of, to_binary
 from kexue_train.foundation.arrow_shards import ShardWriter, read_shard
 from kexue_train.foundation.write_behind import WriteBehindFile, new_file
 from kexue_train.shuffle.text_outputs import JsonOutput, LinesOutput, TsvOutput
@@ -73,7 +73,7 @@ class BatchCutter:
 def to_record_batch(columns: Columns, schema: pa.Schema) -> pa.RecordBatch:
     """Return the rows as a batch of a text shard."""
     texts, extras = columns
-    arrays = [texts.view(pa.large_string()).cast(pa.string())]
+    arrays = [_alone(texts).view(pa.large_string()).cast(pa.string())]
     if extras is not None:
         rows = [from_json(value) for value in extras.to_pylist()]
         arrays += [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
@@ -87,6 +87,18 @@ def from_record_batch(batch: pa.RecordBatch) -> Columns:
         return texts, None
     rows = zip(*(column.to_pylist() for column in batch.columns[1:]), strict=True)
     return texts, to_binary([to_json(list(row)) for row in rows])
+
+
+def _alone(texts: pa.LargeBinaryArray) -> pa.LargeBinaryArray:
+    """Return ``texts`` over a buffer that ends with them.
+
+    Arrow fills the last 64 bytes of what it writes with whatever follows in the buffer. That depends on how the rows
+    arrived, and so would the bytes of the file.
+    """
+    offsets = offsets_of(texts)
+    data = texts.buffers()[2].slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
+    buffers = [None, pa.py_buffer(offsets - offsets[0]), data]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(texts), buffers)
 
 
 def _join(parts: list[pa.LargeBinaryArray]) -> pa.LargeBinaryArray:

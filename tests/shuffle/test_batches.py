@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.shuffle.outputs import BatchCutter, from_record_batch, text_schema, to_record_batch
+from kexue_train.shuffle.outputs import (
+    BatchCutter,
+    ShardForm,
+    from_record_batch,
+    open_shard,
+    text_schema,
+    to_record_batch,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -24,6 +31,20 @@ def test_batches_do_not_depend_on_how_the_rows_arrive(step):
     whole = BatchCutter()
     assert found == [len(batch) for batch, _ in (*whole.cut(texts, None), *whole.finish())]
     assert sum(found) == len(texts)
+
+
+@pytest.mark.parametrize("output", ["arrow", "parquet"])
+def test_bytes_of_a_shard_do_not_depend_on_how_the_rows_arrive(tmp_path, output):
+    rng = np.random.default_rng(1)
+    texts = pa.array([b"ab" * int(n) for n in rng.integers(0, 100, 12_001)], pa.large_binary())
+    made = []
+    for step in (len(texts), 7000, 999):
+        path = tmp_path / str(step)
+        with open_shard(path, ShardForm(output), durable=False) as (shard, _):
+            for start in range(0, len(texts), step):
+                shard.write(texts.slice(start, step), None)
+        made.append(path.read_bytes())
+    assert made[0] == made[1] == made[2]
 
 
 def test_batches_hold_the_rows():
