@@ -156,13 +156,12 @@ def _torchrun_rates(samples: Path, size: str, rows: int, steps: int, workers: in
         samples, size, rows, 2, steps=10**6, num_workers=workers,
         workers={"launcher": "torchrun", "threads_per_worker": 1},
     )  # fmt: skip
-    file, paths = root / "job.yaml", TrainDir(root / "training")
-    file.write_text(config.model_dump_json(), encoding="utf-8")
+    paths = TrainDir(root / "training")
     ended = threading.Event()
     watch = threading.Thread(target=_stop_after, args=(paths, steps + 1, ended))
     watch.start()
     try:
-        train_with_torchrun(config, file, samples, paths.root)
+        train_with_torchrun(config, samples, paths.root)
     finally:
         ended.set()
         watch.join()

@@ -24,7 +24,7 @@ from kexue_train.optim.build import AccumulatingOptimizer, set_learning_rate
 from kexue_train.optim.embedding_rows import embedding_sizes
 from kexue_train.train.checkpoint import CheckpointWriter, TrainerState
 from kexue_train.train.config import TrainConfig
-from kexue_train.train.data import PhaseData, Tensors, open_phase_data, to_device
+from kexue_train.train.data import PhaseData, Tensors, heldout_batches, open_phase_data, to_device
 from kexue_train.train.engine import Engine
 from kexue_train.train.faults.spikes import Spike, count_skipped_rows
 from kexue_train.train.faults.step_report import StepReport, StepReports
@@ -38,7 +38,7 @@ from kexue_train.train.monitor.norms import StepNorms
 from kexue_train.train.monitor.profiling import StepProfiler
 from kexue_train.train.monitor.symptoms import SymptomWatch
 from kexue_train.train.objective import PretrainingObjective, total_loss, validate
-from kexue_train.train.phases import Phase, phase_after
+from kexue_train.train.phases import Phase, phase_after, phase_of
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def train_loop(training: Training) -> Ending:
             scores: dict[str, float] = {}
             if due.validate and not ending:
                 with meter.paused():
-                    scores, ending = score_heldout(training, data)
+                    scores, ending = score_heldout(training, data.heldout)
             if due.save or ending:
                 with meter.paused():
                     save_step(training, total_loss(scores, heads))
@@ -280,20 +280,23 @@ def catch_up(training: Training, data: PhaseData) -> Ending | None:
     due = due_after(setup.config.train, state.step)
     if not (state.step and due.validate and data.heldout) or state.is_scored:
         return None
-    scores, ending = score_heldout(training, data)
+    heldout, phase = data.heldout, phase_of(setup.phases, state.step)
+    if phase.number != data.phase.number:  # the step was the last of its phase
+        heldout = heldout_batches(setup.config, phase, setup.datasets[phase.number - 1])
+    scores, ending = score_heldout(training, heldout)
     if due.save and not ending:
         save_step(training, total_loss(scores, setup.objective.heads))
     return ending
 
 
-def score_heldout(training: Training, data: PhaseData) -> tuple[dict[str, float], Ending | None]:
+def score_heldout(training: Training, heldout: Sequence[Tensors]) -> tuple[dict[str, float], Ending | None]:
     """Score the held-out rows; no scores but how to end, if a request to stop comes meanwhile. A collective call."""
     setup, state, guards = training.setup, training.state, training.guards
     ending: Ending | None = None
 
     def until_asked() -> Iterator[Tensors]:
         nonlocal ending
-        for batch in data.heldout:
+        for batch in heldout:
             asked, drained = guards.stop.poll()
             if ending := judge(training, guards.reports.drain(asked=asked, drained=drained)):
                 return

@@ -81,3 +81,8 @@ def plan_phases(train: TrainConfig, seq_lens: Sequence[int], micro_batch_sizes: 
 def phase_after(phases: Sequence[Phase], step: int) -> Phase:
     """The phase of the step that comes after ``step`` steps; the last one when all are done."""
     return next((phase for phase in phases if step < phase.end), phases[-1])
+
+
+def phase_of(phases: Sequence[Phase], step: int) -> Phase:
+    """The phase of step number ``step``, from 1."""
+    return next(phase for phase in phases if step <= phase.end)

@@ -62,7 +62,7 @@ def test_a_command_line_of_before_means_the_same(entry: dict[str, Any]) -> None:
     arguments, config = dict(context.params), None
     for parameter in inspect.signature(command.function).parameters.values():
         if isinstance(parameter.default, ConfigOptions):
-            options = parameter.default.take(arguments, "kexue").config()
+            options = parameter.default.take(arguments, "kexue").config(**entry.get("set_by_command", {}))
             config = config or options
     given = {name: plain(value) for name, value in arguments.items() if value not in (None, [], ())}
     assert {name: given.get(name) for name in entry["arguments"]} == entry["arguments"]

@@ -118,5 +118,5 @@ def test_the_state_of_the_embedded_server_stays_in_the_working_directory(workpla
 def test_an_error_in_a_stage_is_one_line_and_is_not_tried_again(workplace: Path) -> None:
     done = run(workplace, "-m", "flows.pretrain_pipeline", "tiny.yaml", "--run-dir", "bad", "corpus.inputs=[nothing]")
     assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("error: nothing: no such input file")
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {workplace / 'nothing'}: no such input file")
     assert "Traceback" not in done.stderr

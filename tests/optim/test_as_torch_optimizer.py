@@ -88,10 +88,13 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 @pytest.fixture(scope="module")
 def common() -> Any:
     """``torch.testing._internal.common_optimizers``, which needs ``expecttest`` for nothing that is used here."""
-    sys.modules.setdefault("expecttest", types.SimpleNamespace(TestCase=unittest.TestCase))  # type: ignore[arg-type]
-    from torch.testing._internal import common_optimizers
+    stub = types.ModuleType("expecttest")
+    stub.TestCase = unittest.TestCase  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "expecttest", sys.modules.get("expecttest", stub))
+        from torch.testing._internal import common_optimizers
 
-    return common_optimizers
+        return common_optimizers
 
 
 @pytest.fixture
