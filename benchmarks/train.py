@@ -38,7 +38,7 @@ from kexue_train.batches.dataset import SampleDataset
 from kexue_train.foundation.errors import KexueError, ResourceError
 from kexue_train.foundation.runtime import available_cpus
 from kexue_train.metrics.file import read_metrics
-from kexue_train.train.job import JobConfig, TrainDir
+from kexue_train.train.job import JobConfig, TrainDir, prepare
 from kexue_train.train.pretrain import pretrain
 from kexue_train.train.torchrun_launch import train_with_torchrun
 
@@ -157,6 +157,7 @@ def _torchrun_rates(samples: Path, size: str, rows: int, steps: int, workers: in
         workers={"launcher": "torchrun", "threads_per_worker": 1},
     )  # fmt: skip
     paths = TrainDir(root / "training")
+    prepare(config, samples, paths)
     ended = threading.Event()
     watch = threading.Thread(target=_stop_after, args=(paths, steps + 1, ended))
     watch.start()
