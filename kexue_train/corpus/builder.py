@@ -195,11 +195,6 @@ class BlockBuilder:
         raw = raw or json.dumps(record, ensure_ascii=False, default=str).encode("utf-8", "replace")
         self.reject(reject(position, *refusal, raw.strip()))
 
-    @property
-    def num_texts(self) -> int:
-        """Texts that are held."""
-        return len(self._texts)
-
     def add_text(self, position: int, text: str) -> None:
         """Take a text as it is."""
         self.add_utf8(position, text.encode())
