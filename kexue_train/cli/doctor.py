@@ -10,6 +10,7 @@ import resource
 import shutil
 import socket
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -247,8 +248,24 @@ def _check_gpus() -> Check:
 
 
 def _check_compiler() -> Check:
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    return Check("C++ compiler", "ok", f"{compiler or 'none'}; not needed: no extension is built at run time")
+    compiler = shutil.which(os.environ.get("CC") or "gcc") or shutil.which("clang")
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    found = f"{compiler or 'no C compiler'}, {header if header.exists() else f'no {header}'}"
+    if not _has_gpu():
+        return Check("compiler", "ok", f"{found}; needed by GPUs and train.compute.compile=true only")
+    if compiler and header.exists():
+        return Check("compiler", "ok", f"{found}, which Triton needs for GPUs")
+    fix = "install gcc and the headers of Python (Debian, Ubuntu: apt install gcc python3-dev); without them the "
+    fix += "optimizer is slower on a GPU, and train.compute.compile=true fails"
+    return Check("compiler", "warning", found, fix)
+
+
+def _has_gpu() -> bool:
+    try:
+        import torch  # noqa: PLC0415  # as above
+    except (ImportError, OSError):  # said by the check of torch
+        return False
+    return torch.cuda.is_available()
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:

@@ -33,7 +33,7 @@ from kexue_train.optim.rules import Rule
 from kexue_train.optim.saved_state import as_torch_saves, copy_state_
 from kexue_train.optim.step_sizes import ScalarLayout, StepSizes, decide_step_sizes
 from kexue_train.optim.storage import TensorStorage, choose_storage
-from kexue_train.optim.whole_tensors import allocate_moments
+from kexue_train.optim.whole_tensors import WholeTensors, allocate_moments
 
 _Loss = TypeVar("_Loss")
 
@@ -379,7 +379,10 @@ class HiddenAccumulation(torch.optim.Optimizer):
         if self.options.lazy_rows and (tables := [t for t in self.tensors if t.role is Role.EMBEDDING]):
             words = max(tables, key=lambda table: table.param.shape[0])
             self._seen[words.index] = SeenRows(words.param.shape[0], flat.device)
-        self.storage = choose_storage(self.tensors, self.layout, self.guard.flags)
+        if self.partitioned:  # until an engine takes them; kernels would keep what they were built for
+            self.storage = WholeTensors(self.tensors, self.layout)
+        else:
+            self.storage = choose_storage(self.tensors, self.layout, self.guard.flags)
         if self._folds_in_backward:
             self._average = MomentAverage(flat, ends)
             self._hook_trained()

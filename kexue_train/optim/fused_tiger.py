@@ -37,7 +37,7 @@ class FusedTensors:
     def __init__(self, tensors: Sequence[Tracked], rule: TigerRule, layout: ScalarLayout, flags: Tensor) -> None:
         self._rule = rule
         self._fused = FusedTiger(
-            [tensor.param.detach() for tensor in tensors],
+            [tensor.param for tensor in tensors],
             [tensor.moments[0] for tensor in tensors],
             layout,
             flags=flags,
@@ -90,7 +90,6 @@ class FusedTiger:
         streams: Sequence[int],
         dead_zone: float = 0.0,
     ) -> None:
-        self._types = _common_type(params), _common_type(momenta)
         self.params, self.momenta, self.layout = params, momenta, layout
         self.flags, self.streams, self.dead_zone = flags, streams, dead_zone
         self._verdicts = torch.zeros(len(params), kernels.CHECKERS, dtype=torch.int32, device=layout.device)
@@ -118,8 +117,9 @@ class FusedTiger:
         size = {"block": kernels.CHUNK, "num_warps": kernels.WARPS}
         kernels.check_gradient[(checkers,)](grad, numel, self.flags[index], verdicts, **size)
         kernels.fold_gradient[(chunks,)](
-            self.momenta[index], grad, numel, verdicts, decay, weight, seed, stream, checkers=kernels.CHECKERS, **size
-        )
+            self.momenta[index], grad, numel, verdicts, decay, weight, seed, _as_wide(stream),
+            checkers=kernels.CHECKERS, **size,
+        )  # fmt: skip
 
     def sum_squares(self) -> Tensor:
         """Return the sums of squares of parameters or rows, fp32 [total]; the next call overwrites them."""
@@ -144,7 +144,7 @@ class FusedTiger:
         tiles = self._current_tables().tiles
         if len(tiles):
             kernels.move_tiles[(len(tiles),)](
-                tiles, step, decay, self.dead_zone, seed, stream,
+                tiles, step, decay, self.dead_zone, seed, _as_wide(stream),
                 parameter_type=self._types[0], momentum_type=self._types[1], **_TILE, num_warps=kernels.WARPS,
             )  # fmt: skip
 
@@ -153,6 +153,7 @@ class FusedTiger:
         addresses = [tensor.data_ptr() for tensor in (*self.params, *self.momenta)]
         if addresses != self._addresses:
             self._addresses = addresses
+            self._types = _common_type(self.params), _common_type(self.momenta)
             self._tables = fused_tables(self.params, self.momenta, self.layout, self.streams, **_TILE)
         return self._tables
 
@@ -222,6 +223,17 @@ def fused_tables(
 
 def _columns(first: Tensor, *others: Tensor | int) -> Tensor:
     return torch.stack([first, *(torch.zeros_like(first) + other for other in others)], 1)
+
+
+def try_kernel(device: torch.device) -> None:
+    """Compile and run the smallest kernel; raises whatever Triton, a compiler or a driver raise."""
+    none = torch.zeros(1, device=device)
+    kernels.check_gradient[(1,)](none, 1, none, torch.zeros(1, dtype=torch.int32, device=device), block=kernels.CHUNK)
+
+
+def _as_wide(stream: int | Tensor) -> int | Tensor:
+    """Return the number of a stream with a bit that makes it an int64: kernels are compiled for the size of an int."""
+    return stream | kernels.WIDE if isinstance(stream, int) else stream
 
 
 def _common_type(tensors: Sequence[Tensor]) -> tl.dtype:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Protocol
 
@@ -13,6 +15,8 @@ from kexue_train.optim.random_bits import Rounding
 from kexue_train.optim.step_sizes import ScalarLayout, StepSizes
 from kexue_train.optim.tiger_update import TigerRule
 from kexue_train.optim.whole_tensors import WholeTensors
+
+logger = logging.getLogger(__name__)
 
 
 class TensorStorage(Protocol):
@@ -46,8 +50,25 @@ def choose_storage(tensors: list[Tracked], layout: ScalarLayout, flags: Tensor) 
     """Take kernels over all tensors at once where there are a GPU, Triton and nothing but one rule of Tiger."""
     moments, rules = tensors[0].moments[0], {tensor.rule for tensor in tensors}
     usable = moments.is_cuda and moments.dtype != torch.float64 and find_spec("triton") is not None
-    if not usable or len(rules) > 1 or not isinstance(tensors[0].rule, TigerRule):
+    if not usable or len(rules) > 1 or not isinstance(tensors[0].rule, TigerRule) or not _triton_works(moments.device):
         return WholeTensors(tensors, layout)
     from kexue_train.optim.fused_tiger import FusedTensors  # noqa: PLC0415  # Triton is there with CUDA only
 
     return FusedTensors(tensors, tensors[0].rule, layout, flags)
+
+
+@lru_cache
+def _triton_works(device: torch.device) -> bool:
+    """Whether a kernel runs; only a trial can tell: a C compiler or Python's headers may be missing."""
+    from kexue_train.optim.fused_tiger import try_kernel  # noqa: PLC0415  # Triton is there with CUDA only
+
+    try:
+        try_kernel(device)
+    except Exception as error:  # noqa: BLE001  # Triton's own, a compiler's, a driver's
+        logger.warning(
+            "Triton's kernels do not run on %s (%s), so the optimizer takes plain torch operations, which give the "
+            "same numbers and take longer; 'kexue doctor' tells what Triton needs",
+            device, str(error).partition("\n")[0] or type(error).__name__,
+        )  # fmt: skip
+        return False
+    return True

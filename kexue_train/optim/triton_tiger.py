@@ -34,11 +34,14 @@ CHECKERS = 512
 """Programs of ``check_gradient`` at most: enough to read at full speed, few enough for every other one to ask all."""
 WARPS = 8
 """Warps of all kernels but ``add_tile_squares``: 16 elements per thread, so that enough threads fit on a processor."""
+WIDE = 1 << 62
+"""In numbers of streams that come as ints; those are below it."""
 
 _MULTIPLIER_0, _MULTIPLIER_1 = tl.constexpr(random_bits.MULTIPLIER_0), tl.constexpr(random_bits.MULTIPLIER_1)
 _START_0, _START_1 = tl.constexpr(random_bits.START_0), tl.constexpr(random_bits.START_1)
 _INFINITY = tl.constexpr(float("inf"))
 _EDGE_COLUMNS = tl.constexpr(32)  # what is read with care takes many registers, which all programs would hold
+_NARROW = tl.constexpr(WIDE - 1)
 _NAN_BITS = tl.constexpr(0x7FC00000)
 
 
@@ -191,7 +194,7 @@ def _stream_keys(seed, stream, number):
         seed = tl.load(seed)
     if stream.dtype.is_ptr():
         stream = tl.load(stream)
-    seed, stream = seed.to(tl.int64), stream.to(tl.int64) + number
+    seed, stream = seed.to(tl.int64), (stream.to(tl.int64) & _NARROW) + number
     return _stream_key(seed, stream, _START_0), _stream_key(seed, stream, _START_1)
 
 

@@ -239,7 +239,7 @@ class TrainConfig(Config):
     precision: Literal["fp32", "bf16"] = "fp32"
     """"bf16" runs matrix products in bfloat16 under autocast; weights, norms and the optimizer stay fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """"auto" takes CUDA devices if there are any."""
+    """"auto" takes CUDA devices if there is one for each worker."""
     objective: ObjectiveConfig = ObjectiveConfig()
     """What is minimised."""
     workers: WorkersConfig = WorkersConfig()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
@@ -17,6 +18,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from kexue_train.foundation.errors import ConfigError, KexueError, ResourceError
 
+logger = logging.getLogger(__name__)
+
 RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
 """How long a rank waits for the others at the start."""
 _MARGIN = timedelta(minutes=5)
@@ -31,21 +34,44 @@ _T = TypeVar("_T")
 def choose_device(wanted: str) -> torch.device:
     """This worker's device: the first CUDA device for the first worker of a machine, and so on.
 
+    ``auto`` takes CUDA devices if every worker of this machine has one of its own.
+
     Raises:
-        ConfigError: If CUDA is asked for and absent.
+        ConfigError: If CUDA is asked for, and absent or short of devices.
     """
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cuda" and not visible:
         raise ConfigError(
             "train.device=cuda, but torch sees no CUDA device here; set train.device=cpu, or check the driver and "
             "the torch build"
         )
-    if wanted == "cpu" or not available:
+    if wanted == "cpu" or not visible:
+        return torch.device("cpu")
+    workers, devices = local_world_size(), max(visible, _devices_of_slurm(os.environ))
+    if workers > devices:
+        shortage = f"{workers} workers of this machine share {devices} CUDA device{'s' if devices > 1 else ''}"
+        if wanted == "cuda":
+            raise ConfigError(
+                f"train.device=cuda, but {shortage}, and each needs one of its own; start {devices} here "
+                "(train.num_workers), or set train.device=cpu"
+            )
+        logger.warning("%s: as train.device=auto, they train on the CPU; start %d to use CUDA", shortage, devices)
         return torch.device("cpu")
     # Slurm may show every worker its own device only, as number 0.
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % visible)
     torch.cuda.set_device(device)
     return device
+
+
+def local_world_size() -> int:
+    """Workers of this machine; those of all machines where the launcher does not say."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1)
+
+
+def _devices_of_slurm(environ: Mapping[str, str]) -> int:
+    """Return how many devices the tasks of this machine have together, though each may see its own only."""
+    is_task = "SLURM_PROCID" in environ and "TORCHELASTIC_RUN_ID" not in environ
+    return int(environ.get("SLURM_GPUS_ON_NODE", "0")) if is_task else 0
 
 
 def choose_backend(wanted: Literal["auto", "nccl", "gloo"], device_type: str) -> str:
@@ -168,7 +194,9 @@ def _own_address_towards(host: str) -> str:
 
 
 def slurm_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT of a task that ``srun`` started; else nothing.
+    """Return RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT of a task of ``srun``.
+
+    Nothing if ``srun`` has not started this process.
 
     A batch script has some of Slurm's variables, too, but no step. The port follows from the numbers of job and step,
     so that all tasks know it and two jobs on a machine hardly ever share it; MASTER_PORT, if set, has precedence.
@@ -185,7 +213,15 @@ def slurm_environment(environ: Mapping[str, str]) -> dict[str, str]:
         "MASTER_ADDR": first_node(nodes),
         "MASTER_PORT": str(_FIRST_PORT + number % _PORTS),
     }
+    if per_node := environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE"):
+        found["LOCAL_WORLD_SIZE"] = str(tasks_of_node(per_node, int(environ.get("SLURM_NODEID", "0"))))
     return {name: environ.get(name, value) for name, value in found.items()}
+
+
+def tasks_of_node(per_node: str, number: int) -> int:
+    """Return the tasks of a node, counted from 0, in Slurm's list of them: ``2(x3),1`` is 2, 2, 2 and 1."""
+    counts = re.findall(r"(\d+)(?:\(x(\d+)\))?", per_node)
+    return [int(tasks) for tasks, nodes in counts for _ in range(int(nodes or 1))][number]
 
 
 def first_node(nodes: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -130,8 +131,12 @@ def start_deepspeed(module: nn.Module, optimizer: Any, deepspeed_config: dict[st
     import deepspeed  # noqa: PLC0415  # a door; importing it takes seconds
     import deepspeed.ops  # noqa: PLC0415
 
-    # Else DeepSpeed compiles an operator that only inference uses, which takes a minute and a compiler.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # None of its operators is used. Else it asks compilers and devices which it could build, and builds one for CPUs
+    # that only inference uses, which takes a minute.
+    deepspeed.ops.__compatible_ops__ = {}
+    device = next(module.parameters()).device
+    if device.type == "cuda":  # it takes the device of this number, where a worker may see its own only
+        os.environ["LOCAL_RANK"] = str(device.index)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if torch.distributed.get_rank() == 0:
         write_if_possible(out_dir / "deepspeed.json", json.dumps(deepspeed_config, indent=2))

@@ -201,8 +201,9 @@ def run_step(training: Training, data: PhaseData, meter: Meter, due: Due) -> int
         with meter.waiting():
             batch = next(data.batches)
         _seed_dropout(config.seed, micro_step + index)
-        setup.optimizer.observe_tokens(batch["input_ids"], batch["prediction_labels"])
-        sums = setup.engine.micro_step(to_device(batch, setup.device))
+        on_device = to_device(batch, setup.device)
+        setup.optimizer.observe_tokens(on_device["input_ids"], on_device["prediction_labels"])
+        sums = setup.engine.micro_step(on_device)
         meter.add(sums, batch)
         training.guards.watchdog.beat(micro_step + index + 1)
     state.saved = replace(state.saved, step=step, micro_step=data.phase.micro_steps(step))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,16 +25,18 @@ from kexue_train.foundation.errors import ResourceError
 from kexue_train.foundation.runtime import available_memory_bytes, format_size, give_back_freed_memory
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.data import Tensors, first_batch, to_device
-from kexue_train.train.distributed import same_on_all_ranks
+from kexue_train.train.distributed import local_world_size, same_on_all_ranks
 from kexue_train.train.job import JobConfig
 from kexue_train.train.objective import PretrainingObjective
 from kexue_train.train.phases import Phase
 
 logger = logging.getLogger(__name__)
 
-# What has no class of its own: the allocator of the CPU, and libraries of CUDA that found no room for their work space.
+# What has no class of its own: the allocator of the CPU, the driver, Triton, NCCL, and libraries of CUDA that found no
+# room for their work space.
 _IN_WORDS = re.compile(
-    r"can't allocate memory|not enough memory|cannot allocate memory|CUDA error: out of memory|STATUS_ALLOC_FAILED",
+    r"out[ _]of[ _]memory|(can't|cannot|unable to|failed to) allocate|not enough memory|STATUS_ALLOC_FAILED"
+    r"|cudaErrorMemoryAllocation",
     re.IGNORECASE,
 )
 _GAIN = 0.97  # a size must take less than this share of the time per row that half of it takes
@@ -180,8 +181,7 @@ def _budget_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return int(_SHARE_OF_CUDA * (free + torch.cuda.memory_reserved(device)))
     _forget_peak(device)
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
-    return _peak_bytes(device) + int(_SHARE_OF_MEMORY * available_memory_bytes() / beside)
+    return _peak_bytes(device) + int(_SHARE_OF_MEMORY * available_memory_bytes() / local_world_size())
 
 
 def _forget_peak(device: torch.device) -> None:

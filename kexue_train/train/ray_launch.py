@@ -111,7 +111,7 @@ def _run(config: JobConfig, samples: Path, paths: TrainDir, execution: Execution
     from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
 
     train = config.train
-    use_gpu = train.device == "cuda" or (train.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
+    use_gpu = _takes_gpus(config, execution)
     pool = _Pool("GPU" if use_gpu else "CPU", execution.train_resource)
     _wait_for_room(config, pool, paths, execution)
     if paths.stop.exists():
@@ -125,7 +125,7 @@ def _run(config: JobConfig, samples: Path, paths: TrainDir, execution: Execution
     folders = {"samples": str(samples.absolute()), "out": str(paths.root.absolute())}
     trainer = TorchTrainer(
         _ray_worker,
-        train_loop_config={"config": config.model_dump(mode="json")} | folders,
+        train_loop_config={"config": _on_device(config, "cuda" if use_gpu else "cpu")} | folders,
         scaling_config=ray.train.ScalingConfig(
             num_workers=count,
             use_gpu=use_gpu,
@@ -181,6 +181,38 @@ class _Pool:
             if any(n.has_custom_resource for n in self.nodes())
             else ""
         )
+
+
+def _takes_gpus(config: JobConfig, execution: ExecutionConfig) -> bool:
+    """Whether workers train on GPUs; ``auto``: if each of the fewest gets one, now or from an autoscaler."""
+    device, fewest = config.train.device, _fewest(config)
+    if device != "auto":
+        return device == "cuda"
+    room = _Pool("GPU", execution.train_resource).room()
+    if max(room, _gpus_to_come()) >= fewest:
+        return True
+    if room or cluster_address(execution.ray_address) is not None:
+        logger.warning(
+            "training asks for %d GPUs, one for each worker, and the cluster has %d: as train.device=auto, it runs on "
+            "CPUs; set train.device=cuda to wait for GPUs, or train.num_workers to as many as there are",
+            fewest, room,
+        )  # fmt: skip
+    return False
+
+
+def _gpus_to_come() -> float:
+    """How many GPUs the cluster can have in all, if an autoscaler has told."""
+    import ray  # noqa: PLC0415  # a door
+
+    most: dict[str, float] | None = ray._private.state.state.get_max_resources_from_cluster_config()
+    return (most or {}).get("GPU", 0)
+
+
+def _on_device(config: JobConfig, device: Literal["cpu", "cuda"]) -> dict[str, Any]:
+    """Return the job for workers that find the device decided, since the backend follows from it."""
+    values = config.model_dump(mode="json")
+    values["train"]["device"] = device
+    return values
 
 
 def _fewest(config: JobConfig) -> int:
@@ -251,7 +283,11 @@ def _ray_worker(job: dict[str, Any]) -> None:
     import ray.train  # noqa: PLC0415  # a door
 
     context = ray.train.get_context()
-    os.environ |= {"RANK": str(context.get_world_rank()), "LOCAL_RANK": str(context.get_local_rank())}
+    os.environ |= {
+        "RANK": str(context.get_world_rank()),
+        "LOCAL_RANK": str(context.get_local_rank()),
+        "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
+    }
     if sys.platform == "linux" and context.get_local_world_size() == context.get_world_size():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # on one machine; its name need not resolve
     elif "MASTER_ADDR" in os.environ:

@@ -36,6 +36,7 @@ from kexue_train.train.distributed import (
     choose_device,
     has_launcher,
     join_process_group,
+    local_world_size,
     on_first_rank,
     slurm_environment,
 )
@@ -99,7 +100,7 @@ def run_worker(
         if alone:
             stack.callback(dist.destroy_process_group)
         config = _with_world_size(config)
-        torch.set_num_threads(train.workers.threads_per_worker or max(1, available_cpus() // config.train.num_workers))
+        torch.set_num_threads(train.workers.threads_per_worker or max(1, available_cpus() // local_world_size()))
         datasets = open_together(lambda: read_samples(samples, config), samples_digest, config)
         on_first_rank(lambda: _claim(config, samples, paths, given, stack))
         say_started(paths)
@@ -147,7 +148,8 @@ def _train_past_spikes(
         except Spike as found:
             if checkpoints:
                 checkpoints.finish()
-            spike, skipped = found, state.saved.left_out
+            # The frames of the traceback hold model and optimizer, which have to go before the next ones come.
+            spike, skipped = found.with_traceback(None), state.saved.left_out
             _require_rollback(config.train, spike, len(skipped))
         else:
             if dist.get_rank() == 0:

@@ -170,3 +170,25 @@ def test_a_torch_that_cannot_be_loaded_is_a_failure(
 def test_a_machine_without_torch_is_not_asked_about_gpus(fact: Callable[[str, Any], None]) -> None:
     fact("importlib.util.find_spec", lambda _: None)
     assert list(doctor._check_torch()) == []
+
+
+@pytest.mark.parametrize(
+    ("gpu", "compiler", "status"), [(True, None, "warning"), (True, "/usr/bin/gcc", "ok"), (False, None, "ok")]
+)
+def test_a_gpu_needs_a_c_compiler_for_the_kernels_of_the_optimizer(
+    fact: Callable[[str, Any], None], tmp_path: Path, gpu: bool, compiler: str | None, status: str
+) -> None:
+    (tmp_path / "Python.h").touch()
+    fact("_has_gpu", gpu)
+    fact("shutil.which", compiler)
+    fact("sysconfig.get_path", str(tmp_path))
+    check = doctor._check_compiler()
+    assert check.status == status
+    assert ("gcc" in check.fix) is (status == "warning")
+
+
+def test_a_gpu_needs_the_headers_of_python(fact: Callable[[str, Any], None], tmp_path: Path) -> None:
+    fact("_has_gpu", True)
+    fact("shutil.which", "/usr/bin/gcc")
+    fact("sysconfig.get_path", str(tmp_path))
+    assert doctor._check_compiler().status == "warning"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,10 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kexue_train.optim.param_groups import Role
+from kexue_train.optim.random_bits import Rounding
 from kexue_train.optim.step_sizes import ScalarLayout
 
 pytest.importorskip("triton", reason="Triton is made for Linux only")
-from kexue_train.optim.fused_tiger import FusedTables, fused_tables
+from kexue_train.optim import fused_tiger, storage
+from kexue_train.optim import triton_tiger as kernels
+from kexue_train.optim.fused_tiger import FusedTables, FusedTensors, fused_tables
+from kexue_train.optim.storage import choose_storage
+from kexue_train.optim.tiger_update import TigerRule
+from kexue_train.optim.whole_tensors import WholeTensors
 
 ROWS, COLUMNS = 4, 8
 SHAPE_OF = {
@@ -81,3 +89,44 @@ def test_tensors_beyond_32_bits_are_refused():
     layout = ScalarLayout([param.shape], [Role.MATRIX], torch.device("cpu"))
     with pytest.raises(ValueError, match=r"2\*\*32 elements"):
         fused_tables([param], [param], layout, [0], rows=ROWS, columns=COLUMNS)
+
+
+def tracked(param: Tensor, *, on_gpu: bool = False) -> SimpleNamespace:
+    momentum = torch.zeros_like(param)
+    if on_gpu:
+        momentum = SimpleNamespace(is_cuda=True, dtype=torch.float32, device=torch.device("cpu"))
+    return SimpleNamespace(param=param, moments=(momentum,), index=0, rule=TigerRule(0.9))
+
+
+def test_a_parameter_that_was_put_elsewhere_is_moved_there():
+    param = torch.nn.Parameter(torch.zeros(4, 8))
+    layout = ScalarLayout([param.shape], [Role.MATRIX], torch.device("cpu"))
+    kept = FusedTensors([tracked(param)], TigerRule(0.9), layout, torch.zeros(1))
+    param.data = torch.ones(4, 8)
+    assert kept._fused._current_tables().tiles[:, 0].tolist() == [param.data_ptr()]
+
+
+def test_without_a_compiler_the_kernels_are_tried_once_and_plain_operations_taken(monkeypatch, caplog):
+    tried = []
+
+    def fail(device: torch.device) -> None:
+        tried.append(device)
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nmore")
+
+    monkeypatch.setattr(fused_tiger, "try_kernel", fail)
+    storage._triton_works.cache_clear()
+    layout = ScalarLayout([torch.Size([4, 8])], [Role.MATRIX], torch.device("cpu"))
+    for _ in range(2):
+        chosen = choose_storage([tracked(torch.zeros(4, 8), on_gpu=True)], layout, torch.zeros(1))
+        assert isinstance(chosen, WholeTensors)
+    storage._triton_works.cache_clear()
+    assert len(tried) == 1
+    assert caplog.text.count("Triton's kernels do not run on cpu (Failed to find C compiler.") == 1
+
+
+@pytest.mark.parametrize("time", [0, 127, 128, 2**37])
+def test_kernels_are_compiled_for_streams_of_one_size(time):
+    stream = Rounding(5, time).stream(7)
+    wide = fused_tiger._as_wide(stream)
+    assert 2**31 <= wide < 2**63
+    assert wide & (kernels.WIDE - 1) == stream

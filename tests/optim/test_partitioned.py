@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,9 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Size, Tensor
 
+from kexue_train.optim import accumulation
+from kexue_train.optim.accumulation import HiddenAccumulation
 from kexue_train.optim.param_groups import Role
-from kexue_train.optim.partitioned import SliceMap, TensorSlice
+from kexue_train.optim.partitioned import FlatSteps, SliceMap, TensorSlice
 from kexue_train.optim.step_sizes import ScalarLayout
+from kexue_train.optim.tiger_update import TigerRule
 
 CPU = torch.device("cpu")
 
@@ -146,3 +151,16 @@ def test_a_slice_of_an_embedding_is_cut_where_rows_begin(start, numel, expected)
     layout = ScalarLayout([Size((3, 4))], [Role.EMBEDDING], CPU)
     (blocks,) = SliceMap(layout, [TensorSlice(0, start, numel, 0, 0)]).blocks
     assert [(b.lines.start, b.lines.stop - b.lines.start, b.width) for b in blocks] == expected
+
+
+def test_whole_moments_are_freed_when_slices_are_made_and_kernels_never_hear_of_them(monkeypatch):
+    monkeypatch.setattr(accumulation, "choose_storage", lambda *_: pytest.fail("kernels for whole tensors"))
+    net = torch.nn.Linear(8, 4)
+    defaults = {"lr": 1e-3, "beta": 0.9, "weight_decay": 0.0}
+    optimizer = HiddenAccumulation(net.parameters(), TigerRule(0.9), defaults, partitioned=True)
+    whole = weakref.ref(optimizer.tensors[0].moments[0].untyped_storage())
+    flats = [param.detach().clone().flatten() for param in net.parameters()]
+    slices = [TensorSlice(index, 0, flat.numel(), index, 0) for index, flat in enumerate(flats)]
+    FlatSteps(optimizer).attach(flats, slices)
+    gc.collect()
+    assert whole() is None

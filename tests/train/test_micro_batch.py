@@ -156,12 +156,32 @@ def test_memory_of_this_process_is_measured():
         torch.OutOfMemoryError("CUDA out of memory."),
         RuntimeError(ON_CPU),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported at some other API call"),
+        RuntimeError("CUDA driver error: out of memory"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("NCCL error: unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'"),
+        RuntimeError("CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("call failed: cudaErrorMemoryAllocation"),
+        RuntimeError("unable to allocate 68719476736 bytes"),
         MemoryError(),
     ],
 )
 def test_out_of_memory_is_known_in_all_its_forms(error):
     assert is_out_of_memory(error)
-    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("out of resource: shared memory, Required: 245760, Hardware limit: 232448"),
+        RuntimeError("NCCL error: unhandled system error\nLast error:\nConnection refused"),
+    ],
+)
+def test_other_errors_are_not_taken_for_it(error):
+    assert not is_out_of_memory(error)
 
 
 @pytest.mark.parametrize(

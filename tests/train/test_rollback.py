@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from kexue_train.foundation.errors import TrainingError
 from kexue_train.metrics.failure import FailureKind, read_failure
 from kexue_train.metrics.file import read_metrics
 from kexue_train.model.linear_cross_entropy import LabelScores
+from kexue_train.train import worker
 from kexue_train.train.checkpoint import list_checkpoints
 from kexue_train.train.engine import DeepSpeedEngine, TorchEngine
 from kexue_train.train.faults.spikes import SkippedRows
@@ -115,6 +117,21 @@ def test_a_resume_after_a_rollback_still_leaves_out_the_rows(samples, tmp_path, 
     assert [line["step"] for line in curve(paths.root, "resume")] == [4, stopped_at]  # the first is the rollback's
     assert same_bits(final_tensors(paths.root, 12), final_tensors(tmp_path / "whole", 12))
     assert _losses(paths.root) == _losses(tmp_path / "whole")
+
+
+def test_the_model_before_a_rollback_is_gone_when_the_next_is_built(samples, tmp_path, monkeypatch, poison):
+    build, models = worker.build_training, []
+
+    def build_and_look(*args):
+        assert [model() for model in models] == [None] * len(models)
+        training, notes = build(*args)
+        models.append(weakref.ref(training.setup.objective.model))
+        return training, notes
+
+    monkeypatch.setattr(worker, "build_training", build_and_look)
+    poison([3], float("nan"))
+    train_here(make_config(steps=4, checkpoint_every=2), samples, tmp_path / "out")
+    assert len(models) == 2
 
 
 def test_spikes_without_end_are_an_error_that_says_so(samples, tmp_path, poison):

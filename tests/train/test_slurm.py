@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kexue_train.train.distributed import first_node, slurm_environment
+from kexue_train.train.distributed import first_node, slurm_environment, tasks_of_node
 
 _STEP = {
     "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "2", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "32",
@@ -16,6 +16,13 @@ def test_a_task_of_srun_learns_its_rank_from_the_step_not_from_the_job():
     found = slurm_environment(_STEP)
     assert found.pop("MASTER_PORT").isdigit()
     assert found == {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu005"}
+
+
+@pytest.mark.parametrize(("node", "tasks"), [(0, 2), (2, 2), (3, 1), (4, 12), (5, 12)])
+def test_a_task_learns_how_many_are_on_its_machine(node, tasks):
+    assert tasks_of_node("2(x3),1,12(x2)", node) == tasks
+    found = slurm_environment(_STEP | {"SLURM_STEP_TASKS_PER_NODE": "2(x3),1,12(x2)", "SLURM_NODEID": str(node)})
+    assert found["LOCAL_WORLD_SIZE"] == str(tasks)
 
 
 def test_all_tasks_of_a_step_know_the_same_port_and_other_jobs_others():

@@ -1,0 +1,146 @@
+"""Which device a worker takes, and what it tells the others of it; CUDA devices are counted, not used."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from kexue_train.executor.config import ExecutionConfig
+from kexue_train.foundation.errors import ConfigError
+from kexue_train.train import engine, loop, ray_launch
+from kexue_train.train.distributed import choose_device, local_world_size
+from tests.train.tiny_training import make_config
+
+_LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_GPUS_ON_NODE")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """``machine(devices, **environment)``: a worker there, of what its launcher has told it."""
+
+    def make(devices: int, **environment: object) -> None:
+        for name in (*_LAUNCHED, "TORCHELASTIC_RUN_ID"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, str(value))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("devices", "environment", "index"),
+    [
+        (1, {}, 0),
+        (8, {"LOCAL_RANK": 5, "WORLD_SIZE": 64, "LOCAL_WORLD_SIZE": 8}, 5),
+        (8, {"LOCAL_RANK": 1, "WORLD_SIZE": 2}, 1),
+        (1, {"LOCAL_RANK": 3, "LOCAL_WORLD_SIZE": 4, "SLURM_PROCID": 3, "SLURM_GPUS_ON_NODE": 4}, 0),
+    ],
+    ids=["alone", "one of eight", "without a local size", "Slurm shows one of four"],
+)
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_every_worker_has_a_device_of_its_own(machine, devices, environment, index, wanted):
+    machine(devices, **environment)
+    assert choose_device(wanted) == torch.device("cuda", index)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2},
+        {"LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "TORCHELASTIC_RUN_ID": "x"},
+        {"LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "SLURM_PROCID": 1, "SLURM_GPUS_ON_NODE": 1},
+    ],
+    ids=["first", "torchrun", "Slurm"],
+)
+def test_workers_that_would_share_a_device_take_the_cpu_or_are_refused(machine, environment, caplog):
+    machine(1, **environment)
+    assert choose_device("auto").type == "cpu"
+    assert "2 workers of this machine share 1 CUDA device" in caplog.text
+    with pytest.raises(ConfigError, match=r"2 workers .* share 1 CUDA device.*start 1 here"):
+        choose_device("cuda")
+
+
+def test_threads_are_those_of_the_machine_not_of_the_cluster(machine):
+    machine(0, WORLD_SIZE=64, LOCAL_WORLD_SIZE=8)
+    assert local_world_size() == 8
+    machine(0, WORLD_SIZE=2)
+    assert local_world_size() == 2
+    machine(0)
+    assert local_world_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "gpus", "to_come", "taken"),
+    [
+        ("auto", 2, 2, 0, True),
+        ("auto", 2, 1, 0, False),
+        ("auto", 2, 0, 0, False),
+        ("auto", 2, 0, 8, True),
+        ("cuda", 2, 0, 0, True),
+        ("cpu", 2, 2, 0, False),
+    ],
+)
+def test_ray_gives_out_gpus_if_there_is_one_for_each_worker(monkeypatch, caplog, device, workers, gpus, to_come, taken):
+    nodes = [SimpleNamespace(node_id="1", gpus=gpus, cpus=8, has_custom_resource=False)] if gpus else []
+    monkeypatch.setattr(ray_launch, "machines_with", lambda *_: nodes)
+    monkeypatch.setattr(ray_launch, "_draining_nodes", tuple)
+    monkeypatch.setattr(ray_launch, "_gpus_to_come", lambda: to_come)
+    config = make_config(num_workers=workers, device=device)
+    assert ray_launch._takes_gpus(config, ExecutionConfig(ray_address="10.0.0.1:6379")) is taken
+    assert ("set train.device=cuda to wait for GPUs" in caplog.text) is (device == "auto" and not taken)
+
+
+@pytest.mark.parametrize("index", [0, 3])
+def test_deepspeed_takes_the_device_of_the_model_and_probes_nothing(monkeypatch, tmp_path, index):
+    deepspeed = pytest.importorskip("deepspeed")
+    monkeypatch.setattr("deepspeed.ops._probe_compatible_ops", lambda: pytest.fail("probed"))
+    monkeypatch.delitem(vars(deepspeed.ops), "__compatible_ops__", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    seen = []
+    monkeypatch.setattr(deepspeed, "initialize", lambda **_: seen.append(os.environ["LOCAL_RANK"]) or (None,))
+    parameter = SimpleNamespace(device=torch.device("cuda", index))
+    engine.start_deepspeed(SimpleNamespace(parameters=lambda: iter([parameter])), None, {}, tmp_path)
+    assert seen == [str(index)]
+    assert not deepspeed.ops.__compatible_ops__
+
+
+def test_the_optimizer_observes_tokens_where_the_model_is(monkeypatch):
+    seen = {}
+
+    class Optimizer:
+        param_groups = ()
+
+        def observe_tokens(self, *ids):
+            seen["observed"] = ids
+
+    class Engine:
+        def micro_step(self, batch):
+            seen["trained"] = batch
+
+    names = ("input_ids", "prediction_labels", "sequence_ids")
+    nothing = SimpleNamespace(
+        before=lambda _: None, after=lambda _: None, beat=lambda _: None, start_step=lambda: None,
+        add=lambda *_: None, waiting=nullcontext,
+    )  # fmt: skip
+    setup = SimpleNamespace(
+        config=make_config(), device=torch.device("meta"), optimizer=Optimizer(), engine=Engine(), norms=None,
+        objective=nn.Identity(), profiler=nothing,
+    )  # fmt: skip
+    monkeypatch.setattr(loop.dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(loop, "replace", lambda saved, **_: saved)
+    state = SimpleNamespace(step=0, saved=SimpleNamespace(micro_step=0))
+    phase = SimpleNamespace(accumulation_steps=1, micro_steps=lambda _: 1)
+    data = SimpleNamespace(phase=phase, batches=iter([{name: torch.zeros(2, 3) for name in names}]))
+    training = SimpleNamespace(setup=setup, state=state, guards=SimpleNamespace(watchdog=nothing), outputs=None)
+    loop.run_step(training, data, nothing, loop.Due(False, False, log=False, validate=False))
+    assert {tensor.device.type for tensor in seen["observed"]} == {"meta"}
+    assert seen["observed"][0] is seen["trained"]["input_ids"]
