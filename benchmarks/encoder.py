@@ -136,7 +136,8 @@ def step_of(encoder: Encoder, model: nn.Module, dtype: torch.dtype | None, devic
 
 
 def _set_mode(model: nn.Module, mode: str) -> None:
-    model.roformer.gradient_checkpointing = False
+    for layer in model.roformer.encoder.layer:
+        layer.gradient_checkpointing = False
     if mode != "none":
         enable_recompute(model.roformer, mode)
 

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutput,
     MaskedLMOutput,
@@ -320,7 +321,7 @@ class _Intermediate(nn.Module):
         return inner * self.activation_2(self.dense_2(x)) if self.is_gated else inner
 
 
-class RoFormerV2Layer(nn.Module):
+class RoFormerV2Layer(GradientCheckpointingLayer):
     """Attention and feed-forward F, each with dropout, residual and norm: Norm(x + F(x)), or x + F(Norm(x))."""
 
     residual_scale: Tensor | None
@@ -445,8 +446,6 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
         self.embeddings = RoFormerV2Embeddings(config)
         self.encoder = _Encoder(config)
         self.norm = RMSNorm(config.layer_norm_eps)
-        self.gradient_checkpointing = False
-        self.recompute_every = 1  # with gradient checkpointing: layers 0, n, 2n... are computed again
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -507,11 +506,8 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
             seen = self._recorded(seen)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         states = [x]
-        for number, layer in enumerate(self.encoder.layer):
-            if self.gradient_checkpointing and self.training and number % self.recompute_every == 0:
-                x = self._gradient_checkpointing_func(layer.__call__, x, rotary, seen)
-            else:
-                x = layer(x, rotary, seen)
+        for layer in self.encoder.layer:
+            x = layer(x, rotary, seen)
             if wanted:
                 states.append(x)
         if self.config.norm_placement == "pre":

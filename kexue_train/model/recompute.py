@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from kexue_train.model.modeling_roformer_v2 import RoFormerV2Model
+from kexue_train.model.modeling_roformer_v2 import RoFormerV2Layer, RoFormerV2Model
 
 _aten = torch.ops.aten
 # One width per token for products of 2 · (length of the sequence) widths each; position of ``dropout_p``.
@@ -38,9 +38,10 @@ def enable_recompute(encoder: RoFormerV2Model, mode: Literal["selective", "full"
     one did is missing in it, but not when it is computed again.
     """
     selective: dict[str, Any] = {"context_fn": _selective_contexts} if mode == "selective" else {}
-    encoder.gradient_checkpointing = True
-    encoder.recompute_every = every
-    encoder._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, **selective)
+    recompute = partial(checkpoint, use_reentrant=False, **selective)
+    for number, layer in enumerate(_layers(encoder)):
+        layer.gradient_checkpointing = number % every == 0
+        layer._gradient_checkpointing_func = recompute
 
 
 def compile_layers(encoder: RoFormerV2Model, *, backend: str = "inductor") -> None:
@@ -52,10 +53,16 @@ def compile_layers(encoder: RoFormerV2Model, *, backend: str = "inductor") -> No
     # ends the run at the ninth.
     torch._dynamo.config.cache_size_limit = max(32, torch._dynamo.config.cache_size_limit)
     options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "backend": backend}
-    for layer in encoder.encoder.layer:
+    compiled: dict[Any, Any] = {}  # what recomputes, once for all layers
+    for layer in _layers(encoder):
         layer.compile(**options)
-    if encoder.gradient_checkpointing:  # around the layer, so that the compiler sees what is to be recomputed
-        encoder._gradient_checkpointing_func = torch.compile(encoder._gradient_checkpointing_func, **options)
+        if layer.gradient_checkpointing:  # transformers before 5.23 recomputes around the compiled layer, not inside
+            recompute = layer._gradient_checkpointing_func
+            layer._gradient_checkpointing_func = compiled.setdefault(recompute, torch.compile(recompute, **options))
+
+
+def _layers(encoder: RoFormerV2Model) -> list[RoFormerV2Layer]:
+    return list(encoder.encoder.layer)  # type: ignore[arg-type]  # torch has no type for what is in a list of modules
 
 
 class KeepWhatIsDear:
