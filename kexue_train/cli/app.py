@@ -73,6 +73,6 @@ def _kexue(
 
 def main() -> None:
     """Run the command; errors become one paragraph and an exit code."""
-    os.environ.setdefault("MIMALLOC_PURGE_DELAY", "1000")  # for Arrow, before it is loaded; see keep_freed_memory
+    os.environ.setdefault("MIMALLOC_PURGE_DELAY", "10000")  # for Arrow, before it is loaded; see keep_freed_memory
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # to look for some takes a tenth of the time of --help
     sys.exit(run_command(app, sys.argv[1:], "kexue"))

@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from kexue_train.foundation.errors import ConfigError, ResourceError
@@ -120,8 +122,20 @@ def keep_freed_memory() -> None:
             library.mallopt(option, 2**30)
 
 
+@lru_cache(maxsize=1)  # so a call that repeats the last one does nothing
+def keep_freed_memory_of(work: Callable[..., object]) -> None:  # noqa: ARG001  # the key of the cache
+    """Let this process use again what earlier calls of ``work`` freed; what other work freed goes back to the system.
+
+    ``work`` calls it at its beginning.
+    """
+    keep_freed_memory()
+    give_back_freed_memory()
+
+
 def give_back_freed_memory() -> None:
     """Give what this process keeps back to the system, before work of another kind."""
+    if arrow := sys.modules.get("pyarrow"):  # without it there is nothing to give back
+        arrow.default_memory_pool().release_unused()
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):  # glibc
         library.malloc_trim(0)

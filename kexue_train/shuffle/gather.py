@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from kexue_train.foundation.arrow_arrays import values_bytes
 from kexue_train.foundation.artifacts import write_atomic
-from kexue_train.foundation.runtime import give_back_freed_memory, keep_freed_memory
+from kexue_train.foundation.runtime import keep_freed_memory_of
 from kexue_train.shuffle.bucket import Ordered, Pieces, iter_ordered
 from kexue_train.shuffle.keys import bucket_bounds, hash_rows, sum_words
 from kexue_train.shuffle.mixing import OrderSums
@@ -88,8 +88,7 @@ def shard_marker_path(folder: Path, shard: int) -> Path:
 
 def gather(task: GatherTask, fetched: Sequence[Sequence[SpillSegment]] | None = None) -> GatherResult:
     """Write the shard of ``task``; ``fetched`` holds its buckets if their spill files cannot be opened here."""
-    keep_freed_memory()
-    give_back_freed_memory()
+    keep_freed_memory_of(gather)
     folder = Path(task.folder)
     files = read_spill_list(task.folder)
     first = task.shard * task.buckets_per_shard

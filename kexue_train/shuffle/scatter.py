@@ -19,7 +19,7 @@ from kexue_train.corpus.unread_keys import MAX_KEYS
 from kexue_train.executor import current_machine
 from kexue_train.foundation.arrow_arrays import lengths_of, to_arrow, to_binary, to_mask
 from kexue_train.foundation.errors import CorpusError, DamagedInputError
-from kexue_train.foundation.runtime import boot_id, keep_freed_memory
+from kexue_train.foundation.runtime import boot_id, keep_freed_memory_of
 from kexue_train.shuffle.bucket import repeats
 from kexue_train.shuffle.head import SmallestKeys
 from kexue_train.shuffle.keys import Words, bucket_of, content_keys, hash_rows, position_keys, sum_words
@@ -72,7 +72,7 @@ def scatter(task: ScatterTask) -> ScatterResult:
     Raises:
         CorpusError: If a file cannot be used, or holds a bad record, and the task is told to fail on one.
     """
-    keep_freed_memory()
+    keep_freed_memory_of(scatter)
     # A name of its own, so that a worker that was taken for dead cannot write into the file of its successor.
     name = f"task-{task.index:06d}.{uuid.uuid4().hex[:8]}.spill"
     result = ScatterResult(machine=current_machine(), boot=boot_id(), spill=name)

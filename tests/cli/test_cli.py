@@ -61,7 +61,7 @@ def kexue(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 
     def run(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["kexue", *map(str, arguments)])
-        monkeypatch.setenv("MIMALLOC_PURGE_DELAY", "1000")  # which the command sets for its process
+        monkeypatch.setenv("MIMALLOC_PURGE_DELAY", "10000")  # which the command sets for its process
         monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "1")  # the same
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
