@@ -15,6 +15,7 @@ from rich.console import Console
 from flows.context import load_config, require_server
 from kexue_train.cli.commands import typer_command
 from kexue_train.cli.errors import run_command
+from kexue_train.cli.terminal import open_console
 from kexue_train.pipeline.run_config import RunConfig
 
 
@@ -43,7 +44,7 @@ def run_flow(
         if options.get("fresh") or not find_complete(config, root):  # a typo should not wait for a server to start
             require_server()
             flow(**options)
-        ending(root, Console())
+        ending(root, open_console())
 
     return run_function(flow.fn, arguments, call=run, example="configs/demo.yaml --run-dir runs/demo")
 

@@ -14,10 +14,9 @@ from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_KEY, PREFECT_API_URL
 from prefect.states import Completed, State
-from rich.console import Console
 
 from flows.artifacts import show_link
-from kexue_train.cli.terminal import PlainBoard, StageBoard, make_board
+from kexue_train.cli.terminal import PlainBoard, StageBoard, make_board, open_console
 from kexue_train.foundation.errors import ConfigError, KexueError, ResourceError
 from kexue_train.foundation.run_dir import RunDir
 from kexue_train.foundation.stage import Stage
@@ -86,7 +85,7 @@ def found_complete(config: RunConfig, root: Path) -> bool:
     run = Run(config, RunDir(root))
     if not is_complete(run):
         return False
-    with make_board([stage.name for stage in STAGES], Console()) as board:
+    with make_board([stage.name for stage in STAGES], open_console()) as board:
         for stage in STAGES:
             board.finish(stage.name, stage.describe(config, run.folder_of(stage)), 0.0, made=False)
     return True
@@ -154,8 +153,8 @@ class _RunLog:
 
 def _board(stages: Sequence[Stage[RunConfig]]) -> StageBoard:
     if deployment.id:
-        return PlainBoard(Console(file=_RunLog(), width=1000))  # type: ignore[arg-type]  # all that rich uses of a file
-    return make_board([stage.name for stage in stages], Console())
+        return PlainBoard(open_console(file=_RunLog(), width=1000))
+    return make_board([stage.name for stage in stages], open_console())
 
 
 @contextmanager

@@ -109,11 +109,9 @@ def typer_command(run: Callable[..., Any], parameters: list[inspect.Parameter], 
 
 def show_progress(stage: str) -> Any:
     """Return the board of a single stage, on standard error."""
-    from rich.console import Console  # noqa: PLC0415
+    from kexue_train.cli.terminal import SingleStage, open_console  # noqa: PLC0415
 
-    from kexue_train.cli.terminal import SingleStage  # noqa: PLC0415
-
-    return SingleStage(stage, Console(stderr=True))
+    return SingleStage(stage, open_console(stderr=True))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from kexue_train.cli.terminal import open_console
 from kexue_train.downstream.results.result import EvaluationResult
 from kexue_train.foundation.runtime import format_seconds
 from kexue_train.report.summary import summarise
@@ -34,7 +35,7 @@ def print_ending(run_dir: Path, console: Console) -> None:
 
 def print_tables(result: EvaluationResult, ending: str) -> None:
     """Show the tables and notes of an evaluation, and ``ending``."""
-    console = Console(highlight=False)
+    console = open_console(highlight=False)
     for entry in result.tables():
         table = Table(box=None, padding=(0, 1, 0, 0))
         for number, title in enumerate(entry.header):

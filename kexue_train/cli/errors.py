@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import typer
 
 from kexue_train.foundation.errors import KexueError
+from kexue_train.foundation.shown import printable_streams
 
 _INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__base__  # of typer's own click, or of the package in older versions
@@ -17,16 +19,22 @@ _UsageError: Any = typer.BadParameter.__base__  # of typer's own click, or of th
 def run_command(command: Callable[..., Any], arguments: list[str], name: str) -> int:
     """Run a command of typer and return the exit code; an error becomes one paragraph on standard error.
 
-    With ``--debug`` anywhere among the arguments an error is raised, for its traceback.
+    With ``--debug`` anywhere among the arguments an error shows its traceback.
     """
+    with printable_streams():
+        return _run(command, arguments, name)
+
+
+def _run(command: Callable[..., Any], arguments: list[str], name: str) -> int:
     words = [argument for argument in arguments if argument != "--debug"]
     try:
         code = int(command(words, prog_name=name, standalone_mode=False) or 0)
     except KeyboardInterrupt:
         code = _INTERRUPTED
-    except Exception as error:  # the border to the person at the terminal
+    except Exception as error:  # noqa: BLE001  # the border to the person at the terminal
         if len(words) < len(arguments):
-            raise
+            traceback.print_exc()
+            return explain(error)[1]
         message, code = explain(error)
         typer.echo(message, err=True)
         return code

@@ -115,8 +115,7 @@ def evaluate_explain(
     as_json: AsJson = False,
 ) -> None:
     """Show which words made the model answer as it did (integrated gradients)."""
-    from rich.console import Console  # noqa: PLC0415
-
+    from kexue_train.cli.terminal import open_console  # noqa: PLC0415
     from kexue_train.downstream.evaluate.explain import explain_answer  # noqa: PLC0415  # loads torch
     from kexue_train.downstream.results.explanation import (  # noqa: PLC0415
         as_html_page,
@@ -134,7 +133,7 @@ def evaluate_explain(
     if as_json:
         typer.echo(json_text(found.model_dump(mode="json")), nl=False)
     else:
-        console = Console(highlight=False)
+        console = open_console(highlight=False)
         console.print(as_terminal_text(found), soft_wrap=True)
         words = ", ".join(f"{word} {share}" for word, share in strongest_words(found))
         console.print(words, summary_of(found), sep="\n", markup=False, soft_wrap=True)

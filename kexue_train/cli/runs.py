@@ -41,8 +41,7 @@ def plan_command(
     as_json: AsJson = False,
 ) -> None:
     """Say what a run will take: tasks, disk, memory, GPU memory, time. Runs nothing."""
-    from rich.console import Console  # noqa: PLC0415
-
+    from kexue_train.cli.terminal import open_console  # noqa: PLC0415
     from kexue_train.foundation.runtime import available_cpus, available_memory_bytes  # noqa: PLC0415
     from kexue_train.pipeline.plan import (  # noqa: PLC0415
         Machine,
@@ -61,7 +60,7 @@ def plan_command(
     if as_json:
         print_json(plan_values(planned))
     else:
-        print_plan(planned, Console())
+        print_plan(planned, open_console())
     if warning := foresee_missing_pairs(run, sources):
         typer.echo(warning, err=True)
 
@@ -76,10 +75,8 @@ def pipeline_command(
     as_json: AsJson = False,
 ) -> None:
     """Run all stages, from corpus to report, without Prefect."""
-    from rich.console import Console  # noqa: PLC0415
-
     from kexue_train.cli.ending import print_ending  # noqa: PLC0415
-    from kexue_train.cli.terminal import make_board  # noqa: PLC0415
+    from kexue_train.cli.terminal import make_board, open_console  # noqa: PLC0415
     from kexue_train.foundation.run_dir import RunDir  # noqa: PLC0415
     from kexue_train.pipeline.run import open_run, run_stage  # noqa: PLC0415
     from kexue_train.pipeline.run_config import RunConfig  # noqa: PLC0415
@@ -87,7 +84,7 @@ def pipeline_command(
     from kexue_train.report.summary import summarise  # noqa: PLC0415
 
     run_config = RunConfig.load(config, [*(overrides or []), *ray_override(ray)])
-    root, console = run_dir or Path("runs", run_config.name), Console(stderr=as_json)
+    root, console = run_dir or Path("runs", run_config.name), open_console(stderr=as_json)
     with RunDir(root).lock():
         run = open_run(run_config, root, fresh=fresh)
         with make_board([stage.name for stage in STAGES], console) as board:
@@ -129,9 +126,10 @@ def report_command(
 
 
 def _print_checks(checks: list[Any]) -> None:
-    from rich.console import Console  # noqa: PLC0415
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
+
+    from kexue_train.cli.terminal import open_console  # noqa: PLC0415
 
     styles = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failure": "[red]failure[/]"}
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -139,4 +137,4 @@ def _print_checks(checks: list[Any]) -> None:
         table.add_column(title, overflow="fold")
     for check in checks:
         table.add_row(styles[check.status], *map(escape, (check.name, check.finding, check.fix or "")))
-    Console().print(table)
+    open_console().print(table)

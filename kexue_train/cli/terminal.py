@@ -2,22 +2,59 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, TextIO, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderHook, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 from kexue_train.foundation.runtime import format_seconds, format_size
+from kexue_train.foundation.shown import PrintableStream, printable
 from kexue_train.metrics.fields import ETA_SECONDS, Metric, metric_of
 
 _PLAIN_INTERVAL_SECONDS = 10.0
+
+
+def open_console(
+    *, stderr: bool = False, file: Any = None, width: int | None = None, highlight: bool = True
+) -> Console:
+    """Return a console of rich that shows printable text alone; no other is made in this package.
+
+    Rich writes what it is given beside the sequences that it makes for colours and cursor, so a text of an input has
+    to be made harmless before the two are mixed.
+    """
+    stream = file or (sys.stderr if stderr else sys.stdout)
+    below = stream.below if isinstance(stream, PrintableStream) else stream
+    console = Console(file=below, width=width, highlight=highlight)
+    console.push_render_hook(_PrintableHook())
+    return console
+
+
+class _PrintableHook(RenderHook):
+    """What rich asks before it prints."""
+
+    def process_renderables(self, renderables: list[Any]) -> list[Any]:
+        """Return the same, printable."""
+        return [Printable(renderable) for renderable in renderables]
+
+
+class Printable:
+    """What rich shows as it would show ``content``, with every text of it printable."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.content, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 class StageBoard(Protocol):
@@ -129,7 +166,7 @@ class PlainBoard:
         """Do nothing: there is nothing to put away."""
 
     def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 class LiveBoard:
@@ -139,7 +176,12 @@ class LiveBoard:
         self._rows: dict[str, Text | None] = dict.fromkeys(stages)
         self._meter, self._stage = _Meter(), ""
         self._spinner = Spinner("dots")
-        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8, redirect_stdout=False)
+        self._live = Live(
+            console=console,
+            get_renderable=lambda: Printable(self._render()),
+            refresh_per_second=8,
+            redirect_stdout=False,
+        )
 
     def start(self, stage: str) -> None:
         """Give the stage's row the bar."""
@@ -151,15 +193,16 @@ class LiveBoard:
 
     def note(self, message: str) -> None:
         """Write the message above the table."""
-        self._live.console.print(Text(f"{self._stage}: {message}", style="dim"))
+        self._live.console.print(Text(printable(f"{self._stage}: {message}"), style="dim"))
 
     def finish(self, stage: str, summary: str, seconds: float, *, made: bool) -> None:
         """Put what the stage made in place of the bar."""
-        self._rows[stage] = Text(_ending(summary, seconds, made), style="" if made else "dim")
+        self._rows[stage] = Text(printable(_ending(summary, seconds, made)), style="" if made else "dim")
         self._stage = ""
 
     def __enter__(self) -> Self:
-        self._live.__enter__()
+        self._live.__enter__()  # from now on what is written to standard error is shown above the table
+        sys.stderr = cast("TextIO", PrintableStream(sys.stderr))
         return self
 
     def __exit__(
@@ -190,7 +233,7 @@ class LiveBoard:
         table = Table.grid()
         table.add_row(row)
         if facts := self._meter.describe_facts():
-            table.add_row(Text(facts))
+            table.add_row(Text(printable(facts)))
         return table
 
 

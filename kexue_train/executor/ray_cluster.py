@@ -6,12 +6,14 @@ import atexit
 import logging
 import os
 import re
+import secrets
 import signal
 import socket
 import sys
 import threading
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from kexue_train.executor.interface import LOCAL_MACHINE
@@ -39,6 +41,8 @@ _REFUSALS = {
     "UNAVAILABLE": f"something answers there, but it is not Ray; {_CHECK}",
     "DEADLINE_EXCEEDED": f"something answers there, but it is not Ray; {_CHECK}",
 }
+_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+_MAY_GROW = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
 
@@ -91,7 +95,8 @@ def connect_ray(address: str | None, num_cpus: int | None) -> None:
     on_main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)} if on_main else {}
     try:
-        _init(address, num_cpus)
+        with nullcontext() if address else _loopback_with_token():
+            _init(address, num_cpus)
         atexit.register(ray.shutdown)  # before Ray's own, which waits half a second for output of the tasks
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _explained(error, address) from None
@@ -194,11 +199,45 @@ def _require_node_here(address: str) -> None:
         time.sleep(0.2)
 
 
+@contextmanager
+def _loopback_with_token() -> Iterator[None]:
+    """Let a cluster that is started meanwhile listen on 127.0.0.1 alone, and serve only who has its token.
+
+    Whoever reaches a port of Ray runs code: other machines, and other users of this one. Ray listens on all interfaces
+    unless the address of the node is 127.0.0.1, which it takes on Linux only if told that no other machine will join.
+    """
+    from ray._private import ray_constants  # noqa: PLC0415  # nowhere public
+
+    given = {name: value for name in _TOKENS if (value := os.environ.get(name))}
+    settings = {_MAY_GROW: "0", "RAY_AUTH_MODE": "token", **(given or {_TOKENS[0]: secrets.token_hex(32)})}
+    before = {name: os.environ.get(name) for name in settings}
+    may_grow, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    os.environ.update(settings)
+    _read_token_setting()
+    try:
+        yield
+    finally:  # the processes of the cluster have inherited them, and this one has read them
+        ray_constants.ENABLE_RAY_CLUSTER = may_grow
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _read_token_setting() -> None:
+    """Let Ray look at the environment again: it has kept what it found there when it was imported."""
+    import ray._raylet  # noqa: PLC0415  # nowhere public
+
+    compiled: Any = ray._raylet  # without types
+    compiled.Config.initialize("")
+    compiled.AuthenticationTokenLoader.instance().reset_cache()
+
+
 def _local_cluster(num_cpus: int | None) -> dict[str, Any]:
     return {
         "num_cpus": num_cpus,
         "include_dashboard": False,
         "object_store_memory": 200 * 2**20,  # tasks exchange file names, not data
-        # Ray resolves 127.0.0.1 to the outer address, which a firewall may close; another loopback address stays one.
-        "_node_ip_address": "127.0.0.2" if Path("/proc/net").exists() else None,
+        "_node_ip_address": "127.0.0.1",
     }

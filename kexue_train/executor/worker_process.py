@@ -19,6 +19,7 @@ from multiprocessing import connection, resource_tracker
 from typing import Any
 
 from kexue_train.executor.interface import Fetch
+from kexue_train.foundation.shown import keep_streams_printable
 
 _IDLE_SECONDS = 5.0
 """A worker without a task ends after so long, so that a stage that is over holds no memory."""
@@ -107,6 +108,7 @@ def _work(pipe: connection.Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_streams_printable()
     with suppress(EOFError, OSError):  # the parent has gone
         while pipe.poll(_IDLE_SECONDS):
             pipe.send_bytes(_answer(pipe.recv_bytes()))

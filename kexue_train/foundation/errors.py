@@ -18,11 +18,19 @@ A message is one paragraph: what (with the value), where (file, line or byte, ke
 
 from typing import Self
 
+from kexue_train.foundation.credentials import redact
+
 
 class KexueError(Exception):
-    """Base of every error that is shown without a traceback; ``exit_code`` 2 means the user can fix it."""
+    """Base of every error that is shown without a traceback; ``exit_code`` 2 means the user can fix it.
+
+    Messages end up in terminals, logs, ``failure.json`` and servers, so they are made without credentials.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
 
     @property
     def is_refusal(self) -> bool:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from kexue_train.foundation.errors import ConfigError, ResourceError
+from kexue_train.foundation.shown import PrintableFormatter
 
 _UNITS = {
     "": 1,
@@ -168,7 +169,7 @@ def configure_logging(level: int = logging.WARNING, file: Path | None = None) ->
     handler: logging.Handler = (
         logging.FileHandler(file, encoding="utf-8") if file else logging.StreamHandler(sys.stderr)
     )
-    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s rank {rank()} %(name)s: %(message)s"))
+    handler.setFormatter(PrintableFormatter(f"%(asctime)s %(levelname)s rank {rank()} %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 

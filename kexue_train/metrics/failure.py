@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from kexue_train.foundation.artifacts import write_atomic
+from kexue_train.foundation.credentials import redact_values
 
 
 class FailureKind(StrEnum):
@@ -37,7 +38,7 @@ class WorkerFailure:
 
     def write(self, path: Path) -> None:
         """Write it to ``path``."""
-        write_atomic(path, json.dumps(asdict(self)) + "\n")
+        write_atomic(path, json.dumps(redact_values(asdict(self))) + "\n")
 
 
 def read_failure(path: Path) -> WorkerFailure | None:

@@ -25,6 +25,7 @@ from kexue_train.batches.dataset import SampleDataset
 from kexue_train.foundation.artifacts import MANIFEST_NAME, build_manifest, describe_files, write_atomic
 from kexue_train.foundation.errors import KexueError
 from kexue_train.foundation.runtime import available_cpus, configure_logging, keep_freed_memory, rank
+from kexue_train.foundation.shown import keep_streams_printable
 from kexue_train.metrics.fields import Kind, Symptom
 from kexue_train.train.agreement import open_together
 from kexue_train.train.build_training import build_training, open_checkpoints
@@ -285,4 +286,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    keep_streams_printable()
     sys.exit(main())

@@ -253,6 +253,41 @@ def test_an_error_in_this_process_keeps_its_class() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
+def test_a_local_ray_listens_on_loopback_alone() -> None:
+    connect_ray(None, 2)
+    me = psutil.Process()
+    listening = [
+        (process.name(), connection.laddr.ip)
+        for process in [me, *me.children(recursive=True)]
+        for connection in _sockets_of(process)
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert any(name.startswith("gcs_server") for name, _ in listening)
+    assert any(name.startswith("raylet") for name, _ in listening)
+    assert not [(name, address) for name, address in listening if address.removeprefix("::ffff:") != "127.0.0.1"]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_local_ray_serves_nobody_without_its_token() -> None:
+    import grpc
+    import ray
+
+    connect_ray(None, 2)
+    address = ray.get_runtime_context().gcs_address
+    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo")(b"", timeout=10)
+    assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert "RAY_AUTH_TOKEN" not in os.environ, "of the cluster alone, not of later ones"
+
+
+def _sockets_of(process: psutil.Process) -> list[Any]:
+    try:
+        return list(process.net_connections(kind="inet"))
+    except psutil.NoSuchProcess:
+        return []
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_ray_leaves_the_signal_handlers_alone_and_joins_once() -> None:
     import ray
 
