@@ -24,7 +24,7 @@ training_app = typer.Typer()
 @command(
     training_app,
     "train",
-    example="kexue train --config configs/demo.yaml --samples samples --out pretrain train.steps=50",
+    example="kexue train --config configs/demo.yaml --samples samples --out pretrain train.steps=200",
 )
 def train_command(
     config: ConfigFile,

@@ -165,4 +165,5 @@ def make_deepspeed_config(config: TrainConfig, phase: Phase, *, accumulate: bool
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device in every micro-step
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from kexue_train.foundation.runtime import format_size
+from kexue_train.foundation.runtime import format_seconds, format_size
 from kexue_train.foundation.stage import Outlook, StagePlan
 from kexue_train.train.config import RecomputeEvery
 from kexue_train.train.monitor.flops import FlopRule, flop_rule
@@ -19,10 +19,16 @@ _WORKER_BYTES = 1.35e9
 _CHECKPOINT_EXTRA_BYTES = 0.3e6
 """Tokenizer and settings in every checkpoint ("demo run")."""
 _KEPT_BYTES = {"none": 102.0, "selective": 35.9, "full": 4.0}
-"""Kept by one layer per token and unit of width after forward, fp32 with dropout, feed-forward four times as wide ("the
-encoder", recomputation): the slopes from 6 to 24 layers."""
-_KEPT_BESIDE_LAYERS = 2 * _KEPT_BYTES["none"]
-"""The same for embeddings and heads, and for the layer that backward is in: the table's peaks within a sixth."""
+"""Kept by one layer per token and unit of width after forward, on a CPU in fp32 with dropout, feed-forward four times
+as wide ("the encoder", recomputation): the slopes from 6 to 24 layers."""
+_KEPT_BYTES_BF16 = {"none": 36.0, "selective": 20.0, "full": 4.0}
+"""The same on a GPU under bf16 autocast, as torch keeps it: products, attention and relu in two bytes, the residual
+stream in four, masks in one; "selective": the input, q, k, v, the inner layer and the second product."""
+_LAYERS_BESIDE = 2
+"""Embeddings, heads and the layer that backward is in count as so many layers without recomputation: the table's peaks
+within a sixth."""
+_USUAL_SHARE, _USUAL_PEAK = 0.45, 312e12
+"""Share of its peak that a GPU reaches in trainings like this, and the peak of an A100 in bf16 by its data sheet."""
 _RECOMPUTE_SLOWDOWN = {"none": 1.0, "selective": 1.23, "full": 1.4}
 """("the encoder", recomputation)"""
 _NARROW, _WIDE = (192, 41e9), (768, 65e9)
@@ -100,12 +106,16 @@ def state_bytes(config: TrainSections) -> float:
 def activation_bytes(config: TrainSections) -> float:
     """At the peak of one worker's micro-batch, in the phase that takes most; ``auto`` counts as one row."""
     layers, width = config.model.num_hidden_layers, config.model.hidden_size
-    per_layer = _of_recompute(config, _KEPT_BYTES)
+    kept = _KEPT_BYTES_BF16 if _is_bf16_on_gpu(config) else _KEPT_BYTES
     tokens = max(
         (1 if phase.micro_batch_size == "auto" else phase.micro_batch_size) * (phase.seq_len or config.row_lengths[0])
         for phase in config.train.phase_settings
     )
-    return tokens * width * (layers * per_layer + _KEPT_BESIDE_LAYERS)
+    return tokens * width * (layers * _of_recompute(config, kept) + _LAYERS_BESIDE * kept["none"])
+
+
+def _is_bf16_on_gpu(config: TrainSections) -> bool:
+    return config.train.precision == "bf16" and config.train.device == "cuda"
 
 
 def _of_recompute(config: TrainSections, values: Mapping[str, float]) -> float:
@@ -127,10 +137,17 @@ def _basis(config: TrainSections, parameters: int, rate: float | None, *, measur
     slots = count_slots(config)
     amount = f"{parameters:,} weights, {slots:.3g} tokens, {slots * flops_per_token(config):.2g} operations"
     if rate is None:
-        pace = "no GPU was measured: give --tokens-per-second, from metrics.jsonl of a short run"
+        usual = config.train.num_workers * _USUAL_SHARE * _USUAL_PEAK / flops_per_token(config)
+        pace = (
+            "no GPU was measured: give --tokens-per-second, from metrics.jsonl of a short run; A100s at 45 % of their "
+            f"peak would read {usual:,.0f} tokens/s and take {format_seconds(slots / usual)}"
+        )
     else:
         pace = f"{rate:,.0f} tokens/s " + ("as given" if measured else "by the rates of 2 CPU cores")
     auto = any(phase.micro_batch_size == "auto" for phase in config.train.phase_settings)
-    memory = "memory of micro-batches of one row; auto takes up to 90 % of a GPU" if auto else "memory as under fp32"
+    kept = "bf16" if _is_bf16_on_gpu(config) else "fp32"
+    memory = (
+        f"memory of micro-batches of one row in {kept}; auto takes up to 90 % of a GPU" if auto else f"memory in {kept}"
+    )
     checkpoint = format_size(parameters * _checkpoint_bytes(config))
     return f"{amount}; {pace}; {memory}; checkpoints of {checkpoint}"

@@ -150,3 +150,11 @@ def test_what_is_switched_off_is_not_refused(settings):
 def test_settings_that_do_not_go_with_stage_3_are_refused(settings):
     with pytest.raises(ValueError, match="zero_stage"):
         TrainConfig(steps=1, compute={"zero_stage": 3, **settings})
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_deepspeed_does_not_wait_for_the_device_to_time_it(stage):
+    timers = pytest.importorskip("deepspeed.utils.config")
+    config = TrainConfig(steps=1, compute={"zero_stage": stage})
+    settings = make_deepspeed_config(config, plan_phases(config, [128], [32])[0])
+    assert not timers.get_timers_config(settings).enabled

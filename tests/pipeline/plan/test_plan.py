@@ -121,9 +121,30 @@ def test_weights_are_counted_as_the_model_has_them(name: str) -> None:
 )  # fmt: skip
 def test_activations_take_what_they_took(layers: int, recompute: str, peak: float) -> None:
     run = config(
-        "base", f"model.num_hidden_layers={layers}", f"train.compute.recompute={recompute}", "train.micro_batch_size=1"
-    )
+        "base", f"model.num_hidden_layers={layers}", f"train.compute.recompute={recompute}",
+        "train.micro_batch_size=1", "train.device=cpu",
+    )  # fmt: skip
     assert activation_bytes(run) == pytest.approx(peak, rel=0.17)
+
+
+# One GPU in bf16, weights and momentum included; activations as torch keeps them when it dispatches as on CUDA.
+@pytest.mark.parametrize(
+    ("name", "rows", "recompute", "peak"),
+    [
+        ("base", 32, "none", 6.4e9),
+        ("base", 64, "none", 11.8e9),
+        ("base", 128, "none", 22.7e9),
+        ("base", 32, "full", 2.0e9),
+        ("large", 32, "none", 17.6e9),
+        ("large", 64, "none", 32e9),
+        ("large", 128, "none", 61e9),
+        ("large", 32, "full", 5.4e9),
+    ],
+)
+def test_a_gpu_keeps_activations_in_bf16(name: str, rows: int, recompute: str, peak: float) -> None:
+    run = config(name, f"train.micro_batch_size={rows}", f"train.compute.recompute={recompute}", "train.num_workers=1")
+    device_bytes = stage(plan(run), "train").device_bytes
+    assert device_bytes == pytest.approx(peak, rel=0.17)
 
 
 def test_recomputing_some_layers_lies_between() -> None:
@@ -142,7 +163,7 @@ def test_recomputing_some_layers_lies_between() -> None:
         (["optimizer.states=bf16"], 4),
         (["optimizer.name=adamw"], 12),
         (["train.compute.zero_stage=1"], 4 + 8 / 4),
-        (["train.compute.zero_stage=3"], 12 / 4),
+        (["train.compute.zero_stage=3", "train.compute.compile=false"], 12 / 4),
     ],
 )
 def test_bytes_per_weight_are_those_of_the_documentation(overrides: list[str], expected: float) -> None:
@@ -155,6 +176,7 @@ def test_a_gpus_time_is_not_made_up() -> None:
     assert stage(unknown, "train").seconds is None
     assert unknown.seconds is None
     assert "--tokens-per-second" in stage(unknown, "train").basis
+    assert "A100s at 45 % of their peak would read" in stage(unknown, "train").basis
     known = plan(run, tokens_per_second=200_000.0)
     assert stage(known, "train").seconds == pytest.approx(1_000_000 * 512 * 512 / 200_000)
     assert known.seconds is not None
