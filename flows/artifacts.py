@@ -46,13 +46,14 @@ def quietly(send: Callable[[], Any]) -> Any:
 
 
 class ArtifactProgress:
-    """Progress for the terminal and, every few seconds, for a Prefect progress artifact."""
+    """Progress for the terminal and, every few seconds, for a Prefect progress artifact.
+
+    A stage that takes less than that costs one request, at its end.
+    """
 
     def __init__(self, stage: str, board: StageBoard) -> None:
-        self._board, self._sent, self._percent = board, time.monotonic(), 0.0
-        self._artifact = quietly(
-            lambda: create_progress_artifact(0.0, key=f"{stage}-progress", description=f"Progress of {stage}")
-        )
+        self._stage, self._board, self._sent, self._percent = stage, board, time.monotonic(), 0.0
+        self._artifact: UUID | None = None
 
     def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
         """Show progress and send it to Prefect every few seconds; the arguments are those of ``Progress.update``."""
@@ -83,9 +84,14 @@ class ArtifactProgress:
 
     def _send(self) -> None:
         self._sent = time.monotonic()
-        artifact = self._artifact
-        if isinstance(artifact, UUID):
+        if artifact := self._artifact:
             quietly(lambda: update_progress_artifact(artifact, self._percent))
+        else:
+            self._artifact = quietly(self._create)
+
+    def _create(self) -> UUID:
+        key, description = f"{self._stage}-progress", f"Progress of {self._stage}"
+        return create_progress_artifact(self._percent, key=key, description=description)
 
 
 class TrainingArtifacts:

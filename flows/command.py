@@ -12,7 +12,8 @@ from typing import Annotated, Any, get_args
 import typer
 from rich.console import Console
 
-from flows.context import load_config, require_server
+from flows.context import load_config
+from flows.server import require_server
 from kexue_train.cli.commands import typer_command
 from kexue_train.cli.errors import run_command
 from kexue_train.cli.terminal import open_console

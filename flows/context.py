@@ -9,15 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run
-from prefect.settings import PREFECT_API_KEY, PREFECT_API_URL
 from prefect.states import Completed, State
 
 from flows.artifacts import show_link
 from kexue_train.cli.terminal import PlainBoard, StageBoard, make_board, open_console
-from kexue_train.foundation.errors import ConfigError, KexueError, ResourceError
+from kexue_train.foundation.errors import ConfigError, KexueError
 from kexue_train.foundation.run_dir import RunDir
 from kexue_train.foundation.stage import Stage
 from kexue_train.pipeline.run import Run, is_complete, open_run
@@ -25,7 +23,6 @@ from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import STAGES
 
 _LINKS = {"KEXUE_TENSORBOARD_URL": ("tensorboard", "TensorBoard"), "KEXUE_RAY_URL": ("ray", "Ray's dashboard")}
-_SECONDS_TO_ANSWER = 6.0
 
 
 class FlowContext:
@@ -104,27 +101,6 @@ def load_config(path: Path, overrides: Sequence[str] | None = None, ray_address:
         )
     chosen = [*(overrides or []), *([f"execution.ray_address={ray_address}"] if ray_address else [])]
     return RunConfig.load(path, chosen)
-
-
-def require_server() -> None:
-    """Raise at once where Prefect would retry for minutes; without an address the embedded server is used.
-
-    Raises:
-        ResourceError: If nothing answers at the address, or something that is not a Prefect server.
-    """
-    address = PREFECT_API_URL.value()
-    if not address:
-        return
-    key = PREFECT_API_KEY.value()
-    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
-    try:
-        httpx.get(f"{address}/health", timeout=_SECONDS_TO_ANSWER, headers=headers).raise_for_status()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ResourceError(
-            f"the Prefect server at {address} does not answer ({error}); check that it runs ('prefect server start'), "
-            "that PREFECT_API_URL (or the profile: 'prefect config view') is its address with /api at the end, and "
-            "that no firewall blocks it; or unset PREFECT_API_URL to run on an embedded server"
-        ) from None
 
 
 def run_name() -> str:

@@ -25,11 +25,11 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoo
 from prefect.client.schemas.objects import StateType
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import get_current_settings
 from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 
 from flows.command import run_function
-from flows.context import require_server
+from flows.server import require_server
 from flows.tasks import TRAINING_TAG
 from kexue_train.foundation.errors import ConfigError, ResourceError
 
@@ -47,15 +47,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def set_up(notify: str | None = None) -> None:
-    """Create what deployments need on the Prefect server at PREFECT_API_URL, and list what exists now.
+    """Create what deployments need on the Prefect server that the settings name, and list what exists now.
 
     Args:
         notify: A notification block, such as slack-webhook/team; by default the address in KEXUE_WEBHOOK_URL.
     """
-    if not PREFECT_API_URL.value():
+    if not get_current_settings().api.url:
         raise ResourceError(
-            "PREFECT_API_URL is not set, so there is no server to set up; start one with 'prefect server start' "
-            "and export PREFECT_API_URL=http://127.0.0.1:4200/api"
+            "PREFECT_API_URL is not set, so there is no server to set up; start one with 'prefect server start' and "
+            "set its address: prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
     require_server()
     for line in asyncio.run(set_up_server(notify, os.environ.get("KEXUE_WEBHOOK_URL"))):

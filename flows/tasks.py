@@ -51,7 +51,7 @@ def stage_task(stage: Stage[RunConfig]) -> Task[..., Any]:
         timeout_seconds=_TIMEOUTS_SECONDS.get(stage.name),
         cache_policy=NO_CACHE,
         persist_result=False,
-        tags=["kexue_train", stage.name, *([TRAINING_TAG] if stage is TRAIN else [])],
+        tags=[TRAINING_TAG] if stage is TRAIN else None,  # Prefect asks for a slot before every task that has a tag
     )
     def make(context: FlowContext, *inputs: Path, out: Path | None = None) -> State[Path]:
         board, run = context.board, context.run
