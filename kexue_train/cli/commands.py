@@ -31,6 +31,9 @@ Overrides = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Every random choice derives from it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on standard output.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run Python code of the model folder that is not kexue_train's own.")
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Local worker processes (default: the CPUs).")]
 Ray = Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="Run the tasks on this Ray cluster instead.")]
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kexue_train.cli.commands import AsJson, OutFile, QuickGroup, Seed, command, print_result, show_progress
+from kexue_train.cli.commands import AsJson, OutFile, QuickGroup, Seed, TrustCode, command, print_result, show_progress
 from kexue_train.cli.options import Given, options_of
+from kexue_train.downstream.folder_code import trusting_code
 from kexue_train.foundation.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def evaluate_mlm(
         Path | None, typer.Option(help="Text file, a sentence per line: also give the pseudo-perplexity of each.")
     ] = None,
     seed: Seed = 0,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Score masked words and next sentences of held-out text, compared with baselines."""
@@ -34,7 +36,7 @@ def evaluate_mlm(
     from kexue_train.downstream.load_model import load_masked_lm  # noqa: PLC0415  # loads torch
 
     config, texts = given.config(), read_sentences(sentences) if sentences else []
-    with show_progress("evaluate") as progress:
+    with trusting_code(trust_code), show_progress("evaluate") as progress:
         result = evaluate_masked_lm(model, data, seed=seed, batch_size=config.batch_size, progress=progress)
         if texts:
             scored = pseudo_perplexities(load_masked_lm(model), texts, progress)
@@ -56,6 +58,7 @@ def evaluate_nsp_zero_shot(
         typer.Option(help="A FewCLUE task, or a YAML file of your own tasks; may be repeated. [all nine]"),
     ] = None,
     given: "Given[ZeroShotSettings]" = options_of("kexue_train.downstream.settings:ZeroShotSettings"),
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Ask tasks that the model was not trained for, compared with published results; exit 1 if a task failed."""
@@ -63,7 +66,7 @@ def evaluate_nsp_zero_shot(
     from kexue_train.downstream.evaluate.zero_shot.task import load_zero_shot_tasks  # noqa: PLC0415
 
     settings, tasks = given.config(), load_zero_shot_tasks(task or [])
-    with show_progress("evaluate") as progress:
+    with trusting_code(trust_code), show_progress("evaluate") as progress:
         results = evaluate_zero_shot(
             model, data, tasks, methods=settings.methods, max_length=settings.max_length, progress=progress
         )
@@ -80,6 +83,7 @@ def evaluate_similarity(
         typer.Option("--set", help="A known set, or a folder in DATA; may be repeated. [the known ones in DATA]"),
     ] = None,
     given: "Given[SimilaritySettings]" = options_of("kexue_train.downstream.settings:SimilaritySettings"),
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure how well cosines of sentence vectors rank pairs by similarity; exit 1 if a set failed."""
@@ -89,7 +93,7 @@ def evaluate_similarity(
 
     settings, chosen = given.config(), choose_sets(sets or [], data)
     whitening = choose_whitening(settings.whitening)
-    with show_progress("evaluate") as progress:
+    with trusting_code(trust_code), show_progress("evaluate") as progress:
         results = evaluate_sts(
             model,
             data,
@@ -112,6 +116,7 @@ def evaluate_explain(
     text: Annotated[str, typer.Argument(help="Text; with one [MASK] the word at it is explained.")],
     given: "Given[ExplainSettings]" = options_of("kexue_train.downstream.settings:ExplainSettings"),
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write .html (coloured text) or .json.")] = None,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Show which words made the model answer as it did (integrated gradients)."""
@@ -129,7 +134,8 @@ def evaluate_explain(
     asked = given.config()
     if out is not None and out.suffix not in (".html", ".json"):
         raise ConfigError(f"--out {out}: expected a name that ends in .html or .json")
-    found = explain_answer(model, text, asked.pair, head=asked.head, answer=asked.answer, baseline=asked.baseline)
+    with trusting_code(trust_code):
+        found = explain_answer(model, text, asked.pair, head=asked.head, answer=asked.answer, baseline=asked.baseline)
     if as_json:
         typer.echo(json_text(found.model_dump(mode="json")), nl=False)
     else:

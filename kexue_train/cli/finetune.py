@@ -10,6 +10,7 @@ from kexue_train.cli.commands import (
     Out,
     OutFile,
     QuickGroup,
+    TrustCode,
     command,
     making,
     print_json,
@@ -17,6 +18,7 @@ from kexue_train.cli.commands import (
     show_progress,
 )
 from kexue_train.cli.options import Given, options_of
+from kexue_train.downstream.folder_code import trusting_code
 
 if TYPE_CHECKING:
     from kexue_train.downstream.settings import HarnessSettings, VectorSettings, WhiteningSettings
@@ -36,6 +38,7 @@ def finetune_task(
     ] = None,
     given: "Given[HarnessSettings]" = options_of("kexue_train.downstream.settings:HarnessSettings"),
     save: Annotated[Path | None, typer.Option(help="Folder for the trained models of seed 0, one per task.")] = None,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Train on labelled tasks, compared with a random encoder and baselines; exit 1 if something failed."""
@@ -43,7 +46,7 @@ def finetune_task(
     from kexue_train.downstream.finetune.tasks.task import load_supervised_tasks  # noqa: PLC0415
 
     settings, tasks = given.config(), load_supervised_tasks(task or [])
-    with show_progress("finetune") as progress:
+    with trusting_code(trust_code), show_progress("finetune") as progress:
         results = finetune_tasks(model, data, tasks, settings, save=save, progress=progress)
     print_result(out, results, f"{len(tasks)} tasks, {settings.seeds} seeds", as_json)
 
@@ -57,13 +60,14 @@ def finetune_whitening(
     ],
     out: Out,
     given: "Given[WhiteningSettings]" = options_of("kexue_train.downstream.settings:WhiteningSettings"),
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Whiten sentence vectors by sentences without labels; sentence-transformers opens the result."""
     from kexue_train.downstream.evaluate.sentence_vectors.fit_whitening import fit_whitening  # noqa: PLC0415  # loads torch
 
     settings = given.config()
-    with making("finetune", out) as progress:
+    with trusting_code(trust_code), making("finetune", out) as progress:
         manifest = fit_whitening(model, inputs, out, **dict(settings), progress=progress)
     facts = manifest.statistics
     if as_json:
@@ -84,12 +88,13 @@ def finetune_sentence_vectors(
     out: OutFile,
     given: "Given[VectorSettings]" = options_of("kexue_train.downstream.settings:VectorSettings"),
     save: Annotated[Path | None, typer.Option(help="Folder for the encoders of seed 0, one per set.")] = None,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Train sentence vectors on labels, and score them before and after; exit 1 if something failed."""
     from kexue_train.downstream.finetune.sentence_vectors.train_vectors import train_vectors  # noqa: PLC0415  # loads torch
 
     settings = given.config()
-    with show_progress("finetune") as progress:
+    with trusting_code(trust_code), show_progress("finetune") as progress:
         results = train_vectors(model, data, sets, settings, save=save, progress=progress)
     print_result(out, results, f"{len(sets)} sets", as_json)

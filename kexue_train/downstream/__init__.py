@@ -5,7 +5,7 @@ result files (``results/``), which the terminal, the report, the model card and 
 
     settings.py      what a user may choose, without torch    results/        every kind of result, without torch
     load_model.py    the model and its tokenizer              task_files.py   JSON Lines records, YAML files of tasks
-    sequences.py     texts -> token sequences -> batches
+    sequences.py     texts -> token sequences -> batches      folder_code.py  whose Python code a folder may have run
     evaluate/        scores without training: held-out text, zero-shot tasks, sentence vectors, explanations
     finetune/        scores after training on labels: classification, tagging, reading, choice, sentence vectors
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from kexue_train.downstream.folder_code import may_run_code
 from kexue_train.foundation.artifacts import let_umask_decide
 from kexue_train.foundation.errors import EvaluationError, ResourceError
 
@@ -29,6 +31,7 @@ _LOAD_ERRORS = (
     AttributeError,
     TypeError,
     SafetensorError,
+    pickle.UnpicklingError,
 )
 
 
@@ -87,7 +90,7 @@ class LoadedHead:
 
 
 def load_model(model_dir: Path) -> LoadedModel:
-    """Load ``model_dir`` with its own modelling code; nothing is downloaded.
+    """Load ``model_dir`` with its own modelling code, if that is ours or trusted; nothing is downloaded.
 
     Raises:
         EvaluationError: If the folder holds no model, another kind of model, or one with missing weights.
@@ -157,7 +160,8 @@ def load_pretrained(model_dir: Path, auto_class: str, kind: str, **settings: Any
         The model, and the names of the weights that the folder lacks.
 
     Raises:
-        EvaluationError: If the folder holds no model, or none of this ``kind`` (words for the message).
+        EvaluationError: If the folder holds no model, none of this ``kind`` (words for the message), or other code
+            than ours that nobody trusts.
         ResourceError: If transformers is not installed.
     """
     if not (model_dir / "config.json").is_file():
@@ -165,11 +169,16 @@ def load_pretrained(model_dir: Path, auto_class: str, kind: str, **settings: Any
             f"{model_dir}: no config.json, so no Hugging Face model; "
             "give the folder 'hf' of a run or a checkpoint 'step-...'"
         )
+    runs_code = may_run_code(model_dir)
     transformers = import_transformers()
     try:
         with _quiet(transformers):
             model, info = getattr(transformers, auto_class).from_pretrained(
-                model_dir, trust_remote_code=True, local_files_only=True, output_loading_info=True, **settings
+                model_dir,
+                trust_remote_code=runs_code,
+                local_files_only=True,
+                output_loading_info=True,
+                **settings,
             )
     except _LOAD_ERRORS as error:
         raise EvaluationError(
@@ -210,9 +219,12 @@ def load_model_tokenizer(model_dir: Path, special: tuple[str, ...] = ("mask_toke
         EvaluationError: If it is missing, or lacks one of the ``special`` tokens.
         ResourceError: If transformers is not installed.
     """
+    runs_code = may_run_code(model_dir)
     transformers = import_transformers()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model_dir, trust_remote_code=True, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            model_dir, trust_remote_code=runs_code, local_files_only=True
+        )
     except _LOAD_ERRORS as error:
         raise EvaluationError(
             f"{model_dir}: holds no tokenizer that can be loaded ({_first_line(error)}); export the checkpoint again"

@@ -1,0 +1,21 @@
+"""The modelling code that exported folders carry, by its hash: to open a folder may run these files and no others.
+
+Every version that was ever written into a folder stays here, so that old exports open. A changed file gets a new line.
+"""
+
+RELEASED_CODE = frozenset(
+    {
+        # modeling_roformer_v2.py
+        "ef6577b317432a090f387d72e23f959a59f7f74309614758610e436104609c6e",
+        "cc6eb2c2aed5d7fb7bbdb72af38be6b287ac05ca0e6eee4f52e0408b9cb8ac32",
+        "c24c6f1e763cec53e87fa89075a5a6096c52e67fa555e2ed36ed4ca478a0e698",
+        "5f4c19b2e8f90524474398e22a5c628da6683cc9952b78c605e2157e99279902",
+        "2f1ced0930f4f97dd2bacecbe3c996651ad744846b422938fc67b59a54bed4ba",
+        "a94fcdb9c6b7eb867bdad6d3758265da82f8d7b667cb90d0d79a14648c8305e7",
+        # configuration_roformer_v2.py
+        "79668fdad798bc90f293b092296979632ab8d2a2ff483abcac3417f05d2dfbe2",
+        "274fc1af39dc3a176ff39932f40972e99ec7e84f333dd60bc4506d765544a941",
+        "f5f50972de26217de8ad800d1b00cf0e42c6ee82a1feb7f350f8208e69842730",
+    }
+)
+"""SHA-256 of the bytes of each file, in hexadecimal digits."""
