@@ -70,14 +70,13 @@ def shuffle_to_file(
         ArtifactError: If ``out`` exists.
         CorpusError: As in ``shuffle_corpus``, or if ``out`` would lie among the inputs.
         ConfigError: If the suffix of ``out`` is that of another format, records would be kept aside and there is no
-            file to keep them by, standard output is closed, or ``shuf`` asks for what the rest does not allow.
+            file to keep them by, shards are asked for, standard output is closed, or ``shuf`` asks for what the rest
+            does not allow.
         ResourceError: If there is no room, or standard output takes no more.
         BrokenPipeError: If nobody reads standard output to its end.
     """
     shuf = shuf or ShufConfig()
     file = _file_of(config, out)
-    if config.model_fields_set & {"shards", "shard_size"}:
-        progress.note("one file is written, so the number and size of shards have no effect")
     if not is_standard_output(out):
         check_not_among_inputs(Path(out), inputs)
     any_bytes = _takes_any_bytes(config)
@@ -114,6 +113,12 @@ def shuffle_to_file(
 
 
 def _file_of(config: ShuffleConfig, out: str) -> OutputFile | None:
+    if of_folders := sorted(config.model_fields_set & {"shards", "shard_size"}):
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in of_folders)
+        raise ConfigError(
+            f"{out}: is one file, where {names} {'has' if len(of_folders) == 1 else 'have'} no effect; leave "
+            f"{'it' if len(of_folders) == 1 else 'them'} out, or name a folder"
+        )
     file = None if is_standard_output(out) else output_file_of(out)
     if file and file.format != config.output:
         raise ConfigError(

@@ -137,6 +137,15 @@ def test_tsv_takes_quotes_as_they_are(tmp_path, make_corpus):
     assert sorted((tmp_path / "out.tsv").read_text().splitlines()[1:]) == ['"', 'a "b" c']
 
 
+@pytest.mark.parametrize("given", [{"shards": 4}, {"shard_size": "1GB"}, {"shards": 1}])
+def test_shards_of_one_file_are_refused(tmp_path, corpus, given):
+    with pytest.raises(
+        ConfigError, match=rf"out\.jsonl: is one file, where --{next(iter(given)).replace('_', '-')} has"
+    ):
+        run(corpus, tmp_path / "out.jsonl", **given)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_the_name_and_the_format_asked_for_must_agree(tmp_path, lines):
     with pytest.raises(ConfigError, match=r"out\.txt: is a file of lines by its name, but jsonl is asked for"):
         run(lines, tmp_path / "out.txt", output="jsonl")
