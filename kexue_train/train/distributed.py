@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
 """How long a rank waits for the others at the start."""
 _MARGIN = timedelta(minutes=5)
+_CPU = torch.device("cpu")
 _FIRST_PORT, _PORTS = 20_000, 20_000
 _OF_A_LAUNCHER = re.compile(
     r"(PET|TORCHELASTIC|TORCH_ELASTIC|OMPI|PMI|PMIX)_\w+"
@@ -87,20 +88,26 @@ def choose_backend(wanted: Literal["auto", "nccl", "gloo"], device_type: str) ->
     return wanted if wanted != "auto" else "nccl" if device_type == "cuda" else "gloo"
 
 
-def join_process_group(backend: str, *, hang_timeout: float, alone: bool = False) -> None:
+def join_process_group(backend: str, *, hang_timeout: float, device: torch.device = _CPU, alone: bool = False) -> None:
     """Join the group that the launcher's environment describes, or make one of one process.
+
+    NCCL is told its device at once: it then connects here, where a failure has a message of its own, and not inside of
+    the first collective.
 
     Args:
         backend: ``nccl`` or ``gloo``.
         hang_timeout: Seconds without progress after which the watchdog ends a worker; collectives wait longer, so
             that it is the watchdog that speaks first.
+        device: This rank's.
         alone: Make a group of one, whatever the environment says.
 
     Raises:
         ConfigError: If the environment describes no whole group.
         ResourceError: If the ranks do not meet within ``RENDEZVOUS_TIMEOUT``, with the address.
     """
-    if dist.is_initialized():  # Ray Train has set it up
+    device_id = device if backend == "nccl" else None
+    if dist.is_initialized():  # Ray Train has set it up, without a device
+        dist.distributed_c10d._get_default_group().bound_device_id = device_id
         return
     timeout = collective_timeout(hang_timeout)
     if alone or not has_launcher():
@@ -108,7 +115,7 @@ def join_process_group(backend: str, *, hang_timeout: float, alone: bool = False
         store = dist.TCPStore(  # type: ignore[attr-defined]  # documented, not listed as exported
             "127.0.0.1", 0, 1, is_master=True, timeout=RENDEZVOUS_TIMEOUT
         )
-        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout, device_id=device_id)
         return
     if missing := {"RANK", "WORLD_SIZE", "MASTER_PORT"} - os.environ.keys():
         raise ConfigError(
@@ -120,7 +127,9 @@ def join_process_group(backend: str, *, hang_timeout: float, alone: bool = False
     use_interface_towards(host)
     try:
         store, *_ = next(rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))
-        dist.init_process_group(backend, store=store, rank=int(rank), world_size=int(size), timeout=timeout)
+        dist.init_process_group(
+            backend, store=store, rank=int(rank), world_size=int(size), timeout=timeout, device_id=device_id
+        )
     except (RuntimeError, ValueError) as error:
         raise ResourceError(
             f"rank {rank} of {size} on {socket.gethostname()} does not meet the others at {host}:{port} "

@@ -26,19 +26,13 @@ from kexue_train.foundation.runtime import available_memory_bytes, format_size, 
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.data import Tensors, first_batch, to_device
 from kexue_train.train.distributed import local_world_size, same_on_all_ranks
+from kexue_train.train.faults.device_errors import OUT_OF_MEMORY, find_fault
 from kexue_train.train.job import JobConfig
 from kexue_train.train.objective import PretrainingObjective
 from kexue_train.train.phases import Phase
 
 logger = logging.getLogger(__name__)
 
-# What has no class of its own: the allocator of the CPU, the driver, Triton, NCCL, and libraries of CUDA that found no
-# room for their work space.
-_IN_WORDS = re.compile(
-    r"out[ _]of[ _]memory|(can't|cannot|unable to|failed to) allocate|not enough memory|STATUS_ALLOC_FAILED"
-    r"|cudaErrorMemoryAllocation",
-    re.IGNORECASE,
-)
 _GAIN = 0.97  # a size must take less than this share of the time per row that half of it takes
 _RUNS = 3  # in the first, kernels are chosen and gradients made; of the others the faster is the less disturbed
 _SHARE_OF_CUDA, _SHARE_OF_MEMORY = 0.9, 0.8  # the rest is for communication; batches, checkpoints and other processes
@@ -139,7 +133,7 @@ def _find(config: JobConfig, objective: PretrainingObjective, dataset: SampleDat
 
     def run(size: int) -> Cost | None:
         cost = _measure(objective, first_batch(config, dataset, size), device)
-        logger.info("micro_batch_size=%d, seq_len=%d: %s", size, dataset.seq_len, cost or "out of memory")
+        logger.info("micro_batch_size=%d, seq_len=%d: %s", size, dataset.seq_len, cost or "does not fit")
         return cost
 
     objective.train()
@@ -215,8 +209,8 @@ def _describe(config: JobConfig, seq_len: int, rows: int, objective: Pretraining
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch (of any device) or Python says that memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(_IN_WORDS.search(str(error)))
+    """Whether torch (of any device), a library below it or Python says that memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or find_fault(str(error)) is OUT_OF_MEMORY
 
 
 @contextmanager

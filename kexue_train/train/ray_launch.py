@@ -20,6 +20,7 @@ from kexue_train.executor.ray_machines import CUSTOM_RESOURCE_AMOUNT, Node, mach
 from kexue_train.foundation.errors import ConfigError, KexueError, ResourceError
 from kexue_train.foundation.runtime import available_cpus
 from kexue_train.train.distributed import choose_backend, collective_timeout, use_interface_towards
+from kexue_train.train.faults.device_errors import find_cause
 from kexue_train.train.faults.stop import Ending
 from kexue_train.train.job import JobConfig, TrainDir
 from kexue_train.train.restarts import MachineDrained, WorkersLost, run_with_restarts
@@ -261,8 +262,8 @@ def _explained(error: Any, count: int, pool: _Pool, fewest: bool) -> KexueError:
     for cause in causes:
         if isinstance(cause, KexueError):
             return cause
-    words = "; ".join(f"rank {rank}: {_last_line(_root(failure))}" for rank, failure in sorted(failures.items()))
-    return WorkersLost(f"the training workers were lost: {words or _last_line(error)}")
+    words = "; ".join(f"rank {rank}: {_telling_line(_root(failure))}" for rank, failure in sorted(failures.items()))
+    return WorkersLost(f"the training workers were lost: {words or _telling_line(error)}")
 
 
 def _root(error: BaseException) -> BaseException:
@@ -274,9 +275,9 @@ def _root(error: BaseException) -> BaseException:
         error = inner
 
 
-def _last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
+def _telling_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return find_cause(text) or (text.splitlines()[-1] if text else type(error).__name__)
 
 
 def _ray_worker(job: dict[str, Any]) -> None:

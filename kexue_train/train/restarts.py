@@ -144,7 +144,7 @@ def raise_reported_failure(paths: TrainDir) -> None:
     failure = read_failure(paths.failure)
     if failure is None:
         return
-    kind = getattr(errors, failure.error, TrainingError)
+    kind = WorkersLost if failure.error == WorkersLost.__name__ else getattr(errors, failure.error, TrainingError)
     try:
         error = kind(failure.message)
     except TypeError:  # of a class that takes more

@@ -16,6 +16,7 @@ import psutil
 
 from kexue_train.foundation.errors import ResourceError
 from kexue_train.train.distributed import loopback_interfaces, without_launcher
+from kexue_train.train.faults.device_errors import find_cause
 from kexue_train.train.faults.watchdog import HUNG
 from kexue_train.train.job import JobConfig, TrainDir, write_job
 from kexue_train.train.restarts import StartWatch, WorkersLost, raise_reported_failure, run_with_restarts
@@ -128,12 +129,14 @@ def _state(torchrun: int, log: str) -> str:
 
 
 def _cause(log: str, code: int) -> str:
-    """How the workers ended, by torchrun's last words."""
+    """How the workers ended, by torchrun's last words, and the fault that one of them told of."""
     endings = {int(rank): int(ending) for rank, ending in _ENDING.findall(log)}
     if not endings:
         lines = log.strip().splitlines()
         return f"torchrun ended with code {code} and the words {lines[-1] if lines else 'none'!r}"
-    return ", ".join(f"rank {rank} {_ending(ending)}" for rank, ending in sorted(endings.items()))
+    ended = ", ".join(f"rank {rank} {_ending(ending)}" for rank, ending in sorted(endings.items()))
+    cause = find_cause(log)
+    return ended if cause is None else f"{ended}; one of them said: {cause}"
 
 
 def _ending(code: int) -> str:

@@ -41,9 +41,11 @@ from kexue_train.train.distributed import (
     on_first_rank,
     slurm_environment,
 )
+from kexue_train.train.faults.device_errors import device_faults_explained
+from kexue_train.train.faults.flight_recorder import record_collectives
 from kexue_train.train.faults.spikes import EndedBySpikeError, SkippedRows, Spike, skipped_between
 from kexue_train.train.faults.stop import Ending, StopRequest, no_machine_is_draining
-from kexue_train.train.faults.watchdog import Watchdog
+from kexue_train.train.faults.watchdog import Watchdog, unfinished_work
 from kexue_train.train.job import JobConfig, TrainDir, hold_alone, prepare, read_samples, samples_digest
 from kexue_train.train.loop import LoopState, Outputs, Setup, Training, report_saved, train_loop
 from kexue_train.train.micro_batch import out_of_memory_explained
@@ -93,9 +95,11 @@ def run_worker(
     with ExitStack() as stack:
         if listen:
             stack.enter_context(stop.listen())
+        record_collectives()
         join_process_group(
             choose_backend(train.workers.backend, device.type),
             hang_timeout=train.faults.hang_timeout,
+            device=device,
             alone=is_group_of_one,
         )
         if alone:
@@ -109,7 +113,13 @@ def run_worker(
         checkpoints = None
         if dist.get_rank() == 0:  # entered first, so the last to end: nobody waits for its last upload
             checkpoints = stack.enter_context(open_checkpoints(config, datasets, paths))
-        watchdog = Watchdog(paths.logs, dist.get_rank(), dist.get_world_size(), train.faults.hang_timeout)
+        watchdog = Watchdog(
+            paths.logs,
+            dist.get_rank(),
+            dist.get_world_size(),
+            train.faults.hang_timeout,
+            unfinished_work=partial(unfinished_work, device),
+        )
         stack.enter_context(watchdog)
         ending = _train_past_spikes(config, datasets, paths, device, stop, watchdog, checkpoints)
         dist.barrier()
@@ -144,7 +154,11 @@ def _train_past_spikes(
             state.saved = replace(state.saved, left_out=skipped)
         where = partial(_phase_and_step, setup, state)
         try:
-            with out_of_memory_explained(config.train, device, where), setup.profiler:
+            with (
+                device_faults_explained(device, partial(_steps_done, state)),
+                out_of_memory_explained(config.train, device, where),
+                setup.profiler,
+            ):
                 ending = _train(training, checkpoints, notes, spike)
         except Spike as found:
             if checkpoints:
@@ -163,6 +177,10 @@ def _train_past_spikes(
         logger.warning("%s: training goes back to the last checkpoint and skips the rows read since", spike)
         del training, setup, state, where
         gc.collect()
+
+
+def _steps_done(state: LoopState) -> int:
+    return state.step
 
 
 def _phase_and_step(setup: Setup, state: LoopState) -> tuple[Phase, int]:

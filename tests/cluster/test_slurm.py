@@ -26,7 +26,7 @@ JOB = 4711
 # Directives that Slurm knows (sbatch(1)); an unknown one ends a submission.
 DIRECTIVES = {
     "job-name", "nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "exclusive", "time", "requeue",
-    "open-mode", "output", "signal",
+    "open-mode", "output", "propagate", "signal",
 }  # fmt: skip
 
 SRUN = """
@@ -79,6 +79,8 @@ sys.exit(int(behaviour))
 SCONTROL = """
 import json, os, sys
 if sys.argv[1:3] == ["show", "hostnames"]: print(os.environ["FAKE_NODES"].replace(",", "\\n"))
+elif sys.argv[1:3] == ["show", "job"]:
+    print("   PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=" + os.environ["FAKE_PREEMPTED"])
 else: open(os.environ["FAKE_LOG"] + ".scontrol", "a").write(" ".join(sys.argv[1:]) + "\\n")
 """
 
@@ -120,10 +122,15 @@ def batch(tmp_path: Path) -> Batch:
         stop_when: Callable[[], bool] | None = None,
         **environ: str,
     ) -> Ended:
-        own = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "RAY_", "RANK"))}
+        own = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("SLURM_", "RAY_", "RANK", "NCCL_", "TORCHINDUCTOR_", "TRITON_"))
+        }
         environment = own | {
             "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
             "FAKE_NODES": nodes, "FAKE_TASKS_PER_NODE": str(tasks), "FAKE_LOG": str(log), "FAKE_BEHAVIOUR": behaviour,
+            "FAKE_PREEMPTED": "None",
             "SLURM_JOB_ID": str(JOB), "SLURM_JOB_NODELIST": nodes, "SLURM_JOB_NUM_NODES": str(len(nodes.split(","))),
             "SLURM_NTASKS": "4", "SLURM_CPUS_PER_TASK": "6", "SLURM_GPUS_ON_NODE": "8", **environ,
         }  # fmt: skip
@@ -184,6 +191,54 @@ def test_a_training_that_is_told_to_stop_saves_and_goes_back_into_the_queue(batc
 def test_workers_that_slurm_itself_stopped_go_back_into_the_queue(batch: Batch) -> None:
     ended = batch("torchrun.sbatch", "c.yaml", "samples", "out", behaviour="3")
     assert (ended.code, ended.scontrol) == (0, [f"requeue {JOB}"])
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("code", [1, 143])
+def test_a_preempted_job_whose_tasks_had_no_time_to_save_goes_back_into_the_queue(
+    batch: Batch, script: str, code: int
+) -> None:
+    ended = batch(script, "c.yaml", "run", "out", tasks=1, behaviour=str(code), FAKE_PREEMPTED="2026-01-01T00:00:07")
+    assert (ended.code, ended.scontrol) == (0, [f"requeue {JOB}"]), ended.output
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_preempted_job_that_finished_all_the_same_has_finished(batch: Batch, script: str) -> None:
+    ended = batch(script, "c.yaml", "run", "out", tasks=1, FAKE_PREEMPTED="2026-01-01T00:00:07")
+    assert (ended.code, ended.scontrol) == (0, []), ended.output
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_tasks_have_their_cpus_what_nccl_says_and_the_nodes_own_disk_for_kernels(
+    batch: Batch, script: str, tmp_path: Path
+) -> None:
+    ended = batch(script, "c.yaml", "run", "out", tasks=1, TMPDIR=str(tmp_path))
+    tasks = [*ended.of("python"), *ended.of("kexue")]
+    assert tasks
+    for name, value in {
+        "SRUN_CPUS_PER_TASK": "6",
+        "NCCL_DEBUG": "WARN",
+        "TRITON_CACHE_DIR": f"{tmp_path}/kexue-{JOB}/triton",
+        "TORCHINDUCTOR_CACHE_DIR": f"{tmp_path}/kexue-{JOB}/inductor",
+    }.items():
+        assert {task["env"][name] for task in tasks} == {value}
+    ended = batch(script, "c.yaml", "run", "out", tasks=1, NCCL_DEBUG="INFO", TRITON_CACHE_DIR="/mine")
+    last = [*ended.of("python"), *ended.of("kexue")][-1]["env"]
+    assert (last["NCCL_DEBUG"], last["TRITON_CACHE_DIR"]) == ("INFO", "/mine")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_tasks_may_pin_what_the_node_allows(batch: Batch, script: str, tmp_path: Path) -> None:
+    text = (FOLDER / script).read_text()
+    assert "#SBATCH --propagate=NONE" in text.splitlines()
+    soft = next(line for line in text.splitlines() if line.startswith("ulimit"))
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -S -l 8; {soft}; ulimit -S -l; ulimit -H -l"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(set(done.stdout.split())) == 1
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from kexue_train.train.faults import watchdog as module
-from kexue_train.train.faults.watchdog import FIRST_STEP, HUNG, Position, Watchdog, diagnose
+from kexue_train.train.faults.watchdog import FIRST_STEP, HUNG, Position, Watchdog, diagnose, unfinished_work
 
 
 class Kennel:
     """A watchdog that notes what it would have done to the process."""
 
-    def __init__(self, folder: Path, timeout: float, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        timeout: float,
+        world_size: int = 1,
+        unfinished_work: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.codes: list[int] = []
         self.bitten = threading.Event()
-        self.dog = Watchdog(folder, 0, world_size, timeout, end=self._end)
+        self.dog = Watchdog(folder, 0, world_size, timeout, unfinished_work, end=self._end)
 
     def _end(self, code: int) -> None:
         self.codes.append(code)
@@ -104,3 +114,53 @@ def test_a_wait_for_the_others_is_told_from_other_work(monkeypatch):
     all_reduce()
     assert module._where(frames[0])[0] == "all_reduce"
     assert module._where(__import__("sys")._getframe())[0] is None
+
+
+def test_a_rank_whose_device_is_busy_waits_and_one_with_an_idle_device_is_behind(tmp_path):
+    """Both hang in a line of their own: one in reading a result, one before it gave its device anything."""
+
+    def position(work: str | None) -> Position:
+        kennel = Kennel(tmp_path, timeout=0.2, unfinished_work=lambda: work)
+        with kennel.dog:
+            kennel.dog.beat(7)
+            hang_somewhere(kennel.bitten)
+        return Position(**json.loads((tmp_path / "rank-0.position.json").read_text()))
+
+    waiting, hung = position("cuda:0"), replace(position(None), rank=1)
+    assert waiting.waits_in == "cuda:0"
+    assert "behind: rank 1, after micro-step 7" in diagnose([waiting, hung], 2)
+    assert "all ranks wait for each other after micro-step 7 (in cuda:0)" in diagnose([waiting, waiting], 1)
+
+
+def test_a_wait_in_torchs_own_lines_for_the_device_is_one(monkeypatch):
+    frames = []
+
+    def synchronize() -> None:
+        frames.append(__import__("sys")._getframe())
+
+    synchronize.__code__ = synchronize.__code__.replace(co_filename="/site-packages/torch/cuda/__init__.py")
+    synchronize()
+    assert module._where(frames[0])[0] == "synchronize"
+
+
+@pytest.mark.parametrize(
+    ("finished", "named"), [(True, None), (False, "cuda:1"), (RuntimeError("CUDA error: unknown error"), None)]
+)
+def test_a_device_with_unfinished_work_is_named(monkeypatch, finished, named):
+    class Stream:
+        def query(self) -> bool:
+            if isinstance(finished, RuntimeError):
+                raise finished
+            return finished
+
+    monkeypatch.setattr(module.torch.cuda, "default_stream", lambda _: Stream())
+    assert unfinished_work(torch.device("cuda", 1)) == named
+    assert unfinished_work(torch.device("cpu")) is None
+
+
+def test_the_last_collectives_are_written_beside_the_stacks(tmp_path):
+    kennel = Kennel(tmp_path, timeout=0.2)
+    with kennel.dog:
+        kennel.dog.beat(1)
+        hang_somewhere(kennel.bitten)
+    assert "version" in json.loads((tmp_path / "rank-0.collectives.json").read_text())

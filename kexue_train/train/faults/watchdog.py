@@ -22,7 +22,10 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self, TextIO
 
+import torch
+
 from kexue_train.foundation.artifacts import write_if_possible
+from kexue_train.train.faults.flight_recorder import write_collectives
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +35,8 @@ FIRST_STEP = 3
 """The first micro-step may take so many times longer: compilers and allocators warm up in it."""
 _LOOKS = 8
 _SECONDS_FOR_OTHERS = 10.0
-# Here a rank waits for the others, in none of these files for itself.
-_WAITING = (f"torch{os.sep}distributed{os.sep}", f"faults{os.sep}step_report.py")
+# Here a rank waits for the others, or for its device, which waits for theirs; in none of these files for itself.
+_WAITING = (f"torch{os.sep}distributed{os.sep}", f"torch{os.sep}cuda{os.sep}", f"faults{os.sep}step_report.py")
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Position:
     micro_step: int
     """The last one that it has finished."""
     waits_in: str | None
-    """The collective in which it waits for the others; None if it does something of its own."""
+    """The collective or the device that it waits for; None if it does something of its own."""
     at: str
     """Function, file and line."""
 
@@ -58,14 +61,22 @@ class Watchdog:
         rank: This rank.
         world_size: Number of ranks.
         timeout: Seconds without a finished micro-step after which this process ends with exit code ``HUNG``.
+        unfinished_work: Returns the name of the device if it has not finished what it was given. Who hangs with an
+            idle device is the one that the others wait for; with a busy one it hangs in any line that reads a result.
         end: Ends the process; never returns.
     """
 
     def __init__(
-        self, folder: Path, rank: int, world_size: int, timeout: float, end: Callable[[int], object] = os._exit
+        self,
+        folder: Path,
+        rank: int,
+        world_size: int,
+        timeout: float,
+        unfinished_work: Callable[[], str | None] = lambda: None,
+        end: Callable[[int], object] = os._exit,
     ) -> None:
         self._folder, self._rank, self._world_size = folder, rank, world_size
-        self._timeout, self._end = timeout, end
+        self._timeout, self._unfinished_work, self._end = timeout, unfinished_work, end
         self._micro_step = 0
         self._beats = self._seen = 0
         self._silent = 0.0
@@ -131,9 +142,10 @@ class Watchdog:
     def _report(self) -> None:
         assert self._stacks is not None
         faulthandler.dump_traceback(file=self._stacks, all_threads=True)
-        frame = sys._current_frames().get(self._watched)
-        mine = Position(self._rank, socket.gethostname(), self._micro_step, *_where(frame))
+        waits_in, at = _where(sys._current_frames().get(self._watched))
+        mine = Position(self._rank, socket.gethostname(), self._micro_step, waits_in or self._unfinished_work(), at)
         write_if_possible(self._file("json"), json.dumps(asdict(mine)))
+        write_collectives(self._folder, self._rank)
         message = (
             f"rank {self._rank} has finished no micro-step for {self._silent:.0f} s (train.faults.hang_timeout); "
             f"{diagnose(self._positions(), self._world_size)}. The stacks of all threads are in {self._file('txt')}"
@@ -159,6 +171,16 @@ class Watchdog:
     def _file(self, kind: str, rank: int | None = None) -> Path:
         name = {"txt": "stacks.txt", "json": "position.json"}[kind]
         return self._folder / f"rank-{self._rank if rank is None else rank}.{name}"
+
+
+def unfinished_work(device: torch.device) -> str | None:
+    """Return the name of ``device`` if it still works on what this process gave it; None for a CPU."""
+    if device.type != "cuda":
+        return None
+    try:
+        return None if torch.cuda.default_stream(device).query() else str(device)  # type: ignore[no-untyped-call]
+    except RuntimeError:  # it is broken, and says so to whoever waits for it
+        return None
 
 
 def diagnose(positions: Sequence[Position], world_size: int) -> str:

@@ -1,0 +1,25 @@
+"""The last collectives of each rank, which PyTorch notes as they run, written down when a rank hangs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from torch._C import _distributed_c10d
+
+from kexue_train.foundation.artifacts import write_if_possible
+
+_ENTRIES = "2000"
+"""A few steps of the largest model, in some megabytes of memory."""
+
+
+def record_collectives() -> None:
+    """Switch the recorder on, under its name in old and new versions of PyTorch; call it before joining a group."""
+    for name in ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"):
+        os.environ.setdefault(name, _ENTRIES)
+
+
+def write_collectives(folder: Path, rank: int) -> None:
+    """Write ``rank-N.collectives.json``: the last collectives, their sizes, and whether they started and ended."""
+    dump = getattr(_distributed_c10d, "_dump_nccl_trace_json", None) or _distributed_c10d._dump_fr_trace_json
+    write_if_possible(folder / f"rank-{rank}.collectives.json", dump(True, False).decode("utf-8", "replace"))
