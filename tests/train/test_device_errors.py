@@ -51,8 +51,8 @@ NCCL_SYSTEM = (
 )
 CUDA_OOM = (
     "CUDA out of memory. Tried to allocate 7.45 GiB. GPU 0 has a total capacity of 14.56 GiB of which 3.24 GiB is "
-    "free. Process 1 has 11.32 GiB memory in use. Of the allocated memory 8.40 GiB is allocated by PyTorch, and 2.80 GiB is "
-    "reserved by PyTorch but unallocated."
+    "free. Process 1 has 11.32 GiB memory in use. Of the allocated memory 8.40 GiB is allocated by PyTorch, and "
+    "2.80 GiB is reserved by PyTorch but unallocated."
 )
 TIMEOUT = (
     "[rank0]:[E321 02:07:08.408271257 ProcessGroupNCCL.cpp:607] [Rank 0] Watchdog caught collective operation timeout: "
@@ -97,8 +97,8 @@ TEXTS = {
     "[../third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation to "
     "complete": HUNG_COLLECTIVE,
     "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:77, remote process exited or there was a "
-    "network error, NCCL version 2.26.2\nncclRemoteError: A call failed possibly due to a network error or a remote process "
-    "exiting prematurely.\nLast error:\nsocketPollConnect: connect returned Connection refused": LOST_RANK,
+    "network error, NCCL version 2.26.2\nncclRemoteError: A call failed possibly due to a network error or a remote "
+    "process exiting prematurely.\nLast error:\nsocketPollConnect: connect returned Connection refused": LOST_RANK,
     "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:45297": LOST_RANK,
     "out of resource: shared memory, Required: 212992, Hardware limit: 101376. Reducing block sizes or `num_stages` "
     "may help.": None,

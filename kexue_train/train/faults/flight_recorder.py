@@ -21,5 +21,7 @@ def record_collectives() -> None:
 
 def write_collectives(folder: Path, rank: int) -> None:
     """Write ``rank-N.collectives.json``: the last collectives, their sizes, and whether they started and ended."""
-    dump = getattr(_distributed_c10d, "_dump_nccl_trace_json", None) or _distributed_c10d._dump_fr_trace_json
-    write_if_possible(folder / f"rank-{rank}.collectives.json", dump(True, False).decode("utf-8", "replace"))
+    dump = getattr(_distributed_c10d, "_dump_nccl_trace_json", None)  # with NCCL
+    dump = dump or getattr(_distributed_c10d, "_dump_fr_trace_json", None)
+    if dump is not None:
+        write_if_possible(folder / f"rank-{rank}.collectives.json", dump(True, False).decode("utf-8", "replace"))

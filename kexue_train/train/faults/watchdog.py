@@ -178,7 +178,7 @@ def unfinished_work(device: torch.device) -> str | None:
     if device.type != "cuda":
         return None
     try:
-        return None if torch.cuda.default_stream(device).query() else str(device)  # type: ignore[no-untyped-call]
+        return None if torch.cuda.default_stream(device).query() else str(device)
     except RuntimeError:  # it is broken, and says so to whoever waits for it
         return None
 
