@@ -25,8 +25,8 @@ from kexue_train.foundation.errors import ResourceError
 from kexue_train.foundation.runtime import available_memory_bytes, format_size, give_back_freed_memory
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.data import Tensors, first_batch, to_device
+from kexue_train.train.device_errors import OUT_OF_MEMORY, find_fault
 from kexue_train.train.distributed import local_world_size, same_on_all_ranks
-from kexue_train.train.faults.device_errors import OUT_OF_MEMORY, find_fault
 from kexue_train.train.job import JobConfig
 from kexue_train.train.objective import PretrainingObjective
 from kexue_train.train.phases import Phase

@@ -19,8 +19,8 @@ from kexue_train.executor.config import ExecutionConfig
 from kexue_train.executor.ray_machines import CUSTOM_RESOURCE_AMOUNT, Node, machines_with, wait_for_machines
 from kexue_train.foundation.errors import ConfigError, KexueError, ResourceError
 from kexue_train.foundation.runtime import available_cpus
+from kexue_train.train.device_errors import find_cause
 from kexue_train.train.distributed import choose_backend, collective_timeout, use_interface_towards
-from kexue_train.train.faults.device_errors import find_cause
 from kexue_train.train.faults.stop import Ending
 from kexue_train.train.job import JobConfig, TrainDir
 from kexue_train.train.restarts import MachineDrained, WorkersLost, run_with_restarts

@@ -5,21 +5,34 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from kexue_train.foundation import errors
 from kexue_train.foundation.artifacts import write_if_possible
-from kexue_train.foundation.errors import KexueError, TrainingError
+from kexue_train.foundation.errors import KexueError, ResourceError, TrainingError
 from kexue_train.foundation.runtime import rank
 from kexue_train.metrics.failure import FailureKind, WorkerFailure, read_failure
 from kexue_train.train.checkpoint import list_checkpoints
+from kexue_train.train.device_errors import (
+    BAD_ACCESS,
+    BROKEN_DEVICE,
+    PINNED_MEMORY,
+    SHARED_MEMORY,
+    find_fault,
+    line_of,
+)
 from kexue_train.train.faults.spikes import EndedBySpikeError
 from kexue_train.train.job import TrainDir
 
 logger = logging.getLogger(__name__)
+
+_OF_THIS_RANK = (PINNED_MEMORY, SHARED_MEMORY, BROKEN_DEVICE, BAD_ACCESS)
 
 SECONDS_TO_COME_UP = 45.0
 """After which it is said that the workers have not met; loading the libraries takes most of a usual start."""
@@ -115,6 +128,32 @@ def failure_reported(paths: TrainDir) -> Iterator[None]:
     except KexueError as error:
         report_failure(error, paths)
         raise
+
+
+@contextmanager
+def device_faults_explained(device: torch.device, steps_done: Callable[[], int]) -> Iterator[None]:
+    """Turn what a library says of a broken device or a limit of the machine into an error that says what to do.
+
+    Out-of-memory errors pass, since their remedy depends on the configuration; lost ranks and hung collectives too: the
+    rank that they come from has more to say.
+
+    Raises:
+        ResourceError: In place of a fault that would come back.
+        WorkersLost: In place of one that may not, so that the workers are started again, on other devices if they can.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        fault = find_fault(text)
+        if fault not in _OF_THIS_RANK:
+            raise
+        logger.exception("after step %d", steps_done())
+        kind = ResourceError if fault.comes_back else WorkersLost
+        raise kind(
+            f"{fault.meaning}: {device} of {socket.gethostname()} after step {steps_done()} "
+            f"({line_of(fault, text)}). {fault.remedy}"
+        ) from error
 
 
 def report_failure(error: KexueError, paths: TrainDir) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 
 from kexue_train.foundation.errors import ResourceError
+from kexue_train.train.device_errors import find_cause
 from kexue_train.train.distributed import loopback_interfaces, without_launcher
-from kexue_train.train.faults.device_errors import find_cause
 from kexue_train.train.faults.watchdog import HUNG
 from kexue_train.train.job import JobConfig, TrainDir, write_job
 from kexue_train.train.restarts import StartWatch, WorkersLost, raise_reported_failure, run_with_restarts

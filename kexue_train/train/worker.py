@@ -41,7 +41,6 @@ from kexue_train.train.distributed import (
     on_first_rank,
     slurm_environment,
 )
-from kexue_train.train.faults.device_errors import device_faults_explained
 from kexue_train.train.faults.flight_recorder import record_collectives
 from kexue_train.train.faults.spikes import EndedBySpikeError, SkippedRows, Spike, skipped_between
 from kexue_train.train.faults.stop import Ending, StopRequest, no_machine_is_draining
@@ -52,7 +51,7 @@ from kexue_train.train.micro_batch import out_of_memory_explained
 from kexue_train.train.monitor.lines import start_values
 from kexue_train.train.monitor.loggers import MetricLogger, require_loggers
 from kexue_train.train.phases import Phase, phase_after
-from kexue_train.train.restarts import failure_reported, report_failure, say_started
+from kexue_train.train.restarts import device_faults_explained, failure_reported, report_failure, say_started
 
 logger = logging.getLogger(__name__)
 

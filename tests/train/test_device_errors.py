@@ -12,7 +12,7 @@ import torch
 
 from kexue_train.foundation.errors import ResourceError
 from kexue_train.train import torchrun_launch
-from kexue_train.train.faults.device_errors import (
+from kexue_train.train.device_errors import (
     BAD_ACCESS,
     BROKEN_DEVICE,
     HUNG_COLLECTIVE,
@@ -20,13 +20,12 @@ from kexue_train.train.faults.device_errors import (
     OUT_OF_MEMORY,
     PINNED_MEMORY,
     SHARED_MEMORY,
-    device_faults_explained,
     find_cause,
     find_fault,
 )
 from kexue_train.train.job import TrainDir
 from kexue_train.train.micro_batch import is_out_of_memory
-from kexue_train.train.restarts import WorkersLost, raise_reported_failure, report_failure
+from kexue_train.train.restarts import WorkersLost, device_faults_explained, raise_reported_failure, report_failure
 
 CUDA_12 = (
     "\nCUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be "

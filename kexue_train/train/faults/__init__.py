@@ -2,5 +2,5 @@
 
 At the start: lock (one training per folder), agreement (all ranks run the same). In each step: step_report (what ranks
 tell each other) → stop (a wish to end), spikes (a loss that is none). Beside it: watchdog (a rank that hangs),
-device_errors (what CUDA, NCCL and Triton say, and what to do), supervise (workers that have to be started again).
+flight_recorder (the last collectives), supervise (workers that have to be started again).
 """

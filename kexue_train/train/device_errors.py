@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-
-import torch
-
-from kexue_train.foundation.errors import ResourceError
-from kexue_train.train.restarts import WorkersLost
-
-logger = logging.getLogger(__name__)
 
 _LONGEST_LINE = 300
 
@@ -114,35 +103,10 @@ def find_fault(text: str) -> DeviceFault | None:
 def find_cause(log: str) -> str | None:
     """Return the line of a log that tells of the fault nearest to the cause; None if there is none but lost ranks."""
     fault = find_fault(log)
-    return None if fault is None or fault is LOST_RANK else _line_of(fault, log)
+    return None if fault is None or fault is LOST_RANK else line_of(fault, log)
 
 
-def _line_of(fault: DeviceFault, text: str) -> str:
+def line_of(fault: DeviceFault, text: str) -> str:
+    """Return the line of ``text`` that tells of ``fault``, cut to a readable length."""
     line = next(line for line in text.splitlines() if fault.words.search(line))
     return line.strip()[:_LONGEST_LINE]
-
-
-@contextmanager
-def device_faults_explained(device: torch.device, steps_done: Callable[[], int]) -> Iterator[None]:
-    """Turn what a library says of a broken device or a limit of the machine into an error that says what to do.
-
-    Out-of-memory errors pass, since their remedy depends on the configuration; lost ranks and hung collectives too: the
-    rank that they come from has more to say.
-
-    Raises:
-        ResourceError: In place of a fault that would come back.
-        WorkersLost: In place of one that may not, so that the workers are started again, on other devices if they can.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error)
-        fault = find_fault(text)
-        if fault not in (PINNED_MEMORY, SHARED_MEMORY, BROKEN_DEVICE, BAD_ACCESS):
-            raise
-        logger.exception("after step %d", steps_done())
-        kind = ResourceError if fault.comes_back else WorkersLost
-        raise kind(
-            f"{fault.meaning}: {device} of {socket.gethostname()} after step {steps_done()} "
-            f"({_line_of(fault, text)}). {fault.remedy}"
-        ) from error
