@@ -16,7 +16,8 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "cluster/compose/compose.yaml")
 INSTRUCTIONS = {"FROM", "ARG", "ENV", "RUN", "COPY", "WORKDIR", "USER", "CMD"}
 SERVICE_KEYS = {
     "image", "build", "init", "restart", "command", "environment", "shm_size", "ipc", "pid", "network_mode", "ports",
-    "volumes", "deploy", "stop_grace_period", "healthcheck", "depends_on",
+    "volumes", "deploy", "stop_grace_period", "healthcheck", "depends_on", "cap_drop", "security_opt", "read_only",
+    "tmpfs", "pids_limit", "ulimits", "networks",
 }  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def test_what_is_copied_is_there_and_reaches_the_build() -> None:
 
 
 def test_compose_uses_known_keys_and_the_one_image() -> None:
-    assert {key for key in COMPOSE if not key.startswith("x-")} == {"name", "services", "volumes"}
+    assert {key for key in COMPOSE if not key.startswith("x-")} == {"name", "services", "networks", "volumes"}
     for service in COMPOSE["services"].values():
         assert service.keys() <= SERVICE_KEYS
         assert service["image"] == "kexue_train:${VARIANT:-cuda}"
@@ -95,6 +96,41 @@ def test_compose_takes_the_token_from_the_environment_and_refuses_to_start_witho
     ]
     assert len(tokens) == 2
     assert all(token.startswith("${RAY_AUTH_TOKEN:?") for token in tokens)
+
+
+@pytest.mark.parametrize(("name", "service"), COMPOSE["services"].items())
+def test_compose_gives_containers_no_rights_and_limits(name: str, service: dict[str, Any]) -> None:
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["read_only"] is True
+    assert {entry.split(":")[0] for entry in service["tmpfs"]} == {"/tmp", "/home/kexue"}
+    assert all("exec" in entry.split(":")[1].split(",") for entry in service["tmpfs"])  # compiled kernels lie there
+    assert service["pids_limit"] > 0
+    assert service["ulimits"]["memlock"] == -1
+    assert service["deploy"]["resources"]["limits"]["memory"]
+    assert "privileged" not in service
+    assert "cap_add" not in service
+
+
+def test_compose_asks_for_prefects_password_and_its_worker_has_it() -> None:
+    server, worker = (COMPOSE["services"][name]["environment"] for name in ("prefect-server", "prefect-worker"))
+    assert server["PREFECT_SERVER_API_AUTH_STRING"].startswith("${PREFECT_AUTH:?")
+    assert worker["PREFECT_API_AUTH_STRING"] == server["PREFECT_SERVER_API_AUTH_STRING"]
+    header = (ROOT / "cluster/compose/compose.yaml").read_text(encoding="utf-8").partition("name: kexue")[0]
+    variables = set(re.findall(r"\$\{(\w+):\?", str(COMPOSE)))
+    assert {name for name in variables if f"{name}=" in header} == variables  # the header makes each that is needed
+
+
+def test_tensorboard_which_asks_for_nothing_reaches_no_other_service() -> None:
+    networks = {name: service.get("networks", ["default"]) for name, service in COMPOSE["services"].items()}
+    assert networks.pop("tensorboard") == ["board"]
+    assert "board" not in [network for names in networks.values() for network in names]
+
+
+def test_compiled_kernels_lie_where_the_image_may_be_written() -> None:
+    caches = re.findall(r"(?:TRITON|TORCHINDUCTOR)_CACHE_DIR=(\S+)", DOCKERFILE)
+    assert len(caches) == 2
+    assert all(cache.startswith("/tmp/") for cache in caches)
 
 
 # What could hold a secret or open a port.

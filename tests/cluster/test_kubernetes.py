@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,14 +24,18 @@ FOLDER = ROOT / "cluster" / "kubernetes"
 ANY = {"*": None}
 META = {"name": None, "generateName": None, "labels": ANY, "namespace": None}
 SECRET_KEY = {"valueFrom!": {"secretKeyRef!": {"name!": None, "key!": None}}}
+PROBE = {
+    "httpGet": {"path!": None, "port!": None}, "exec": {"command!": [None]}, "initialDelaySeconds": None,
+    "periodSeconds!": None, "timeoutSeconds": None, "failureThreshold!": None,
+}  # fmt: skip
 CONTAINER = {
     "name!": None, "image!": None, "command": [None], "ports": [{"name!": None, "containerPort!": None}],
     "env": [{"name!": None, "value": None, "valueFrom": SECRET_KEY["valueFrom!"]}],
     "resources!": {"requests!": {"cpu!": None, "memory!": None},
                    "limits!": {"cpu": None, "memory!": None, "nvidia.com/gpu": None}},
-    "readinessProbe": {"httpGet!": {"path!": None, "port!": None}, "initialDelaySeconds": None, "periodSeconds": None,
-                       "failureThreshold": None},
-    "securityContext!": {"allowPrivilegeEscalation!": None, "capabilities!": {"drop!": [None]}},
+    "readinessProbe": PROBE, "livenessProbe": PROBE,
+    "securityContext!": {"allowPrivilegeEscalation!": None, "readOnlyRootFilesystem!": None,
+                         "capabilities!": {"drop!": [None]}},
     "volumeMounts": [{"name!": None, "mountPath!": None}],
 }  # fmt: skip
 POD = {
@@ -39,6 +48,7 @@ POD = {
                  "emptyDir": {"medium": None, "sizeLimit": None}}],
 }  # fmt: skip
 SELECTOR = {"matchLabels!": ANY}
+PEER = {"podSelector": {"matchLabels": ANY}, "namespaceSelector": {"matchLabels": ANY}}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "Namespace": ("v1", {}),
     "PersistentVolumeClaim": ("v1", {"spec!": {
@@ -46,7 +56,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "Service": ("v1", {"spec!": {"selector!": ANY, "ports!": [{"name!": None, "port!": None}]}}),
     "NetworkPolicy": ("networking.k8s.io/v1", {"spec!": {
         "podSelector!": {"matchLabels": ANY}, "policyTypes!": [None],
-        "ingress!": [{"from!": [{"podSelector": {"matchLabels": ANY}, "namespaceSelector": {"matchLabels": ANY}}]}]}}),
+        "ingress!": [{"from!": [PEER]}],
+        "egress!": [{"to!": [PEER], "ports": [{"protocol!": None, "port!": None}]}]}}),
     "Deployment": ("apps/v1", {"spec!": {
         "replicas!": None, "strategy!": {"type!": None}, "selector!": SELECTOR,
         "template!": {"metadata!": META, "spec!": POD}}}),
@@ -144,6 +155,7 @@ def test_pods_are_unprivileged_and_mount_what_they_have(name: str, pod: dict[str
     for container in pod["containers"]:
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+        assert container["securityContext"]["readOnlyRootFilesystem"]
         mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
         assert mounted <= {volume["name"] for volume in pod["volumes"]}
 
@@ -166,7 +178,10 @@ def test_claims_and_services_lead_to_something() -> None:
 def test_secrets_are_named_and_never_written() -> None:
     assert of_kind("Secret") == []
     used = {(key["name"], key["key"]) for key in values_of(DOCUMENTS, "secretKeyRef")}
-    assert used == {("kexue", "auth_token"), ("kexue", "redis_password")}
+    assert used == {("kexue", "auth_token"), ("kexue", "redis_password"), ("kexue", "prefect_auth")}
+    commands = [(ROOT / page).read_text(encoding="utf-8") for page in ("cluster/README.md", "docs/cluster.md")]
+    for text in commands:
+        assert {key for _, key in used} == set(re.findall(r"--from-literal=(\w+)=", text))
     assert of_kind("RayCluster")[0]["spec"]["authOptions"] == {"mode": "token", "secretName": "kexue"}
     secret_like = [
         entry for env in values_of(DOCUMENTS, "env") for entry in env
@@ -179,7 +194,58 @@ def test_no_service_is_open_to_the_outside() -> None:
     assert all("type" not in service["spec"] for service in of_kind("Service"))  # ClusterIP
     policy = of_kind("NetworkPolicy")[0]["spec"]
     assert policy["podSelector"] == {}
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert all("podSelector" in peer for rule in policy["ingress"] for peer in rule["from"])
+
+
+def test_pods_reach_each_other_and_the_names_of_the_cluster_and_nothing_outside() -> None:
+    among_themselves, names = of_kind("NetworkPolicy")[0]["spec"]["egress"]
+    assert among_themselves == {"to": [{"podSelector": {}}]}
+    assert [set(peer) for peer in names["to"]] == [{"namespaceSelector", "podSelector"}]  # both hold, not one of them
+    assert names["to"][0]["podSelector"]["matchLabels"] == {"k8s-app": "kube-dns"}
+    assert {(port["protocol"], port["port"]) for port in names["ports"]} == {("UDP", 53), ("TCP", 53)}
+
+
+def deployed() -> dict[str, dict[str, Any]]:
+    """The containers that no operator looks after, by name."""
+    found = [d["spec"]["template"]["spec"]["containers"] for d in of_kind("Deployment")]
+    return {container["name"]: container for containers in found for container in containers}
+
+
+@pytest.mark.parametrize(("name", "container"), deployed().items())
+def test_kubernetes_can_tell_whether_a_container_works(name: str, container: dict[str, Any]) -> None:
+    ports = {port["name"] for port in container.get("ports", [])}
+    probes = [container[kind] for kind in ("readinessProbe", "livenessProbe") if kind in container]
+    assert len(probes) == (1 if name == "ray" else 2)  # "ray start --block" ends by itself
+    for probe in probes:
+        assert len(probe.keys() & {"httpGet", "exec"}) == 1
+        if "httpGet" in probe:
+            assert probe["httpGet"]["port"] in ports
+
+
+def test_probes_of_prefect_ask_what_answers_without_a_password() -> None:
+    """PREFECT_SERVER_API_AUTH_STRING lets these two paths alone."""
+    server, worker = deployed()["server"], deployed()["worker"]
+    assert server["readinessProbe"]["httpGet"]["path"] == "/api/ready"
+    assert server["livenessProbe"]["httpGet"]["path"] == "/api/health"
+    assert "--with-healthcheck" in worker["command"]
+    assert {"name": "PREFECT_WORKER_WEBSERVER_PORT", "value": str(worker["ports"][0]["containerPort"])} in worker["env"]
+
+
+def test_the_prefect_server_asks_for_a_password_and_its_worker_has_it() -> None:
+    def key_of(container: str, name: str) -> str:
+        (entry,) = (entry for entry in deployed()[container]["env"] if entry["name"] == name)
+        return str(entry["valueFrom"]["secretKeyRef"]["key"])
+
+    assert key_of("server", "PREFECT_SERVER_API_AUTH_STRING") == "prefect_auth"
+    assert key_of("worker", "PREFECT_API_AUTH_STRING") == "prefect_auth"
+
+
+@pytest.mark.parametrize(("name", "pod"), pods().items())
+def test_what_programs_write_to_is_mounted_since_the_image_is_read_only(name: str, pod: dict[str, Any]) -> None:
+    for container in pod["containers"]:
+        mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert mounted >= ({"/data"} if container["name"] == "redis" else {"/tmp", "/home/kexue"})
 
 
 def test_the_cluster_has_gpu_and_cpu_nodes_and_a_head_that_survives() -> None:
@@ -227,3 +293,38 @@ def test_kustomize_takes_every_file_but_the_job() -> None:
     assert listed == {path.name for path in FOLDER.glob("*.yaml")} - {"kustomization.yaml", "rayjob.yaml"}
     images = {container["image"] for pod in pods().values() for container in pod["containers"]}
     assert images == {"kexue_train", "redis:7.4.0"}
+
+
+REGISTRY = """
+import hashlib, os, sys
+assert sys.argv[1:-1] == ["buildx", "imagetools", "inspect", "--format", "{{.Manifest.Digest}}"]
+image = sys.argv[-1]
+print("" if image == os.environ.get("FAKE_MISSING") else "sha256:" + hashlib.sha256(image.encode()).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("missing", [None, "redis:7.4.0"])
+def test_images_are_pinned_by_the_digests_that_the_registry_names(tmp_path: Path, missing: str | None) -> None:
+    """All of them or none, and as often as one likes."""
+    shutil.copytree(ROOT / "cluster", tmp_path / "cluster")
+    (tmp_path / "docker").write_text(f"#!{sys.executable}{REGISTRY}")
+    (tmp_path / "docker").chmod(0o755)
+    file = tmp_path / "cluster/kubernetes/kustomization.yaml"
+    before = file.read_text()
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "FAKE_MISSING": missing or ""}
+    for _ in range(2):
+        done = subprocess.run(
+            [str(tmp_path / "cluster/image/pin.sh"), "registry.example:5000/team/kexue_train:cuda"],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    if missing:
+        assert done.returncode != 0
+        assert "redis:7.4.0: the registry names no digest" in done.stderr
+        assert file.read_text() == before
+        return
+    images = {image["name"]: image for image in yaml.safe_load(file.read_text())["images"]}
+    assert images.keys() == {"kexue_train", "redis"}
+    assert images["kexue_train"]["newName"] == "registry.example:5000/team/kexue_train"
+    assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", image["digest"]) for image in images.values())
+    (redis,) = (pod["containers"][0]["image"] for pod in pods().values() if pod["containers"][0]["name"] == "redis")
+    assert redis in file.read_text()  # the one that was asked for
