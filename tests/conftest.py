@@ -47,8 +47,11 @@ settings.register_profile("repeatable", deadline=None, derandomize=True, suppres
 settings.load_profile("repeatable")
 
 
-# Their tests take minutes together; see the list that `make test` ends with.
-_LONGEST_FILES = ("test_deployments.py", "test_faults.py", "test_pipeline.py", "test_ray_nodes.py", "test_ray_job.py")
+# Their tests take minutes together, the longest first; see the list that `make test` ends with.
+_LONGEST_FILES = (
+    "test_deployments.py", "test_ray_nodes.py", "test_ray_job.py", "test_train_cases.py", "test_faults.py",
+    "test_pipeline.py", "test_pretrain_flow.py", "test_ray_launch.py", "test_zero.py", "test_benchmark_optimizer.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cases.table import cases_folder, read_cases
 from tests.conftest import REPOSITORY
+from tests.train.warm_python import warm_python
 
 _CANNOT_RUN = 77
 _LIMIT = "600"
@@ -34,7 +34,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
     shutil.copytree(cases_folder("train"), folder / "train")
     (folder / "bin").mkdir()
     command = folder / "bin" / "kexue"
-    command.write_text(f'#!/bin/sh\nPYTHONPATH="{REPOSITORY}" exec "{sys.executable}" -m kexue_train "$@"\n')
+    command.write_text(f'#!/bin/sh\nPYTHONPATH="{REPOSITORY}" exec "{warm_python()}" -m kexue_train "$@"\n')
     command.chmod(0o755)
     path = os.pathsep.join([str(command.parent), os.environ["PATH"]])
     return folder / "train", os.environ | {"PATH": path, "SAMPLES": str(folder / "samples")}

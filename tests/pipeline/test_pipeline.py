@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.train.warm_python import warm_python
 from tests.train.warm_worker import WarmProcess
 
 pytestmark = pytest.mark.slow
@@ -58,7 +59,7 @@ ENVIRONMENT = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
 
 
 def start(folder: Path, run: str, *more: str) -> WarmProcess:
-    return WarmProcess([*COMMAND, run, *more], ENVIRONMENT, folder=folder, new_session=True)
+    return WarmProcess([*COMMAND, run, *more], ENVIRONMENT, folder=folder, new_session=True, python=warm_python())
 
 
 def finish(folder: Path, run: str, *more: str, code: int = 0) -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -36,6 +37,7 @@ from tests.train.tiny_training import (
     train_by_ranks,
     train_here,
 )
+from tests.train.warm_python import warm_python
 from tests.train.warm_worker import WarmProcess
 
 _FAULTY = str(Path(__file__).with_name("faulty_worker.py"))
@@ -77,6 +79,7 @@ def trained_by_two(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> P
 def fault(tmp_path, monkeypatch):
     """``fault("kill", rank, step)``: what the workers that torchrun starts will do, once."""
     monkeypatch.setattr(torchrun_launch, "_WORKER", (_FAULTY,))
+    monkeypatch.setattr(sys, "executable", warm_python())
 
     def cause(kind: str, rank: int, step: int) -> None:
         monkeypatch.setenv("FAULT", f"{kind} {rank} {step} {tmp_path / 'fault-done'}")
@@ -114,11 +117,14 @@ def test_a_hung_rank_is_named_and_the_training_goes_on(samples, tmp_path, traine
 def test_faults_that_come_back_use_the_budget_up(samples, tmp_path, monkeypatch):
     (tmp_path / "dies.py").write_text("import os; os.kill(os.getpid(), 9)")
     monkeypatch.setattr(torchrun_launch, "_WORKER", (str(tmp_path / "dies.py"),))
+    monkeypatch.setattr(sys, "executable", warm_python())
     with pytest.raises(TrainingError, match=r"killed by SIGKILL.*1 restarts without a new checkpoint"):
         _torchrun(_two(max_restarts=1), samples, tmp_path / "out")
 
 
-def _start_driver(config: JobConfig, samples: Path, out: Path, tmp_path: Path, launcher: str) -> WarmProcess:
+def _start_driver(
+    config: JobConfig, samples: Path, out: Path, tmp_path: Path, launcher: str, python: str
+) -> WarmProcess:
     """``kexue train`` as a process of its own, whose workers take half a second per step from step 3 on."""
     file, program = tmp_path / "run.yaml", tmp_path / "slow_driver.py"
     others = {"name": "tiny", "corpus": {"inputs": ["unused"]}, "samples": {"seq_len": 32}}
@@ -129,10 +135,10 @@ def _start_driver(config: JobConfig, samples: Path, out: Path, tmp_path: Path, l
         f"torchrun_launch._WORKER = ({_FAULTY!r},); one_step = loop.run_step\n"
         "def slow(training, *more):\n"
         "    result = one_step(training, *more); time.sleep(0.5 * (training.state.step >= 3)); return result\n"
-        "loop.run_step = slow; sys.argv[0] = 'kexue'; cli.main()\n"
+        f"loop.run_step = slow; sys.argv[0] = 'kexue'; cli.main()\n"
     )
     command = [program, "train", "-c", file, "--samples", samples, "-o", out, "--launcher", launcher]
-    return WarmProcess(command, os.environ | {"FAULT": f"slow 0 3 {tmp_path / 'none'}"})
+    return WarmProcess(command, os.environ | {"FAULT": f"slow 0 3 {tmp_path / 'none'}"}, python=python)
 
 
 def _wait_for_step(out: Path, step: int, process: WarmProcess) -> None:
@@ -165,7 +171,7 @@ def test_a_driver_that_is_told_to_stop_lets_the_workers_save_first(
     samples, tmp_path, trained, trained_by_two, number, launcher, code
 ):
     config, out = make_config() if launcher == "local" else _two(), tmp_path / "out"
-    driver = _start_driver(config, samples, out, tmp_path, launcher)
+    driver = _start_driver(config, samples, out, tmp_path, launcher, warm_python())
     _wait_for_step(out, 4, driver)
     driver.send_signal(number)
     output, _ = driver.communicate(timeout=SECONDS)
@@ -185,7 +191,8 @@ def test_a_driver_that_is_told_to_stop_lets_the_workers_save_first(
 @pytest.mark.slow
 def test_workers_end_with_a_killed_driver_and_the_same_command_goes_on(samples, tmp_path, trained_by_two):
     out = tmp_path / "out"
-    driver = _start_driver(_two(), samples, out, tmp_path, "torchrun")
+    python = sys.executable  # what the kernel does to the workers of a driver needs processes that are its own
+    driver = _start_driver(_two(), samples, out, tmp_path, "torchrun", python)
     _wait_for_step(out, 5, driver)
     workers = _workers_of(out)
     assert len(workers) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
@@ -20,15 +21,19 @@ from tests.train.tiny_training import (
     same_bits,
     train_by_ranks,
 )
+from tests.train.warm_python import warm_python
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings are not ours to heed
+STEPS = 100
 
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_stopped_after():
     ray = pytest.importorskip("ray")
     pytest.importorskip("deepspeed")
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", warm_python())
+        yield
     ray.shutdown()
 
 
@@ -55,7 +60,7 @@ def _title(process: psutil.Process) -> str:
 
 def test_a_killed_worker_is_replaced_and_the_training_ends_with_all_steps(samples, tmp_path):
     out, killed = tmp_path / "out", []
-    config = make_config(steps=200, engine="deepspeed", num_workers=2, checkpoint_every=20, validate_every=200)
+    config = make_config(steps=STEPS, engine="deepspeed", num_workers=2, checkpoint_every=10, validate_every=STEPS)
 
     def kill_one() -> None:
         deadline = time.monotonic() + SECONDS
@@ -70,12 +75,12 @@ def test_a_killed_worker_is_replaced_and_the_training_ends_with_all_steps(sample
     manifest = _train(config, samples, out)
     killer.join()
     assert killed
-    assert manifest.statistics["steps"] == 200
+    assert manifest.statistics["steps"] == STEPS
     resumed = curve(out, "resume")
     assert len(resumed) == 1
     assert curve(out, "start")[0]["world_size"] == resumed[0]["world_size"] == 2
-    assert 0 < resumed[0]["step"] < 200
+    assert 0 < resumed[0]["step"] < STEPS
     undisturbed = tmp_path / "undisturbed"
     train_by_ranks(config, samples, undisturbed)
     assert curve(out) == curve(undisturbed)
-    assert same_bits(final_tensors(out, 200), final_tensors(undisturbed, 200))
+    assert same_bits(final_tensors(out, STEPS), final_tensors(undisturbed, STEPS))

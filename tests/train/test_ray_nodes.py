@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from kexue_train.train.pretrain import pretrain
 from kexue_train.train.restarts import WorkersLost
 from tests.ray_nodes import try_again
 from tests.train.tiny_training import SECONDS, curve, make_config, train_here
+from tests.train.warm_python import warm_python
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,7 +32,7 @@ pytestmark = [
 ]  # Ray's own warnings are not ours to heed
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 FIRST, SECOND, THIRD = "127.0.0.2", "127.0.0.3", "127.0.0.4"
-STEPS = 800
+STEPS = 250
 COMPARED = 100  # the order of additions differs, and differences grow
 
 
@@ -45,8 +47,10 @@ def cluster() -> Iterator[Any]:
     health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 2}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}  # a node takes them
     head = {"node_ip_address": FIRST, "num_cpus": 1, "include_dashboard": False, "_system_config": health}
-    cluster = try_again(lambda: Cluster(initialize_head=True, head_node_args=head))
-    yield cluster
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", warm_python())
+        cluster = try_again(lambda: Cluster(initialize_head=True, head_node_args=head))
+        yield cluster
     ray.shutdown()
     cluster.shutdown()
     for number, handler in handlers.items():
@@ -122,8 +126,9 @@ def test_machines_come_and_go_and_every_row_is_trained_on_once(samples, tmp_path
         story.wait_for_start(1, world_size=2)
         cluster.remove_node(second, allow_graceful=False)  # without a word
         story.wait_for_start(2, world_size=1)
+        _signal_workers(signal.SIGSTOP)  # the node takes its time, in which the steps would come to an end
         third = try_again(lambda: cluster.add_node(node_ip_address=THIRD, num_cpus=1))
-        _kill_workers()
+        _signal_workers(signal.SIGKILL)
         story.wait_for_start(3, world_size=2)
         _drain(third, seconds=60.0)
         story.wait_for_start(4, world_size=1)
@@ -139,13 +144,13 @@ def test_machines_come_and_go_and_every_row_is_trained_on_once(samples, tmp_path
     assert [line["tokens"] for line in lines[:COMPARED]] == [line["tokens"] for line in one]
 
 
-def _kill_workers() -> None:
+def _signal_workers(number: signal.Signals) -> None:
     import psutil
 
     for process in psutil.Process().children(recursive=True):
         try:
             if "TrainWorker" in " ".join(process.cmdline()):
-                process.kill()
+                process.send_signal(number)
         except psutil.Error:
             continue
 

@@ -1,21 +1,25 @@
 """Workers that start at once: forks of one process that has already imported torch and the trainer.
 
 A worker takes seconds to import them, and the tests start dozens of workers. A fork is a process like any other, with
-its own number, environment, output, signals and exit code. The tests of the pipeline, of torchrun, Ray and Slurm start
-workers from nothing.
+its own number, environment, output, signals and exit code. ``WarmProcess`` is one that a test starts itself;
+``warm_python`` is an interpreter for programs that start workers. Whole runs from nothing are in the tests of the
+pipeline and of the flow.
 
-    python warm_worker.py DESCRIPTOR    the process that forks; asked through the socket with this number
+    python warm_worker.py SOCKET    the process that forks; asked through connections to this socket, one per process
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import functools
 import json
 import os
+import resource
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +27,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import types
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,22 +44,21 @@ class WarmProcess:
         *,
         folder: Path | None = None,
         new_session: bool = False,
+        python: str = sys.executable,
     ) -> None:
+        """Start it; ``python`` is the interpreter that it starts others with."""
         self.returncode: int | None = None
         self._said: str | None = None
         with tempfile.TemporaryFile() as output:  # a pipe that nobody reads yet would hold the process up
             self._output = os.dup(output.fileno())
-        self._status, status = os.pipe()
         request = {
             "command": [str(word) for word in command],
             "environment": dict(os.environ if environment is None else environment),
             "folder": str(folder or Path.cwd()),
             "new session": new_session,
+            "executable": python,
         }
-        try:
-            self.pid = _ask(request, self._output, status)
-        finally:
-            os.close(status)
+        self._status, self.pid = _ask(request, self._output)
 
     def poll(self) -> int | None:
         """Return the exit code, negative after a signal; None while the process runs."""
@@ -96,85 +100,111 @@ class WarmProcess:
 
 
 @functools.cache
-def _forker() -> socket.socket:
-    """Return the socket to the process that forks, which ends when this one closes it."""
-    ours, theirs = socket.socketpair()
+def forker() -> Path:
+    """Start the process that forks, and return its socket. The process ends with this one."""
+    folder = Path(tempfile.mkdtemp(prefix="kexue-warm-"))  # pytest's folders have too long a path for a socket
+    ready, told = os.pipe()
     # Arrow's other allocator has a thread of its own, and a process that forks should have one thread.
     environment = os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system"}
-    command = [sys.executable, __file__, str(theirs.fileno())]
-    process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-    theirs.close()
+    command = [sys.executable, __file__, str(folder / "socket"), str(told)]
+    process = subprocess.Popen(command, env=environment, pass_fds=[told], stdin=subprocess.PIPE)
+    os.close(told)
 
     def end() -> None:
-        ours.close()
+        assert process.stdin
+        process.stdin.close()
         process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(end)
-    return ours
+    os.read(ready, 1)
+    os.close(ready)
+    return folder / "socket"
 
 
-def _ask(request: Mapping[str, object], output: int, status: int) -> int:
-    """Have a process made that writes to ``output``, and its exit code written to ``status``; return its number."""
-    connection, text = _forker(), json.dumps(request).encode()
-    socket.send_fds(connection, [len(text).to_bytes(4)], [output, status])
-    connection.sendall(text)
-    answer = connection.recv(4)
-    assert answer, "the process that forks workers has ended"
-    return int.from_bytes(answer)
+def _ask(request: Mapping[str, object], output: int) -> tuple[int, int]:
+    """Have a process made that writes to ``output``; return where its exit code will be read, and its number."""
+    text = json.dumps(request).encode()
+    with Path(os.devnull).open() as nothing, socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(forker()))
+        socket.send_fds(connection, [len(text).to_bytes(4)], [nothing.fileno(), output, output])
+        connection.sendall(text)
+        answer = connection.recv(4)
+        assert answer, "the process that forks workers has ended"
+        return connection.detach(), int.from_bytes(answer)
 
 
-def _serve(connection: socket.socket) -> None:
-    """Fork a process for each request, and report how each ended."""
-    import kexue_train.train.worker  # noqa: F401  # what all this is for
+def _serve(path: str, told: int) -> None:
+    """Fork a process for each connection, and report how it ended; a connection that is closed ends its process."""
+    import torch.utils.tensorboard  # noqa: F401  # it and the rest are what all this is for
 
-    statuses: dict[int, int] = {}
+    import kexue_train.cli.app
+    import kexue_train.pipeline.stages
+    import kexue_train.train.worker  # noqa: F401
+
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(64)
+    os.close(told)
+    running: dict[int, socket.socket] = {}
     wakened, waking = os.pipe()
     os.set_blocking(waking, False)
     signal.set_wakeup_fd(waking)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever runs the tests; they close the socket
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever runs the tests; they close the standard input
     while True:
-        ready, _, _ = select.select([connection, wakened], [], [])
+        ready, _, _ = select.select([sys.stdin, listener, wakened, *running.values()], [], [])
+        if sys.stdin in ready:
+            for process in running:
+                os.kill(process, signal.SIGKILL)
+            return
         if wakened in ready:
             os.read(wakened, 1 << 12)
-            _report_ended(statuses)
-        if connection in ready:
-            head, descriptors, _, _ = socket.recv_fds(connection, 4, 2)
-            if not head:
-                return
-            request = json.loads(_receive(connection, int.from_bytes(head)))
-            output, status = descriptors
+            _report_ended(running)
+        for process, connection in list(running.items()):
+            if connection in ready:
+                os.kill(process, signal.SIGKILL)  # not yet waited for, so the number is still its own
+                running.pop(process).close()
+        if listener in ready:
+            connection, _ = listener.accept()
+            request, descriptors = _receive(connection)
             process = os.fork()
             if process == 0:
-                for descriptor in (connection.fileno(), wakened, waking, status, *statuses.values()):
+                for descriptor in (wakened, waking):
                     os.close(descriptor)
-                _become(request, output)
-            os.close(output)
-            statuses[process] = status
-            connection.sendall(process.to_bytes(4))
+                for other in (listener, connection, *running.values()):
+                    other.close()
+                _become(request, descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            running[process] = connection
+            with contextlib.suppress(BrokenPipeError):
+                connection.sendall(process.to_bytes(4))
 
 
-def _receive(connection: socket.socket, size: int) -> bytes:
-    parts = b""
+def _receive(connection: socket.socket) -> tuple[dict, list[int]]:
+    head, descriptors, _, _ = socket.recv_fds(connection, 4, 3)
+    size, parts = int.from_bytes(head), b""
     while len(parts) < size:
-        part = connection.recv(size - len(parts))
-        if not part:
-            sys.exit("the other end of the socket has gone")
-        parts += part
-    return parts
+        parts += connection.recv(size - len(parts))
+    return json.loads(parts), descriptors
 
 
-def _report_ended(statuses: dict[int, int]) -> None:
-    for process in list(statuses):
-        ended, status = os.waitpid(process, os.WNOHANG)
-        if ended:
-            descriptor = statuses.pop(process)
+def _report_ended(running: dict[int, socket.socket]) -> None:
+    while True:
+        try:
+            process, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not process:
+            return
+        if connection := running.pop(process, None):
             with contextlib.suppress(BrokenPipeError):  # the test did not wait for it
-                os.write(descriptor, str(os.waitstatus_to_exitcode(status)).encode())
-            os.close(descriptor)
+                connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+            connection.close()
 
 
-def _become(request: Mapping[str, object], output: int) -> NoReturn:
+def _become(request: dict, descriptors: Sequence[int]) -> NoReturn:
     """Be the process that was asked for, to its end."""
     code = 1
     try:
@@ -183,12 +213,12 @@ def _become(request: Mapping[str, object], output: int) -> NoReturn:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.close(output)
-        os.environ.clear()
-        os.environ.update(request["environment"])
-        os.chdir(request["folder"])
+        for place, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, place)
+            os.close(descriptor)
+        sys.stdout.reconfigure(line_buffering=True)
+        atexit._clear()  # what the imports have registered is for the process that imported
+        _surround(request)
         code = _run(request["command"])
         threading._shutdown()
         atexit._run_exitfuncs()
@@ -198,6 +228,21 @@ def _become(request: Mapping[str, object], output: int) -> NoReturn:
         os._exit(code)
 
 
+def _surround(request: dict) -> None:
+    """Take over the environment, the folder and what else a process has from the one that starts it."""
+    before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    now = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    sys.path[:] = [request["folder"], *now, *(path for path in sys.path[1:] if path not in before)]
+    sys.executable = request["executable"]
+    if size := request.get("largest file"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    if (host := request.get("host")) and not Path(host).samefile("/proc/self/ns/uts"):
+        ctypes.CDLL(None).setns(os.open(host, os.O_RDONLY), 0)
+
+
 def _run(command: list[str]) -> int:
     """Do what ``python *command`` does, and return the exit code."""
     warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)  # runpy's, since it is imported
@@ -205,8 +250,13 @@ def _run(command: list[str]) -> int:
         if command[0] == "-m":
             sys.argv = command[1:]
             runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+        elif command[0] == "-c":
+            sys.argv = ["-c", *command[2:]]
+            sys.modules["__main__"] = types.ModuleType("__main__")
+            exec(command[1], vars(sys.modules["__main__"]))  # noqa: S102  # as the interpreter does
         else:
             sys.argv = command
+            sys.path[0] = str(Path(command[0]).absolute().parent)
             runpy.run_path(command[0], run_name="__main__")
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
@@ -220,4 +270,4 @@ def _run(command: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    _serve(sys.argv[1], int(sys.argv[2]))
