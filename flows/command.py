@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -13,10 +12,12 @@ import typer
 from rich.console import Console
 
 from flows.context import load_config
+from flows.credentials import masked_parameters
 from flows.server import require_server
 from kexue_train.cli.commands import typer_command
 from kexue_train.cli.errors import run_command
 from kexue_train.cli.terminal import open_console
+from kexue_train.foundation.shown import take_arguments
 from kexue_train.pipeline.run_config import RunConfig
 
 
@@ -44,7 +45,8 @@ def run_flow(
         options["run_dir"] = root = options["run_dir"] or Path("runs", config.name)
         if options.get("fresh") or not find_complete(config, root):  # a typo should not wait for a server to start
             require_server()
-            flow(**options)
+            with masked_parameters(options) as parameters:
+                flow(**parameters)
         ending(root, open_console())
 
     return run_function(flow.fn, arguments, call=run, example="configs/demo.yaml --run-dir runs/demo")
@@ -75,7 +77,7 @@ def run_function(
         epilog=f"\b\nExample:\n  {name} {example}",
     )
     repeated = [_flag(parameter.name) for parameter in parameters if list[str] in (*get_args(parameter.annotation),)]
-    return run_command(command, _spread(sys.argv[1:] if arguments is None else arguments, repeated), name)
+    return run_command(command, _spread(take_arguments() if arguments is None else arguments, repeated), name)
 
 
 def _typed(parameter: inspect.Parameter, text: str) -> inspect.Parameter:

@@ -14,6 +14,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, State
 
 from flows.artifacts import show_link
+from flows.credentials import as_given
 from kexue_train.cli.terminal import PlainBoard, StageBoard, make_board, open_console
 from kexue_train.foundation.errors import ConfigError, KexueError
 from kexue_train.foundation.run_dir import RunDir
@@ -68,7 +69,7 @@ def run_context(
     Raises:
         KexueError: If the configuration is wrong, or if another process uses the folder.
     """
-    config = load_config(config_path, overrides, ray_address)
+    config = load_config(config_path, as_given(overrides), ray_address)
     root = run_dir or Path("runs", config.name)
     with RunDir(root).lock(), _board(stages) as board, hint_resume_on_interrupt(board, root):
         for variable, (key, text) in _LINKS.items():

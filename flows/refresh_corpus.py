@@ -11,6 +11,7 @@ from prefect import flow
 from flows.artifacts import show_summary
 from flows.command import run_flow
 from flows.context import run_context, run_name
+from flows.credentials import as_given
 from flows.tasks import evaluate, export, report, samples, shuffle, train
 from kexue_train.pipeline.refresh import next_generation, plan_training
 from kexue_train.pipeline.stages import EVALUATE, EXPORT, REPORT, SAMPLES, SHUFFLE, TRAIN
@@ -39,13 +40,13 @@ def refresh_corpus(
     stages = [SHUFFLE, SAMPLES, TRAIN, EXPORT, EVALUATE, REPORT]
     with run_context(stages, config_path, run_dir, overrides, ray_address, claim=False) as first:
         config, root = first.run.config, first.folder.root
-        generation = next_generation(config, root, inputs=inputs or (), progress=first.board)
+        generation = next_generation(config, root, inputs=as_given(inputs), progress=first.board)
         if generation is None:
             return first.ended("no new files, nothing to do")
         run = first.on(generation.run)
         shards = shuffle(run, run.folder.corpus)  # only the new files
         rows = samples(run, shards, run.folder.tokenizer)  # with the vocabulary of the first run
-        planned = plan_training(generation, replay=replay, overrides=overrides or ())
+        planned = plan_training(generation, replay=replay, overrides=as_given(overrides))
         run = first.on(planned.run)
         weights = train(run, planned.mixture)  # new rows and old ones
         model = export(run, weights)

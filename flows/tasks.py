@@ -16,6 +16,7 @@ from flows.artifacts import ArtifactProgress, TrainingArtifacts, emit, show_resu
 from flows.context import FlowContext
 from kexue_train.executor import connect_ray
 from kexue_train.foundation.background import run_in_thread
+from kexue_train.foundation.credentials import redact
 from kexue_train.foundation.errors import KexueError
 from kexue_train.foundation.runtime import available_cpus
 from kexue_train.foundation.stage import Stage
@@ -37,6 +38,13 @@ def is_worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -
 
 def _is_mistake(error: object) -> bool:
     return isinstance(error, KexueError) and error.exit_code == KexueError.exit_code
+
+
+def _without_credentials(error: Exception) -> Exception:
+    """Return what the server may record of ``error``: of another than ours only text without credentials."""
+    if isinstance(error, KexueError) or redact(str(error)) == str(error):
+        return error
+    return RuntimeError(f"{type(error).__name__}: {redact(str(error))}")
 
 
 def stage_task(stage: Stage[RunConfig]) -> Task[..., Any]:
@@ -65,10 +73,10 @@ def stage_task(stage: Stage[RunConfig]) -> Task[..., Any]:
                 work.make(progress)
             result = work.finish()
             progress.complete()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # raised again
             if not _is_mistake(error):  # show the error, since a retry may hide it
                 board.note(f"failed: {type(error).__name__}: {error}")
-            raise
+            raise _without_credentials(error) from None
         if stage is EVALUATE:
             emit("kexue.evaluation.finished", run, {"model": str(inputs[0].absolute()), "summary": result.summary})
         show_result(result)

@@ -16,6 +16,7 @@ from kexue_train.cli.evaluate import evaluate_app
 from kexue_train.cli.finetune import finetune_app
 from kexue_train.cli.runs import runs_app
 from kexue_train.cli.training import training_app
+from kexue_train.foundation.shown import take_arguments
 
 TREE = {
     "Before a run": ("doctor", "plan"),
@@ -75,4 +76,4 @@ def main() -> None:
     """Run the command; errors become one paragraph and an exit code."""
     os.environ.setdefault("MIMALLOC_PURGE_DELAY", "10000")  # for Arrow, before it is loaded; see keep_freed_memory
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # to look for some takes a tenth of the time of --help
-    sys.exit(run_command(app, sys.argv[1:], "kexue"))
+    sys.exit(run_command(app, take_arguments(), "kexue"))

@@ -93,8 +93,8 @@ def _parse(path: str) -> tuple[str, str | None, str | None, str | None]:
 def _explain(path: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # a loader raises whatever its parser, its file system or its network raises
+    except Exception as error:  # noqa: BLE001  # a loader raises whatever its parser, its file system or its network raises
         raise CorpusError(
             f"{path}: cannot be read ({str(error) or type(error).__name__}); check the name, configuration and split, "
             "the network and HF_HUB_OFFLINE, or leave the data set out"
-        ) from error
+        ) from None  # whose text may have the credentials of a mirror

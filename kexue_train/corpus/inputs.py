@@ -24,6 +24,7 @@ from kexue_train.corpus.patterns import Note, some_of, two_weights, weigh_paths
 from kexue_train.corpus.records import Document
 from kexue_train.corpus.remote import is_uri, stat_remote
 from kexue_train.corpus.streams import is_pipe
+from kexue_train.foundation.credentials import without_credentials
 from kexue_train.foundation.errors import CorpusError
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def find_inputs(
     chosen = weigh_paths(patterns, format, weights or {}, say)
     found: dict[object, Source] = {}
     links: list[str] = []
-    for path in sorted(chosen):
+    for path in sorted(chosen, key=lambda path: (without_credentials(path), path)):
         status = _inspect(path)
         source = _describe(path, status, format, document, chosen[path])
         known = found.setdefault(status.identity, source)
@@ -135,7 +136,12 @@ def _inspect(path: str) -> _Status:
         return _Status(path, 0, 0, has_ranges=False)
     if is_uri(path):
         remote = stat_remote(path)
-        return _Status(path, remote.bytes or 0, remote.modified_ns, remote.has_ranges and remote.bytes is not None)
+        return _Status(
+            without_credentials(path),
+            remote.bytes or 0,
+            remote.modified_ns,
+            remote.has_ranges and remote.bytes is not None,
+        )
     status = stat_local(Path(path))
     if not stat.S_ISREG(status.st_mode):
         raise CorpusError(

@@ -17,6 +17,7 @@ from kexue_train.corpus.hub import HUB, other_splits
 from kexue_train.corpus.local_files import expand_local, find_unlisted, open_folder, would_name
 from kexue_train.corpus.remote import RemoteFolder, expand_remote, is_uri
 from kexue_train.corpus.streams import STANDARD_INPUT, STANDARD_INPUT_NAMES, is_pipe, unreadable
+from kexue_train.foundation.credentials import without_credentials
 from kexue_train.foundation.errors import CorpusError
 
 _LOCAL = "file://"
@@ -95,6 +96,7 @@ def was_named_by(name: str, pattern: str) -> bool:
     """
     if pattern.startswith("@"):
         return Path(pattern[1:]).expanduser().exists() and any(was_named_by(name, line) for line in _read_list(pattern))
+    name, pattern = without_credentials(name), without_credentials(pattern)
     local = _local_path(pattern)
     whole = pattern.rstrip("/") if local is None else os.path.abspath(Path(local).expanduser())  # noqa: PTH100
     if not is_uri(name) and not Path(name).is_absolute():

@@ -11,6 +11,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import IO, Any, cast
 
+from kexue_train.foundation.credentials import MASK, is_masked
 from kexue_train.foundation.errors import CorpusError
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -157,6 +158,11 @@ def _uri_of(uri: str, system: Any, name: str) -> str:
 
 
 def _locate(uri: str) -> tuple[Any, str]:
+    if is_masked(uri):
+        raise CorpusError(
+            f"{uri}: credentials were here, and are not kept ({MASK}); give the address again as it was, such as in "
+            "the configuration that this one was made from"
+        )
     from fsspec.core import url_to_fs  # noqa: PLC0415  # slow to import, and rarely needed
 
     return cast("tuple[Any, str]", url_to_fs(uri))
@@ -204,9 +210,9 @@ def _explain(uri: str) -> Iterator[None]:
         yield
     except CorpusError:
         raise
-    except Exception as error:  # every store raises what it likes
+    except Exception as error:  # noqa: BLE001  # every store raises what it likes
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
         raise CorpusError(
             f"{uri}: cannot be read ({reason}); check the URI, the network, your credentials and that the fsspec "
             "package of its scheme is installed, or leave it out"
-        ) from error
+        ) from None  # whose text has the credentials, and a server of flows would record it

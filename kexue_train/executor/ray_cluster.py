@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import secrets
+import shlex
 import signal
 import socket
 import sys
@@ -16,7 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import psutil
+
 from kexue_train.executor.interface import LOCAL_MACHINE
+from kexue_train.foundation.credentials import redact
 from kexue_train.foundation.errors import ResourceError
 from kexue_train.foundation.runtime import enable_package_loggers
 
@@ -109,6 +113,7 @@ def _init(address: str | None, num_cpus: int | None) -> None:
     """Call ``ray.init``, again when the head was too slow to start the server that a client from outside needs."""
     import ray  # noqa: PLC0415  # a door
 
+    _mask_command_line()
     for tries_left in reversed(range(_TRIES)):
         try:
             ray.init(
@@ -124,6 +129,15 @@ def _init(address: str | None, num_cpus: int | None) -> None:
             logger.warning("the Ray cluster at %s is busy (%s); trying again", address, _reason(error))
         else:
             return
+
+
+def _mask_command_line() -> None:
+    """Take credentials out of the command line of this process, which Ray shows as what a job runs, and ``ps`` too."""
+    import ray._raylet  # noqa: PLC0415  # nowhere public
+
+    words = shlex.join(psutil.Process().cmdline())
+    if (shown := redact(words)) != words:
+        ray._raylet.setproctitle(shown)
 
 
 def _reason(error: BaseException) -> str:

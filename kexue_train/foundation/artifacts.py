@@ -17,7 +17,7 @@ import shutil
 import stat
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from kexue_train import __version__
+from kexue_train.foundation.credentials import without_credentials
 from kexue_train.foundation.errors import ArtifactError, ResourceError, StaleArtifactError
 from kexue_train.foundation.progress import SILENT, Progress
 
@@ -107,7 +108,10 @@ class Recipe(_Frozen):
         return digest_of(self.model_dump(mode="json"))
 
     def difference(self, other: Recipe) -> str | None:
-        """Name the first thing in which ``self`` (wanted) differs from ``other`` (found); None if nothing does."""
+        """Name the first thing in which ``self`` (wanted) differs from ``other`` (found); None if nothing does.
+
+        Credentials in addresses of inputs, which earlier releases recorded, make no difference.
+        """
         if self.kind != other.kind:
             return f"it holds {other.kind}, not {self.kind}"
         wanted, found = _flatten(self.settings), _flatten(other.settings)
@@ -117,10 +121,11 @@ class Recipe(_Frozen):
         for name in sorted(self.parents.keys() | other.parents.keys()):
             if self.parents.get(name) != other.parents.get(name):
                 return f"its input '{name}' was rebuilt"
-        if changed := sorted({entry[0] for entry in set(self.inputs) ^ set(other.inputs)}):
+        wanted_inputs, found_inputs = _without_credentials(self.inputs), _without_credentials(other.inputs)
+        if changed := sorted({entry[0] for entry in set(wanted_inputs) ^ set(found_inputs)}):
             more = f" (and {len(changed) - 1} more)" if changed[1:] else ""
             return f"input file {changed[0]} was added, removed or changed{more}"
-        return None if self.inputs == other.inputs else "the order or number of its input files changed"
+        return None if wanted_inputs == found_inputs else "the order or number of its input files changed"
 
 
 class Manifest(_Frozen):
@@ -478,9 +483,14 @@ def _finish_interrupted_publish(out_dir: Path, recipe: Recipe) -> None:
         _swap_in(partial, out_dir)
 
 
+def _without_credentials(inputs: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    return [(without_credentials(uri), size, modified_ns) for uri, size, modified_ns in inputs]
+
+
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for key, value in settings.items():
+    for name, value in settings.items():
+        key = without_credentials(name)
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{prefix}{key}.")
         else:

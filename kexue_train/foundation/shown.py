@@ -62,7 +62,20 @@ def keep_streams_printable() -> None:
 
     What a program writes as bytes (``sys.stdout.buffer``, the file descriptor) is not changed.
     """
-    sys.stdout, sys.stderr = (stream and PrintableStream(stream) for stream in (sys.stdout, sys.stderr))
+    sys.stdout, sys.stderr = (
+        stream if stream is None or isinstance(stream, PrintableStream) else PrintableStream(stream)
+        for stream in (sys.stdout, sys.stderr)
+    )
+
+
+def take_arguments() -> list[str]:
+    """Return the arguments of this process as they were given, and mask their credentials in what it tells of itself.
+
+    Loggers of curves record ``sys.argv``.
+    """
+    arguments = sys.argv[1:]
+    sys.argv[1:] = map(redact, arguments)
+    return arguments
 
 
 @contextmanager

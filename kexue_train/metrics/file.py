@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from kexue_train.foundation.artifacts import write_atomic
+from kexue_train.foundation.credentials import redact_values
 from kexue_train.metrics.fields import LINES, SECONDS, Kind, Record, Symptom
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class MetricWriter:
 
     def _append(self, record: Record) -> bool:
         """Write a line or nothing of it; return whether it is written."""
-        line, end = (json.dumps(record) + "\n").encode(), os.fstat(self._file.fileno()).st_size
+        line, end = (json.dumps(redact_values(record)) + "\n").encode(), os.fstat(self._file.fileno()).st_size
         try:
             if self._file.write(line) == len(line):
                 return True

@@ -21,6 +21,7 @@ from kexue_train.corpus.inputs import Source, find_inputs
 from kexue_train.corpus.remote import is_uri
 from kexue_train.foundation.artifacts import MANIFEST_NAME, Recipe, read_manifest, write_atomic
 from kexue_train.foundation.config_file import apply_overrides
+from kexue_train.foundation.credentials import is_masked, without_credentials
 from kexue_train.foundation.errors import ArtifactError, ConfigError
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.foundation.run_dir import RunDir
@@ -81,14 +82,14 @@ def find_arrivals(
         find_inputs(patterns, format=shuffle.format, document=shuffle.document, note=progress.note) if patterns else []
     )
     known = {
-        entry.uri: (entry.bytes, entry.modified_ns)
+        without_credentials(entry.uri): (entry.bytes, entry.modified_ns)
         for folder in before
         for entry in read_manifest(folder.shards).inputs
     }
-    states = {source.path: (source.bytes, source.modified_ns) for source in sources}
+    found = [(without_credentials(source.path), (source.bytes, source.modified_ns), source) for source in sources]
     return Arrivals(
-        new=[source for source in sources if source.path not in known],
-        changed=[source for source in sources if known.get(source.path, states[source.path]) != states[source.path]],
+        new=[source for name, _, source in found if name not in known],
+        changed=[source for name, state, source in found if known.get(name, state) != state],
     )
 
 
@@ -116,7 +117,7 @@ def next_generation(
     """
     done, unfinished = _generations(RunDir(root), progress)
     if unfinished is not None:
-        documents: Sequence[str] = RunConfig.load(unfinished.config).corpus.inputs
+        documents = _with_credentials(RunConfig.load(unfinished.config).corpus.inputs, config, inputs)
         progress.note(f"resuming generation {unfinished.root.name}, {len(documents)} new files")
         return _open(config, unfinished, done, documents)
     arrivals = find_arrivals(config, inputs or config.corpus.inputs, done, progress)
@@ -168,6 +169,16 @@ def plan_training(generation: Generation, *, replay: float = 0.5, overrides: Seq
     planned = RunConfig.parse(apply_overrides(values, chosen, RENAMED_KEYS), where=str(folder.config))
     folder.claim(planned.name, planned.to_yaml())
     return Generation(Run(planned, folder), generation.before)
+
+
+def _with_credentials(documents: Sequence[str], config: RunConfig, inputs: Sequence[str]) -> Sequence[str]:
+    """Return ``documents`` of a configuration that was written, with the credentials that ``inputs`` give them now."""
+    if not any(map(is_masked, documents)):
+        return documents
+    shuffle = config.shuffle
+    sources = find_inputs(inputs or config.corpus.inputs, format=shuffle.format, document=shuffle.document)
+    given = {without_credentials(source.path): source.path for source in sources}
+    return [given.get(without_credentials(document), document) for document in documents]
 
 
 def _names_something(pattern: str) -> bool:

@@ -14,6 +14,7 @@ from kexue_train.downstream.evaluate.config import EvaluateConfig
 from kexue_train.executor.config import ExecutionConfig
 from kexue_train.foundation.config import Config
 from kexue_train.foundation.config_file import read_with_overrides, resolve_relative_paths
+from kexue_train.foundation.credentials import redact_values
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
@@ -80,8 +81,8 @@ class RunConfig(Config):
         return cls.parse(values, where=str(path), lines=lines)
 
     def to_yaml(self) -> str:
-        """Return the resolved configuration, with every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """Return the resolved configuration, with every default written out and credentials masked."""
+        return yaml.safe_dump(redact_values(self.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

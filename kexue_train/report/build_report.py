@@ -12,6 +12,7 @@ from typing import Any
 
 from kexue_train.downstream.results.result import Headline
 from kexue_train.foundation.artifacts import write_atomic
+from kexue_train.foundation.credentials import redact
 from kexue_train.foundation.errors import ConfigError, ResourceError
 from kexue_train.foundation.progress import Progress
 from kexue_train.foundation.runtime import format_seconds
@@ -111,6 +112,9 @@ def _render(template: str, **values: Any) -> str:
         loader=jinja2.PackageLoader("kexue_train", "report/templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: (
+            redact(value) if type(value) is str else value
+        ),  # folders of old releases have credentials
         trim_blocks=True,
         lstrip_blocks=True,
     )

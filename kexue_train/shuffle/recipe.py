@@ -11,6 +11,7 @@ from kexue_train.corpus.inputs import Source
 from kexue_train.corpus.patterns import was_named_by
 from kexue_train.corpus.streams import is_pipe
 from kexue_train.foundation.artifacts import MANIFEST_NAME, Manifest, Recipe, read_manifest
+from kexue_train.foundation.credentials import without_credentials
 from kexue_train.shuffle.config import ShufConfig, ShuffleConfig
 
 _SETTINGS = {"format", "document", "text_key", "keep", "filters", "keep_dropped", "on_bad_record", "dedup", "output"}
@@ -88,4 +89,4 @@ def _uri(path: str) -> str:
         path.encode("utf-8")
     except UnicodeEncodeError:  # a name that is not UTF-8 cannot stand in JSON
         return Path(path).as_uri()
-    return path
+    return without_credentials(path)

@@ -16,6 +16,7 @@ from kexue_train.corpus.inputs import Source
 from kexue_train.corpus.readers import describe_position
 from kexue_train.corpus.records import RecordBlock, Rejected
 from kexue_train.foundation.arrow_arrays import to_arrow
+from kexue_train.foundation.credentials import without_credentials
 from kexue_train.foundation.errors import CorpusError
 from kexue_train.foundation.write_behind import new_file
 
@@ -41,7 +42,7 @@ class RejectedRecords:
         self._append(
             DROPPED,
             (
-                {"file": source.path, "position": position, "reason": name, "text": text}
+                {"file": without_credentials(source.path), "position": position, "reason": name, "text": text}
                 for position, name, text in zip(*columns, strict=True)
             ),
         )
@@ -65,7 +66,12 @@ def records_path(folder: Path, spill: str, kind: str) -> Path:
 
 
 def _describe(entry: Rejected, source: Source) -> dict[str, Any]:
-    values = {"file": source.path, "position": entry.position, "reason": entry.reason, "detail": entry.detail}
+    values = {
+        "file": without_credentials(source.path),
+        "position": entry.position,
+        "reason": entry.reason,
+        "detail": entry.detail,
+    }
     try:
         return values | {"raw": entry.raw.decode("utf-8")}
     except UnicodeDecodeError:

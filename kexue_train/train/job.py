@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import time
@@ -20,6 +21,7 @@ from kexue_train.batches.open_samples import open_samples
 from kexue_train.foundation.artifacts import Recipe, digest_of, write_atomic
 from kexue_train.foundation.config import Config
 from kexue_train.foundation.config_file import read_with_overrides, resolve_relative_paths
+from kexue_train.foundation.credentials import redact_values
 from kexue_train.foundation.errors import ArtifactError, ConfigError, ResourceError, StaleArtifactError
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
@@ -28,6 +30,7 @@ from kexue_train.train.initial_weights import check_initial_weights, digest_of_w
 
 logger = logging.getLogger(__name__)
 
+MIRROR_VARIABLE = "KEXUE_TRAIN_MIRROR"
 _LOCK_SECONDS = 60.0
 
 
@@ -263,10 +266,25 @@ def _is_harmless(path: Path, paths: TrainDir) -> bool:
     return not held or (path == paths.logs and all(fnmatch(name, "rank-*.log") or name == ".lock" for name in held))
 
 
+def values_to_show(config: JobConfig) -> dict[str, Any]:
+    """Return the job as plain values for files, loggers and servers: with the credentials of the mirror masked."""
+    values: dict[str, Any] = redact_values(config.model_dump(mode="json"))
+    return values
+
+
+def with_mirror(config: JobConfig, mirror: str | None) -> JobConfig:
+    """Return ``config``, read from ``values_to_show``, with the mirror as it was; None: it has none."""
+    checkpoints = config.train.checkpoints.model_copy(update={"mirror": mirror})
+    return config.model_copy(update={"train": config.train.model_copy(update={"checkpoints": checkpoints})})
+
+
 def write_job(config: JobConfig, paths: TrainDir) -> Path:
-    """Write the job for workers that are processes of their own; return the file, which ``JobConfig.load`` reads."""
+    """Write the job for workers that are processes of their own; return the file, which ``JobConfig.load`` reads.
+
+    The mirror, which may have credentials, is told to them by the variable ``MIRROR_VARIABLE`` of their environment.
+    """
     paths.logs.mkdir(parents=True, exist_ok=True)
-    write_atomic(paths.job, config.model_dump_json(indent=2) + "\n")
+    write_atomic(paths.job, json.dumps(values_to_show(config), indent=2) + "\n")
     return paths.job
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +20,11 @@ from kexue_train.executor.config import ExecutionConfig
 from kexue_train.executor.ray_machines import CUSTOM_RESOURCE_AMOUNT, Node, machines_with, wait_for_machines
 from kexue_train.foundation.errors import ConfigError, KexueError, ResourceError
 from kexue_train.foundation.runtime import available_cpus
+from kexue_train.foundation.shown import keep_streams_printable
 from kexue_train.train.device_errors import find_cause
 from kexue_train.train.distributed import choose_backend, collective_timeout, use_interface_towards
 from kexue_train.train.faults.stop import Ending
-from kexue_train.train.job import JobConfig, TrainDir
+from kexue_train.train.job import JobConfig, TrainDir, values_to_show, with_mirror
 from kexue_train.train.restarts import MachineDrained, WorkersLost, run_with_restarts
 from kexue_train.train.worker import run_worker
 
@@ -125,7 +127,7 @@ def _run(config: JobConfig, samples: Path, paths: TrainDir, execution: Execution
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(seconds)
     folders = {"samples": str(samples.absolute()), "out": str(paths.root.absolute())}
     trainer = TorchTrainer(
-        _ray_worker,
+        partial(_ray_worker, train.checkpoints.mirror),  # not in the configuration, which Ray keeps and shows
         train_loop_config={"config": _on_device(config, "cuda" if use_gpu else "cpu")} | folders,
         scaling_config=ray.train.ScalingConfig(
             num_workers=count,
@@ -211,7 +213,7 @@ def _gpus_to_come() -> float:
 
 def _on_device(config: JobConfig, device: Literal["cpu", "cuda"]) -> dict[str, Any]:
     """Return the job for workers that find the device decided, since the backend follows from it."""
-    values = config.model_dump(mode="json")
+    values = values_to_show(config)
     values["train"]["device"] = device
     return values
 
@@ -280,7 +282,7 @@ def _telling_line(error: BaseException) -> str:
     return find_cause(text) or (text.splitlines()[-1] if text else type(error).__name__)
 
 
-def _ray_worker(job: dict[str, Any]) -> None:
+def _ray_worker(mirror: str | None, job: dict[str, Any]) -> None:
     import ray.train  # noqa: PLC0415  # a door
 
     context = ray.train.get_context()
@@ -293,7 +295,8 @@ def _ray_worker(job: dict[str, Any]) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # on one machine; its name need not resolve
     elif "MASTER_ADDR" in os.environ:
         use_interface_towards(os.environ["MASTER_ADDR"])
-    config = JobConfig.parse(job["config"], where="train")
+    keep_streams_printable()
+    config = with_mirror(JobConfig.parse(job["config"], where="train"), mirror)
     ending = run_worker(config, Path(job["samples"]), Path(job["out"]), is_draining=_machine_is_draining)
     if ending is Ending.DRAINED:
         raise MachineDrained("a machine is taken away; the workers have saved a checkpoint and start elsewhere")

@@ -18,7 +18,7 @@ from kexue_train.foundation.errors import ResourceError
 from kexue_train.train.device_errors import find_cause
 from kexue_train.train.distributed import loopback_interfaces, without_launcher
 from kexue_train.train.faults.watchdog import HUNG
-from kexue_train.train.job import JobConfig, TrainDir, write_job
+from kexue_train.train.job import MIRROR_VARIABLE, JobConfig, TrainDir, write_job
 from kexue_train.train.restarts import StartWatch, WorkersLost, raise_reported_failure, run_with_restarts
 
 # torchrun, after asking the kernel (Linux) to kill it when its parent dies, however that ends.
@@ -60,10 +60,11 @@ def train_with_torchrun(config: JobConfig, samples: Path, out_dir: Path, *, port
         *_WORKER, "--supervised",
         "--config", str(write_job(config, paths)), "--samples", str(samples), "--out", str(out_dir),
     ]  # fmt: skip
-    run_with_restarts(lambda: _run(command, paths), paths, max_restarts=config.train.faults.max_restarts)
+    mirror = {MIRROR_VARIABLE: uri} if (uri := config.train.checkpoints.mirror) else {}
+    run_with_restarts(lambda: _run(command, paths, mirror), paths, max_restarts=config.train.faults.max_restarts)
 
 
-def _run(command: list[str], paths: TrainDir) -> None:
+def _run(command: list[str], paths: TrainDir, environment: dict[str, str]) -> None:
     paths.logs.mkdir(parents=True, exist_ok=True)
     paths.failure.unlink(missing_ok=True)
     log = paths.logs / "torchrun.log"
@@ -74,7 +75,7 @@ def _run(command: list[str], paths: TrainDir) -> None:
             command,
             stdout=output,
             stderr=output,
-            env=without_launcher(os.environ) | loopback_interfaces() | {"PYTHONUNBUFFERED": "1"},
+            env=without_launcher(os.environ) | loopback_interfaces() | {"PYTHONUNBUFFERED": "1"} | environment,
             start_new_session=True,
         )
 

@@ -25,7 +25,7 @@ from kexue_train.batches.dataset import SampleDataset
 from kexue_train.foundation.artifacts import MANIFEST_NAME, build_manifest, describe_files, write_atomic
 from kexue_train.foundation.errors import KexueError
 from kexue_train.foundation.runtime import available_cpus, configure_logging, keep_freed_memory, rank
-from kexue_train.foundation.shown import keep_streams_printable
+from kexue_train.foundation.shown import keep_streams_printable, take_arguments
 from kexue_train.metrics.fields import Kind, Symptom
 from kexue_train.train.agreement import open_together
 from kexue_train.train.build_training import build_training, open_checkpoints
@@ -45,7 +45,17 @@ from kexue_train.train.faults.flight_recorder import record_collectives
 from kexue_train.train.faults.spikes import EndedBySpikeError, SkippedRows, Spike, skipped_between
 from kexue_train.train.faults.stop import Ending, StopRequest, no_machine_is_draining
 from kexue_train.train.faults.watchdog import Watchdog, unfinished_work
-from kexue_train.train.job import JobConfig, TrainDir, hold_alone, prepare, read_samples, samples_digest
+from kexue_train.train.job import (
+    MIRROR_VARIABLE,
+    JobConfig,
+    TrainDir,
+    hold_alone,
+    prepare,
+    read_samples,
+    samples_digest,
+    values_to_show,
+    with_mirror,
+)
 from kexue_train.train.loop import LoopState, Outputs, Setup, Training, report_saved, train_loop
 from kexue_train.train.micro_batch import out_of_memory_explained
 from kexue_train.train.monitor.lines import start_values
@@ -209,7 +219,7 @@ def _train(
     if checkpoints is None:
         return train_loop(training)
     setup, state, train = training.setup, training.state, training.setup.config.train
-    settings = setup.config.model_dump(mode="json")
+    settings = values_to_show(setup.config)
     with MetricLogger(
         setup.paths, resumed_step=state.step, loggers=train.logging.loggers, settings=settings
     ) as metrics:
@@ -290,6 +300,8 @@ def main(arguments: list[str] | None = None) -> int:
     _end_with_launcher()
     try:
         config = JobConfig.load(options.config, options.overrides)
+        if options.supervised:
+            config = with_mirror(config, os.environ.get(MIRROR_VARIABLE))
         if not options.supervised and rank() == 0 and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
             paths.stop.unlink(missing_ok=True)  # meant for the training before
         ending = run_worker(config, options.samples, options.out, listen=True, given=options.config)
@@ -304,4 +316,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     keep_streams_printable()
-    sys.exit(main())
+    sys.exit(main(take_arguments()))

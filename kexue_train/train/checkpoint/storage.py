@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from kexue_train.foundation.artifacts import MANIFEST_NAME, Manifest
+from kexue_train.foundation.credentials import MASK, is_masked
 from kexue_train.foundation.errors import ArtifactError, ConfigError
 from kexue_train.train.checkpoint.format import is_checkpoint_name
 
@@ -22,9 +23,17 @@ class Storage:
 
     Args:
         uri: ``scheme://...`` as pyarrow's ``FileSystem.from_uri`` or fsspec's ``url_to_fs`` read it.
+
+    Raises:
+        ConfigError: If its credentials are masked.
     """
 
     def __init__(self, uri: str) -> None:
+        if is_masked(uri):
+            raise ConfigError(
+                f"train.checkpoints.mirror={uri}: credentials were here, and are not kept ({MASK}); give the address "
+                "again as it was, or leave them to the environment"
+            )
         self._uri = uri
         parts = urlsplit(uri)
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
