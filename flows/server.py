@@ -12,6 +12,7 @@ from prefect.client.orchestration import get_client
 from prefect.context import refresh_global_settings_context
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
+from flows.embedded_server import start_embedded_server
 from kexue_train.foundation.errors import ResourceError
 
 _SECONDS_TO_ANSWER = 6.0
@@ -45,7 +46,9 @@ def prepare_embedded_server() -> None:
 
 
 def require_server() -> None:
-    """Raise at once where Prefect would retry for minutes. Prefect's client asks, with all its settings.
+    """Raise at once where Prefect would retry for minutes; start the embedded server if no other is named.
+
+    Prefect's client asks, so all its settings count.
 
     Raises:
         ResourceError: If nothing answers at the address, if the answer is a refusal or not that of a Prefect server, or
@@ -73,8 +76,9 @@ def _require_embedded_server() -> None:
         raise ResourceError(
             "no Prefect server is named (PREFECT_API_URL) and an embedded one is forbidden "
             "(PREFECT_SERVER_EPHEMERAL_ENABLED=false); set the former or remove the latter, in the environment or the "
-            "profile ('prefect config view')"
+            "profile ('prefect config view' tells what is set where)"
         )
+    start_embedded_server()
 
 
 def _explain(error: Exception) -> tuple[str, str]:
