@@ -1,8 +1,8 @@
 """What a flow adds to ``kexue pipeline``: ``python -m benchmarks.flow [--rounds N] [--database URL]``.
 
 A run of seconds, as a command and as a flow, on each kind of server in turn: the embedded one, one of its own on
-SQLite, and one on the PostgreSQL database at URL (``postgresql+asyncpg://USER@HOST:PORT/NAME``); both ask for a password.
-With ``--restart`` the server is stopped as soon as the training has begun, and started again at once.
+SQLite, and one on the PostgreSQL database at URL (``postgresql+asyncpg://USER@HOST:PORT/NAME``); both ask for a
+password. With ``--restart`` the server is stopped as soon as the training has begun, and started again at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Show a run on Prefect's page: progress, tables, links. Work does not wait for a server that cannot be reached."""
+"""Show a run on Prefect's page: progress, tables, links. Progress does not wait for a server that cannot be reached."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.events import emit_event
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from kexue_train.cli.terminal import StageBoard
 from kexue_train.pipeline.run import Run, StageResult
@@ -33,6 +34,8 @@ from kexue_train.train.monitor.events import TrainingEvent, TrainingWatch
 logger = logging.getLogger(__name__)
 
 _INTERVAL_SECONDS = 5.0
+_PAUSE_SECONDS = 60.0
+"""After an attempt that failed, which may itself have taken seconds."""
 _EVENTS = {"checkpoint_saved": "kexue.checkpoint.saved", "loss_nonfinite": "kexue.loss.nonfinite"}
 
 
@@ -52,7 +55,8 @@ class ArtifactProgress:
     """
 
     def __init__(self, stage: str, board: StageBoard) -> None:
-        self._stage, self._board, self._sent, self._percent = stage, board, time.monotonic(), 0.0
+        self._stage, self._board, self._percent = stage, board, 0.0
+        self._due = time.monotonic() + _INTERVAL_SECONDS
         self._artifact: UUID | None = None
 
     def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:
@@ -72,22 +76,23 @@ class ArtifactProgress:
 
     def send_if_due(self) -> bool:
         """Send the artifact if some seconds have passed since the last time; return whether it was sent."""
-        if time.monotonic() - self._sent < _INTERVAL_SECONDS:
+        if time.monotonic() < self._due:
             return False
-        self._send()
-        return True
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # the next one tells the same and more
+            was_sent = self._send()
+        self._due = time.monotonic() + (_INTERVAL_SECONDS if was_sent else _PAUSE_SECONDS)
+        return was_sent
 
     def complete(self) -> None:
         """Show that the stage is complete."""
         self._percent = 100.0
         self._send()
 
-    def _send(self) -> None:
-        self._sent = time.monotonic()
+    def _send(self) -> bool:
         if artifact := self._artifact:
-            quietly(lambda: update_progress_artifact(artifact, self._percent))
-        else:
-            self._artifact = quietly(self._create)
+            return quietly(lambda: update_progress_artifact(artifact, self._percent)) is not None
+        self._artifact = quietly(self._create)
+        return self._artifact is not None
 
     def _create(self) -> UUID:
         key, description = f"{self._stage}-progress", f"Progress of {self._stage}"

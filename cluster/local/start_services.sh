@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Start a Prefect server, a worker for its pool "process" and TensorBoard on this machine, all on loopback.
-# Their process ids and logs lie in .services/, which stop_services.sh reads.
+# Their process ids and logs lie in .services/, which stop_services.sh reads, and the server's NAME:PASSWORD, for you alone.
 set -euo pipefail
 prefect_port="${PREFECT_PORT:-4200}" tensorboard_port="${TENSORBOARD_PORT:-6006}"
 export PREFECT_API_URL="http://127.0.0.1:$prefect_port/api" PREFECT_SERVER_UI_API_URL="http://127.0.0.1:$prefect_port/api"
 export PREFECT_HOME="${PREFECT_HOME:-$PWD/.prefect}" PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
 mkdir -p .services
+[[ -s .services/auth ]] || (umask 077 && python -c "import secrets; print('kexue:' + secrets.token_hex(16))" >.services/auth)
+PREFECT_API_AUTH_STRING="$(cat .services/auth)"
+export PREFECT_API_AUTH_STRING PREFECT_SERVER_API_AUTH_STRING="$PREFECT_API_AUTH_STRING"
 
 launch() { # NAME COMMAND...
     local name="$1"
@@ -27,6 +30,6 @@ for ((second = 0; ; second++)); do
 done
 launch worker prefect worker start --pool process --type process --install-policy never
 launch tensorboard tensorboard --logdir runs --host 127.0.0.1 --port "$tensorboard_port"
-echo "export PREFECT_API_URL=$PREFECT_API_URL"
+echo "export PREFECT_API_URL=$PREFECT_API_URL PREFECT_API_AUTH_STRING=\"\$(cat '$PWD/.services/auth')\""
 echo "Prefect:     http://127.0.0.1:$prefect_port"
 echo "TensorBoard: http://127.0.0.1:$tensorboard_port"

@@ -94,6 +94,11 @@ def test_services_start_once_on_loopback_and_stop(machine: Machine) -> None:
     first = machine.pids()
     assert set(first) == {"server", "worker", "tensorboard"}
     assert f"export PREFECT_API_URL=http://127.0.0.1:{machine.port}/api" in output
+    auth = machine.folder / ".services" / "auth"
+    assert stat.S_IMODE(auth.stat().st_mode) == 0o600
+    assert auth.read_text().strip() not in output
+    told = subprocess.run(["bash", "-c", output.splitlines()[0] + "; env"], capture_output=True, text=True, check=True)
+    assert f"PREFECT_API_AUTH_STRING={auth.read_text()}" in told.stdout
     machine.run("start_services.sh")
     assert machine.pids() == first
     while len(calls := machine.calls()) < 3:  # the last one needs a moment to say that it was called

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import io
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import httpx
 import pytest
+from rich.console import Console
 
+from kexue_train.cli.terminal import PlainBoard
 from kexue_train.foundation.artifacts import FileEntry, InputFile, Manifest, RowsChecksum
 from kexue_train.foundation.errors import (
     ArtifactError,
@@ -124,6 +129,70 @@ def test_only_training_is_limited_to_one_at_a_time() -> None:
 
     limited = [stage.name for stage in STAGES if tasks.TRAINING_TAG in getattr(tasks, stage.name).tags]
     assert limited == ["train"]
+
+
+class Clock:
+    """Time that passes when told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Artifacts:
+    """A server that keeps progress artifacts, or is away."""
+
+    def __init__(self) -> None:
+        self.is_away, self.told = False, list[tuple[str, float]]()
+
+    def create_progress_artifact(self, percent: float, **_: object) -> UUID:
+        return self._tell("created", percent)
+
+    def update_progress_artifact(self, _: UUID, percent: float) -> UUID:
+        return self._tell("updated", percent)
+
+    def _tell(self, what: str, percent: float) -> UUID:
+        self.told.append((what, percent))
+        if self.is_away:
+            raise httpx.ConnectError("refused")
+        return UUID(int=1)
+
+
+@pytest.fixture
+def artifacts(monkeypatch: pytest.MonkeyPatch) -> tuple[Clock, Artifacts, Any]:
+    """A clock, a server, and the progress of a stage that is sent to it."""
+    from flows import artifacts
+
+    clock, server = Clock(), Artifacts()
+    monkeypatch.setattr(artifacts, "time", clock)
+    for name in ("create_progress_artifact", "update_progress_artifact"):
+        monkeypatch.setattr(artifacts, name, getattr(server, name))
+    progress = artifacts.ArtifactProgress("shuffle", PlainBoard(Console(file=io.StringIO())))
+    return clock, server, progress
+
+
+def test_a_short_stage_costs_one_artifact_and_a_long_one_updates_it(artifacts: tuple[Clock, Artifacts, Any]) -> None:
+    clock, server, progress = artifacts
+    progress.update(1, 4, "rows")
+    assert server.told == []
+    clock.now = 6.0
+    progress.update(2, 4, "rows")
+    progress.update(3, 4, "rows")
+    progress.complete()
+    assert server.told == [("created", 50.0), ("updated", 100.0)]
+
+
+def test_progress_leaves_a_server_that_is_away_alone_for_a_minute(artifacts: tuple[Clock, Artifacts, Any]) -> None:
+    clock, server, progress = artifacts
+    server.is_away = True
+    for clock.now in range(120):
+        progress.update(1, 4, "rows")
+    assert len(server.told) == 2
+    server.is_away = False
+    progress.complete()
+    assert server.told[-1] == ("created", 100.0)
 
 
 @pytest.mark.slow
