@@ -134,6 +134,7 @@ def test_without_an_address_the_state_lies_here_and_the_profile_still_counts(
     profiles = tmp_path / "profiles.toml"
     profiles.write_text('active = "mine"\n[profiles.mine]\nPREFECT_API_REQUEST_TIMEOUT = "7"\n')
     environment.delenv("PREFECT_HOME")
+    environment.setattr(server, "start_embedded_server", lambda: None)
     reach(environment, PROFILES_PATH=str(profiles))
     settings = server.get_current_settings()
     assert settings.home == tmp_path / ".prefect"
@@ -144,3 +145,11 @@ def test_without_an_address_the_state_lies_here_and_the_profile_still_counts(
 def test_an_embedded_server_that_is_forbidden_is_not_started(environment: pytest.MonkeyPatch) -> None:
     with pytest.raises(ResourceError, match=r"no Prefect server is named .* and an embedded one is forbidden"):
         reach(environment, SERVER_ALLOW_EPHEMERAL_MODE="false")
+
+
+def test_an_embedded_server_that_ends_at_once_is_named(environment: pytest.MonkeyPatch) -> None:
+    environment.setattr("sys.executable", "/bin/false")
+    with pytest.raises(
+        ResourceError, match=r"embedded server did not start .* PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT"
+    ):
+        reach(environment, API_URL="", API_AUTH_STRING="")
