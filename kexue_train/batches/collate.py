@@ -44,6 +44,15 @@ def pair_capacity(batch: int, seq_len: int) -> int:
     return round_up(batch * seq_len // _SLOTS_PER_PAIR, batch * seq_len)
 
 
+def starts_capacity(batch: int, seq_len: int, sequences_per_row: float) -> int:
+    """Places for the first slots of all sequences of ``batch`` rows, of a run of padding in each, and for the end.
+
+    Their mean and six standard deviations, if the sequences of a row deviate as much as they are in the mean.
+    """
+    runs = sequences_per_row + 1
+    return round_up(math.ceil(batch * runs + _SIGMAS * math.sqrt(batch) * runs), batch * seq_len) + 1
+
+
 def round_up(number: int, most: int) -> int:
     """Return the next multiple of ``STEP``, but at most ``most``."""
     return min(max(1, math.ceil(number / STEP)) * STEP, most)
@@ -78,12 +87,14 @@ TARGETS = (PREDICTION, PAIR)
 
 
 class Batch(TypedDict):
-    """Arrays of int64. A slot number is row · S + position in the row; P and Q depend on B and S alone."""
+    """Arrays of int64 but one. A slot number is row · S + position in the row; P, Q and R depend on B and S alone."""
 
     input_ids: _Ids
     """(B, S) masked ids."""
     sequence_ids: _Ids
     """(B, S): 0 = padding, 1, 2, ... = which sequence of the row; attention stays within one."""
+    sequence_starts: npt.NDArray[np.int32]
+    """(R,) int32: first slot numbers of the runs of equal ``sequence_ids``, rising; then B · S, to the end."""
     position_ids: _Ids
     """(B, S): 0, 1, ... from every [CLS] on; 0 in padding."""
     token_type_ids: _Ids
@@ -126,9 +137,11 @@ def make_batch(
     sequence_ids, position_ids, token_type_ids = _places(
         lengths, first_slots, columns["segment_a_lengths"], dataset.seq_len
     )
+    places = starts_capacity(len(rows), dataset.seq_len, dataset.mean_per_row("sequences"))
     arrays = {
         "input_ids": masked.input_ids,
         "sequence_ids": sequence_ids,
+        "sequence_starts": sequence_starts(lengths, dataset.seq_len, places),
         "position_ids": position_ids,
         "token_type_ids": token_type_ids,
     }
@@ -155,11 +168,26 @@ def _find_targets(
     }
 
 
+def sequence_starts(lengths: _Ids, seq_len: int, capacity: int) -> npt.NDArray[np.int32]:
+    """First slot numbers of the sequences of these lengths (B, K) and of padding, then the end until ``capacity``."""
+    runs = _runs(lengths, seq_len)
+    ends = np.cumsum(runs[runs > 0], dtype=np.int32)  # [3, 5, 24]: runs of 3, 2 and 19, which start at 0, 3 and 5
+    size = capacity if len(ends) < capacity else round_up(len(ends), ends[-1]) + 1
+    starts = np.full(size, ends[-1], np.int32)
+    starts[0], starts[1 : len(ends)] = 0, ends[:-1]
+    return starts
+
+
+def _runs(lengths: _Ids, seq_len: int) -> _Ids:
+    """Lengths of the sequences and, behind them, of the padding of each row, (B · (K + 1),)."""
+    padding = seq_len - lengths.sum(axis=1, keepdims=True)
+    return np.concatenate([lengths, padding], axis=1).ravel()
+
+
 def _places(lengths: _Ids, first_slots: _Ids, segment_a_lengths: _Ids, seq_len: int) -> tuple[_Ids, _Ids, _Ids]:
     """Sequence, position and segment of every slot, from the lengths (B, K) of the sequences, K >= 1."""
     batch, most = lengths.shape
-    padding = seq_len - lengths.sum(axis=1, keepdims=True)
-    runs = np.concatenate([lengths, padding], axis=1).ravel()
+    runs = _runs(lengths, seq_len)
 
     def spread(per_sequence: _Ids, in_padding: int) -> _Ids:
         """Return a value per sequence (B, K) to each of its slots (B, seq_len)."""

@@ -464,6 +464,7 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         sequence_ids: Tensor | None = None,
+        sequence_starts: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -478,6 +479,9 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
             inputs_embeds: [B, S, E] in place of ``input_ids``.
             sequence_ids: [B, S] of a packed row: attention stays inside equal numbers; replaces
                 ``attention_mask``.
+            sequence_starts: Beside ``sequence_ids``: int32 [n], the first slots of its runs of equal numbers, counted
+                through all rows, then B · S, once or more. Whoever knows them spares a GPU the search, and the host the
+                wait for it; a fixed n is one shape for compilers.
             output_hidden_states: Also return the embedding output and every layer's output.
             output_attentions: Also return every layer's probabilities [B, H, S, S], with
                 ``attn_implementation="eager"`` only.
@@ -492,6 +496,7 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
             position_ids=position_ids,
             sequence_ids=sequence_ids,
         )
+        _check_starts(sequence_starts, sequence_ids)
         shape, device = given.shape[:2], given.device
         if token_type_ids is None:
             token_type_ids = torch.zeros(shape, dtype=torch.long, device=device)
@@ -501,7 +506,7 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
             position_ids, self.config.hidden_size // self.config.num_attention_heads, self.config.rotary_base
         )
         x = self.embeddings(input_ids, token_type_ids, inputs_embeds)
-        seen = self._visibility(sequence_ids, attention_mask, shape)
+        seen = self._visibility(sequence_ids, sequence_starts, attention_mask, shape)
         if self.config.output_attentions if output_attentions is None else output_attentions:
             seen = self._recorded(seen)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -529,8 +534,14 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
             )
         return seen._replace(probabilities=[])
 
-    def _visibility(self, sequence_ids: Tensor | None, attention_mask: Tensor | None, shape: torch.Size) -> Visibility:
-        """Sequences where a kernel for them exists, else a mask; packed rows on a GPU cost one wait for it."""
+    def _visibility(
+        self,
+        sequence_ids: Tensor | None,
+        starts: Tensor | None,
+        attention_mask: Tensor | None,
+        shape: torch.Size,
+    ) -> Visibility:
+        """Sequences where a kernel for them exists, else a mask; without given starts that costs a wait for a GPU."""
         implementation, window, log_n_scale = (
             self.config._attn_implementation,
             self.config.attention_window,
@@ -546,11 +557,13 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
             takes_starts = implementation == "flash_attention_2" or self._has_varlen_kernel()
             # Lengths are numbers of the program: compiled layers would be compiled anew for every batch.
             takes_lengths = sequence_ids.device.type == "cpu" and self.encoder.layer[0]._compiled_call_impl is None
-            starts = sequence_starts(sequence_ids) if takes_starts or takes_lengths else None
+            if starts is None and (takes_starts or takes_lengths):
+                found = sequence_starts(sequence_ids)
+                starts = None if found is None else _in_few_sizes(found).int()
             if starts is not None and takes_starts:
-                return Visibility(starts=_in_few_sizes(starts).int())
-            if starts is not None:
-                return Visibility(lengths=starts.diff().tolist())
+                return Visibility(starts=starts)
+            if starts is not None and takes_lengths:
+                return Visibility(lengths=[length for length in starts.diff().tolist() if length])
         return Visibility(mask=attention_mask_of(sequence_ids, attention_mask))
 
     def _has_varlen_kernel(self) -> bool:
@@ -603,6 +616,19 @@ def check_inputs(
             "is computed, but expect worse results; attention_window and log_n_scale of the configuration help"
         )
     return given
+
+
+def _check_starts(starts: Tensor | None, sequence_ids: Tensor | None) -> None:
+    if starts is None or _is_traced():
+        return
+    if sequence_ids is None:
+        raise ValueError("sequence_starts says where the runs of sequence_ids begin; give both")
+    if starts.dtype != torch.int32 or starts.ndim != 1 or len(starts) < 2:
+        raise TypeError(f"sequence_starts is {starts.dtype} {_shape(starts)}; expected torch.int32 [2 or more]")
+    if starts.device.type == "cpu":
+        rises = bool((starts.diff() >= 0).all())
+        if not rises or starts[0] != 0 or starts[-1] != sequence_ids.numel():
+            raise ValueError(f"sequence_starts must rise from 0 to {sequence_ids.numel()}, the number of slots")
 
 
 def _check_range(name: str, value: Tensor, limit: int | None) -> None:

@@ -60,6 +60,7 @@ class PretrainingObjective(nn.Module):
             hidden = self.model.roformer(
                 batch["input_ids"],
                 sequence_ids=batch["sequence_ids"],
+                sequence_starts=batch["sequence_starts"],
                 position_ids=batch["position_ids"],
                 token_type_ids=batch["token_type_ids"],
             ).last_hidden_state.flatten(0, 1)

@@ -23,7 +23,7 @@ def write_samples() -> Callable[..., Path]:
     def write(folder: Path, *, seq_len: int = 30, vocab_size: int = 99, shards: int = 3, heldout_rows: int = 4) -> Path:
         recipe = Recipe(kind="sample_shards", settings={})
         partial = open_partial(folder, recipe)
-        rows = {}
+        rows, sequences = {}, 0
         for i in range(shards):
             rng = np.random.default_rng(i)
             offsets = np.cumsum([0, *rng.integers(1, 80, 9 + i)])
@@ -33,6 +33,7 @@ def write_samples() -> Callable[..., Path]:
             documents = Documents(ids, rng.random(total) < 0.6, offsets, sentences)
             found = make_sequences(documents, seq_len=seq_len, nsp=True, short_sequence_probability=0.4, rng=rng)
             packed, num_rows = pack(found.lengths, seq_len)
+            sequences += len(found.lengths)
             name = shard_name(i, shards)
             with ShardWriter(partial / name, sample_schema(seq_len, vocab_size)) as writer:
                 for batch in row_batches(
@@ -53,6 +54,7 @@ def write_samples() -> Callable[..., Path]:
             "vocab_size": vocab_size,
             "heldout_rows": heldout_rows,
             "special_token_ids": SPECIALS,
+            "sequences": sequences,
         }
         files = describe_files(partial, rows)
         publish(partial, folder, build_manifest(recipe, files, rows=sum(rows.values()), statistics=statistics))

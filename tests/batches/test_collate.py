@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kexue_train.batches import collate
-from kexue_train.batches.collate import make_batch
+from kexue_train.batches.collate import make_batch, sequence_starts, starts_capacity
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.samples import mask_tokens
 from kexue_train.samples.mlm import MaskingRates
@@ -34,6 +34,29 @@ def test_slots_are_described_as_by_hand(dataset: SampleDataset) -> None:
         assert batch["position_ids"][i].tolist() == positions + [0] * padding
         assert batch["token_type_ids"][i].tolist() == types + [0] * padding
         assert batch["pairs"][i].tolist() == labels + [-100] * padding
+
+
+@pytest.mark.parametrize("rows", [[0], [3, 1, 4, 1, 5], list(range(20))])
+def test_starts_are_where_sequences_and_padding_begin_and_of_one_size(dataset: SampleDataset, rows: list[int]) -> None:
+    batch = make_batch(dataset, np.array(rows), 0, seed=1)
+    ids, starts = batch["sequence_ids"], batch["sequence_starts"]
+    begins = np.ones(ids.shape, bool)
+    begins[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    expected = np.flatnonzero(begins)
+    assert starts.dtype == np.int32
+    assert starts[: len(expected)].tolist() == expected.tolist()
+    assert set(starts[len(expected) :].tolist()) == {ids.size}
+    assert len(starts) == starts_capacity(len(rows), dataset.seq_len, dataset.mean_per_row("sequences"))
+
+
+def test_more_sequences_than_expected_take_one_more_step() -> None:
+    lengths = np.full((2, 50), 2)
+    starts = sequence_starts(lengths, 101, 64)
+    assert len(starts) == 128 + 1
+    assert starts[:3].tolist() == [0, 2, 4]
+    assert starts[49:53].tolist() == [98, 100, 101, 103]
+    assert set(starts[102:].tolist()) == {202}
+    assert len(sequence_starts(lengths, 101, 103)) == 103
 
 
 def test_every_sequence_begins_with_cls_at_position_zero(dataset: SampleDataset) -> None:
@@ -68,10 +91,12 @@ def test_a_row_is_the_same_in_any_batch(dataset: SampleDataset) -> None:
     assert_same(alone, {name: array[1:2] for name, array in together.items()})
 
 
-def test_all_arrays_are_int64_of_shapes_that_do_not_depend_on_rows_or_epochs(dataset: SampleDataset) -> None:
+def test_all_other_arrays_are_int64_and_all_of_shapes_that_do_not_depend_on_rows_or_epochs(
+    dataset: SampleDataset,
+) -> None:
     def shapes(rows: list[int], epoch: int) -> dict[str, tuple]:
         batch = make_batch(dataset, np.array(rows), epoch, seed=1)
-        assert {array.dtype for array in batch.values()} == {np.dtype(np.int64)}
+        assert {array.dtype for name, array in batch.items() if name != "sequence_starts"} == {np.dtype(np.int64)}
         return {name: array.shape for name, array in batch.items()}
 
     first = shapes([0, 1, 2, 3], 0)

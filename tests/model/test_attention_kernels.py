@@ -116,6 +116,44 @@ def test_starts_are_where_numbers_change(rows):
     assert sequence_starts(ids).tolist() == [*expected, ids.numel()]
 
 
+@pytest.mark.parametrize("given", [None, 8])
+def test_given_starts_are_those_that_a_search_finds(make_model, tokens, given):
+    ids = ids_of([[9, 7, 5], [12, 12]])
+    starts = sequence_starts(ids).int()
+    padded = torch.cat((starts, starts[-1].expand(given or 0)))
+    model, inputs = make_model(), tokens(2, SLOTS)
+    found, spared = (
+        model(inputs, sequence_ids=ids, **known).prediction_logits for known in ({}, {"sequence_starts": padded})
+    )
+    assert torch.equal(found, spared)
+
+
+def test_with_given_starts_nobody_waits_for_the_device(make_model, monkeypatch):
+    model = make_model().train().to("meta", torch.bfloat16)  # where no tensor has a value to wait for
+    monkeypatch.setattr(type(model.roformer), "_has_varlen_kernel", lambda _: True)
+    ids = ids_of([[9, 7, 5], [12, 12]])
+    inputs = {"input_ids": ids, "sequence_ids": ids, "sequence_starts": sequence_starts(ids).int()}
+    output = model(**{name: value.to("meta") for name, value in inputs.items()})
+    output.prediction_logits.sum().backward()
+    assert model.roformer.embeddings.word_embeddings.weight.grad.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("starts", "said"),
+    [
+        ([0, 5, 24], "must rise from 0 to 48"),
+        ([0, 30, 20, 48], "must rise from 0 to 48"),
+        ([1, 48], "must rise from 0 to 48"),
+        ([[0, 48]], "expected torch.int32"),
+    ],
+)
+def test_starts_that_cannot_be_meant_are_refused(make_model, tokens, starts, said):
+    with pytest.raises((ValueError, TypeError), match=said):
+        make_model()(tokens(2, SLOTS), sequence_ids=ids_of([[24], [24]]), sequence_starts=torch.tensor(starts).int())
+    with pytest.raises(ValueError, match="give both"):
+        make_model()(tokens(2, SLOTS), sequence_starts=torch.tensor([0, 48]).int())
+
+
 def test_a_sequence_in_two_pieces_is_attended_through_a_mask(make_model, tokens):
     ids = torch.tensor([[1, 1, 2, 2, 1, 0], [1, 1, 1, 2, 2, 2]])
     assert sequence_starts(ids) is None

@@ -22,6 +22,7 @@ def _batch() -> dict[str, torch.Tensor]:
     return {
         "input_ids": torch.arange(ROWS * LENGTH).view(shape) % VOCAB,
         "sequence_ids": torch.ones(shape, dtype=torch.long),
+        "sequence_starts": torch.arange(0, (ROWS + 1) * LENGTH, LENGTH, dtype=torch.int32),
         "position_ids": torch.arange(LENGTH).repeat(ROWS, 1),
         "token_type_ids": torch.zeros(shape, dtype=torch.long),
         "prediction_slots": torch.arange(PREDICTIONS),
