@@ -48,6 +48,10 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": nn.Identity(),
 }
 
+# Devices on which one wide product, whose input is cast once, is faster than three; on a CPU it is not, and adds in
+# another order.
+_ONE_PRODUCT = {"cuda"}
+
 # A normal cut at ±2σ has 0.7737 of the variance; this factor gives it back. Source: kexue.fm/archives/8620.
 _TRUNCATION = 1.13684723
 
@@ -187,10 +191,23 @@ class RoFormerV2SelfAttention(nn.Module):
     def forward(self, x: Tensor, rotary: Tensor, seen: Visibility) -> Tensor:
         """[B, S, E] -> [B, S, E]."""
         split = (*x.shape[:2], self.num_heads, -1)
-        q, k, v = (linear(x).view(split) for linear in (self.query, self.key, self.value))
+        q, k, v = (projected.view(split) for projected in self._project(x))
         q, k = apply_rope(q, rotary), apply_rope(k, rotary)
         kernel = attention_kernel(self.config._attn_implementation, seen)
         return kernel(q, k, v, seen, self.dropout if self.training else 0.0).flatten(2)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values, in one product where that is faster and nothing is around the three layers."""
+        linears = (self.query, self.key, self.value)
+        if x.device.type not in _ONE_PRODUCT or not all(map(_is_plain, linears)):
+            return tuple(linear(x) for linear in linears)
+        return F.linear(x, torch.cat([linear.weight for linear in linears])).chunk(3, -1)
+
+
+def _is_plain(linear: nn.Module) -> bool:
+    """Whether it does nothing but multiply: no adapter, no bias, and no hook, by which partitioned weights come."""
+    hooks = linear._forward_hooks or linear._forward_pre_hooks
+    return type(linear) is nn.Linear and linear.bias is None and not hooks
 
 
 _Kernel = Callable[[Tensor, Tensor, Tensor, Visibility, float], Tensor]  # q, k, v and the result are [B, S, H, D]

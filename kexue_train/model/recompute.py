@@ -23,7 +23,6 @@ _FUSED_ATTENTION = {
     _aten._scaled_dot_product_cudnn_attention.default: 5,
     _aten._flash_attention_forward.default: 7,
 }
-_OUTPUT_PROJECTION = 3
 
 
 def enable_recompute(encoder: RoFormerV2Model, mode: Literal["selective", "full"], *, every: int = 1) -> None:
@@ -70,15 +69,19 @@ class KeepWhatIsDear:
 
     def __init__(self) -> None:
         self._products = {False: 0, True: 0}
+        self._output_projection = 3
 
     def __call__(self, context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         """Return the policy that ``create_selective_checkpoint_contexts`` asks for."""
         if operator is _aten.mm.default:
             number = self._products[context.is_recompute]
             self._products[context.is_recompute] = number + 1
+            if number == 0:  # queries, keys and values are three products, or one that is three times as wide
+                rows, columns = args[1].shape
+                self._output_projection = 1 if columns == 3 * rows else 3
             # Linear layers are nine tenths of the work. One of them has to go for half of the memory; the output
             # projection is (with q, k and v) the one with the fewest operations per byte.
-            return _keep(number != _OUTPUT_PROJECTION)
+            return _keep(number != self._output_projection)
         if operator in _FUSED_ATTENTION:
             # Not with dropout: a skipped kernel draws no random numbers, and every later mask would be another.
             position = _FUSED_ATTENTION[operator]

@@ -51,6 +51,23 @@ def test_loss_and_gradients_are_those_of_the_plain_version(rows_at_a_time):
         torch.testing.assert_close(gradient, exact)
 
 
+@pytest.mark.parametrize(("device", "chunks"), [("cpu", 9), ("cuda", 2)])
+def test_a_gpu_takes_more_rows_at_a_time(monkeypatch, device, chunks):
+    rows = linear_cross_entropy.__globals__["_ROWS_AT_A_TIME"]
+    monkeypatch.setitem(rows, "cpu", rows[device])
+
+    class Chunks(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += func is torch.ops.aten.gather.default
+            return func(*args, **(kwargs or {}))
+
+    with Chunks() as found:
+        linear_cross_entropy(*inputs(4097))
+    assert found.count == chunks
+
+
 def test_gradients_are_the_slopes_of_the_loss():
     hidden, weight, labels = inputs(5, 6)
     assert torch.autograd.gradcheck(

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy
 
 from kexue_train.model import RoFormerV2ForPreTraining
+from kexue_train.model import modeling_roformer_v2 as modeling
 from kexue_train.model.recompute import KeepWhatIsDear, compile_layers, enable_recompute
 
 MODES = {"full": ("full", 1), "selective": ("selective", 1), "every 2": ("full", 2)}
@@ -99,6 +100,28 @@ def test_selective_multiplies_one_matrix_in_six_again(make_model, packed):
     assert products(model, packed) == plain + LAYERS
     enable_recompute(model.roformer, "full")
     assert products(model, packed) == plain + 6 * LAYERS
+
+
+@pytest.mark.parametrize("mode", [None, *MODES])
+def test_one_product_for_queries_keys_and_values_has_the_numbers_of_three(make_model, packed, monkeypatch, mode):
+    model = make_model(gain=1.0)
+    if mode:
+        enable_recompute(model.roformer, MODES[mode][0], every=MODES[mode][1])
+    three, three_products = loss_and_gradients(model, packed), products(model, packed)
+    monkeypatch.setattr(modeling, "_ONE_PRODUCT", {"cpu"})
+    for one, of_three in zip(loss_and_gradients(model, packed), three, strict=True):
+        torch.testing.assert_close(one, of_three, atol=1e-5, rtol=1e-4)
+    saved = 2 * {None: 3, "selective": 3, "full": 4, "every 2": 3}[mode] * LAYERS
+    saved += 2 * 2 if mode == "every 2" else 0  # layers 0 and 2
+    assert products(model, packed) == three_products - saved
+
+
+def test_a_layer_around_a_projection_takes_part(make_model, tokens, monkeypatch):
+    monkeypatch.setattr(modeling, "_ONE_PRODUCT", {"cpu"})
+    model, calls = make_model(), []
+    model.roformer.encoder.layer[1].attention.self.key.register_forward_hook(lambda *_: calls.append(1))
+    model(tokens(2, 8))
+    assert calls == [1]
 
 
 def test_fused_attention_is_kept_unless_it_draws_random_numbers():
