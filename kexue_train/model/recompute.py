@@ -43,15 +43,23 @@ def enable_recompute(encoder: RoFormerV2Model, mode: Literal["selective", "full"
         layer._gradient_checkpointing_func = recompute
 
 
-def compile_layers(encoder: RoFormerV2Model, *, backend: str = "inductor") -> None:
+def compile_layers(encoder: RoFormerV2Model, *, backend: str = "inductor", cuda_graphs: bool = False) -> None:
     """Compile the layers as wholes, one program for all of them; call it after ``enable_recompute``.
 
-    What surrounds the layers is not compiled: it looks at values (where sequences begin), and is a small part.
+    What surrounds the layers is not compiled: it may look at values (where sequences begin), and is a small part.
+
+    Args:
+        encoder: The encoder of any model.
+        backend: Of torch.compile.
+        cuda_graphs: Replay what is compiled as CUDA graphs; ``torch.compiler.cudagraph_mark_step_begin`` is then to be
+            called before every forward.
     """
     # Training and validation, the last held-out batch, more sequences than usual: each is a shape of its own, and torch
     # ends the run at the ninth.
     torch._dynamo.config.cache_size_limit = max(32, torch._dynamo.config.cache_size_limit)
     options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "backend": backend}
+    if cuda_graphs:
+        options["options"] = {"triton.cudagraphs": True}
     compiled: dict[Any, Any] = {}  # what recomputes, once for all layers
     for layer in _layers(encoder):
         layer.compile(**options)

@@ -73,7 +73,7 @@ def build_training(
     objective = _build_objective(config, datasets[0], device)
     phases = _plan(config, objective, datasets, paths)
     if train.compute.compile:
-        compile_layers(objective.model.roformer)
+        compile_layers(objective.model.roformer, cuda_graphs=train.compute.cuda_graphs)
     optimizer = build_optimizer(
         config.optimizer,
         objective.model,
@@ -126,7 +126,8 @@ def _build_objective(config: JobConfig, dataset: SampleDataset, device: torch.de
     elif train.compute.recompute != "none":
         enable_recompute(model.roformer, train.compute.recompute)
     autocast = torch.bfloat16 if train.precision == "bf16" else None
-    return PretrainingObjective(model, pretraining_heads(train.objective), autocast=autocast)
+    heads = pretraining_heads(train.objective)
+    return PretrainingObjective(model, heads, autocast=autocast, has_graphs=train.compute.cuda_graphs)
 
 
 def _plan(

@@ -128,6 +128,26 @@ class ComputeConfig(Config):
     {every: n} is "full" for every n-th layer."""
     compile: bool = False
     """Compile whole layers with torch.compile: faster on GPUs after a minute or two; needs a C++ compiler."""
+    cuda_graphs: bool = False
+    """Replay compiled layers as CUDA graphs, which spares the host work where micro-batches are small and takes more
+    memory; needs compile=true and GPUs. No GPU has tried it yet."""
+
+    def problem_on(self, device_type: str) -> str | None:
+        """What a device of the type cannot do, or not in a reasonable time, and what to set; None if nothing."""
+        if device_type == "cuda" and self.recompute == "selective" and not self.compile:
+            return (
+                "compute.recompute=selective without compute.compile=true takes the host longer for every operation "
+                "than a GPU takes to do it; set compute.compile=true, or compute.recompute=none or full"
+            )
+        if device_type == "cpu" and self.cuda_graphs:
+            return "compute.cuda_graphs=true has no effect on a CPU; set it to false, or train on GPUs"
+        return None
+
+    @model_validator(mode="after")
+    def _graphs_are_of_compiled_layers(self) -> Self:
+        if self.cuda_graphs and not self.compile:
+            raise ValueError("cuda_graphs=true replays compiled layers: set compile=true, or cuda_graphs=false")
+        return self
 
     @model_validator(mode="after")
     def _zero_stage_is_possible(self) -> Self:
@@ -304,6 +324,12 @@ class TrainConfig(Config):
             raise ValueError(f"launcher=local is one worker, num_workers={self.num_workers}; take ray or torchrun")
         if fewest and fewest > self.num_workers:
             raise ValueError(f"min_workers={fewest} must be at most num_workers={self.num_workers}")
+        return self
+
+    @model_validator(mode="after")
+    def _device_can_compute_so(self) -> Self:
+        if self.device != "auto" and (problem := self.compute.problem_on(self.device)):
+            raise ValueError(f"device={self.device}: {problem}")
         return self
 
     @field_validator("init_from")

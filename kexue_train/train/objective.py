@@ -32,6 +32,7 @@ class PretrainingObjective(nn.Module):
         model: The model.
         heads: Its heads that are trained.
         autocast: The type of matrix products, if it is another than that of the weights.
+        has_graphs: Whether layers are replayed as CUDA graphs, whose results are then good until the next forward.
 
     Attributes:
         expected: Mean number of labels in a micro-batch over the whole sample set, for each head.
@@ -39,9 +40,16 @@ class PretrainingObjective(nn.Module):
             micro-batch by micro-batch.
     """
 
-    def __init__(self, model: RoFormerV2ForPreTraining, heads: Heads, *, autocast: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        model: RoFormerV2ForPreTraining,
+        heads: Heads,
+        *,
+        autocast: torch.dtype | None = None,
+        has_graphs: bool = False,
+    ) -> None:
         super().__init__()
-        self.model, self.heads, self.autocast = model, heads, autocast
+        self.model, self.heads, self.autocast, self.has_graphs = model, heads, autocast, has_graphs
         self.expected: Sequence[float] = [1.0] * len(heads)
         self.units: Sequence[float] | None = [1.0] * len(heads)
 
@@ -56,6 +64,8 @@ class PretrainingObjective(nn.Module):
         Args:
             batch: The tensors of a ``Batch``; their shapes are the same in every micro-batch.
         """
+        if self.has_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         with self._precision(batch["input_ids"].device.type):
             hidden = self.model.roformer(
                 batch["input_ids"],

@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.foundation.artifacts import MANIFEST_NAME, build_manifest, describe_files, write_atomic
-from kexue_train.foundation.errors import KexueError
+from kexue_train.foundation.errors import ConfigError, KexueError
 from kexue_train.foundation.runtime import available_cpus, configure_logging, keep_freed_memory, rank
 from kexue_train.foundation.shown import keep_streams_printable, take_arguments
 from kexue_train.metrics.fields import Kind, Symptom
@@ -99,6 +99,8 @@ def run_worker(
     configure_logging(logging.INFO, paths.logs / f"rank-{rank()}.log")
     train, stop = config.train, StopRequest(paths.stop, is_draining)
     device = choose_device(train.device)
+    if problem := train.compute.problem_on(device.type):
+        raise ConfigError(f"train.{problem} (train.device={train.device} has chosen {device})")
     if device.type == "cpu":
         keep_freed_memory()  # activations come and go by the hundred megabytes
     with ExitStack() as stack:

@@ -12,9 +12,12 @@ from torch import nn
 
 from kexue_train.executor.config import ExecutionConfig
 from kexue_train.foundation.errors import ConfigError
+from kexue_train.model.modeling_roformer_v2 import RoFormerV2Layer
+from kexue_train.model.recompute import compile_layers
 from kexue_train.train import engine, loop, ray_launch
 from kexue_train.train.distributed import choose_device, local_world_size
-from tests.train.tiny_training import make_config
+from kexue_train.train.objective import PretrainingObjective
+from tests.train.tiny_training import make_config, make_model, train_here
 
 _LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_GPUS_ON_NODE")
 
@@ -144,3 +147,34 @@ def test_the_optimizer_observes_tokens_where_the_model_is(monkeypatch):
     loop.run_step(training, data, nothing, loop.Due(False, False, log=False, validate=False))
     assert {tensor.device.type for tensor in seen["observed"]} == {"meta"}
     assert seen["observed"][0] is seen["trained"]["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("compute", "device", "said"),
+    [
+        ({"recompute": "selective"}, "cuda", r"selective without compute\.compile=true takes the host longer"),
+        ({"compile": True, "cuda_graphs": True}, "cpu", r"cuda_graphs=true has no effect on a CPU"),
+        ({"cuda_graphs": True}, "auto", r"replays compiled layers: set compile=true"),
+    ],
+)
+def test_what_a_device_cannot_do_is_refused(compute, device, said):
+    with pytest.raises(ConfigError, match=said):
+        make_config(device=device, **compute)
+
+
+def test_what_the_chosen_device_cannot_do_is_refused_when_it_is_chosen(samples, tmp_path):
+    config = make_config(device="auto", compile=True, cuda_graphs=True)
+    with pytest.raises(ConfigError, match=r"train\.compute\.cuda_graphs=true has no effect on a CPU.*device=auto"):
+        train_here(config, samples, tmp_path / "out")
+
+
+def test_graphs_are_asked_for_and_begun_with_every_forward(monkeypatch):
+    asked, begun = [], []
+    monkeypatch.setattr(RoFormerV2Layer, "compile", lambda _, **options: asked.append(options["options"]))
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(1))
+    model = make_model(128)[0]
+    compile_layers(model.roformer, cuda_graphs=True)
+    assert asked == [{"triton.cudagraphs": True}]
+    with pytest.raises(KeyError):
+        PretrainingObjective(model, (), has_graphs=True)({})
+    assert begun == [1]
