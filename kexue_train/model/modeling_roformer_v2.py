@@ -207,7 +207,7 @@ class RoFormerV2SelfAttention(nn.Module):
 def _is_plain(linear: nn.Module) -> bool:
     """Whether it does nothing but multiply: no adapter, no bias, and no hook, by which partitioned weights come."""
     hooks = linear._forward_hooks or linear._forward_pre_hooks
-    return type(linear) is nn.Linear and linear.bias is None and not hooks
+    return type(linear) is nn.Linear and linear._parameters["bias"] is None and not hooks
 
 
 _Kernel = Callable[[Tensor, Tensor, Tensor, Visibility, float], Tensor]  # q, k, v and the result are [B, S, H, D]

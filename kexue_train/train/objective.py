@@ -65,7 +65,7 @@ class PretrainingObjective(nn.Module):
             batch: The tensors of a ``Batch``; their shapes are the same in every micro-batch.
         """
         if self.has_graphs:
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         with self._precision(batch["input_ids"].device.type):
             hidden = self.model.roformer(
                 batch["input_ids"],
