@@ -1,7 +1,7 @@
 """The worker with a fault: ``FAULT="kill 1 5 /tmp/done" python faulty_worker.py --config ... --out ...``.
 
 After step 5 rank 1 does what is said, once: the file marks that it has. ``kill``: SIGKILL; ``hang``: sleeps for ever;
-``slow``: from then on, every step takes half a second.
+``slow``: from then on, every step takes two seconds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if __name__ == "__main__":
         if os.environ.get("RANK", "0") != rank or step < int(after):
             return result
         if kind == "slow":
-            time.sleep(0.5)
+            time.sleep(2)
         elif step == int(after) and not Path(marker).exists():
             Path(marker).touch()
             if kind == "kill":

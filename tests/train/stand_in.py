@@ -26,7 +26,7 @@ def needs_torch(words: Sequence[str]) -> bool:
             return module.startswith(_MODULES)
         case ["-c", code, *_]:
             return "torch.distributed.run" in code
-        case [script, *_]:
+        case [script, *_] if not script.startswith("-"):
             return "site-packages" not in script or script.endswith("default_worker.py")
     return False
 

@@ -123,9 +123,9 @@ def test_faults_that_come_back_use_the_budget_up(samples, tmp_path, monkeypatch)
 
 
 def _start_driver(
-    config: JobConfig, samples: Path, out: Path, tmp_path: Path, launcher: str, python: str
+    config: JobConfig, samples: Path, out: Path, tmp_path: Path, launcher: str, python: str, fault: str = "slow 0 3"
 ) -> WarmProcess:
-    """``kexue train`` as a process of its own, whose workers take half a second per step from step 3 on."""
+    """``kexue train`` as a process of its own, whose workers take two seconds per step from step 3 on."""
     file, program = tmp_path / "run.yaml", tmp_path / "slow_driver.py"
     others = {"name": "tiny", "corpus": {"inputs": ["unused"]}, "samples": {"seq_len": 32}}
     file.write_text(json.dumps(config.model_dump(mode="json") | others), encoding="utf-8")
@@ -134,11 +134,11 @@ def _start_driver(
         "from kexue_train.cli import app as cli\n"
         f"torchrun_launch._WORKER = ({_FAULTY!r},); one_step = loop.run_step\n"
         "def slow(training, *more):\n"
-        "    result = one_step(training, *more); time.sleep(0.5 * (training.state.step >= 3)); return result\n"
-        f"loop.run_step = slow; sys.argv[0] = 'kexue'; cli.main()\n"
+        "    result = one_step(training, *more); time.sleep(2.0 * (training.state.step >= 3)); return result\n"
+        "loop.run_step = slow; sys.argv[0] = 'kexue'; cli.main()\n"
     )
     command = [program, "train", "-c", file, "--samples", samples, "-o", out, "--launcher", launcher]
-    return WarmProcess(command, os.environ | {"FAULT": f"slow 0 3 {tmp_path / 'none'}"}, python=python)
+    return WarmProcess(command, os.environ | {"FAULT": f"{fault} {tmp_path / 'none'}"}, python=python)
 
 
 def _wait_for_step(out: Path, step: int, process: WarmProcess) -> None:
@@ -189,16 +189,17 @@ def test_a_driver_that_is_told_to_stop_lets_the_workers_save_first(
 
 
 @pytest.mark.slow
-def test_workers_end_with_a_killed_driver_and_the_same_command_goes_on(samples, tmp_path, trained_by_two):
+def test_workers_end_with_a_killed_driver_and_the_same_command_goes_on(samples, tmp_path, trained_by_two, monkeypatch):
     out = tmp_path / "out"
     python = sys.executable  # what the kernel does to the workers of a driver needs processes that are its own
-    driver = _start_driver(_two(), samples, out, tmp_path, "torchrun", python)
+    driver = _start_driver(_two(), samples, out, tmp_path, "torchrun", python, fault="hang 0 6")  # cannot end before
     _wait_for_step(out, 5, driver)
     workers = _workers_of(out)
     assert len(workers) == 2
     driver.kill()
     driver.communicate()
     _wait_until(lambda: not any(worker.is_running() for worker in workers), "the workers end")
+    monkeypatch.setattr(sys, "executable", warm_python())
     _torchrun(_two(), samples, out)
     [resumed] = [line["step"] for line in curve(out, "resume")]
     assert resumed >= 2
