@@ -154,6 +154,7 @@ def make_deepspeed_config(config: TrainConfig, phase: Phase, *, accumulate: bool
         phase: The first one.
         accumulate: Whether DeepSpeed adds up the gradients of a step.
     """
+    # Without "overlap_comm" below stage 3: it makes the host wait for the device at the end of every backward.
     zero: dict[str, Any] = {"stage": config.compute.zero_stage, "reduce_bucket_size": _BUCKET_SIZE}
     if config.compute.zero_stage in (1, 2):
         zero["compute_grad_norm"] = False  # it would only skip steps with a NaN; at stage 3 it cannot be switched off

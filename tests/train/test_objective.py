@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import islice
 
 import numpy as np
@@ -13,6 +14,7 @@ from kexue_train.batches.collate import make_batch, without_unused_slots
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.loader import Plan, iter_batches
 from kexue_train.foundation.artifacts import read_manifest
+from kexue_train.model import modeling_roformer_v2 as modeling
 from kexue_train.model.linear_cross_entropy import LabelScores
 from kexue_train.samples.mlm import MaskingRates
 from kexue_train.train.data import to_tensors
@@ -156,3 +158,16 @@ def test_a_micro_batch_without_predictions_has_loss_and_gradient_zero(vocab_size
     loss, sums = objective(batch | nothing)
     assert (loss.item(), *(LabelScores(*head).num_labels.item() for head in sums)) == (0, 0, 0)
     assert not any(gradient.any() for gradient in torch.autograd.grad(loss, list(objective.parameters())))
+
+
+def test_forward_and_backward_wait_for_no_device(batch, vocab_size, monkeypatch):
+    """On the meta device no tensor has a value, so whatever asks for one fails."""
+    model = make_model(vocab_size)[0].train().to("meta", torch.bfloat16)
+    monkeypatch.setattr(type(model.roformer), "_has_varlen_kernel", lambda _: True)
+    monkeypatch.setattr(modeling, "_ONE_PRODUCT", {"meta"})
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)  # torch has none for this device
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    loss, scores = make_objective(model)({name: value.to("meta") for name, value in batch.items()})
+    loss.backward()
+    assert scores.shape == (2, 3)
+    assert all(param.grad is not None and param.grad.is_meta for param in model.parameters())
