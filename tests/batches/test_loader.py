@@ -83,11 +83,11 @@ def test_two_hundred_global_batches_are_the_same_on_any_number_of_ranks(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [1, 2, 3, 8])
-def test_two_hundred_global_batches_are_the_same_with_four_loader_processes(
-    dataset: SampleDataset, expected: list[dict[str, np.ndarray]], world: int
+@pytest.mark.parametrize(("world", "processes"), [(1, 4), (3, 2)])
+def test_two_hundred_global_batches_are_the_same_with_loader_processes(
+    dataset: SampleDataset, expected: list[dict[str, np.ndarray]], world: int, processes: int
 ) -> None:
-    for found, wanted in zip(global_batches(dataset, world, 1, 0, STEPS, processes=4), expected, strict=True):
+    for found, wanted in zip(global_batches(dataset, world, 1, 0, STEPS, processes=processes), expected, strict=True):
         assert_same(found, wanted)
 
 

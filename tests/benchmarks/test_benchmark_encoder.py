@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from kexue_train.batches.dataset import SampleDataset
 from kexue_train.foundation.errors import ConfigError
 from kexue_train.model.recompute import enable_recompute
 from tests.train.tiny_training import write_samples
+from tests.train.warm_python import warm_python
 
 CPU = torch.device("cpu")
 SEQ_LEN, VOCAB = 64, 90
@@ -106,7 +106,7 @@ def test_it_runs_and_writes_its_figures(tmp_path, command):
     options = {"size": "tiny", "rounds": 1, "rows": 1, "seq-len": 64, "vocab": 90, "precision": "fp32", "json": out}
     options |= {"layers": "1,2"} if command == "recompute" else {}
     arguments = [f"--{name}={value}" for name, value in options.items()]
-    subprocess.run([sys.executable, str(script), command, *arguments], check=True, timeout=600)
+    subprocess.run([warm_python(), str(script), command, *arguments], check=True, timeout=600)
     results = json.loads(out.read_text(encoding="utf-8"))["results"]
     assert len(results) == (6 if command == "recompute" else len(ENCODERS))
     assert all((r.get("peak") or r["peak_bytes"]) > 0 for r in results)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +15,7 @@ from benchmarks import optimizer_memory, optimizer_quality, optimizer_step
 from benchmarks.encoder_models import OURS, SIZES
 from kexue_train.foundation.errors import ConfigError
 from tests.train.tiny_training import write_samples
+from tests.train.warm_python import warm_python
 
 CPU = torch.device("cpu")
 VOCAB = 90
@@ -181,6 +181,6 @@ def test_quality_of_all_optimizers_is_compared_and_written(tmp_path):
 
 def run_command(folder: Path, *arguments: str) -> dict:
     script, out = Path(__file__).parents[2] / "benchmarks" / "optimizer.py", folder / "figures.json"
-    command = [sys.executable, str(script), *arguments, f"--json={out}"]
+    command = [warm_python(), str(script), *arguments, f"--json={out}"]
     subprocess.run(command, check=True, timeout=600, capture_output=True)
     return json.loads(out.read_text(encoding="utf-8"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from kexue_train.batches.dataset import SampleDataset
 from kexue_train.metrics.file import read_metrics
 from kexue_train.train.job import TrainDir
 from tests.train.tiny_training import make_config, train_here, write_samples
+from tests.train.warm_python import warm_python
 
 BLOCK, ROUNDS = 2, 4
 STEPS = num_steps(BLOCK, ROUNDS)
@@ -114,7 +114,7 @@ def test_it_runs_and_writes_its_figures(tmp_path, samples, command):
     sizes = {"size": "tiny", "rows": 1, "block": 2, "rounds": rounds}
     options = sizes | {"samples": samples, "workdir": tmp_path, "json": out}
     arguments = [f"--{name}={value}" for name, value in options.items()]
-    subprocess.run([sys.executable, str(script), command, *arguments], check=True, timeout=600)
+    subprocess.run([warm_python(), str(script), command, *arguments], check=True, timeout=600)
     figures = json.loads(out.read_text(encoding="utf-8"))
     if command == "scaling":
         assert {workers: len(rates) for workers, rates in figures["tokens_per_second"].items()} == {"1": 2, "2": 2}

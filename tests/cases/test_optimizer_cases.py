@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cases.table import cases_folder, read_cases
+from tests.train.warm_python import warm_python
 
 _SCRIPTS = [name for cells in read_cases("optimizer").values() for name in re.findall(r"\w+\.py", cells["file"])]
 _OF_RANKS = [name for name in _SCRIPTS if name.startswith(("two_losses", "shared_layer", "heads_differ"))]
@@ -35,7 +36,7 @@ def test_script(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", _OF_RANKS)
 def test_script_on_two_ranks(name: str, repository: Path, tmp_path: Path) -> None:
     path = cases_folder("optimizer") / name
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(path)]
+    command = [warm_python(), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(path)]
     environment = {**os.environ, "PYTHONPATH": str(repository), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False

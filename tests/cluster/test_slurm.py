@@ -19,6 +19,7 @@ import pytest
 from kexue_train.train.distributed import slurm_environment
 from tests.free_port import free_port
 from tests.train.tiny_training import make_config, write_samples
+from tests.train.warm_python import warm_python
 
 FOLDER = Path(__file__).resolve().parents[2] / "cluster" / "slurm"
 SCRIPTS = ["ray.sbatch", "torchrun.sbatch"]
@@ -304,7 +305,7 @@ def test_a_real_training_is_stopped_goes_on_when_resubmitted_and_finishes(batch:
     config = make_config(steps=300, num_workers=2, validate_every=150, checkpoint_every=150, lr=1e-3)
     (tmp_path / "c.yaml").write_text(config.model_dump_json())
     (tmp_path / "bin" / "python").unlink()
-    (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec {warm_python()} "$@"\n')
     (tmp_path / "bin" / "python").chmod(0o755)
     metrics = out / "metrics.jsonl"
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.train.warm_worker import WarmProcess
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ def results(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     environment = {**os.environ, "PYTHONPATH": str(repository), "GLOO_SOCKET_IFNAME": "lo"}
     script = Path(__file__).with_name("run_rank.py")
     processes = [
-        subprocess.Popen([sys.executable, str(script), rank, ranks, str(folder)], env=environment, cwd=repository)
+        WarmProcess([script, rank, ranks, folder], environment, folder=repository)
         for rank, ranks in (("0", "2"), ("1", "2"), ("0", "1"))
     ]
     try:
