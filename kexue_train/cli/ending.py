@@ -25,10 +25,7 @@ def print_ending(run_dir: Path, console: Console) -> None:
         f"model   {run_dir / 'hf'}",
         "",
         "Try it:",
-        "  from transformers import AutoModel, AutoTokenizer",
-        f"  tokenizer = AutoTokenizer.from_pretrained({str(run_dir / 'hf')!r})",
-        f"  model = AutoModel.from_pretrained({str(run_dir / 'hf')!r}, trust_remote_code=True)",
-        '  print(model(**tokenizer("Raw text in, an encoder out.", return_tensors="pt")).last_hidden_state.shape)',
+        *summary.snippet.splitlines(),
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

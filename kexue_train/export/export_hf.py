@@ -26,6 +26,7 @@ from kexue_train.foundation.errors import ArtifactError
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.model import RoFormerV2Config, RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import write_hf_folder
+from kexue_train.samples.tokenizer import load_tokenizer
 from kexue_train.train.checkpoint import load_checkpoint
 
 TOLERANCE = 1e-5
@@ -82,6 +83,8 @@ def compare_logits(model: RoFormerV2ForPreTraining, folder: Path) -> float:
 
 def _read_model(checkpoint: Path) -> RoFormerV2ForPreTraining:
     values: dict[str, Any] = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    if "num_tokens" not in values:  # written by an older version
+        values["num_tokens"] = load_tokenizer(checkpoint).get_vocab_size()
     model = RoFormerV2ForPreTraining(RoFormerV2Config.from_dict(values))
     load_checkpoint(checkpoint, model)
     return model

@@ -181,10 +181,8 @@ def _open_pytorch(folder: Path, weights: Path) -> PublishedWeights:
 
 def _open_bert4keras(folder: Path, index: Path) -> PublishedWeights:
     config_file, config = _read_config(folder, "bert_config.json", "config.json")
-    if config.hidden_act != "relu":
-        raise ArtifactError(f"{config_file}: hidden_act={config.hidden_act!r}; TensorFlow checkpoints hold 'relu' only")
     checkpoint = TensorFlowCheckpoint(index)
-    names = bert4keras_names(config.num_hidden_layers)
+    names = bert4keras_names(config)
     ours = {theirs: name for name, theirs in names.items()}
     shapes = {ours.get(theirs, theirs): _in_file(theirs, entry.shape) for theirs, entry in checkpoint.entries.items()}
 
@@ -196,15 +194,18 @@ def _open_bert4keras(folder: Path, index: Path) -> PublishedWeights:
     return PublishedWeights("bert4keras", [config_file, *data, index], config, shapes, names, read)
 
 
-def bert4keras_names(num_layers: int) -> dict[str, str]:
+def bert4keras_names(config: RoFormerV2Config) -> dict[str, str]:
     """Return our name of each tensor -> its name in a TensorFlow checkpoint; those ending in /kernel are transposed."""
+    feed_forward = ["intermediate/dense", "output/dense"]
+    if not isinstance(config.hidden_act, str):  # bert4keras names no second kernel; this is ours in its form
+        feed_forward.append("intermediate/dense_2")
     names = {
         f"roformer.embeddings.{table}.weight": f"bert/embeddings/{table}"
         for table in ("word_embeddings", "token_type_embeddings")
     }
     kernels = [*(f"attention/self/{part}" for part in ("query", "key", "value")), "attention/output/dense"]
-    for layer in range(num_layers):
-        for kernel in [*kernels, "intermediate/dense", "output/dense"]:
+    for layer in range(config.num_hidden_layers):
+        for kernel in [*kernels, *feed_forward]:
             ours = f"roformer.encoder.layer.{layer}.{kernel.replace('/', '.')}.weight"
             names[ours] = f"bert/encoder/layer_{layer}/{kernel}/kernel"
     return names

@@ -27,7 +27,7 @@ Pretrained from {start} with kexue_train {version}: {steps} steps of {batch} row
 ```python
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("PATH")
+tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)
 model = AutoModelForMaskedLM.from_pretrained("PATH", trust_remote_code=True)
 ```
 
@@ -59,7 +59,7 @@ Published weights in {form} form, imported with kexue_train {version}; every num
 ```python
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("PATH")
+tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)
 model = AutoModelForMaskedLM.from_pretrained("PATH", trust_remote_code=True)
 ```
 
@@ -88,7 +88,7 @@ def write_import_card(folder: Path, form: str, config: RoFormerV2Config, *, has_
         hidden=config.hidden_size,
         heads=config.num_attention_heads,
         ffn=config.intermediate_size,
-        vocab=config.vocab_size,
+        vocab=config.num_tokens or config.vocab_size,
         positions=config.max_position_embeddings,
         version=__version__,
         form=form,
@@ -111,7 +111,7 @@ def write_model_card(folder: Path, checkpoint: Manifest, config: RoFormerV2Confi
         hidden=config.hidden_size,
         heads=config.num_attention_heads,
         ffn=config.intermediate_size,
-        vocab=len((folder / "vocab.txt").read_text(encoding="utf-8").split("\n")) - 1,
+        vocab=config.num_tokens,
         rows=config.vocab_size,
         positions=config.max_position_embeddings,
         version=checkpoint.tool_version,

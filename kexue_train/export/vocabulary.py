@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.model import RoFormerV2Config
+from kexue_train.model.hf_folder import limit_tokenizer
 from kexue_train.samples.bert_tokenizer import read_vocabulary, write_tokenizer
 
 _REMEDY = "give the model's own file"
@@ -23,9 +24,11 @@ def write_tokenizer_of(source: Path, folder: Path, config: RoFormerV2Config) -> 
     path = source / "vocab.txt"
     tokenizer = read_vocabulary(path, lowercase=_lowercases(source / "tokenizer_config.json"), remedy=_REMEDY)
     size = tokenizer.get_vocab_size()
-    if size != config.vocab_size:
-        raise ArtifactError(f"{path}: {size} pieces, but vocab_size={config.vocab_size}; {_REMEDY}")
+    if size != (config.num_tokens or config.vocab_size):
+        name = "vocab_size" if config.num_tokens is None else "num_tokens"
+        raise ArtifactError(f"{path}: {size} pieces, but {name}={getattr(config, name)}; {_REMEDY}")
     write_tokenizer(tokenizer, folder)
+    limit_tokenizer(folder, config)
 
 
 def _lowercases(settings: Path) -> bool:

@@ -20,8 +20,8 @@ class ModelConfig(Config):
     """Attention heads; the head size hidden_size / num_attention_heads must be even (rotary positions turn pairs)."""
     intermediate_size: int = Field(default=3072, gt=0)
     """Width of the feed-forward layer."""
-    hidden_act: Literal["relu"] | tuple[Activation, Activation] = "relu"
-    """Feed-forward layer: "relu" as released, or two activations of a gated one, act1(x W1) · act2(x W2), such as
+    hidden_act: Activation | tuple[Activation, Activation] = "relu"
+    """Feed-forward layer: one activation, "relu" as released, or two of a gated layer, act1(x W1) · act2(x W2), such as
     [gelu, linear]; with a third more weights at the same width."""
     norm_placement: Literal["post", "pre"] = "post"
     """"post": norm(x + F(x)), as released; "pre": x + F(norm(x)) and a norm before the heads, needs no warm-up but is

@@ -32,11 +32,12 @@ class RoFormerV2Config(PretrainedConfig):
 
     Args:
         vocab_size: Rows of the word table.
+        num_tokens: Tokens of the vocabulary; rows beyond them only fill the table up and get no logits. None: all rows.
         hidden_size: Width of the residual stream; a multiple of twice the number of heads.
         num_hidden_layers: Transformer layers.
         num_attention_heads: Attention heads.
         intermediate_size: Width of the feed-forward layer.
-        hidden_act: ``"relu"``, or two names of ``ACTIVATIONS`` for a gated layer act₁(x W₁) · act₂(x W₂).
+        hidden_act: A name of ``ACTIVATIONS``, ``"relu"`` as released; or two for a gated layer act₁(x W₁) · act₂(x W₂).
         hidden_dropout_prob: Dropout of embeddings, branches and heads.
         attention_probs_dropout_prob: Dropout of attention probabilities.
         max_position_embeddings: Longest sequence in training; longer ones are computed, with a warning.
@@ -81,6 +82,7 @@ class RoFormerV2Config(PretrainedConfig):
         tie_word_embeddings: bool = True,
         tied_output: str = "plain",
         embedding_size: int | None = None,
+        num_tokens: int | None = None,
         **kwargs: Any,
     ) -> None:
         self.vocab_size = vocab_size
@@ -102,6 +104,7 @@ class RoFormerV2Config(PretrainedConfig):
         self.tie_word_embeddings = tie_word_embeddings
         self.tied_output = tied_output
         self.embedding_size = hidden_size if embedding_size is None else embedding_size
+        self.num_tokens = num_tokens
         for name, value in _FIXED.items():
             setattr(self, name, kwargs.pop(name, value))
         if "transformers_version" not in kwargs:  # a dictionary read from a file may hold what others have added
@@ -135,13 +138,8 @@ class RoFormerV2Config(PretrainedConfig):
         Raises:
             ValueError: With the option, its value and what is allowed.
         """
-        act, heads, width = self.hidden_act, self.num_attention_heads, self.hidden_size
-        gated = isinstance(act, list) and len(act) == 2 and all(name in ACTIVATIONS for name in act)
-        if act != "relu" and not gated:
-            raise ValueError(
-                f"hidden_act={act!r}: RoFormerV2 uses 'relu'; for a gated layer give a list of two of "
-                f"{', '.join(ACTIVATIONS)}, such as ['gelu', 'linear']"
-            )
+        heads, width = self.num_attention_heads, self.hidden_size
+        _check_activation(self.hidden_act)
         for name, allowed in (("norm_placement", NORM_PLACEMENTS), ("init", INITS), ("tied_output", TIED_OUTPUTS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(allowed)}")
@@ -153,6 +151,9 @@ class RoFormerV2Config(PretrainedConfig):
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
             if not _is_number(getattr(self, name), at_least=1):
                 raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number of at least 1")
+        tokens, rows = self.num_tokens, self.vocab_size
+        if tokens is not None and not (_is_number(tokens, at_least=1) and tokens <= rows):
+            raise ValueError(f"num_tokens={tokens!r}: give None or a whole number from 1 to vocab_size={rows}")
         if width % heads or width // heads % 2:
             raise ValueError(
                 f"hidden_size={width} does not divide into num_attention_heads={heads} heads of an even size; choose "
@@ -164,6 +165,15 @@ class RoFormerV2Config(PretrainedConfig):
         for name, value in (_FIXED | {"embedding_size": width}).items():
             if getattr(self, name) != value:
                 raise ValueError(f"{name}={getattr(self, name)!r}: this model has {name}={value!r} only")
+
+
+def _check_activation(act: str | list[str]) -> None:
+    names = [act, "linear"] if isinstance(act, str) else act
+    if len(names) != 2 or not all(name in ACTIVATIONS for name in names):
+        raise ValueError(
+            f"hidden_act={act!r}: give one of {', '.join(ACTIVATIONS)} (RoFormerV2 uses 'relu'), or a list of two for "
+            "a gated layer, such as ['gelu', 'linear']"
+        )
 
 
 def _is_number(value: object, *, at_least: int) -> bool:

@@ -15,7 +15,8 @@ from kexue_train.model.config import ModelConfig
 from kexue_train.model.configuration_roformer_v2 import RoFormerV2Config
 from kexue_train.model.modeling_roformer_v2 import RoFormerV2ForMaskedLM, RoFormerV2ForPreTraining
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+_TOKENIZER_SETTINGS = "tokenizer_config.json"
+TOKENIZER_FILES = ("tokenizer.json", _TOKENIZER_SETTINGS, "special_tokens_map.json", "vocab.txt")
 VOCAB_MULTIPLE = 128
 _AUTO_MAP = {
     "AutoConfig": "configuration_roformer_v2.RoFormerV2Config",
@@ -33,7 +34,8 @@ _AUTO_MAP = {
 def padded_vocab_size(vocab_size: int) -> int:
     """Return the rows of the word table: ``vocab_size`` rounded up to a multiple of 128, a shape for matrix units.
 
-    The rows beyond are no input and no label: ids come from the tokenizer, random ones from below its size.
+    The rows beyond are no input, no label and no prediction: ids come from the tokenizer, random ones from below its
+    size, and the model has ``num_tokens`` logits.
     """
     return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
@@ -42,7 +44,7 @@ def build_hf_config(config: ModelConfig, vocab_size: int) -> RoFormerV2Config:
     """Return the Hugging Face configuration of the ``model`` section; rounds a tokenizer's ``vocab_size`` up."""
     fields = config.model_dump(exclude={"rms_norm_eps"})
     padded = padded_vocab_size(vocab_size)
-    hf_config = RoFormerV2Config(vocab_size=padded, layer_norm_eps=config.rms_norm_eps, **fields)
+    hf_config = RoFormerV2Config(vocab_size=padded, num_tokens=vocab_size, layer_norm_eps=config.rms_norm_eps, **fields)
     hf_config.architectures = [RoFormerV2ForPreTraining.__name__]
     hf_config.auto_map = _AUTO_MAP
     return hf_config
@@ -79,3 +81,12 @@ def write_hf_folder(
     for name in TOKENIZER_FILES:
         if tokenizer and (tokenizer / name).exists():
             shutil.copyfile(tokenizer / name, folder / name)
+    limit_tokenizer(folder, model.config)
+
+
+def limit_tokenizer(folder: Path, config: RoFormerV2Config) -> None:
+    """Let the tokenizer in ``folder``, if there is one, cut texts with ``truncation=True`` to what the model takes."""
+    path = folder / _TOKENIZER_SETTINGS
+    if path.exists():
+        settings = json.loads(path.read_text(encoding="utf-8")) | {"model_max_length": config.max_position_embeddings}
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

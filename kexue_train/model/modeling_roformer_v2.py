@@ -17,12 +17,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutput,
@@ -208,6 +210,26 @@ def _is_plain(linear: nn.Module) -> bool:
     """Whether it does nothing but multiply: no adapter, no bias, and no hook, by which partitioned weights come."""
     hooks = linear._forward_hooks or linear._forward_pre_hooks
     return type(linear) is nn.Linear and linear._parameters["bias"] is None and not hooks
+
+
+ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager", "flash_attention_2")
+
+
+def check_attention(implementation: str) -> str:
+    """Return ``implementation``; refuse one that no kernel of this file is chosen for, registered ones too.
+
+    Raises:
+        ValueError: If it would be ignored.
+    """
+    registered = AttentionInterface().get(implementation)
+    is_replaced = registered is not None and not registered.__module__.startswith("transformers.")
+    if implementation not in ATTENTION_IMPLEMENTATIONS or is_replaced:
+        own = "a kernel that was registered under this name" if is_replaced else "it"
+        raise ValueError(
+            f"attn_implementation={implementation!r}: RoFormerV2 has kernels of its own and would not call {own}; use "
+            f"{', '.join(ATTENTION_IMPLEMENTATIONS)} as transformers defines them"
+        )
+    return implementation
 
 
 _Kernel = Callable[[Tensor, Tensor, Tensor, Visibility, float], Tensor]  # q, k, v and the result are [B, S, H, D]
@@ -420,8 +442,13 @@ class RoFormerV2PreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     accepts_loss_kwargs = False  # the losses are means over a batch
     _no_split_modules = ["RoFormerV2Layer"]  # noqa: RUF012  # the form transformers expects
-    # The released files carry the table of sines and cosines; here it is computed.
-    _keys_to_ignore_on_load_unexpected = [r"encoder\.embed_positions\.weight"]  # noqa: RUF012
+    # Heads of the other models of this file; and the table of sines and cosines of the released files, computed here.
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012  # the form transformers expects
+        r"^cls\.",
+        r"^classifier\.",
+        r"^qa_outputs\.",
+        r"encoder\.embed_positions\.weight",
+    ]
 
     def __init__(self, config: RoFormerV2Config) -> None:
         if getattr(config, "model_type", None) != RoFormerV2Config.model_type:
@@ -430,8 +457,58 @@ class RoFormerV2PreTrainedModel(PreTrainedModel):
         super().__init__(config)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; a folder that carries other modelling code is opened with its own.
+
+        Raises:
+            ValueError: If that code may not be run: without ``trust_remote_code=True``.
+        """
+        # An auto class runs the code of the first of all folders that share the code of the configuration.
+        if not cls._is_code_of(pretrained_model_name_or_path):
+            if not kwargs.get("trust_remote_code"):
+                raise ValueError(
+                    f"{pretrained_model_name_or_path}: carries other modelling code than {cls.__name__} of {__file__}; "
+                    "to run it, pass trust_remote_code=True"
+                )
+            reference = f"{Path(__file__).stem}.{cls.__name__}"
+            own: Any = get_class_from_dynamic_module(reference, pretrained_model_name_or_path)
+            if cls._auto_class:
+                own.register_for_auto_class(cls._auto_class)  # so that saving keeps the code
+            return own.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def _from_config(cls, config: RoFormerV2Config, **kwargs: Any) -> Any:
+        if not cls._is_code_of(config.name_or_path):
+            raise ValueError(
+                f"{config.name_or_path}: carries other modelling code than the folder that was opened before it; build "
+                "a model of its configuration in a process of its own"
+            )
+        return super()._from_config(config, **kwargs)
+
+    @classmethod
+    def _is_code_of(cls, folder: Any) -> bool:
+        """Whether ``folder`` has no other code than this; a class that was imported by name is always meant."""
+        if cls.__module__ != __name__ or not __name__.startswith("transformers_modules.") or not folder:
+            return True
+        there = Path(folder, Path(__file__).name)
+        return not there.is_file() or there.read_bytes() == Path(__file__).read_bytes()
+
+    @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         return True  # the kernel is chosen in every forward; transformers guesses from the source
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> str:
+        if attn_implementation is not None:
+            check_attention(attn_implementation)
+        return check_attention(super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs))
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As in transformers; the new tokens are predicted, rows that only fill the table up are not."""
+        table = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        if new_num_tokens is not None:
+            self.config.num_tokens = new_num_tokens
+        return table
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -514,6 +591,8 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
             sequence_ids=sequence_ids,
         )
         _check_starts(sequence_starts, sequence_ids)
+        if not _is_traced():  # set in the configuration, it has not been looked at
+            check_attention(self.config._attn_implementation)
         shape, device = given.shape[:2], given.device
         if token_type_ids is None:
             token_type_ids = torch.zeros(shape, dtype=torch.long, device=device)
@@ -660,8 +739,17 @@ def _shape(tensor: Tensor) -> list[int]:
 
 
 def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the labels [...] that are not -100 of logits [..., classes], fp32; 0 where there are none."""
-    labels = labels.flatten()
+    """Mean over the labels [...] that are not -100 of logits [..., classes], fp32; 0 where there are none.
+
+    Raises:
+        ValueError: If a label has no logit; looked at on the CPU only.
+    """
+    labels, classes = labels.flatten(), logits.shape[-1]
+    if labels.device.type == "cpu" and not _is_traced() and labels.numel() and labels.max().item() >= classes:
+        raise ValueError(
+            f"labels go up to {labels.max().item()}; allowed are -100 and numbers from 0 to {classes - 1}. If tokens "
+            "were added to the tokenizer, call model.resize_token_embeddings(len(tokenizer)) before training"
+        )
     total = F.cross_entropy(logits.flatten(0, -2).float(), labels, reduction="sum")
     return total / (labels != -100).sum().clamp(min=1)
 
@@ -675,6 +763,7 @@ class _MaskedLMHead(nn.Module):
 
     def __init__(self, config: RoFormerV2Config) -> None:
         super().__init__()
+        self.config = config
         self.shift = config.hidden_size // 2 if config.tied_output == "half_swapped" else 0
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -685,8 +774,9 @@ class _MaskedLMHead(nn.Module):
         return x.roll(self.shift, -1) if self.shift else x
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[..., E] -> [..., V]."""
-        return self.decoder(self.features(hidden))
+        """[..., E] -> [..., V], without the rows of the word table that are no tokens."""
+        logits = self.decoder(self.features(hidden))
+        return logits if self.config.num_tokens is None else logits[..., : self.config.num_tokens]
 
 
 class _NextSentenceHead(nn.Module):
@@ -791,11 +881,6 @@ class RoFormerV2ForPreTraining(_MaskedLMMixin, RoFormerV2PreTrainedModel):
 class RoFormerV2ForMaskedLM(_MaskedLMMixin, RoFormerV2PreTrainedModel):
     """The encoder with the MLM head."""
 
-    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012  # the form transformers expects
-        r"cls\.next_sentence",
-        r"encoder\.embed_positions\.weight",
-    ]
-
     def __init__(self, config: RoFormerV2Config) -> None:
         super().__init__(config)
         self.roformer = RoFormerV2Model(config)
@@ -825,11 +910,6 @@ class RoFormerV2ForMaskedLM(_MaskedLMMixin, RoFormerV2PreTrainedModel):
 class RoFormerV2ForNextSentencePrediction(RoFormerV2PreTrainedModel):
     """The encoder with the NSP head."""
 
-    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012  # the form transformers expects
-        r"cls\.predictions",
-        r"encoder\.embed_positions\.weight",
-    ]
-
     def __init__(self, config: RoFormerV2Config) -> None:
         super().__init__(config)
         self.roformer = RoFormerV2Model(config)
@@ -858,8 +938,6 @@ class RoFormerV2ForNextSentencePrediction(RoFormerV2PreTrainedModel):
 
 class _TaskModel(RoFormerV2PreTrainedModel):
     """The encoder with dropout and one linear layer (with bias) for a task of the user's."""
-
-    _keys_to_ignore_on_load_unexpected = [r"^cls\.", r"encoder\.embed_positions\.weight"]  # noqa: RUF012
 
     def __init__(self, config: RoFormerV2Config, num_outputs: int, head: str = "classifier") -> None:
         super().__init__(config)

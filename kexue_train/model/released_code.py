@@ -12,10 +12,15 @@ RELEASED_CODE = frozenset(
         "5f4c19b2e8f90524474398e22a5c628da6683cc9952b78c605e2157e99279902",
         "2f1ced0930f4f97dd2bacecbe3c996651ad744846b422938fc67b59a54bed4ba",
         "a94fcdb9c6b7eb867bdad6d3758265da82f8d7b667cb90d0d79a14648c8305e7",
+        "9912f649ba62cb33e5c2c8bd0fbc29cd0b5ead816e57247f973bc215dab10578",
+        "a0c355c68646ff291ef34d99a856f1505e901eca2058595f7b850b8518d3192a",
+        "5f3a7cac85a5f519d568d4ad95fd615913edfe5f4cdd90b750a078c67da163da",
+        "a8710289904cffec1c66f6f019ca30bdb413671ecc9a6dbacb7e7e02b680a1fe",
         # configuration_roformer_v2.py
         "79668fdad798bc90f293b092296979632ab8d2a2ff483abcac3417f05d2dfbe2",
         "274fc1af39dc3a176ff39932f40972e99ec7e84f333dd60bc4506d765544a941",
         "f5f50972de26217de8ad800d1b00cf0e42c6ee82a1feb7f350f8208e69842730",
+        "b6cfb4a70daf32f31cb799e6ea3a7401c64a5b31df5c106adfa8059aae454121",
     }
 )
 """SHA-256 of the bytes of each file, in hexadecimal digits."""

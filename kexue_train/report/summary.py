@@ -189,7 +189,7 @@ def _snippet(model_dir: Path) -> str:
     return (
         "from transformers import AutoModel, AutoTokenizer\n\n"
         f"folder = {str(model_dir)!r}\n"
-        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)\n"
         "model = AutoModel.from_pretrained(folder, trust_remote_code=True)\n"
         'inputs = tokenizer("Some text to encode.", return_tensors="pt")\n'
         "vectors = model(**inputs).last_hidden_state  # [1, tokens, width]"

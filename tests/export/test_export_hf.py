@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForNextSentencePrediction,
+    AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    pipeline,
+)
 
 from kexue_train.export import export_hf as module
 from kexue_train.export.export_hf import compare_logits, export_hf
@@ -48,6 +59,47 @@ def test_the_model_card_tells_the_training(exported):
         assert text in card
 
 
+def test_the_tokenizer_cuts_texts_to_what_the_model_takes(exported, checkpoint, samples):
+    for folder in (exported, checkpoint):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+        assert len(tokenizer("汉字" * 5000, truncation=True)["input_ids"]) == 32
+        assert len(tokenizer("汉字" * 5000, "汉字", truncation="only_first", padding="max_length")["input_ids"]) == 32
+    before, after = (
+        json.loads((folder / "tokenizer_config.json").read_text()) for folder in (samples / "tokenizer", exported)
+    )
+    assert after == before | {"model_max_length": 32}
+
+
+def test_no_row_of_the_table_that_is_no_token_is_an_answer(exported, checkpoint):
+    for folder in (exported, checkpoint):
+        fill = pipeline("fill-mask", model=str(folder), tokenizer=str(folder), trust_remote_code=True, top_k=160)
+        assert sorted(answer["token"] for answer in fill("The [MASK] was quiet.")) == list(range(160))
+
+
+def test_a_checkpoint_of_an_older_version_is_exported_with_its_number_of_tokens(exported, checkpoint, tmp_path):
+    old = shutil.copytree(checkpoint, tmp_path / checkpoint.name)
+    config = json.loads((old / "config.json").read_text(encoding="utf-8"))
+    del config["num_tokens"]
+    (old / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert module._read_model(old).config.num_tokens == 160
+    assert AutoModelForMaskedLM.from_pretrained(old, trust_remote_code=True).config.num_tokens is None
+
+
+def test_every_class_opens_the_folder_without_a_word_about_the_heads_of_others(exported):
+    for auto in (AutoModel, AutoModelForPreTraining, AutoModelForMaskedLM, AutoModelForNextSentencePrediction):
+        _, info = auto.from_pretrained(exported, trust_remote_code=True, output_loading_info=True)
+        assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+
+def test_a_folder_with_the_head_of_a_task_opens_as_every_other_class(exported, tmp_path):
+    trust = {"trust_remote_code": True}
+    for task in (AutoModelForSequenceClassification, AutoModelForQuestionAnswering):
+        task.from_pretrained(exported, **trust).save_pretrained(tmp_path / task.__name__)
+        for auto in (AutoModel, AutoModelForMaskedLM):
+            _, info = auto.from_pretrained(tmp_path / task.__name__, output_loading_info=True, **trust)
+            assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+
 def test_a_card_that_people_changed_is_no_other_model(exported, checkpoint, tmp_path):
     out = shutil.copytree(exported, tmp_path / "hf")
     (out / "README.md").write_text("---\nlicense: mit\n---\n# Ours\n", encoding="utf-8")
@@ -82,7 +134,7 @@ def test_a_corrupted_weight_is_noticed_and_nothing_published(checkpoint, tmp_pat
 
 
 def test_a_weight_that_is_not_a_number_is_noticed(exported, checkpoint, tmp_path):
-    model, _ = make_model(verify_artifact(checkpoint) and module._read_model(checkpoint).config.vocab_size, seed=6)
+    model, _ = make_model(verify_artifact(checkpoint) and module._read_model(checkpoint).config.num_tokens, seed=6)
     assert compare_logits(model, exported) <= 1e-6
     model.roformer.embeddings.word_embeddings.weight.data.fill_(float("nan"))
     assert not compare_logits(model, exported) <= module.TOLERANCE

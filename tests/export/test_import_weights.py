@@ -156,6 +156,39 @@ def test_an_own_export_comes_in_with_its_pair_head(kernels, pytorch_folder, tmp_
         assert torch.equal(loaded.state_dict()[name], weight)
 
 
+@pytest.mark.parametrize("act", ["gelu", "silu", "sigmoid", "tanh", "linear"])
+def test_every_activation_of_the_model_comes_in(folder, kernels, tmp_path, act):
+    path = next(folder.glob("*config.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_act": act}), encoding="utf-8")
+    import_weights(folder, tmp_path / "hf")
+    assert RoFormerV2ForMaskedLM.from_pretrained(tmp_path / "hf").config.hidden_act == act
+    written = load_file(tmp_path / "hf" / "model.safetensors")
+    assert all(torch.equal(written[name], weight) for name, weight in in_pytorch(kernels).items())
+
+
+def test_gated_layers_come_in(folder, kernels, tmp_path):
+    path = next(folder.glob("*config.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_act": ["gelu", "linear"]}), encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"intermediate.dense_2\S* \[(48, 80|80, 48)\] is missing"):
+        import_weights(folder, tmp_path / "hf")
+    second = {
+        f"bert/encoder/layer_{layer}/intermediate/dense_2/kernel": np.ones((48, 80), np.float32) for layer in (0, 1)
+    }
+    if path.name == "bert_config.json":
+        write_checkpoint(folder / "bert_model.ckpt", kernels | second)
+    else:
+        names = [f"roformer.encoder.layer.{layer}.intermediate.dense_2.weight" for layer in (0, 1)]
+        torch.save(in_pytorch(kernels) | {name: torch.ones(80, 48) for name in names}, folder / "pytorch_model.bin")
+    import_weights(folder, tmp_path / "hf")
+    model = RoFormerV2ForMaskedLM.from_pretrained(tmp_path / "hf")
+    assert all(layer.intermediate.dense_2.weight.eq(1).all() for layer in model.roformer.encoder.layer)
+
+
+def test_the_tokenizer_of_imported_weights_cuts_texts_to_what_the_model_takes(folder, tmp_path):
+    import_weights(folder, tmp_path / "hf")
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "hf")("我们" * 900, truncation=True)["input_ids"]) == 512
+
+
 def test_without_a_vocabulary_there_is_no_tokenizer(folder, tmp_path):
     (folder / "vocab.txt").unlink()
     import_weights(folder, tmp_path / "hf")
@@ -215,7 +248,7 @@ def test_what_does_not_fit_a_pytorch_file_is_named(kernels, pytorch_folder, tmp_
     [
         ({"embedding_size": 24}, "embedding_size=24: this model has embedding_size=48 only"),
         ({"use_bias": True}, "version 1, with layer norms and biases|use_bias=True"),
-        ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
+        ({"hidden_act": "swish"}, "hidden_act='swish'"),
         ({"num_attention_heads": 5}, "num_attention_heads=5"),
     ],
 )

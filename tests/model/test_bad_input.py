@@ -188,9 +188,10 @@ def test_the_folder_of_another_model_is_refused(tmp_path, values, message):
     [
         ({"num_layers": 6}, "no option 'num_layers'; did you mean 'num_hidden_layers'"),
         ({"foo": 1}, "no option 'foo'; it has vocab_size, hidden_size"),
-        ({"hidden_act": "gelu"}, "hidden_act='gelu': RoFormerV2 uses 'relu'; for a gated layer"),
-        ({"hidden_act": ["gelu", "swish"]}, r"hidden_act=\['gelu', 'swish'\]: .* two of relu, gelu, silu"),
-        ({"hidden_act": ["gelu", "linear", "relu"]}, "a list of two of"),
+        ({"hidden_act": "swish"}, "hidden_act='swish': give one of relu, gelu, silu"),
+        ({"hidden_act": ["gelu", "swish"]}, r"hidden_act=\['gelu', 'swish'\]: give one of relu, .* or a list of two"),
+        ({"hidden_act": ["gelu", "linear", "relu"]}, "a list of two for a gated layer"),
+        ({"num_tokens": 12001}, "num_tokens=12001: give None or a whole number from 1 to vocab_size=12000"),
         ({"norm_placement": "middle"}, "norm_placement='middle': allowed are post, pre"),
         ({"init": "xavier"}, "init='xavier': allowed are depth_n, depth_2n, released, arithmetic, geometric, quad"),
         ({"attention_window": 0}, "attention_window=0: give None or a whole number of at least 2"),
@@ -209,7 +210,7 @@ def test_an_option_that_does_not_exist_or_fit_is_refused(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"hidden_act": "swish"}, "hidden_act"),
         ({"hidden_act": ["gelu"]}, "hidden_act"),
         ({"norm_placement": "middle"}, "'post' or 'pre'"),
         ({"init": "xavier"}, "'depth_n', 'depth_2n', 'released', 'arithmetic', 'geometric' or 'quadratic'"),

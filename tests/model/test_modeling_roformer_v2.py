@@ -183,8 +183,8 @@ def test_each_dropout_acts_in_training_only(make_model, tokens, which, attention
 
 
 def test_another_activation_is_refused(tiny_config):
-    tiny_config.hidden_act = "gelu"
-    with pytest.raises(ValueError, match="hidden_act='gelu': RoFormerV2 uses 'relu'"):
+    tiny_config.hidden_act = "swish"
+    with pytest.raises(ValueError, match="hidden_act='swish': give one of relu"):
         RoFormerV2ForMaskedLM(tiny_config)
 
 

@@ -43,9 +43,15 @@ def encode(model, ids, *, feed_forward, is_pre=False, alpha=1.0):
     return reference.rms_norm(x) if is_pre else x
 
 
-def plain(weights, layer, x):
-    inner = np.maximum(x @ weights[f"{layer}.intermediate.dense.weight"].T, 0.0)
-    return inner @ weights[f"{layer}.output.dense.weight"].T
+def ungated(name):
+    def feed_forward(weights, layer, x):
+        inner = ACTIVATIONS[name](x @ weights[f"{layer}.intermediate.dense.weight"].T)
+        return inner @ weights[f"{layer}.output.dense.weight"].T
+
+    return feed_forward
+
+
+plain = ungated("relu")
 
 
 def gated(first, second):
@@ -67,6 +73,12 @@ def assert_encodes(model, input_ids, **formula):
 def test_a_gated_layer_is_the_product_of_two_activated_kernels(make_model, tokens, first, second):
     model = make_model(hidden_act=[first, second], gain=1.5)
     assert_encodes(model, tokens(2, 11), feed_forward=gated(first, second))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_layer_without_a_gate_has_any_activation(make_model, tokens, name):
+    model = make_model(hidden_act=name, gain=1.5)
+    assert_encodes(model, tokens(2, 11), feed_forward=ungated(name))
 
 
 def test_a_gated_layer_has_one_more_kernel_and_no_bias(make_model):

@@ -32,7 +32,7 @@ def _batch() -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("act", ["relu", ("gelu", "linear")], ids=["relu", "gated"])
+@pytest.mark.parametrize("act", ["relu", "tanh", ("gelu", "linear")], ids=["relu", "tanh", "gated"])
 def test_the_rule_counts_what_the_operators_of_a_step_do(act):
     sizes = {"num_hidden_layers": 2, "hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 40}
     config = ModelConfig(**sizes, hidden_act=act, **STILL)

@@ -47,7 +47,7 @@ class FlopRule(NamedTuple):
 def flop_rule(model: ModelConfig, vocab_size: int) -> FlopRule:
     """Return the rule for a model of this size."""
     width, layers = model.hidden_size, model.num_hidden_layers
-    feed_forward = 2 if model.hidden_act == "relu" else 3
+    feed_forward = 2 if isinstance(model.hidden_act, str) else 3
     linear = layers * (4 * width**2 + feed_forward * width * model.intermediate_size)
     return FlopRule(6 * linear, 12 * layers * width, 6 * (width * vocab_size + width**2))
 
