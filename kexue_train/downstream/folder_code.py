@@ -6,7 +6,6 @@ come from elsewhere, so opening a folder must not be the same as running it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kexue_train.foundation.errors import EvaluationError
-from kexue_train.model.released_code import RELEASED_CODE
+from kexue_train.model.released_code import is_our_code
 
 _is_trusted: ContextVar[bool] = ContextVar("is_trusted", default=False)
 _ADAPTER = "adapter_config.json"
@@ -53,7 +52,7 @@ def may_run_code(folder: Path) -> bool:
     if _ADAPTER in settings:
         raise _refusal(folder / _ADAPTER, "has the code of another folder run")
     for path in sorted(folder.rglob("*.py")):
-        if hashlib.sha256(path.read_bytes()).hexdigest() not in RELEASED_CODE:
+        if not is_our_code(path.read_bytes()):
             raise _refusal(path, "is Python code that no release of kexue_train has written")
     return True
 

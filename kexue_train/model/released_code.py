@@ -1,7 +1,11 @@
 """The modelling code that exported folders carry, by its hash: to open a folder may run these files and no others.
 
-Every version that was ever written into a folder stays here, so that old exports open. A changed file gets a new line.
+Every earlier version stays here, so that old exports open: when a file changes, the hash of what it was gets a line.
+What is installed is known without one.
 """
+
+from hashlib import sha256
+from pathlib import Path
 
 RELEASED_CODE = frozenset(
     {
@@ -24,3 +28,9 @@ RELEASED_CODE = frozenset(
     }
 )
 """SHA-256 of the bytes of each file, in hexadecimal digits."""
+
+
+def is_our_code(code: bytes) -> bool:
+    """Return whether ``code`` is all of a file that this installation or an earlier version puts into folders."""
+    installed = Path(__file__).parent.glob("*_roformer_v2.py")
+    return sha256(code).hexdigest() in RELEASED_CODE or any(code == path.read_bytes() for path in installed)
