@@ -14,9 +14,8 @@ _ENTRIES = "2000"
 
 
 def record_collectives() -> None:
-    """Switch the recorder on, under its name in old and new versions of PyTorch; call it before joining a group."""
-    for name in ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"):
-        os.environ.setdefault(name, _ENTRIES)
+    """Switch the recorder on; call it before joining a group. A PyTorch older than 2.9 does not know the name."""
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", _ENTRIES)
 
 
 def write_collectives(folder: Path, rank: int) -> None:
