@@ -28,7 +28,14 @@ from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import STAGES
 from kexue_train.samples.missing_pairs import describe_missing_pairs
 from kexue_train.shuffle.plan import estimate_text_bytes
-from kexue_train.train.plan import cpu_flops_per_second, flops_per_token, planned_parameters, rule_of
+from kexue_train.train.communication import Communication
+from kexue_train.train.plan import (
+    cpu_flops_per_second,
+    flops_per_token,
+    plan_communication,
+    planned_parameters,
+    rule_of,
+)
 
 _JSON_PER_TEXT_BYTE = 1.034
 _UNKNOWN = "?"
@@ -50,6 +57,8 @@ class RunPlan:
 
     text_bytes: int
     stages: Mapping[str, StagePlan]
+    communication: Sequence[Communication] = ()
+    """Of a step of training on GPUs, by their number and network."""
 
     @property
     def disk_bytes(self) -> int:
@@ -101,7 +110,11 @@ def plan_run(
         flops_per_second=machine.cpus * cpu_flops_per_second(width),
         tokens_per_second=tokens_per_second,
     )
-    return RunPlan(outlook.text_bytes, {stage.name: stage.plan(config, outlook) for stage in STAGES})
+    return RunPlan(
+        outlook.text_bytes,
+        {stage.name: stage.plan(config, outlook) for stage in STAGES},
+        plan_communication(config, outlook.parameters),
+    )
 
 
 def find_sources(config: RunConfig, text_size: str | None = None) -> list[Source]:
@@ -144,7 +157,7 @@ def text_source(text_bytes: int) -> Source:
 
 
 def print_plan(plan: RunPlan, console: Console) -> None:
-    """Print one line per stage, a line of sums, and where the estimates come from."""
+    """Print one line per stage, a line of sums, where the estimates come from, and what GPUs would tell each other."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("stage")
     for title in ("tasks", "disk", "peak scratch", "memory", "each GPU", "time"):
@@ -168,13 +181,34 @@ def print_plan(plan: RunPlan, console: Console) -> None:
     console.print("Estimates, from what benchmarks/RESULTS.md measured:")
     for name, stage in plan.stages.items():
         console.print(f"  {name}: {escape(stage.basis)}", highlight=False)
+    if plan.communication:
+        _print_communication(plan.communication, console)
+
+
+def _print_communication(planned: Sequence[Communication], console: Console) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("GPUs", justify="right")
+    table.add_column("between machines of 8")
+    for title in ("computes", "each sends", "takes", "waits", "share of the step"):
+        table.add_column(title, justify="right")
+    for entry in planned:
+        table.add_row(
+            str(entry.gpus),
+            entry.network,
+            *(f"{1000 * entry.step_seconds:,.1f} ms", format_size(round(entry.sent_bytes))),
+            *(f"{1000 * seconds:,.1f} ms" for seconds in (entry.seconds, entry.waited_seconds)),
+            f"{entry.waited_seconds / (entry.waited_seconds + entry.step_seconds):.0%}",
+        )
+    console.print("\nWhat the GPUs tell each other in a step, by A100s at 45 % of their peak; no network was measured:")
+    console.print(table)
 
 
 def plan_values(plan: RunPlan) -> dict[str, Any]:
     """Return bytes and seconds as plain values; null for what is not known."""
     sums = {name: getattr(plan, name) for name in ("disk_bytes", "peak_disk_bytes", "memory_bytes", "seconds")}
     stages = [{"stage": name} | asdict(stage) for name, stage in plan.stages.items()]
-    return {"text_bytes": plan.text_bytes, "stages": stages} | sums
+    communication = [asdict(entry) for entry in plan.communication]
+    return {"text_bytes": plan.text_bytes, "stages": stages, "communication": communication} | sums
 
 
 def _or(show: Callable[[float], str], value: float | None, missing: str = _UNKNOWN) -> str:

@@ -7,11 +7,23 @@ from collections.abc import Mapping
 
 from kexue_train.foundation.runtime import format_seconds, format_size
 from kexue_train.foundation.stage import Outlook, StagePlan
+from kexue_train.train.communication import (
+    GPUS_PER_MACHINE,
+    NETWORKS,
+    Communication,
+    communication_of_step,
+    transfers_of_step,
+)
 from kexue_train.train.config import RecomputeEvery
 from kexue_train.train.monitor.flops import FlopRule, flop_rule
 from kexue_train.train.stage import TrainSections
 
+GPU_COUNTS = (8, 64, 512)
+"""What communication is planned for."""
 _WORD_TABLE_MULTIPLE = 128
+_TENSORS_OF_LAYER, _TENSORS_BESIDE = 6, 4
+_USUAL_ROWS = 32
+"""Of a micro-batch that is found when the training starts."""
 
 # Measured on one CPU (half of a machine with 2 cores, AMD EPYC), without a GPU; benchmarks/RESULTS.md explains each.
 _WORKER_BYTES = 1.35e9
@@ -77,6 +89,35 @@ def plan_pretraining(config: TrainSections, outlook: Outlook) -> StagePlan:
         seconds=None if rate is None else count_slots(config) / rate,
         basis=_basis(config, parameters, rate, measured=measured is not None),
     )
+
+
+def plan_communication(config: TrainSections, parameters: int) -> list[Communication]:
+    """Return what a step of the last phase sends and waits on ``GPU_COUNTS`` GPUs; nothing of a training on CPUs.
+
+    The global batch stays as it is where it has a row for every GPU; micro-batches have at most the rows that the
+    configuration gives them, or ``_USUAL_ROWS``.
+    """
+    if config.train.device != "cuda":
+        return []
+    phase = config.train.phase_settings[-1]
+    most = _USUAL_ROWS if phase.micro_batch_size == "auto" else phase.micro_batch_size
+    row = (phase.seq_len or config.row_lengths[0]) * flops_per_token(config) / (_USUAL_SHARE * _USUAL_PEAK)
+    found = []
+    for gpus in GPU_COUNTS:
+        rows = max(1, phase.global_batch_size // gpus)
+        micro_steps = math.ceil(rows / most)
+        transfers = transfers_of_step(
+            parameters=parameters,
+            tensors=_TENSORS_OF_LAYER * config.model.num_hidden_layers + _TENSORS_BESIDE,
+            zero_stage=config.train.compute.zero_stage,
+            hidden=config.optimizer.accumulate == "momentum",
+            micro_steps=micro_steps,
+        )
+        found += [
+            communication_of_step(transfers, gpus, network, micro_steps=micro_steps, step_seconds=rows * row)
+            for network in (NETWORKS if gpus > GPUS_PER_MACHINE else NETWORKS[:1])
+        ]
+    return found
 
 
 def cpu_tokens_per_second(config: TrainSections, flops_per_second: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kexue_train.foundation.errors import ConfigError
+from kexue_train.train.communication import Collective, transfers_of_step
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.engine import make_deepspeed_config
 from kexue_train.train.phases import plan_phases
 from kexue_train.train.zero_partitions import refuse_unsupported
 from tests.train.tiny_training import SECONDS
 from tests.train.warm_worker import WarmProcess
-from tests.train.zero_net import CASES, OPTIONS, make_objective, train, train_plainly
+from tests.train.zero_net import CASES, COUNTED, OPTIONS, SMALLEST_TENSOR, make_objective, train, train_plainly
 
 Tensors = dict[str, Tensor]
 RANKS = (1, 2, 3)
@@ -71,6 +73,31 @@ def test_every_element_lies_once_where_the_partitions_say(folder, ranks, stage):
     numbers = torch.cat([own[key] for own in found for key in own if key.endswith("/numbers")])
     sizes = [param.numel() for param in make_objective().model.parameters() if param.requires_grad]
     assert len(numbers) == len(set(numbers.tolist())) == sum(sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [count for count in RANKS if count > 1])
+@pytest.mark.parametrize("name", COUNTED)
+def test_ranks_send_what_the_plan_says(folder, ranks, name):
+    """Gathers and stage 3 pad each tensor to a multiple of the ranks."""
+    case, params = COUNTED[name], list(make_objective().model.parameters())
+    gathered = params if case.stage == 3 else [param for param in params if param.requires_grad]
+    planned = transfers_of_step(
+        parameters=sum(param.numel() for param in params if param.requires_grad),
+        tensors=len(params),
+        zero_stage=case.stage,
+        hidden=case.optimizer["accumulate"] == "momentum",
+        micro_steps=case.accumulation,
+    )
+    expected = {kind: sum(t.times * t.tensor_bytes for t in planned if t.collective is kind) for kind in Collective}
+    if case.stage == 3:  # the plan's model has no frozen tensors
+        expected[Collective.ALL_GATHER] = case.accumulation * sum(4 * param.numel() for param in gathered)
+    for rank in range(ranks):
+        sent = json.loads((folder / f"sent-{ranks}-{rank}.json").read_text())[name]
+        for kind, amount in expected.items():
+            padding = 0 if case.stage == 0 else case.accumulation * 4 * 2 * ranks * len(params)
+            missing = case.accumulation * 4 * 2 * SMALLEST_TENSOR if name.endswith("stage-0") else 0
+            assert amount - missing <= sent[kind.name.lower()] <= amount + padding
 
 
 @pytest.mark.slow

@@ -5,21 +5,25 @@ One process runs many cases, as importing DeepSpeed takes seconds.
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch._C import _distributed_c10d
 
 from kexue_train.optim.param_groups import build_param_groups
 from kexue_train.train.engine import start_deepspeed
 from kexue_train.train.zero_partitions import ZeroPartitions
-from tests.train.zero_net import CASES, OPTIONS, STEPS, Case, Net, train
+from tests.train.zero_net import CASES, COUNTED, OPTIONS, SMALLEST_TENSOR, STEPS, Case, Net, train
 
 
 class _Still(torch.optim.Optimizer):
@@ -87,7 +91,31 @@ def numbered_elements(stage: int, folder: Path) -> dict[str, Tensor]:
     return found
 
 
+def sent_in_a_step(case: Case, folder: Path, rank: int, ranks: int) -> dict[str, float]:
+    """Bytes of the tensors that a step reduces and gathers, by PyTorch's own record; mere numbers are left out."""
+
+    def record() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(_distributed_c10d._dump_fr_trace_json(True, False)).get("entries", [])
+        return found
+
+    def sent(steps: int) -> dict[str, int]:
+        before = max((entry["record_id"] for entry in record()), default=-1)
+        train(case, folder, rank=rank, ranks=ranks, steps=range(steps))
+        totals = {"all_reduce": 0, "all_gather": 0}
+        for entry in record():
+            name = entry["profiling_name"].removeprefix("gloo:")
+            elements = sum(math.prod(size) for size in entry["input_sizes"])
+            if entry["record_id"] > before and name in totals and elements >= SMALLEST_TENSOR:
+                assert entry["input_dtypes"] == ["Float"]
+                totals[name] += 4 * elements * (ranks if name == "all_gather" else 1)
+        return totals
+
+    two, four = sent(2), sent(4)  # a first step has more to say
+    return {name: (four[name] - two[name]) / 2 for name in two}
+
+
 def main(rank: int, ranks: int, folder: Path) -> None:
+    os.environ["TORCH_FR_BUFFER_SIZE"] = "2000"
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank), "DS_ACCELERATOR": "cpu"}
     warnings.simplefilter("ignore")  # DeepSpeed calls deprecated functions
     logging.disable(logging.WARNING)
@@ -105,6 +133,9 @@ def main(rank: int, ranks: int, folder: Path) -> None:
 
     for name, case in CASES.items():
         save(f"{ranks} {name}", case)
+    if ranks > 1:
+        counted = {name: sent_in_a_step(case, folder, rank, ranks) for name, case in COUNTED.items()}
+        (folder / f"sent-{ranks}-{rank}.json").write_text(json.dumps(counted))
     if ranks == 2:
         for name, case in OPTIONS.items():
             save(name, case)

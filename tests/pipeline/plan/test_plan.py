@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from kexue_train.foundation.stage import SLOTS_PER_TEXT_BYTE
+from kexue_train.model.hf_folder import build_hf_config
 from kexue_train.pipeline.plan import (
     Machine,
     RunPlan,
@@ -28,7 +29,9 @@ from kexue_train.pipeline.plan import (
 )
 from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import STAGES
-from kexue_train.train.plan import activation_bytes, planned_parameters, rule_of, state_bytes
+from kexue_train.train import plan as train_plan
+from kexue_train.train.communication import NETWORKS
+from kexue_train.train.plan import activation_bytes, flops_per_token, planned_parameters, rule_of, state_bytes
 
 ROOT = Path(__file__).resolve().parents[3]
 GB = 10**9
@@ -225,6 +228,34 @@ def test_table_and_values_tell_the_same(capsys: pytest.CaptureFixture[str]) -> N
     assert [entry["stage"] for entry in values["stages"]] == [stage.name for stage in STAGES]
     assert values["seconds"] == pytest.approx(sum(entry["seconds"] for entry in values["stages"]))
     assert all(entry["basis"] for entry in values["stages"])
+
+
+def test_gpus_tell_each_other_what_the_table_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """At 8 GPUs over NVLink, at 64 and 512 over each network; nothing is told of a training on CPUs."""
+    run = config("base")
+    planned = plan(run)
+    assert plan(config("demo")).communication == []
+    gpus = [entry.gpus for entry in planned.communication]
+    assert gpus == [8] + [64] * len(NETWORKS) + [512] * len(NETWORKS)
+    print_plan(planned, Console(width=200))
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[next(number for number, line in enumerate(lines) if line.lstrip().startswith("GPUs")) + 1 :]
+    assert [int(line.split()[0]) for line in table] == gpus
+    assert len(plan_values(planned)["communication"]) == len(gpus)
+    first = planned.communication[0]
+    tokens = run.train.global_batch_size // 8 * run.row_lengths[0]
+    assert first.step_seconds == pytest.approx(tokens * flops_per_token(run) / (0.45 * 312e12))
+    assert first.sent_bytes == pytest.approx(2 * 7 / 8 * 4 * planned_parameters(rule_of(run), 768))
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_the_tensors_of_a_model_are_counted(layers: int) -> None:
+    from kexue_train.model import RoFormerV2ForPreTraining
+
+    sections = ["hidden_size=32", "num_attention_heads=2", "intermediate_size=64", f"num_hidden_layers={layers}"]
+    model = config("demo", *[f"model.{entry}" for entry in sections]).model
+    tensors = len(list(RoFormerV2ForPreTraining(build_hf_config(model, 256)).parameters()))
+    assert tensors == train_plan._TENSORS_OF_LAYER * layers + train_plan._TENSORS_BESIDE
 
 
 @pytest.fixture
