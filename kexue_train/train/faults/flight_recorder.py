@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -22,5 +23,10 @@ def write_collectives(folder: Path, rank: int) -> None:
     """Write ``rank-N.collectives.json``: the last collectives, their sizes, and whether they started and ended."""
     dump = getattr(_distributed_c10d, "_dump_nccl_trace_json", None)  # with NCCL
     dump = dump or getattr(_distributed_c10d, "_dump_fr_trace_json", None)
-    if dump is not None:
-        write_if_possible(folder / f"rank-{rank}.collectives.json", dump(True, False).decode("utf-8", "replace"))
+    if dump is None:
+        return
+    try:
+        text = dump(True, False).decode("utf-8", "replace")
+    except RuntimeError as error:  # nothing may keep a process that hangs
+        text = json.dumps({"error": str(error)})
+    write_if_possible(folder / f"rank-{rank}.collectives.json", text)
