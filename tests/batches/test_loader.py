@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -127,7 +127,11 @@ def test_an_error_in_the_thread_is_raised_here(dataset: SampleDataset, monkeypat
 
 
 def children() -> set[int]:
-    return {child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())}
+    found = set()
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # killed, and not yet waited for
+            found |= {child.pid} if "spawn_main" in " ".join(child.cmdline()) else set()
+    return found
 
 
 @pytest.mark.slow
