@@ -1,7 +1,7 @@
 """Prefect's embedded server, in a process that ends with the flow.
 
 Prefect's client would start the same server by itself, but for that it imports the server's code into the process of
-the flow too, which takes as long as the start.
+the flow too, which takes 3 s of processor time.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 from tests.free_port import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+_AUTH = "kexue:secret"
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 _T = TypeVar("_T")
@@ -45,7 +47,7 @@ def _answer(request: urllib.request.Request) -> list[Any] | None:
 
 
 class PrefectServer:
-    """Server and worker; both in sessions of their own, their output in files."""
+    """Server, which asks for a password, and worker; both in sessions of their own, their output in files."""
 
     def __init__(self, home: Path, **environment: str) -> None:
         self.home, self.port = home, free_port()
@@ -54,6 +56,8 @@ class PrefectServer:
         self.environment = own | environment | {
             "PREFECT_HOME": str(home / "prefect"),
             "PREFECT_API_URL": self.api,
+            "PREFECT_API_AUTH_STRING": _AUTH,
+            "PREFECT_SERVER_API_AUTH_STRING": _AUTH,
             "PREFECT_CLI_PROMPT": "false",
             "PREFECT_SERVER_UI_ENABLED": "false",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
@@ -96,7 +100,8 @@ class PrefectServer:
 
     def ask(self, path: str, data: Any = None, method: str | None = None) -> Any:
         body = None if data is None else json.dumps(data).encode()
-        headers = {"content-type": "application/json"}
+        token = base64.b64encode(_AUTH.encode()).decode()
+        headers = {"content-type": "application/json", "authorization": f"Basic {token}"}
         request = urllib.request.Request(f"{self.api}/{path}", body, headers, method=method)
         return wait_for(lambda: _answer(request), 120, f"answer to {path}")[0]
 
