@@ -7,10 +7,12 @@ JOBS ?= 3
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# What must hold with every version of transformers: the code of an exported folder, and what we tell people to type.
+PORTABLE := tests/model tests/export
 CODE := kexue_train flows tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help venv pretrain test test-fast check format clean
+.PHONY: help venv pretrain test test-fast test-peers test-oldest test-newest check format clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +27,20 @@ test: $(INSTALLED) ## all tests
 
 test-fast: $(INSTALLED) ## the tests that start no processes
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
+
+test-peers: $(INSTALLED) ## transformers' own tests of a model (downloaded into build/), on the code of an exported folder
+	@$(BIN)/python -m tests.peers.run
+
+test-oldest: ## the tests of model and export with the oldest allowed versions, in an environment of its own
+	@test -x build/oldest/bin/python || $(PYTHON) -m venv build/oldest
+	@build/oldest/bin/python -m pip install -q hypothesis pytest pytest-timeout pytest-xdist $$(build/oldest/bin/python -m tests.oldest_versions)
+	@build/oldest/bin/python -m pytest -q -n $(JOBS) --dist loadfile $(PORTABLE) $(ARGS)
+
+test-newest: $(INSTALLED) ## the tests of model and export with the newest transformers and otherwise the pinned packages
+	@test -x build/newest/bin/python || $(BIN)/python -m venv --without-pip build/newest
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(build/newest/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/pinned.pth"
+	@$(BIN)/python -m pip --python build/newest/bin/python install -q --upgrade transformers
+	@build/newest/bin/python -m pytest -q -n $(JOBS) --dist loadfile $(PORTABLE) $(ARGS)
 
 check: $(INSTALLED) ## formatting, lint, types, import directions
 	@$(BIN)/ruff format --check $(CODE)

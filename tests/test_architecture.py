@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 from kexue_train import __version__
 from kexue_train.pipeline.stages import STAGES
 from tests.draw_structure import PICTURE, draw
+from tests.oldest_versions import oldest_versions
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -102,6 +103,13 @@ def test_every_declared_dependency_is_pinned_within_its_bounds() -> None:
     versions = pins()
     unfit = [str(r) for name, r in declared().items() if not r.specifier.contains(versions.get(name, "0"))]
     assert unfit == []
+
+
+def test_every_oldest_version_is_a_declared_bound() -> None:
+    oldest = [Requirement(line) for line in oldest_versions()]
+    assert len(oldest) >= 15
+    assert all(str(r.specifier).startswith("==") and r.name for r in oldest)
+    assert all(f">={str(r.specifier)[2:]}" in str(declared()[canonicalize_name(r.name)].specifier) for r in oldest)
 
 
 def test_pins_are_plain_versions_that_any_machine_can_get() -> None:

@@ -845,6 +845,8 @@ class RoFormerV2ForPreTraining(_MaskedLMMixin, RoFormerV2PreTrainedModel):
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
         return_dict: bool | None = None,
         **inputs: Any,
     ) -> RoFormerV2ForPreTrainingOutput | tuple[Tensor, ...]:
@@ -857,10 +859,21 @@ class RoFormerV2ForPreTraining(_MaskedLMMixin, RoFormerV2PreTrainedModel):
             position_ids: [B, S].
             labels: [B, S], -100 where nothing is predicted.
             next_sentence_label: [B], 0 = next, 1 = random.
+            inputs_embeds: As for ``RoFormerV2Model``, like the next one.
+            sequence_ids: [B, S].
             return_dict: False returns a tuple.
             **inputs: Further arguments of ``RoFormerV2Model``.
         """
-        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, return_dict=True, **inputs)
+        encoded = self.roformer(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            sequence_ids,
+            return_dict=True,
+            **inputs,
+        )
         prediction = self.cls.predictions(encoded.last_hidden_state)
         relation = self.cls.next_sentence(encoded.last_hidden_state[:, 0])
         losses = []
@@ -894,11 +907,22 @@ class RoFormerV2ForMaskedLM(_MaskedLMMixin, RoFormerV2PreTrainedModel):
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
         return_dict: bool | None = None,
         **inputs: Any,
     ) -> MaskedLMOutput | tuple[Tensor, ...]:
         """``logits`` [B, S, V]; ``labels`` [B, S] with -100 where nothing is predicted."""
-        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, return_dict=True, **inputs)
+        encoded = self.roformer(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            sequence_ids,
+            return_dict=True,
+            **inputs,
+        )
         logits = self.cls.predictions(encoded.last_hidden_state)
         loss = None if labels is None else mean_cross_entropy(logits, labels)
         output = MaskedLMOutput(
@@ -923,11 +947,22 @@ class RoFormerV2ForNextSentencePrediction(RoFormerV2PreTrainedModel):
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
         return_dict: bool | None = None,
         **inputs: Any,
     ) -> NextSentencePredictorOutput | tuple[Tensor, ...]:
         """``logits`` [B, 2], class 0 = B is the next text; ``labels`` [B]."""
-        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, return_dict=True, **inputs)
+        encoded = self.roformer(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            sequence_ids,
+            return_dict=True,
+            **inputs,
+        )
         logits = self.cls.next_sentence(encoded.last_hidden_state[:, 0])
         loss = None if labels is None else mean_cross_entropy(logits, labels)
         output = NextSentencePredictorOutput(
@@ -961,6 +996,8 @@ class RoFormerV2ForSequenceClassification(_TaskModel):
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
         return_dict: bool | None = None,
         **inputs: Any,
     ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
@@ -969,7 +1006,16 @@ class RoFormerV2ForSequenceClassification(_TaskModel):
         ``labels``: [B] classes; [B, num_labels] zeros and ones as floats; or [B] numbers if num_labels is 1. Where that
         guess is wrong, ``config.problem_type`` decides.
         """
-        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, return_dict=True, **inputs)
+        encoded = self.roformer(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            sequence_ids,
+            return_dict=True,
+            **inputs,
+        )
         logits = self.classifier(self.dropout(encoded.last_hidden_state[:, 0]))
         output = SequenceClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels),
@@ -1002,11 +1048,22 @@ class RoFormerV2ForTokenClassification(_TaskModel):
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
         return_dict: bool | None = None,
         **inputs: Any,
     ) -> TokenClassifierOutput | tuple[Tensor, ...]:
         """``logits`` [B, S, num_labels]; ``labels`` [B, S] with -100 where there is none."""
-        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, return_dict=True, **inputs)
+        encoded = self.roformer(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            sequence_ids,
+            return_dict=True,
+            **inputs,
+        )
         logits = self.classifier(self.dropout(encoded.last_hidden_state))
         output = TokenClassifierOutput(
             loss=None if labels is None else mean_cross_entropy(logits, labels),
@@ -1031,11 +1088,22 @@ class RoFormerV2ForQuestionAnswering(_TaskModel):
         position_ids: Tensor | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
         return_dict: bool | None = None,
         **inputs: Any,
     ) -> QuestionAnsweringModelOutput | tuple[Tensor, ...]:
         """Logits [B, S] of both; the positions are [B], and one outside of the row counts for nothing."""
-        encoded = self.roformer(input_ids, attention_mask, token_type_ids, position_ids, return_dict=True, **inputs)
+        encoded = self.roformer(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            sequence_ids,
+            return_dict=True,
+            **inputs,
+        )
         start, end = self.qa_outputs(self.dropout(encoded.last_hidden_state)).unbind(-1)
         losses = [
             mean_cross_entropy(logits, positions.flatten().masked_fill(positions.flatten() >= logits.shape[1], -100))
@@ -1065,11 +1133,13 @@ class RoFormerV2ForMultipleChoice(_TaskModel):
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
         return_dict: bool | None = None,
         **inputs: Any,
     ) -> MultipleChoiceModelOutput | tuple[Tensor, ...]:
         """Inputs [B, choices, S], ``logits`` [B, choices], ``labels`` [B]."""
-        given = input_ids if input_ids is not None else inputs.get("inputs_embeds")
+        given = input_ids if input_ids is not None else inputs_embeds
         if given is None or given.ndim < 3:
             shape = "nothing" if given is None else _shape(given)
             raise ValueError(f"a multiple choice needs input_ids of [rows, choices, slots]; given: {shape}")
@@ -1079,9 +1149,11 @@ class RoFormerV2ForMultipleChoice(_TaskModel):
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
             "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "sequence_ids": sequence_ids,
         }
-        tensors = {k: v.flatten(0, 1) if isinstance(v, Tensor) else v for k, v in {**per_slot, **inputs}.items()}
-        encoded = self.roformer(return_dict=True, **tensors)
+        tensors = {name: None if value is None else value.flatten(0, 1) for name, value in per_slot.items()}
+        encoded = self.roformer(**tensors, return_dict=True, **inputs)
         logits = self.classifier(self.dropout(encoded.last_hidden_state[:, 0])).view(rows, choices)
         output = MultipleChoiceModelOutput(
             loss=None if labels is None else mean_cross_entropy(logits, labels),

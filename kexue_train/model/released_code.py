@@ -20,6 +20,7 @@ RELEASED_CODE = frozenset(
         "a0c355c68646ff291ef34d99a856f1505e901eca2058595f7b850b8518d3192a",
         "5f3a7cac85a5f519d568d4ad95fd615913edfe5f4cdd90b750a078c67da163da",
         "a8710289904cffec1c66f6f019ca30bdb413671ecc9a6dbacb7e7e02b680a1fe",
+        "3301a6fca51f278312b38afc05134cefc391e3dec905a4958dda71fc0317fbcc",
         # configuration_roformer_v2.py
         "79668fdad798bc90f293b092296979632ab8d2a2ff483abcac3417f05d2dfbe2",
         "274fc1af39dc3a176ff39932f40972e99ec7e84f333dd60bc4506d765544a941",

@@ -43,7 +43,7 @@ def test_compiled_layers_compute_what_plain_ones_do(make_model, inputs, placemen
     compile_layers(compiled.roformer, backend="aot_eager")
     with torch.autocast("cpu", dtype, enabled=dtype is not None):
         results = [loss_and_gradients(model, inputs) for model in (plain, compiled)]
-    tolerance = 1e-5 if dtype is None else 3e-2
+    tolerance = 1e-5 if dtype is None else 4e-2
     for a, b in zip(*results, strict=True):
         assert (a - b).norm() <= tolerance * a.norm()
 

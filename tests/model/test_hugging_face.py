@@ -102,7 +102,7 @@ def test_arguments_have_the_usual_names_and_order(model_class):
     # Trainers keep only the columns that forward names, and examples pass the first three by position.
     names = list(inspect.signature(model_class.forward).parameters)
     assert names[:5] == ["self", "input_ids", "attention_mask", "token_type_ids", "position_ids"]
-    assert "labels" in names
+    assert {"labels", "inputs_embeds", "sequence_ids"} < set(names)
 
 
 def test_by_position_and_by_name_are_the_same(make_model, tokens):
