@@ -2,6 +2,12 @@
 PYTHON ?= python3
 CONFIG ?= configs/demo.yaml
 ARGS ?=
+# Of "make gpu": minutes for all checks together, and where gpu.json goes.
+MINUTES ?= 8
+OUT ?= build/gpu
+# A folder with a CUDA build of torch, and what is installed there if it is missing.
+FAKE_CUDA ?= build/fake-cuda
+FAKE_CUDA_TORCH ?= torch==2.13.0
 # Test processes: one more than two cores, since many tests wait for servers.
 JOBS ?= 3
 
@@ -12,7 +18,7 @@ PORTABLE := tests/model tests/export
 CODE := kexue_train flows tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help venv pretrain test test-fast test-peers test-oldest test-newest check format clean
+.PHONY: help venv pretrain test test-fast test-peers test-oldest test-newest test-fake-cuda gpu check format clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +48,12 @@ test-newest: $(INSTALLED) ## the tests of model and export with the newest trans
 	@$(BIN)/python -m pip --python build/newest/bin/python install -q --upgrade transformers
 	@build/newest/bin/python -m pytest -q -n $(JOBS) --dist loadfile $(PORTABLE) $(ARGS)
 
+test-fake-cuda: $(INSTALLED) | $(FAKE_CUDA) ## training as on CUDA without a GPU (FAKE_CUDA=folder: where torch is that is built for it, 5 GB)
+	@PYTHONPATH=$(abspath $(FAKE_CUDA)) $(BIN)/python -m pytest -q -n0 tests/fake_cuda $(ARGS)
+
+gpu: ## every CUDA path on the GPU of this machine, compared and timed (MINUTES=8 OUT=build/gpu), with the packages that are there
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu --minutes $(MINUTES) --out $(OUT) $(ARGS)
+
 check: $(INSTALLED) ## formatting, lint, types, import directions
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/ruff check $(CODE)
@@ -55,6 +67,11 @@ format: $(INSTALLED) ## rewrite the code in the house format and fix what lint c
 clean: ## delete caches and build products (not .venv, not runs/)
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(FAKE_CUDA):
+	@echo "Installing $(FAKE_CUDA_TORCH) for CUDA into $@: some minutes and 5 GB, once"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --target $@.partial '$(FAKE_CUDA_TORCH)'
+	@mv $@.partial $@
 
 # Only a finished installation leaves the stamp. Without it .venv may be half made, so it is made anew; with an old one
 # (the dependencies changed) it is brought up to date.
