@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.free_port import free_port
+from tests.train.warm_python import warm_python
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _AUTH = "kexue:secret"
@@ -65,7 +66,7 @@ class PrefectServer:
             "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "2",
             "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
             "GLOO_SOCKET_IFNAME": "lo",
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PATH": os.pathsep.join([*map(os.path.dirname, (warm_python(), sys.executable)), os.environ["PATH"]]),
         }  # fmt: skip
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -133,7 +134,7 @@ class PrefectServer:
     def _start(self, name: str, *arguments: str) -> None:
         with (self.home / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "prefect", *arguments],
+                [warm_python(), "-m", "prefect", *arguments],
                 cwd=REPOSITORY,
                 env=self.environment,
                 stdout=log,

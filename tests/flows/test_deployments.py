@@ -22,7 +22,8 @@ from tests.flows.test_pretrain_flow import CONFIG, STAGES, write_inputs
 pytest.importorskip("prefect")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
-ENDLESS = ["train.steps=1000000", "train.checkpoints.every=1000000", "train.workers.launcher=torchrun"]
+ENDLESS = ["train.steps=1000000", "train.checkpoints.every=1000000"]
+WITH_TORCHRUN = "train.workers.launcher=torchrun"
 STEPS = 4
 LONG = 600.0
 """Seconds that nothing takes on a machine that does nothing else."""
@@ -153,7 +154,9 @@ def test_the_webhook_hears_of_a_finished_evaluation(hooks: list[str], finished: 
 
 def test_a_cancelled_training_saves_ends_all_its_processes_and_goes_on(prefect: PrefectServer, workplace: Path) -> None:
     run = workplace / "cancelled"
-    flow_run = prefect.start_run("pretrain-pipeline/demo", **parameters_of(workplace, run.name, *ENDLESS))
+    flow_run = prefect.start_run(
+        "pretrain-pipeline/demo", **parameters_of(workplace, run.name, *ENDLESS, WITH_TORCHRUN)
+    )
     driver = holder_of(run)
     family = [driver, *driver.children(recursive=True)]
     assert len(family) >= 3  # torchrun and a worker beside it
