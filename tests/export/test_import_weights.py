@@ -134,6 +134,7 @@ def test_a_model_with_a_pair_head_gets_a_fresh_one_and_evaluation_knows(folder, 
     assert not load_model(tmp_path / "hf").has_nsp_head
 
 
+@pytest.mark.filterwarnings("ignore:Deprecated in 0.9.0")  # transformers 5.8 builds its BertTokenizer so
 def test_the_vocabulary_is_berts(folder, tmp_path):
     import_weights(folder, tmp_path / "hf")
     ours, berts = AutoTokenizer.from_pretrained(tmp_path / "hf"), BertTokenizer(str(folder / "vocab.txt"))
