@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu import __main__ as acceptance
-from benchmarks.gpu import artifacts, environment, layers, losses, speed, training, watched_training
+from benchmarks.gpu import artifacts, environment, layers, losses, run_checks, speed, training, watched_training
 from benchmarks.gpu.check import STAND_IN, Bench, Check, require, run_check
 from benchmarks.gpu.checks import CHECKS
 from benchmarks.gpu.made_up import make_samples
@@ -254,7 +253,7 @@ class _Process:
 
 def test_boxes_share_the_time_and_results_are_written_after_every_check(bench, monkeypatch, tmp_path):
     process = _Process(replace(bench, out=tmp_path))
-    monkeypatch.setattr(acceptance, "_Process", lambda _: process)
+    monkeypatch.setattr(run_checks, "_Process", lambda _: process)
     written: list[int] = []
     file = tmp_path / "gpu.json"
 
@@ -263,7 +262,7 @@ def test_boxes_share_the_time_and_results_are_written_after_every_check(bench, m
         return {}
 
     checks = [Check(name=name, minutes=minutes, run=look) for name, minutes in (("a", 1.0), ("b", 1.0), ("c", 2.0))]
-    acceptance.run_all(checks, process.bench, time.monotonic() + 40)
+    run_checks.run_all(checks, process.bench, time.monotonic() + 40)
     assert written == [0, 1, 2]
     assert process.boxes == pytest.approx([10, 40 / 3, 40], abs=2)
     assert [check["name"] for check in json.loads(file.read_text())["checks"]] == ["a", "b", "c"]
