@@ -6,10 +6,12 @@ TRANSFORMERS_PYTHON names another interpreter, whose transformers runs the snipp
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from kexue_train.downstream.evaluate.sentence_vectors.fit_whitening import fit_whitening
 from kexue_train.export.export_hf import export_hf
 from kexue_train.export.import_weights import import_weights
 from tests.conftest import REPOSITORY
@@ -35,8 +37,12 @@ def test_every_snippet_runs_on_a_terminal_and_shows_nothing(samples: Path, check
     export_hf(checkpoint, run / "hf")
     import_weights(run / "hf", tmp_path / "imported")
     programs |= snippets_of_a_card(run / "hf") | snippets_of_a_card(tmp_path / "imported")
+    if find_spec("sentence_transformers"):
+        (tmp_path / "sentences.txt").write_text("".join(f"the {n} boats of harbour {n * n}\n" for n in range(20)))
+        fit_whitening(run / "hf", [tmp_path / "sentences.txt"], tmp_path / "vectors", dimensions=2)
+        programs |= snippets_of_a_card(tmp_path / "vectors")
     assert {"ending", "report", "Prefect", "README.md 1", "hf/README.md 1", "imported/README.md 1"} < programs.keys()
-    assert all("from_pretrained" in program for program in programs.values())
+    assert all("from_pretrained" in program or "SentenceTransformer(" in program for program in programs.values())
     shown = run_on_terminal(programs, tmp_path)
     assert {name: text for name, (code, text) in shown.items() if code or text} == {}
 

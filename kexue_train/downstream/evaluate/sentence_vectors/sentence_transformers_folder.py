@@ -35,9 +35,12 @@ pipeline_tag: sentence-similarity
 
 # Sentence vectors
 
-    from sentence_transformers import SentenceTransformer
-    model = SentenceTransformer("{name}", trust_remote_code=True)
-    vectors = model.encode(["a sentence", "another one"])
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{name}", trust_remote_code=True)
+vectors = model.encode(["a sentence", "another one"])
+```
 
 Compare them by their cosine. Pooling: {pooling}; {last}
 """
