@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -99,8 +99,12 @@ def connect_ray(address: str | None, num_cpus: int | None) -> None:
     on_main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)} if on_main else {}
     try:
-        with nullcontext() if address else _loopback_with_token():
+        if address:
+            _read_token_setting()  # with that of an earlier local cluster, this process would refuse the machines
             _init(address, num_cpus)
+        else:
+            with _loopback_with_token():
+                _init(address, num_cpus)
         atexit.register(ray.shutdown)  # before Ray's own, which waits half a second for output of the tasks
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _explained(error, address) from None

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from kexue_train.executor import Fetch, RayExecutor, current_machine
+from kexue_train.executor.ray_cluster import _loopback_with_token
 from kexue_train.executor.ray_executor import share_of_machine
 from kexue_train.executor.ray_machines import Node, wait_for_machines
 from kexue_train.foundation.errors import MachineLostError, ResourceError, StaleArtifactError
@@ -155,6 +156,23 @@ def test_more_than_the_object_store_holds_is_fetched_piece_by_piece(executor: Ra
 
     results = dict(executor.map_unordered(total, range(40), fetch=fetch))
     assert results == {number: 2_000_000 * number for number in range(40)}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("second")
+def test_the_token_of_an_earlier_local_ray_is_forgotten(cluster: Any) -> None:
+    """With it this process would refuse to tell machines where objects lie."""
+    import ray
+
+    ray.shutdown()
+    with _loopback_with_token():
+        pass  # here a local Ray would be started
+
+    def fetch(item: int) -> list[Fetch]:
+        return [Fetch(machine, large_array, item) for machine in (FIRST, SECOND)]
+
+    results = dict(RayExecutor(cluster.address).map_unordered(total, range(6), fetch=fetch))
+    assert results == {number: 2_000_000 * number for number in range(6)}
 
 
 @pytest.mark.slow

@@ -60,6 +60,7 @@ def test_training_has_the_losses_and_gradients_of_the_logits(make_model, tokens)
     batch = {
         "input_ids": input_ids,
         "sequence_ids": torch.ones_like(input_ids),
+        "sequence_starts": torch.tensor([0, 9, 18], dtype=torch.int32),
         "position_ids": torch.arange(9).expand(2, 9),
         "token_type_ids": torch.zeros_like(input_ids),
         "prediction_slots": slots,

@@ -1,7 +1,7 @@
 """Texts of CUDA 12 and 13, NCCL, Triton and gloo, and what follows from each.
 
-Most stand as they were posted or as the sources print them; those of cuDNN 9, EFA, error 802, Xid and gloo's time limits
-are made in the form that their libraries use.
+Most stand as they were posted or as the sources print them; those of cuDNN 9, EFA, error 802, Xid and gloo's time
+limits are made in the form that their libraries use.
 
 Sources: pytorch/pytorch (c10/cuda/CUDAException.cpp, NCCLUtils.hpp, ProcessGroupNCCL.cpp), NVIDIA/nccl issues 1410 and
 629, triton-lang/triton issue 1302, hiyouga/LlamaFactory issue 7396, sgl-project/sglang issue 3204, vllm issues 11054

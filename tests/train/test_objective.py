@@ -105,7 +105,8 @@ def test_loss_is_both_sums_over_their_expected_counts(vocab_size, batch):
         token_type_ids=batch["token_type_ids"],
     ).last_hidden_state
     heads, labels = objective.model.cls, dense({name: tensor.numpy() for name, tensor in batch.items()})
-    logits = heads.predictions(hidden).flatten(0, 1)
+    # Training has logits for all rows of the word table, those that only fill it up too.
+    logits = heads.predictions.decoder(heads.predictions.features(hidden)).flatten(0, 1)
     words = F.cross_entropy(logits, torch.from_numpy(labels["labels"]).flatten(), reduction="sum")
     relations = heads.next_sentence(hidden).flatten(0, 1)
     pairs = F.cross_entropy(relations, torch.from_numpy(labels["pairs"]).flatten(), reduction="sum")

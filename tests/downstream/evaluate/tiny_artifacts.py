@@ -84,6 +84,7 @@ def write_samples(folder: Path, packs: list[Pack], *, heldout_rows: int = HELDOU
         "seq_len": SEQ_LEN,
         "vocab_size": vocab_size,
         "heldout_rows": heldout_rows,
+        "sequences": sum(len(row["sequence_lengths"]) for row in rows),
         "special_token_ids": SPECIAL,
     }
     files = describe_files(folder, {shard_name(0, 1): len(rows)})
