@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import psutil
@@ -227,7 +228,7 @@ def _loopback_with_token() -> Iterator[None]:
     from ray._private import ray_constants  # noqa: PLC0415  # nowhere public
 
     given = {name: value for name in _TOKENS if (value := os.environ.get(name))}
-    settings = {_MAY_GROW: "0", "RAY_AUTH_MODE": "token", **(given or {_TOKENS[0]: secrets.token_hex(32)})}
+    settings = {_MAY_GROW: "0", "RAY_AUTH_MODE": "token", **(given or {_TOKENS[0]: _own_token()})}
     before = {name: os.environ.get(name) for name in settings}
     may_grow, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     os.environ.update(settings)
@@ -241,6 +242,12 @@ def _loopback_with_token() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@cache
+def _own_token() -> str:
+    """Return the token of all local clusters of this process: threads of an earlier one may still ask with it."""
+    return secrets.token_hex(32)
 
 
 def _read_token_setting() -> None:

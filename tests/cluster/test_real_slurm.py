@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +21,10 @@ URGENT = "#!/bin/sh\nexit 0\n"
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(
+        "KEXUE_REAL_SLURM" not in os.environ,
+        reason="takes minutes, and a job may fail where the nodes are busy: set KEXUE_REAL_SLURM=1",
+    ),
     pytest.mark.skipif(bool(missing_programs()), reason=f"needs a real Slurm: no {', '.join(missing_programs())} here"),
 ]
 
