@@ -48,6 +48,8 @@ class RoFormerV2Config(PretrainedConfig):
         init: Size of fresh weights, see ``RoFormerV2PreTrainedModel``.
         attention_window: In sequences of more tokens than this, a token sees only those at most half of it away.
         log_n_scale: Attention scores of a token that sees n are multiplied by log(max(n, 16)) / log(log_n_scale).
+        prefix_lm: Tokens of the first segment see the first alone; those of the second see it and the second up to
+            themselves (UniLM), so that the model also writes the second segment. Without second segment: no change.
         pad_token_id: The padding token.
         tie_word_embeddings: The word head is the word table.
         tied_output: ``"plain"``: logits x · E, as released; ``"half_swapped"``: S[x] · E with the halves of x swapped.
@@ -78,6 +80,7 @@ class RoFormerV2Config(PretrainedConfig):
         init: str = "depth_n",
         attention_window: int | None = None,
         log_n_scale: int | None = None,
+        prefix_lm: bool = False,
         pad_token_id: int = 0,
         tie_word_embeddings: bool = True,
         tied_output: str = "plain",
@@ -101,6 +104,7 @@ class RoFormerV2Config(PretrainedConfig):
         self.init = init
         self.attention_window = attention_window
         self.log_n_scale = log_n_scale
+        self.prefix_lm = prefix_lm
         self.tie_word_embeddings = tie_word_embeddings
         self.tied_output = tied_output
         self.embedding_size = hidden_size if embedding_size is None else embedding_size
@@ -162,9 +166,22 @@ class RoFormerV2Config(PretrainedConfig):
         for name in ("attention_window", "log_n_scale"):
             if getattr(self, name) is not None and not _is_number(getattr(self, name), at_least=2):
                 raise ValueError(f"{name}={getattr(self, name)!r}: give None or a whole number of at least 2")
+        self._check_prefix_lm()
         for name, value in (_FIXED | {"embedding_size": width}).items():
             if getattr(self, name) != value:
                 raise ValueError(f"{name}={getattr(self, name)!r}: this model has {name}={value!r} only")
+
+    def _check_prefix_lm(self) -> None:
+        if self.prefix_lm not in (True, False):
+            raise ValueError(f"prefix_lm={self.prefix_lm!r}: give True or False")
+        if self.prefix_lm and self.type_vocab_size < 2:
+            raise ValueError(f"prefix_lm=True with type_vocab_size={self.type_vocab_size}: it needs two segments")
+        for name in ("attention_window", "log_n_scale"):
+            if self.prefix_lm and getattr(self, name) is not None:
+                raise ValueError(
+                    f"prefix_lm=True with {name}={getattr(self, name)!r}: the kernel for long inputs does not know "
+                    "segments; leave one of the two out"
+                )
 
 
 def _check_activation(act: str | list[str]) -> None:

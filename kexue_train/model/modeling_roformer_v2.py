@@ -105,7 +105,7 @@ class Visibility(NamedTuple):
     """
 
     mask: Tensor | None = None
-    """Boolean, True where a query may see a key: [B, 1, S, S] for packed rows, [B, 1, 1, S] for padded ones."""
+    """Boolean, True where a query may see a key: [B, 1, S, S] for packed rows or a prefix, [B, 1, 1, S] for padding."""
     lengths: list[int] | None = None
     """Of all sequences (runs of padding too) through all rows; they sum to B·S."""
     starts: Tensor | None = None
@@ -129,6 +129,30 @@ def attention_mask_of(sequence_ids: Tensor | None, attention_mask: Tensor | None
         return None
     mask = attention_mask[:, None, None, :].bool()
     return mask | ~mask.any(-1, keepdim=True)  # a row of padding sees itself, or it would not be a number
+
+
+def prefix_mask_of(
+    token_type_ids: Tensor, sequence_ids: Tensor | None = None, attention_mask: Tensor | None = None
+) -> Tensor:
+    """Boolean mask [B, 1, S, S] of ``prefix_lm``, True where a query may see a key.
+
+    The first segment sees all of itself and nothing else; a token of the second sees the first, and the second up to
+    itself, in the order of the slots. So the first segment's states are those of the first segment alone.
+
+    Args:
+        token_type_ids: [B, S], 0 for the first segment, more for the second.
+        sequence_ids: [B, S] as for ``attention_mask_of``, like the next.
+        attention_mask: [B, S].
+
+    Source: kexue.fm/archives/7427, after UniLM.
+    """
+    slots, is_first = torch.arange(token_type_ids.shape[1], device=token_type_ids.device), token_type_ids == 0
+    mask = is_first[:, None, :] | (~is_first[:, :, None] & (slots <= slots[:, None]))
+    if sequence_ids is not None:
+        mask &= sequence_ids[:, :, None] == sequence_ids[:, None, :]
+    elif attention_mask is not None:
+        mask &= attention_mask[:, None, :].bool()
+    return (mask | (slots == slots[:, None]))[:, None]  # padding sees itself, or it would not be a number
 
 
 def sequence_starts(sequence_ids: Tensor) -> Tensor | None:
@@ -215,8 +239,10 @@ def _is_plain(linear: nn.Module) -> bool:
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager", "flash_attention_2")
 
 
-def check_attention(implementation: str) -> str:
+def check_attention(implementation: str, *, prefix_lm: bool = False) -> str:
     """Return ``implementation``; refuse one that no kernel of this file is chosen for, registered ones too.
+
+    With ``prefix_lm`` the kernel has to take a mask.
 
     Raises:
         ValueError: If it would be ignored.
@@ -228,6 +254,10 @@ def check_attention(implementation: str) -> str:
         raise ValueError(
             f"attn_implementation={implementation!r}: RoFormerV2 has kernels of its own and would not call {own}; use "
             f"{', '.join(ATTENTION_IMPLEMENTATIONS)} as transformers defines them"
+        )
+    if prefix_lm and implementation == "flash_attention_2":
+        raise ValueError(
+            "attn_implementation='flash_attention_2' takes no mask, which prefix_lm=True needs; use 'sdpa' or 'eager'"
         )
     return implementation
 
@@ -501,7 +531,8 @@ class RoFormerV2PreTrainedModel(PreTrainedModel):
     def _check_and_adjust_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> str:
         if attn_implementation is not None:
             check_attention(attn_implementation)
-        return check_attention(super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs))
+        chosen = super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+        return check_attention(chosen, prefix_lm=self.config.prefix_lm)
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
         """As in transformers; the new tokens are predicted, rows that only fill the table up are not."""
@@ -592,8 +623,9 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
         )
         _check_starts(sequence_starts, sequence_ids)
         if not _is_traced():  # set in the configuration, it has not been looked at
-            check_attention(self.config._attn_implementation)
+            check_attention(self.config._attn_implementation, prefix_lm=self.config.prefix_lm)
         shape, device = given.shape[:2], given.device
+        segments = token_type_ids if self.config.prefix_lm else None
         if token_type_ids is None:
             token_type_ids = torch.zeros(shape, dtype=torch.long, device=device)
         if position_ids is None:
@@ -602,7 +634,7 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
             position_ids, self.config.hidden_size // self.config.num_attention_heads, self.config.rotary_base
         )
         x = self.embeddings(input_ids, token_type_ids, inputs_embeds)
-        seen = self._visibility(sequence_ids, sequence_starts, attention_mask, shape)
+        seen = self._visibility(sequence_ids, sequence_starts, attention_mask, shape, segments)
         if self.config.output_attentions if output_attentions is None else output_attentions:
             seen = self._recorded(seen)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -636,8 +668,11 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
         starts: Tensor | None,
         attention_mask: Tensor | None,
         shape: torch.Size,
+        segments: Tensor | None,
     ) -> Visibility:
         """Sequences where a kernel for them exists, else a mask; without given starts that costs a wait for a GPU."""
+        if segments is not None:
+            return Visibility(mask=prefix_mask_of(segments, sequence_ids, attention_mask))
         implementation, window, log_n_scale = (
             self.config._attn_implementation,
             self.config.attention_window,
