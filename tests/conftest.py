@@ -9,7 +9,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -59,6 +59,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     ranks = {name: rank for rank, name in enumerate(_LONGEST_FILES)}
     items.sort(key=lambda item: (ranks.get(item.path.name, len(ranks)), item.path not in slow))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str, sched: Any) -> None:
+    """Go on after the test in which a test process died.
+
+    xdist 3.8 runs that test again, which may end the next process, and hands out the process's finished files again,
+    for which it then waits for ever.
+    """
+    for file, tests in list(sched.workqueue.items()):
+        if crashitem in tests:
+            tests[crashitem] = True
+        if all(tests.values()):
+            del sched.workqueue[file]
 
 
 @pytest.fixture(autouse=True)
