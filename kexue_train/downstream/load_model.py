@@ -107,8 +107,10 @@ def load_model(model_dir: Path) -> LoadedModel:
     return LoadedModel(model, model.device, has_nsp_head=not without_nsp)
 
 
-def load_next_sentence_model(model_dir: Path) -> LoadedHead:
+def load_next_sentence_model(model_dir: Path, **settings: Any) -> LoadedHead:
     """Load any model that ``AutoModelForNextSentencePrediction`` opens, with its tokenizer; nothing is downloaded.
+
+    ``settings`` replace those of its configuration.
 
     Raises:
         EvaluationError: If the folder holds no model or tokenizer, the model has no NSP head, or weights are missing.
@@ -116,7 +118,9 @@ def load_next_sentence_model(model_dir: Path) -> LoadedHead:
     """
     instead = "score its masked words instead: --method pet, or 'kexue evaluate mlm'"
     try:
-        model, missing = load_pretrained(model_dir, "AutoModelForNextSentencePrediction", "a model with an NSP head")
+        model, missing = load_pretrained(
+            model_dir, "AutoModelForNextSentencePrediction", "a model with an NSP head", **settings
+        )
     except EvaluationError as error:
         raise EvaluationError(f"{error}; if it was trained without next sentences, {instead}") from None
     body = f"{model.base_model_prefix}."
@@ -139,14 +143,16 @@ def load_masked_lm(model_dir: Path) -> LoadedHead:
     return _with_tokenizer(model_dir, model, ("cls_token", "sep_token", "mask_token"))
 
 
-def load_encoder(model_dir: Path) -> LoadedHead:
+def load_encoder(model_dir: Path, **settings: Any) -> LoadedHead:
     """Load any model that ``AutoModel`` opens, without head, with its tokenizer; nothing is downloaded.
+
+    ``settings`` replace those of its configuration.
 
     Raises:
         EvaluationError: If the folder holds no model or tokenizer, or weights are missing.
         ResourceError: If transformers is not installed.
     """
-    model, missing = load_pretrained(model_dir, "AutoModel", "an encoder")
+    model, missing = load_pretrained(model_dir, "AutoModel", "an encoder", **settings)
     require_weights(model_dir, {name for name in missing if not name.startswith("pooler.")})
     return _with_tokenizer(model_dir, model, ("cls_token", "sep_token"))
 
@@ -273,7 +279,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def load_with_head(model_dir: Path, auto_class: str, num_labels: int, *, seed: int) -> Any:
+def load_with_head(model_dir: Path, auto_class: str, num_labels: int, *, seed: int, **settings: Any) -> Any:
     """Load the encoder in ``model_dir`` under a fresh head, in fp32, on the best device here.
 
     Args:
@@ -281,6 +287,7 @@ def load_with_head(model_dir: Path, auto_class: str, num_labels: int, *, seed: i
         auto_class: Such as ``AutoModelForSequenceClassification``.
         num_labels: Outputs of the head.
         seed: Fixes the head.
+        settings: Replace those of its configuration.
 
     Raises:
         EvaluationError: If the folder holds no such model, or lacks weights of the encoder.
@@ -289,7 +296,7 @@ def load_with_head(model_dir: Path, auto_class: str, num_labels: int, *, seed: i
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model, missing = load_pretrained(
-            model_dir, auto_class, f"a model that {auto_class} opens", num_labels=num_labels
+            model_dir, auto_class, f"a model that {auto_class} opens", num_labels=num_labels, **settings
         )
     body = f"{model.base_model_prefix}."
     require_weights(model_dir, {name for name in missing if name.startswith(body) and ".pooler." not in name})

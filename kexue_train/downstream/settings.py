@@ -86,6 +86,8 @@ class FitSettings(Config):
     """Share of each gradient's elements that count at a step (gradient dropout); 1 keeps all."""
     flood_level: float = Field(default=0.0, ge=0)
     """The loss b below which training climbs instead: |loss - b| + b; 0 switches it off."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout while training, of states and of attention; by default the model's own."""
 
 
 class HarnessSettings(Config):
@@ -113,6 +115,10 @@ class HarnessSettings(Config):
     """Share of each gradient's elements that count at a step (gradient dropout); 1 keeps all."""
     flood_level: float = Field(default=0.0, ge=0)
     """The loss b below which training climbs instead: |loss - b| + b; 0 switches it off."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout while training, of states and of attention; by default the model's own."""
+    rdrop: float = Field(default=0.0, ge=0)
+    """Weight of R-Drop: two passes with different dropout have to agree; 0 switches it off, a usual value is 4."""
 
 
 class VectorSettings(Config):

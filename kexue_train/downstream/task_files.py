@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -117,6 +118,21 @@ class Record:
         if not isinstance(value, list) or not value:
             raise EvaluationError(f"{self.where}: '{key}' is {_shown(value)}; expected a list of candidates")
         return [self._as_text(entry, key) for entry in value]
+
+    def number(self, key: str) -> float:
+        """Return the value of ``key`` as a number.
+
+        Raises:
+            EvaluationError: If it is missing, or no finite number.
+        """
+        value = self.value(key)
+        try:
+            number = float("nan" if isinstance(value, bool) else value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise EvaluationError(f"{self.where}: {key!r} is {value!r}; expected a number")
+        return number
 
     def _as_text(self, value: Any, key: str) -> str:
         if isinstance(value, str):

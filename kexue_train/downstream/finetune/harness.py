@@ -10,17 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kexue_train.downstream.finetune.dropout import dropout_settings, require_dropout
 from kexue_train.downstream.finetune.loop import train_seed
+from kexue_train.downstream.finetune.rdrop import WithRDrop
 from kexue_train.downstream.finetune.tasks.choice import ChoiceProblem
 from kexue_train.downstream.finetune.tasks.classification import ClassificationProblem, text_of
 from kexue_train.downstream.finetune.tasks.problem import Problem
 from kexue_train.downstream.finetune.tasks.reading import ReadingProblem
+from kexue_train.downstream.finetune.tasks.similarity import PairSimilarityProblem
 from kexue_train.downstream.finetune.tasks.splits import Splits, read_splits
 from kexue_train.downstream.finetune.tasks.tagging import TaggingProblem, read_marked
 from kexue_train.downstream.finetune.tasks.task import (
     ChoiceTask,
     ClassificationTask,
     ReadingTask,
+    SimilarityTask,
     SupervisedTask,
     TaggingTask,
 )
@@ -40,7 +44,7 @@ from kexue_train.downstream.results.fine_tuning import (
     SeedFailure,
 )
 from kexue_train.downstream.results.result import TASK_ERRORS, reason_of
-from kexue_train.downstream.results.training import SeedRun, spreads
+from kexue_train.downstream.results.training import SeedRun, SplitScores, spreads
 from kexue_train.downstream.sequences import Reader
 from kexue_train.downstream.settings import FitSettings, HarnessSettings
 from kexue_train.downstream.task_files import Record, fill_template
@@ -68,13 +72,16 @@ def finetune_tasks(
         progress: Receives steps done.
 
     Raises:
-        EvaluationError: If the folder of the data is missing, or the model or its tokenizer cannot be loaded.
+        EvaluationError: If the folder of the data is missing, the model or its tokenizer cannot be loaded, or R-Drop is
+            wanted of a model without dropout.
         ResourceError: If transformers is not installed.
     """
     if not data.is_dir():
         raise EvaluationError(f"{data}: no such folder; give the one that holds the tasks' data")
     refuse_other_contents(save / name for name in tasks if save)
-    encoder = load_encoder(model_dir)
+    encoder = load_encoder(model_dir, **dropout_settings(model_dir, settings.dropout))
+    if settings.rdrop:
+        require_dropout(encoder.model, "--rdrop")
     results = []
     for name, task in tasks.items():
         max_length = encoder.fitting(settings.max_length or task.max_length)
@@ -113,6 +120,7 @@ class _TaskRun:
             accumulation_steps=self.task.accumulation_steps,
             gradient_keep=self.settings.gradient_keep,
             flood_level=self.settings.flood_level,
+            dropout=self.settings.dropout,
         )
 
     def run(self, data: Path) -> FineTunedTaskResult:
@@ -141,6 +149,7 @@ class _TaskRun:
             cut=self.reader.num_cut,
             unknown_rate=self.reader.unknown_rate,
             fit=self.fit_settings,
+            rdrop=self.settings.rdrop,
             baselines=baselines,
             encoders=encoders,
             failures=failures,
@@ -158,13 +167,14 @@ class _TaskRun:
         return runs, failures
 
     def _train(self, problem: Problem, splits: Splits, kind: EncoderKind, seed: int) -> SeedRun:
-        model = load_with_head(self.model_dir, problem.auto_class, problem.num_labels, seed=seed)
+        changed = dropout_settings(self.model_dir, self.settings.dropout)
+        model = load_with_head(self.model_dir, problem.auto_class, problem.num_labels, seed=seed, **changed)
         if kind == "random":
             model = with_fresh_weights(model, seed=seed)
         unit = f"steps of {self.name}, {kind} encoder, seed {seed}"
         run = train_seed(
             model,
-            problem,
+            WithRDrop(problem, self.settings.rdrop) if self.settings.rdrop else problem,
             self.fit_settings,
             splits.scored,
             seed=seed,
@@ -182,14 +192,14 @@ def _baselines(problem: Problem) -> tuple[list[Baseline], list[SeedFailure]]:
     except TASK_ERRORS as error:
         return found, [SeedFailure(encoder=None, seed=None, error=f"no bag of words: {reason_of(error)}")]
     if words is not None:
-        scores = {split: {"accuracy": value} for split, value in words.accuracy.items()}
+        scores: SplitScores = words.scores  # type: ignore[assignment]  # its keys are splits
         found.append(Baseline(name="bag_of_words", scores=scores, penalty=words.penalty))
     return found, []
 
 
 def _in_words(result: FineTunedTaskResult) -> str:
     found = [
-        f"{encoder.encoder} {encoder.scores[result.split][str(result.metric)].mean:.1%}" for encoder in result.encoders
+        f"{encoder.encoder} {encoder.scores[result.split][str(result.metric)].text}" for encoder in result.encoders
     ]
     failed = [f"{failure.encoder or 'task'} failed: {failure.error}" for failure in result.failures]
     return f"{result.task}: " + "; ".join([*found, *failed])
@@ -213,13 +223,15 @@ def make_problem(
             return ReadingProblem.make(task, splits, reader), splits
         case ChoiceTask():
             return ChoiceProblem.make(task, splits, reader), splits
+        case SimilarityTask():
+            return PairSimilarityProblem.make(task, splits, reader), splits
     raise TypeError(f"unsupported type of task: {type(task).__name__}")
 
 
 def _text_of(task: SupervisedTask, record: Record) -> str:
     """Return what records that belong together have in common: a text and all questions on it."""
     match task:
-        case ClassificationTask():
+        case ClassificationTask() | SimilarityTask():
             return "\0".join(text_of(task, record))
         case TaggingTask():
             return read_marked(task, record).text

@@ -27,6 +27,7 @@ _TASK_TYPES = {
     "tagging": "token-classification",
     "reading": "question-answering",
     "choice": "multiple-choice",
+    "similarity": "sentence-similarity",
 }
 
 
@@ -43,7 +44,8 @@ class Baseline(ResultPart):
     """What needs no encoder."""
 
     name: str
-    """chance, majority (the most frequent label of the training set), or bag_of_words (logistic regression)."""
+    """chance, majority (the most frequent label of the training set), or bag_of_words (logistic regression; for
+    similarity cosines of tf-idf)."""
     scores: SplitScores
     penalty: float | None = None
     """Penalty of the regression's weights, chosen on dev."""
@@ -80,6 +82,8 @@ class FineTunedTaskResult(ResultPart):
     """Share of unknown tokens; near 1 the model cannot read the language."""
     fit: FitSettings | None = None
     """How it was trained."""
+    rdrop: float = 0.0
+    """Weight of R-Drop; 0: without."""
     baselines: list[Baseline] = []
     encoders: list[EncoderResult] = []
     failures: list[SeedFailure] = []
@@ -143,6 +147,8 @@ class FineTuningResults(ResultPart):
             f"In percent; the encoders over {self.seeds} seeds, mean ± standard deviation.",
             *(failure.text for failure in self.failures),
         ]
+        if any(result.metric == "spearman" for result in self.tasks):
+            found.append("Spearman: rank correlation with people's scores, times 100; bag of words: cosines of tf-idf.")
         if on_dev := [result.task for result in self.tasks if result.records and result.split == "dev"]:
             found.append(f"scored on the records that chose the epoch, so a little too well: {', '.join(on_dev)}")
         if cut := [f"{result.task} {result.cut:,} of {result.max_length}" for result in self.tasks if result.cut]:

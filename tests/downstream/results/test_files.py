@@ -41,7 +41,21 @@ def test_an_old_file_is_read_whole(name, form):
     old = json.loads((OLD / f"{name}.json").read_text(encoding="utf-8"))
     result = read_result(OLD / f"{name}.json")
     assert isinstance(result, form)
-    assert result.model_dump(mode="json") == {"kind": result.kind} | old
+    assert without_newer_values(result.model_dump(mode="json"), old) == {"kind": result.kind} | old
+
+
+NEWER = {"dropout": None, "rdrop": 0.0}
+"""What old files do not have, as it is read."""
+
+
+def without_newer_values(found, old):
+    """What was read, without the values of ``NEWER`` that ``old`` lacks."""
+    if isinstance(found, dict) and isinstance(old, dict):
+        kept = {key: value for key, value in found.items() if key in old or NEWER.get(key, found) != value}
+        return {key: without_newer_values(value, old.get(key)) for key, value in kept.items()}
+    if isinstance(found, list) and isinstance(old, list) and len(found) == len(old):
+        return [without_newer_values(*entries) for entries in zip(found, old, strict=True)]
+    return found
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +48,7 @@ class Pairs:
         indices = [
             [index_of.setdefault(record.text(key), len(index_of)) for key in ("text_a", "text_b")] for record in records
         ]
-        return cls(list(index_of), np.array(indices, np.int64), np.array([_number(record) for record in records]))
+        return cls(list(index_of), np.array(indices, np.int64), np.array([_score(record) for record in records]))
 
 
 def catalogue() -> dict[str, StsSet]:
@@ -106,13 +105,5 @@ def _records(folder: Path, pattern: str) -> list[Record]:
     return [record for path in paths for record in read_data_file(path)]
 
 
-def _number(record: Record) -> float:
-    key = "score" if "score" in record.values else "label"
-    value = record.value(key)
-    try:
-        number = float("nan" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise EvaluationError(f"{record.where}: {key!r} is {value!r}; expected a number")
-    return number
+def _score(record: Record) -> float:
+    return record.number("score" if "score" in record.values else "label")

@@ -1,4 +1,4 @@
-"""An encoder with a pooling and, for some losses, a head on its vectors; and what their cosines are trained for."""
+"""An encoder with a pooling and, for some losses, a head on its vectors."""
 
 from __future__ import annotations
 
@@ -20,44 +20,6 @@ from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import (
 from kexue_train.downstream.load_model import LoadedHead
 from kexue_train.downstream.sequences import Ids
 from kexue_train.downstream.settings import Pooling
-
-COSENT_SCALE = 20.0
-AM_SCALE, AM_MARGIN = 30.0, 0.35
-
-
-def cosent_loss(cosines: Tensor, scores: Tensor, scale: float = COSENT_SCALE) -> Tensor:
-    """Return log(1 + Σ exp(λ (cos_l - cos_m))) over all ordered pairs with score_m > score_l: a scalar, at least 0.
-
-    Only the order of the scores counts, as for Spearman's correlation. 0 where all scores are equal.
-
-    Args:
-        cosines: (B,) of the pairs of a batch, or any other measure of similarity.
-        scores: (B,), the more, the more alike.
-        scale: λ.
-
-    Source: https://kexue.fm/archives/8847.
-    """
-    differences = scale * (cosines[None, :] - cosines[:, None])  # [m, l]
-    wrong = differences.masked_fill(scores[:, None] <= scores[None, :], -torch.inf)
-    return torch.cat([wrong.flatten(), wrong.new_zeros(1)]).logsumexp(0)
-
-
-def am_softmax_loss(cosines: Tensor, labels: Tensor, scale: float = AM_SCALE, margin: float = AM_MARGIN) -> Tensor:
-    """Return the mean of log(1 + Σ_{i≠y} exp(s (cos_i + m - cos_y))): the right class has to lead by the margin.
-
-    Without a margin it is the cross-entropy of s · cos.
-
-    Args:
-        cosines: (B, C) of vectors and classes.
-        labels: (B,) of the right classes.
-        scale: s.
-        margin: m.
-
-    Source: https://kexue.fm/archives/8656, https://kexue.fm/archives/5743.
-    """
-    right = F.one_hot(labels, cosines.shape[1]).to(cosines.dtype)
-    return F.cross_entropy(scale * (cosines - margin * right), labels)
-
 
 Head = Literal["none", "comparison", "classes"]
 _HEAD_STD = 0.02

@@ -14,7 +14,8 @@ from torch import Tensor
 from kexue_train.downstream.evaluate.sentence_vectors.encode_sentences import Sentences, Vectors
 from kexue_train.downstream.finetune.bag_of_words import BUCKETS, SparseRows, Vectorizer
 from kexue_train.downstream.finetune.loop import Indices
-from kexue_train.downstream.finetune.sentence_vectors.bi_encoder import BiEncoder, Head, am_softmax_loss
+from kexue_train.downstream.finetune.losses import am_softmax_loss
+from kexue_train.downstream.finetune.sentence_vectors.bi_encoder import BiEncoder, Head
 from kexue_train.downstream.finetune.tasks.splits import Splits
 from kexue_train.downstream.task_files import Record
 from kexue_train.foundation.errors import EvaluationError

@@ -13,7 +13,8 @@ from kexue_train.downstream.evaluate.sentence_vectors.score_set import pair_cosi
 from kexue_train.downstream.evaluate.sentence_vectors.spearman import spearman
 from kexue_train.downstream.evaluate.sentence_vectors.sts_sets import Pairs
 from kexue_train.downstream.finetune.loop import Indices
-from kexue_train.downstream.finetune.sentence_vectors.bi_encoder import BiEncoder, Head, cosent_loss
+from kexue_train.downstream.finetune.losses import cosent_loss
+from kexue_train.downstream.finetune.sentence_vectors.bi_encoder import BiEncoder, Head
 from kexue_train.downstream.finetune.tasks.splits import Splits
 
 

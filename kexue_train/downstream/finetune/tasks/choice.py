@@ -8,12 +8,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from kexue_train.downstream.finetune.loop import Indices
-from kexue_train.downstream.finetune.tasks.problem import Labels, Problem, Scores, accuracy, guessing_baselines
+from kexue_train.downstream.finetune.tasks.problem import (
+    Labels,
+    Predictions,
+    Problem,
+    Scores,
+    accuracy,
+    guessing_baselines,
+)
 from kexue_train.downstream.finetune.tasks.splits import Splits
 from kexue_train.downstream.finetune.tasks.task import ChoiceTask
 from kexue_train.downstream.sequences import Reader, Segments
@@ -49,12 +55,12 @@ class ChoiceProblem(Problem):
             },
         )
 
-    def loss(self, model: Any, indices: Indices) -> Tensor:  # noqa: D102
+    def predict(self, model: Any, indices: Indices) -> list[Predictions]:  # noqa: D102
         options = [self.options["train"][index] for index in indices]
         inputs = self.reader.batch([option for of_record in options for option in of_record], model.device)
         numbers = torch.split(_numbers(model, inputs), [len(of_record) for of_record in options])
         labels = torch.from_numpy(self.labels["train"][indices]).to(model.device)
-        return F.cross_entropy(pad_sequence(list(numbers), batch_first=True, padding_value=-torch.inf), labels)
+        return [Predictions(pad_sequence(list(numbers), batch_first=True, padding_value=-torch.inf), labels)]
 
     @torch.inference_mode()
     def score(self, model: Any, split: str) -> Scores:  # noqa: D102

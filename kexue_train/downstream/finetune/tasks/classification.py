@@ -8,14 +8,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812  # the name everybody reads
-from torch import Tensor
 
-from kexue_train.downstream.finetune.bag_of_words import BagOfWordsScore, Text, score_bag_of_words
+from kexue_train.downstream.finetune.bag_of_words import Text, score_bag_of_words
 from kexue_train.downstream.finetune.loop import Indices
-from kexue_train.downstream.finetune.tasks.problem import Labels, Problem, Scores, accuracy, guessing_baselines
+from kexue_train.downstream.finetune.tasks.problem import (
+    Labels,
+    Predictions,
+    Problem,
+    Scores,
+    WordScores,
+    accuracy,
+    guessing_baselines,
+)
 from kexue_train.downstream.finetune.tasks.splits import Splits
-from kexue_train.downstream.finetune.tasks.task import ClassificationTask
+from kexue_train.downstream.finetune.tasks.task import ClassificationTask, SimilarityTask
 from kexue_train.downstream.sequences import Reader, Segments
 from kexue_train.downstream.task_files import Record, fill_template
 from kexue_train.foundation.errors import EvaluationError
@@ -52,14 +58,14 @@ class ClassificationProblem(Problem):
             num_examples=len(splits.train),
             label_names=names,
             texts=texts,
-            sequences={split: _sequences(of_split, reader) for split, of_split in texts.items()},
+            sequences={split: join_texts(of_split, reader) for split, of_split in texts.items()},
             labels={split: number_labels(task, of_split, names) for split, of_split in records.items()},
         )
 
-    def loss(self, model: Any, indices: Indices) -> Tensor:  # noqa: D102
+    def predict(self, model: Any, indices: Indices) -> list[Predictions]:  # noqa: D102
         inputs = self.reader.batch([self.sequences["train"][index] for index in indices], model.device)
         labels = torch.from_numpy(self.labels["train"][indices]).to(model.device)
-        return F.cross_entropy(model(**inputs).logits.float(), labels)
+        return [Predictions(model(**inputs).logits.float(), labels)]
 
     @torch.inference_mode()
     def score(self, model: Any, split: str) -> Scores:  # noqa: D102
@@ -74,11 +80,13 @@ class ClassificationProblem(Problem):
             self.labels, {split: 1 / self.num_labels for split in self.labels if split != "train"}
         )
 
-    def bag_of_words(self) -> BagOfWordsScore:  # noqa: D102
-        return score_bag_of_words(self.texts, self.labels, self.num_labels)
+    def bag_of_words(self) -> WordScores:
+        """Score a logistic regression on hashed character n-grams."""
+        found = score_bag_of_words(self.texts, self.labels, self.num_labels)
+        return WordScores({split: {"accuracy": value} for split, value in found.accuracy.items()}, found.penalty)
 
 
-def text_of(task: ClassificationTask, record: Record) -> Text:
+def text_of(task: ClassificationTask | SimilarityTask, record: Record) -> Text:
     """Return the text, or the two of a pair.
 
     Raises:
@@ -116,6 +124,7 @@ def macro_f1(found: Labels, answers: Labels) -> float:
     return float((2 * right / np.maximum(either, 1))[expected > 0].mean())
 
 
-def _sequences(texts: Sequence[Text], reader: Reader) -> list[Segments]:
+def join_texts(texts: Sequence[Text], reader: Reader) -> list[Segments]:
+    """Return the sequence of every text, or of the two texts of every pair."""
     spelled = [reader.spell(parts) for parts in zip(*texts, strict=True)]
     return [reader.join(*(part.ids for part in parts)) for parts in zip(*spelled, strict=True)]

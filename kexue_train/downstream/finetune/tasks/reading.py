@@ -23,12 +23,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 import xxhash
-from torch import Tensor
 
 from kexue_train.downstream.finetune.loop import Indices
-from kexue_train.downstream.finetune.tasks.problem import Problem, Scores
+from kexue_train.downstream.finetune.tasks.problem import Predictions, Problem, Scores
 from kexue_train.downstream.finetune.tasks.splits import Splits
 from kexue_train.downstream.finetune.tasks.task import ReadingTask
 from kexue_train.downstream.sequences import Reader, Segments, Spelled
@@ -164,17 +162,16 @@ class ReadingProblem(Problem):
             windows=windows,
         )
 
-    def loss(self, model: Any, indices: Indices) -> Tensor:  # noqa: D102
+    def predict(self, model: Any, indices: Indices) -> list[Predictions]:  # noqa: D102
         windows = [self.windows["train"][index] for index in indices]
         inputs = self.reader.batch([window.sequence for window in windows], model.device)
         output = model(**inputs)
         hidden = ~inputs["attention_mask"].bool()
         slots = torch.tensor([window.answer for window in windows], device=model.device)
-        start, end = (
-            F.cross_entropy(logits.float().masked_fill(hidden, -torch.inf), slots[:, side])
+        return [
+            Predictions(logits.float().masked_fill(hidden, -torch.inf), slots[:, side])
             for side, logits in enumerate((output.start_logits, output.end_logits))
-        )
-        return (start + end) / 2
+        ]
 
     def score(self, model: Any, split: str) -> Scores:  # noqa: D102
         answers = [question.answers for question in self.questions[split]]

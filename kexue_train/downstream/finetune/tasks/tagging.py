@@ -11,11 +11,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F  # noqa: N812  # the name everybody reads
-from torch import Tensor
 
 from kexue_train.downstream.finetune.loop import Indices
-from kexue_train.downstream.finetune.tasks.problem import Problem, Scores
+from kexue_train.downstream.finetune.tasks.problem import NO_LABEL, Predictions, Problem, Scores
 from kexue_train.downstream.finetune.tasks.splits import Splits
 from kexue_train.downstream.finetune.tasks.task import TaggingTask
 from kexue_train.downstream.sequences import Ids, Reader, Segments, Spelled, padded
@@ -92,9 +90,6 @@ def entity_scores(found: Sequence[Sequence[Entity]], answers: Sequence[Sequence[
     }
 
 
-_NO_TAG = -100
-
-
 class Marked(NamedTuple):
     """A text and its entities, in characters."""
 
@@ -152,13 +147,12 @@ class TaggingProblem(Problem):
             pieces=pieces,
         )
 
-    def loss(self, model: Any, indices: Indices) -> Tensor:  # noqa: D102
+    def predict(self, model: Any, indices: Indices) -> list[Predictions]:  # noqa: D102
         pieces = [self.pieces["train"][index] for index in indices]
         inputs = self.reader.batch([piece.sequence for piece in pieces], model.device)
-        tags = torch.from_numpy(padded([piece.tags for piece in pieces], _NO_TAG)).to(model.device)
+        tags = torch.from_numpy(padded([piece.tags for piece in pieces], NO_LABEL)).to(model.device)
         logits = model(**inputs).logits.float()
-        total = F.cross_entropy(logits.flatten(0, 1), tags.flatten(), ignore_index=_NO_TAG, reduction="sum")
-        return total / (tags != _NO_TAG).sum().clamp(min=1)
+        return [Predictions(logits.flatten(0, 1), tags.flatten())]
 
     def score(self, model: Any, split: str) -> Scores:  # noqa: D102
         return entity_scores(self.find(model, split), [marked.entities for marked in self.texts[split]])
@@ -244,7 +238,7 @@ def _pieces(texts: Sequence[Marked], names: Sequence[str], reader: Reader) -> It
         reader.num_cut += len(tags) > room
         for start in range(0, len(tags), room):
             part = slice(start, start + room)
-            with_special = np.concatenate(([_NO_TAG], tags[part], [_NO_TAG]))
+            with_special = np.concatenate(([NO_LABEL], tags[part], [NO_LABEL]))
             yield TextPiece(reader.join(spelled.ids[part]), with_special, number, spelled.spans[part])
 
 

@@ -23,7 +23,7 @@ class SupervisedTask(Config):
     title: str
     """What is learnt, in a few words."""
     kind: str
-    """classification, tagging, reading or choice."""
+    """classification, tagging, reading, choice or similarity."""
     train: str
     """JSON Lines file to learn from, relative to the folder of the data; .gz too, like the next two."""
     dev: str | None = None
@@ -126,11 +126,24 @@ class ChoiceTask(SupervisedTask):
     """Pieces that a batch is computed in, for less memory."""
 
 
+class SimilarityTask(SupervisedTask):
+    """How alike the two texts of a pair are, read together: an order, not classes."""
+
+    kind: Literal["similarity"]
+    text: str = "{text_a}"
+    """Template of the text."""
+    text_b: str = "{text_b}"
+    """Template of the other text."""
+    score: str = "score"
+    """Key of a number: the more, the more alike. Only its order counts."""
+
+
 KINDS: dict[str, type[SupervisedTask]] = {
     "classification": ClassificationTask,
     "tagging": TaggingTask,
     "reading": ReadingTask,
     "choice": ChoiceTask,
+    "similarity": SimilarityTask,
 }
 
 

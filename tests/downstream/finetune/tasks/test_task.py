@@ -44,7 +44,8 @@ def test_there_are_known_tasks_of_every_kind():
 @pytest.mark.parametrize("name", KNOWN)
 def test_every_known_task_has_its_files(name, shared_data):
     task = KNOWN[name]
-    assert all((shared_data / "nlu" / path).is_file() for path in (task.train, task.dev, task.test) if path)
+    folder = shared_data / ("sts" if task.kind == "similarity" else "nlu")
+    assert all((folder / path).is_file() for path in (task.train, task.dev, task.test) if path)
 
 
 @pytest.mark.slow

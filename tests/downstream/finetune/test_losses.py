@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kexue_train.downstream.finetune.sentence_vectors.bi_encoder import am_softmax_loss, cosent_loss
+from kexue_train.downstream.finetune.losses import am_softmax_loss, cosent_loss
 
 PAIRS = st.lists(st.tuples(st.floats(-1, 1), st.integers(0, 4)), min_size=1, max_size=12)
 
