@@ -15,6 +15,7 @@ from kexue_train.shuffle.scatter_result import ScatterResult
 
 _LOOK_BYTES = 64 * 2**10
 _MAX_NAMES, _MAX_CHARS = 5, 60
+_HOW_TO_KEEP = "--keep NAME keeps one, --keep-all all; in a configuration shuffle.keep, shuffle.keep_all"
 
 
 def with_all_kept(config: ShuffleConfig, sources: Sequence[Source]) -> ShuffleConfig:
@@ -50,7 +51,7 @@ def describe_unread(config: ShuffleConfig, scattered: Sequence[ScatterResult]) -
     unread = sorted({key for result in scattered for key in result.unread_keys})
     if not unread:
         return None
-    advice = "plain lines hold the text alone" if config.output == "lines" else "--keep NAME keeps one, --keep-all all"
+    advice = "plain lines hold the text alone" if config.output == "lines" else _HOW_TO_KEEP
     return f"not kept: {name_keys(unread)} ({advice})"
 
 
