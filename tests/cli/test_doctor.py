@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from operator import attrgetter
@@ -38,14 +37,12 @@ def fact(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], None]:
 
 
 def test_this_machine_gets_one_answer_per_question_and_every_complaint_a_fix(tmp_path: Path) -> None:
-    start = time.monotonic()
     checks = diagnose(run_dir=tmp_path / "runs" / "demo")
     names = [check.name for check in checks]
     assert len(names) == len(set(names)) >= 12
     assert all(check.finding for check in checks)
     assert all(bool(check.fix) == (check.status != "ok") for check in checks)
     assert list(tmp_path.iterdir()) == []
-    assert time.monotonic() - start < 20  # 3 s on an idle machine
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from kexue_train.foundation.errors import CorpusError, MachineLostError, Resourc
 
 SECONDS = 600.0
 """Far more than anything here takes, also on a machine that does much else."""
-PROMPTLY = 20.0
+PROMPTLY = 60.0  # half of what the tasks would sleep
 """Far less than the two minutes of a long task; ending it takes a second on a machine that does nothing else."""
 
 
