@@ -36,8 +36,8 @@ from kexue_train.optim.storage import TensorStorage, choose_storage
 from kexue_train.optim.whole_tensors import WholeTensors, allocate_moments
 
 _Loss = TypeVar("_Loss")
-GradientObserver = Callable[[int, Tensor, int], None]
-"""Called as ``observer(index, gradient, start)``: the tensor's index, and its elements from ``start`` on."""
+GradientObserver = Callable[[int, Tensor], None]
+"""Called as ``observer(index, gradient)``, the index that of the tensor in ``HiddenAccumulation.tensors``."""
 
 
 class HiddenAccumulation(torch.optim.Optimizer):
@@ -62,8 +62,7 @@ class HiddenAccumulation(torch.optim.Optimizer):
         micro_batch_weight: Weight of the next micro-batch relative to the mean one (for micro-batches that hold
             different numbers of tokens); over a step and all ranks the weights must average 1. ``step`` resets it.
         gradient_observer: Sees each gradient of each micro-batch, as backward made it, before it is folded; it must not
-            change it. Under ``partitioned`` it sees this rank's slices of the mean over the ranks. It sees none of the
-            single micro-batches under ``accumulate="gradient"``. A copy of the optimizer has none.
+            change it. It sees nothing under ``partitioned`` or ``accumulate="gradient"``. A copy has none.
 
     Raises:
         ValueError: By name, if a parameter cannot be trained, another optimizer has it, or a setting is out of range.
@@ -416,7 +415,7 @@ class HiddenAccumulation(torch.optim.Optimizer):
         if grad.layout is not torch.strided:
             grad = grad.to_dense()
         if self.gradient_observer:
-            self.gradient_observer(index, grad, 0)
+            self.gradient_observer(index, grad)
         if self.options.clip_norm is not None:
             norm = square_norms([grad]).sqrt()
             grad.mul_(clip_factor(norm, self.options.clip_norm, self.options.clip_form))

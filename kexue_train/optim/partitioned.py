@@ -238,9 +238,6 @@ class FlatSteps(torch.optim.Optimizer):
         optimizer = self._optimizer
         optimizer.apply_settings()
         options, slices = optimizer.options, self._storage.map.slices
-        if optimizer.gradient_observer:
-            for own, grad in zip(slices, gradients, strict=True):
-                optimizer.gradient_observer(own.tensor, grad, own.start)
         bad = self._find_bad(gradients)
         optimizer.guard.mark(slice(None), bad)
         share = optimizer.micro_batch_weight / optimizer.accumulation_steps if self.hidden else 1.0
