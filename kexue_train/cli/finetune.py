@@ -19,6 +19,7 @@ from kexue_train.cli.commands import (
 )
 from kexue_train.cli.options import Given, options_of
 from kexue_train.downstream.folder_code import trusting_code
+from kexue_train.foundation.errors import ConfigError
 
 if TYPE_CHECKING:
     from kexue_train.downstream.settings import HarnessSettings, VectorSettings, WhiteningSettings
@@ -83,18 +84,42 @@ def finetune_whitening(
 )
 def finetune_sentence_vectors(
     model: Annotated[Path, typer.Argument(help="Exported model folder, or any other that AutoModel opens.")],
-    data: Annotated[Path, typer.Argument(help="Folder with the sets, each a folder with train, dev and test files.")],
-    sets: Annotated[list[str], typer.Option("--set", help="Name of a set; may be repeated.")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with the sets, each a folder with train, dev and test files. With --loss simcse: sentences, a "
+            "file or a folder of text files, JSON Lines or tables."
+        ),
+    ],
     out: OutFile,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Name of a set; may be repeated.")] = None,
+    sts: Annotated[
+        Path | None, typer.Option(help="With --loss simcse: folder with the sets of pairs that score the vectors.")
+    ] = None,
     given: "Given[VectorSettings]" = options_of("kexue_train.downstream.settings:VectorSettings"),
-    save: Annotated[Path | None, typer.Option(help="Folder for the encoders of seed 0, one per set.")] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the encoders of seed 0, one per set; with --loss simcse for the one."),
+    ] = None,
     trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train sentence vectors on labels, and score them before and after; exit 1 if something failed."""
+    """Train sentence vectors on labels or sentences alone, scored before and after; exit 1 if something failed."""
+    from kexue_train.downstream.finetune.sentence_vectors.train_on_sentences import train_on_sentences  # noqa: PLC0415
     from kexue_train.downstream.finetune.sentence_vectors.train_vectors import train_vectors  # noqa: PLC0415  # loads torch
 
-    settings = given.config()
+    settings, names = given.config(), sets or []
+    if settings.loss == "simcse" and names and sts is None:
+        raise ConfigError("--set names sets of pairs that score the vectors; say with --sts where they are")
+    if settings.loss != "simcse" and sts is not None:
+        raise ConfigError(f"--sts is of --loss simcse; the loss {settings.loss} scores the sets that it learns from")
+    if settings.loss != "simcse" and not names:
+        raise ConfigError(
+            f"no set is chosen; the loss {settings.loss} learns from labels: name a folder of {data} by --set"
+        )
     with trusting_code(trust_code), show_progress("finetune") as progress:
-        results = train_vectors(model, data, sets, settings, save=save, progress=progress)
-    print_result(out, results, f"{len(sets)} sets", as_json)
+        if settings.loss == "simcse":
+            results = train_on_sentences(model, data, settings, sts=sts, names=names, save=save, progress=progress)
+        else:
+            results = train_vectors(model, data, names, settings, save=save, progress=progress)
+    print_result(out, results, f"{len(results.sets)} sets", as_json)

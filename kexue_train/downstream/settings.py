@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kexue_train.foundation.config import Config
 
 Pooling = Literal["cls", "mean", "first-last"]
 """How token states become the vector of a sentence."""
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
-VectorLoss = Literal["cosent", "sentence-bert", "am-softmax"]
+VectorLoss = Literal["cosent", "sentence-bert", "am-softmax", "simcse"]
 HeadName = Literal["classification", "nsp", "mlm"]
 PathStart = Literal["mask", "zero"]
 SENTENCE_LENGTH = 128
 """Tokens of a sentence, the longest."""
 PROMPT_LENGTH = 128
 """Tokens of a text with its prompt, the longest; as in the paper of NSP-BERT."""
+TEMPERATURE = 0.05
+AM_SCALE, AM_MARGIN = 30.0, 0.35
 
 
 class ZeroShotSettings(Config):
@@ -125,7 +127,15 @@ class VectorSettings(Config):
     """What applies to all sets that sentence vectors are trained on."""
 
     loss: VectorLoss = "cosent"
-    """cosent and sentence-bert: pairs with a score. am-softmax: sentences with a label."""
+    """cosent and sentence-bert: pairs with a score. am-softmax: sentences with a label. simcse: sentences alone."""
+    temperature: float | None = Field(default=None, gt=0)
+    """What cosines are divided by in the softmax of simcse; by default 0.05."""
+    scale: float | None = Field(default=None, gt=0)
+    """What cosines are multiplied by in the softmax of am-softmax; by default 30."""
+    margin: float | None = Field(default=None, ge=0, lt=2)
+    """By how much the cosine with the right class has to lead in am-softmax; by default 0.35."""
+    margin_from_diameter: bool = False
+    """Train am-softmax twice: without a margin, then with the diameter that the classes had as the margin."""
     pooling: Pooling = "mean"
     """How states become a vector."""
     seeds: int = Field(default=3, ge=1)
@@ -138,3 +148,33 @@ class VectorSettings(Config):
     """Tokens of a sentence, never more than the model was made for."""
     fit: FitSettings = FitSettings(epochs=5, batch_size=64)
     """How long, how fast, with which extras."""
+
+    @model_validator(mode="after")
+    def _fits_the_loss(self) -> Self:
+        given = {
+            "temperature": (self.temperature is not None, "simcse"),
+            "scale": (self.scale is not None, "am-softmax"),
+            "margin": (self.margin is not None, "am-softmax"),
+            "margin_from_diameter": (self.margin_from_diameter, "am-softmax"),
+        }
+        if useless := [(name, loss) for name, (is_given, loss) in given.items() if is_given and loss != self.loss]:
+            name, loss = useless[0]
+            raise ValueError(f"{name} is of the loss {loss} and would do nothing with {self.loss}; leave it out")
+        if self.margin is not None and self.margin_from_diameter:
+            raise ValueError("margin and margin_from_diameter both say what the margin is; give one of them")
+        return self
+
+    @property
+    def temperature_or_default(self) -> float:
+        """Return τ of SimCSE."""
+        return TEMPERATURE if self.temperature is None else self.temperature
+
+    @property
+    def scale_or_default(self) -> float:
+        """Return s of AM-softmax."""
+        return AM_SCALE if self.scale is None else self.scale
+
+    @property
+    def margin_or_default(self) -> float:
+        """Return m of AM-softmax, unless it is taken from the classes."""
+        return AM_MARGIN if self.margin is None else self.margin

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the name everybody reads
 from torch import Tensor
 
+from kexue_train.downstream.settings import AM_MARGIN, AM_SCALE, TEMPERATURE
+
 COSENT_SCALE = 20.0
-AM_SCALE, AM_MARGIN = 30.0, 0.35
-TEMPERATURE = 0.05
 
 
 def cosent_loss(similarities: Tensor, scores: Tensor, scale: float = COSENT_SCALE) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sentence vectors that were trained on labels (``vectors.json``): scores before and after."""
+"""Sentence vectors that were trained, on labels or on sentences alone (``vectors.json``): scores before and after."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ class VectorSetResult(ResultPart):
     runs: list[SeedRun] = []
     after: dict[Split, dict[str, Spread]] = {}
     """Spread over the runs."""
+    margins: list[float] = []
+    """What each training had as its margin, where it was taken from the diameter of the classes."""
     failures: list[VectorFailure] = []
 
     @property
@@ -66,6 +68,25 @@ class VectorSetResult(ResultPart):
         ]
 
 
+class SentenceFacts(ResultPart):
+    """The sentences of a training without labels."""
+
+    source: str
+    """Name of the file or folder."""
+    learnt: int
+    """Different sentences that were learnt from."""
+    found: int
+    """Sentences in the files."""
+    repeated: int
+    """Those of them that were there before, and left out."""
+    rejected: dict[str, int]
+    """Reason -> records that could not be read."""
+    cut: int
+    """Sentences that were too long and lost their end."""
+    unknown_rate: float
+    """Share of unknown tokens."""
+
+
 class VectorResults(ResultPart):
     """The contents of the file."""
 
@@ -75,6 +96,12 @@ class VectorResults(ResultPart):
     model_type: str
     parameters: int
     loss: VectorLoss
+    temperature: float | None = None
+    """Of simcse."""
+    scale: float | None = None
+    """Of am-softmax."""
+    margin: float | None = None
+    """Of am-softmax; None also where it was taken from the classes of each set."""
     pooling: Pooling
     max_length: int
     """Tokens; longer sentences lose their end."""
@@ -82,6 +109,8 @@ class VectorResults(ResultPart):
     """Trainings on each set."""
     fit: FitSettings
     """How each was trained."""
+    sentences: SentenceFacts | None = None
+    """What was learnt from without labels."""
     sets: list[VectorSetResult]
 
     @property
@@ -104,8 +133,21 @@ class VectorResults(ResultPart):
             f"Times 100; trained with {self.loss} on {self.seeds} seeds, mean ± standard deviation.",
             *(failure.text for failure in self.failures),
         ]
+        if (facts := self.sentences) is not None:
+            found.append(
+                f"learnt from {facts.learnt:,} sentences of {facts.source} without labels; the last epoch is scored, "
+                "and no score of a pair was seen"
+            )
+            if facts.rejected:
+                reasons = ", ".join(f"{reason} {count:,}" for reason, count in facts.rejected.items())
+                found.append(f"{facts.source}: records that could not be read: {reasons}")
+            if facts.cut:
+                found.append(f"{facts.source}: {facts.cut:,} sentences cut to {self.max_length} tokens")
         for result in self.sets:
-            if result.records and result.split == "dev":
+            if result.margins:
+                margins = ", ".join(f"{margin:.3f}" for margin in result.margins)
+                found.append(f"{result.name}: margins from the diameter of the classes: {margins}")
+            if "dev" in result.records and result.split == "dev":
                 found.append(f"{result.name}: scored on dev, which also chose the epoch, for lack of a test file")
             if result.cut:
                 found.append(f"{result.name}: {result.cut} sentences cut to {self.max_length} tokens")

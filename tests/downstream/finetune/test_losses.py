@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kexue_train.downstream.finetune.losses import am_softmax_loss, cosent_loss
+from kexue_train.downstream.finetune.losses import am_softmax_loss, cosent_loss, simcse_loss
 
 PAIRS = st.lists(st.tuples(st.floats(-1, 1), st.integers(0, 4)), min_size=1, max_size=12)
 
@@ -68,3 +68,24 @@ def test_am_softmax_is_its_formula(margin: float) -> None:
     if margin == 0:
         plain = torch.nn.functional.cross_entropy(30 * torch.tensor(cosines), torch.tensor(labels))
         assert found.item() == pytest.approx(plain.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0])
+def test_simcse_is_its_formula_and_both_passes_learn(temperature: float) -> None:
+    random = np.random.default_rng(0)
+    first, second = random.normal(size=(2, 5, 3))
+    passes = [torch.tensor(vectors, requires_grad=True) for vectors in (first, second)]
+    loss = simcse_loss(*passes, temperature)
+    total = 0.0
+    for i in range(5):
+        cosines = [first[i] @ second[j] / np.sqrt((first[i] @ first[i]) * (second[j] @ second[j])) for j in range(5)]
+        total -= math.log(math.exp(cosines[i] / temperature) / sum(math.exp(c / temperature) for c in cosines))
+    assert loss.item() == pytest.approx(total / 5, rel=1e-9)
+    loss.backward()
+    assert all((vectors.grad.abs().sum(1) > 0).all() for vectors in passes)
+
+
+def test_simcse_of_vectors_without_relation_is_the_log_of_the_batch_and_of_one_is_nothing() -> None:
+    same = torch.ones(8, 4)
+    assert simcse_loss(same, same).item() == pytest.approx(math.log(8), rel=1e-6)
+    assert simcse_loss(torch.ones(1, 4), torch.rand(1, 4)).item() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from kexue_train.downstream.finetune.loop import Indices
 from kexue_train.downstream.finetune.losses import am_softmax_loss
 from kexue_train.downstream.finetune.sentence_vectors.bi_encoder import BiEncoder, Head
 from kexue_train.downstream.finetune.tasks.splits import Splits
+from kexue_train.downstream.settings import AM_MARGIN, AM_SCALE
 from kexue_train.downstream.task_files import Record
 from kexue_train.foundation.errors import EvaluationError
 
@@ -34,9 +36,22 @@ class RetrievalProblem:
     metric = "accuracy"
     head: Head = "classes"
 
-    def __init__(self, splits: Splits, tokenizer: Any, max_length: int) -> None:
+    def __init__(
+        self, splits: Splits, tokenizer: Any, max_length: int, *, scale: float = AM_SCALE, margin: float = AM_MARGIN
+    ) -> None:
+        """Read the records.
+
+        Raises:
+            EvaluationError: If a label is in no training record, or there is only one.
+        """
+        self.scale, self.margin = scale, margin
         names = sorted({record.text("label") for record in splits.all_train})
         number = {name: index for index, name in enumerate(names)}
+        if len(names) < 2:
+            raise EvaluationError(
+                f"{splits.train[0].where}: every training record has the label {names[0]!r}; classes can only be told "
+                "apart where there are at least two"
+            )
         records = splits.by_name
         self.texts = {split: [record.text("text") for record in found] for split, found in records.items()}
         self.labels = {split: _numbers(found, number) for split, found in records.items()}
@@ -47,7 +62,40 @@ class RetrievalProblem:
         """Return the loss of a batch of training sentences."""
         ids = self.sentences["train"].ids
         cosines = model.class_cosines(model.vectors([ids[i] for i in indices]))
-        return am_softmax_loss(cosines, model.on_device(self.labels["train"][indices]))
+        labels = model.on_device(self.labels["train"][indices])
+        return am_softmax_loss(cosines, labels, self.scale, self.margin)
+
+    def with_margin(self, margin: float) -> RetrievalProblem:
+        """Return the same problem, learnt with another margin."""
+        other = copy.copy(self)
+        other.margin = margin
+        return other
+
+    @torch.inference_mode()
+    def class_diameter(self, model: BiEncoder) -> float:
+        """Return how wide the classes of the training sentences are, as a margin for their cosines.
+
+        A sentence z₁ of class 1 is nearer to z₂ of its class than to z₃ of class 2 if d(z₁, c₁) + m < d(z₁, c₂) with
+        m = d(z₂, c₁) + d(z₃, c₂). Here d = 1 - cos, the distance that the loss compares, and both terms are its mean
+        over the training sentences (the inequality is exact for √(1 - cos), a metric, so this is an estimate). c is the
+        mean direction of a class's sentences: a row of the head may lie far from all of them and still tell them apart.
+
+        Raises:
+            EvaluationError: If it is 1 or more: such classes cannot lead by that.
+
+        Source: https://kexue.fm/archives/8656.
+        """
+        vectors = _unit(model.encode(self.sentences["train"])).double()
+        labels = torch.from_numpy(self.labels["train"])
+        sums = torch.zeros(self.num_labels, vectors.shape[1], dtype=torch.float64).index_add_(0, labels, vectors)
+        diameter = 2 * float((1 - (vectors * F.normalize(sums)[labels]).sum(1)).mean())
+        if diameter >= 1:
+            raise EvaluationError(
+                f"after training without a margin, the mean cosine of a sentence with its class is "
+                f"{1 - diameter / 2:.2f}, so the classes are {diameter:.2f} wide, too much for a margin; train longer "
+                "(--epochs), or give --margin"
+            )
+        return diameter
 
     def score(self, model: BiEncoder, split: str) -> dict[str, float]:
         """Score the queries of a split by cosine."""

@@ -9,14 +9,13 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, assert_never
 
-from kexue_train.downstream.evaluate.sentence_vectors.sentence_transformers_folder import (
-    write_sentence_transformers_folder,
-)
+from kexue_train.downstream.finetune.dropout import dropout_settings
 from kexue_train.downstream.finetune.loop import train_seed
 from kexue_train.downstream.finetune.sentence_vectors.bi_encoder import BiEncoder
 from kexue_train.downstream.finetune.sentence_vectors.retrieval import RetrievalProblem
+from kexue_train.downstream.finetune.sentence_vectors.save_vectors import save_vector_encoder
 from kexue_train.downstream.finetune.sentence_vectors.similarity import SimilarityProblem
 from kexue_train.downstream.finetune.tasks.splits import Splits, read_splits
 from kexue_train.downstream.finetune.tasks.task import SupervisedTask
@@ -26,7 +25,6 @@ from kexue_train.downstream.results.trained_vectors import VectorFailure, Vector
 from kexue_train.downstream.results.training import SeedRun, SplitScores, spreads
 from kexue_train.downstream.settings import VectorSettings
 from kexue_train.downstream.task_files import Record
-from kexue_train.foundation.artifacts import let_umask_decide
 from kexue_train.foundation.errors import EvaluationError
 from kexue_train.foundation.progress import SILENT, Progress
 
@@ -71,17 +69,37 @@ class SetRun:
                 attempt(f"seed {seed}", lambda seed=seed: self._train(splits, problem, seed))  # type: ignore[misc]
                 for seed in range(self.settings.seeds)
             ]
-            found["runs"] = [run for run in trained if run is not None]
+            found["runs"] = [entry[0] for entry in trained if entry is not None]
+            found["margins"] = [entry[1] for entry in trained if entry is not None and entry[1] is not None]
             found["after"] = spreads(found["runs"])
         return VectorSetResult(**found)
 
     def _read(self, data: Path) -> tuple[Splits, VectorProblem]:
         splits = read_vector_splits(data, self.name, self.settings)
-        if self.settings.loss == "am-softmax":
-            return splits, RetrievalProblem(splits, self.loaded.tokenizer, self.max_length)
-        return splits, SimilarityProblem(splits, self.loaded.tokenizer, self.max_length, self.settings.loss)
+        tokenizer, settings = self.loaded.tokenizer, self.settings
+        match settings.loss:
+            case "am-softmax":
+                scale, margin = settings.scale_or_default, settings.margin_or_default
+                return splits, RetrievalProblem(splits, tokenizer, self.max_length, scale=scale, margin=margin)
+            case "cosent" | "sentence-bert":
+                return splits, SimilarityProblem(splits, tokenizer, self.max_length, settings.loss)
+            case "simcse":
+                raise ValueError("simcse learns from sentences, not from a labelled set; call train_on_sentences")
+        assert_never(settings.loss)
 
-    def _train(self, splits: Splits, problem: VectorProblem, seed: int) -> SeedRun:
+    def _train(self, splits: Splits, problem: VectorProblem, seed: int) -> tuple[SeedRun, float | None]:
+        """Return the training, and its margin where that comes from the classes."""
+        margin = None
+        if self.settings.margin_from_diameter and isinstance(problem, RetrievalProblem):
+            model, _ = self._fit(splits, problem.with_margin(0.0), seed)
+            margin = problem.class_diameter(model)
+            problem = problem.with_margin(margin)
+        model, run = self._fit(splits, problem, seed)
+        if self.save is not None and seed == 0:
+            save_vector_encoder(model.loaded, self.save, self.settings.pooling, self.max_length)
+        return run, margin
+
+    def _fit(self, splits: Splits, problem: VectorProblem, seed: int) -> tuple[BiEncoder, SeedRun]:
         loaded = replace(self.loaded, model=copy.deepcopy(self.loaded.model))
         model = BiEncoder(loaded, self.settings.pooling, problem.head, problem.num_labels, seed=seed)
         unit = f"steps of {self.name}, seed {seed}"
@@ -93,21 +111,7 @@ class SetRun:
             seed=seed,
             on_step=lambda done, total: self.progress.update(done, total, unit),
         )
-        if self.save is not None and seed == 0:
-            self._save(loaded, self.save)
-        return run
-
-    def _save(self, loaded: LoadedHead, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_sentence_transformers_folder(
-            loaded,
-            folder,
-            folder.name,
-            pooling=self.settings.pooling,
-            max_length=self.max_length,
-            has_new_weights=True,
-        )
-        let_umask_decide(folder)
+        return model, run
 
 
 def read_vector_splits(data: Path, name: str, settings: VectorSettings) -> Splits:
@@ -171,7 +175,7 @@ def train_vectors(
     if not data.is_dir():
         raise EvaluationError(f"{data}: no such folder; give the one that holds the sets, one folder per set")
     refuse_other_contents(save / name for name in names if save)
-    loaded = load_encoder(model_dir)
+    loaded = load_encoder(model_dir, **dropout_settings(model_dir, settings.fit.dropout))
     max_length = loaded.fitting(settings.max_length)
     results = []
     for name in names:
@@ -182,6 +186,8 @@ def train_vectors(
         model_type=loaded.model_type,
         parameters=loaded.parameters,
         loss=settings.loss,
+        scale=settings.scale_or_default if settings.loss == "am-softmax" else None,
+        margin=None if settings.loss != "am-softmax" or settings.margin_from_diameter else settings.margin_or_default,
         pooling=settings.pooling,
         max_length=max_length,
         seeds=settings.seeds,

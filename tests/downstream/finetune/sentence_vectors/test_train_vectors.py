@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from kexue_train.cli.app import app
+from kexue_train.downstream.finetune.sentence_vectors.bi_encoder import BiEncoder
+from kexue_train.downstream.finetune.sentence_vectors.retrieval import RetrievalProblem
 from kexue_train.downstream.finetune.sentence_vectors.train_vectors import read_vector_splits, train_vectors
 from kexue_train.downstream.load_model import load_encoder
 from kexue_train.downstream.results.trained_vectors import VectorResults
@@ -171,3 +173,54 @@ def test_the_command_writes_and_shows(bert: Path, data: Path, tmp_path: Path) ->
         CliRunner().invoke(app, [*common, "--set", "pairs", "--loss", "triplet"], catch_exceptions=False)
     with pytest.raises(EvaluationError, match="no such folder"):
         train_vectors(bert, tmp_path / "nowhere", ["pairs"], settings())
+
+
+def test_scale_and_margin_change_what_is_learnt_and_are_told(bert: Path, data: Path) -> None:
+    found = {}
+    for name, values in {"usual": {}, "scale": {"scale": 5.0}, "margin": {"margin": 0.0}}.items():
+        chosen = settings(loss="am-softmax", fit={"epochs": 1}, max_train=40, **values)
+        results = train_vectors(bert, data, ["classes"], chosen)
+        found[name] = (results.scale, results.margin, results.sets[0].runs[0].losses)
+    assert [entry[:2] for entry in found.values()] == [(30, 0.35), (5, 0.35), (30, 0)]
+    assert len({tuple(entry[2]) for entry in found.values()}) == 3
+
+
+def test_the_margin_is_taken_from_the_classes(bert: Path, data: Path) -> None:
+    chosen = settings(loss="am-softmax", margin_from_diameter=True, fit={"epochs": 5})
+    results = train_vectors(bert, data, ["classes"], chosen)
+    [result] = results.sets
+    assert result.failures == []
+    [margin] = result.margins
+    assert 0 < margin < 1
+    given = train_vectors(bert, data, ["classes"], settings(loss="am-softmax", margin=margin, fit={"epochs": 5}))
+    assert given.sets[0].runs == result.runs  # the second training is one with that margin
+    assert results.margin is None
+    assert any(f"diameter of the classes: {margin:.3f}" in note for note in results.notes())
+
+
+def test_the_diameter_is_twice_the_mean_distance_of_a_sentence_to_its_class(
+    bert: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_encoder(bert)
+    splits = read_vector_splits(data, "classes", settings(loss="am-softmax"))
+    problem = RetrievalProblem(splits, loaded.tokenizer, 16)
+    model = BiEncoder(loaded, "mean", "classes", 3, seed=0)
+    vectors, labels = model.encode(problem.sentences["train"]), problem.labels["train"]
+    distances = []
+    for vector, label in zip(vectors, labels, strict=True):
+        others = vectors[labels == label]
+        center = (others / np.linalg.norm(others, axis=1, keepdims=True)).mean(0)
+        distances.append(1 - vector @ center / np.linalg.norm(vector) / np.linalg.norm(center))
+    assert problem.class_diameter(model) == pytest.approx(2 * np.mean(distances), rel=1e-5)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (len(vectors), 1))
+    monkeypatch.setattr(model, "encode", lambda _: vectors * signs)
+    with pytest.raises(EvaluationError, match="too much for a margin; train longer"):
+        problem.class_diameter(model)
+
+
+def test_one_class_and_two_margins_are_refused(bert: Path, tmp_path: Path) -> None:
+    write_set(tmp_path / "one", [{"text": f"a {i}", "label": "same"} for i in range(40)], "train.jsonl")
+    [result] = train_vectors(bert, tmp_path, ["one"], settings(loss="am-softmax")).sets
+    assert "every training record has the label 'same'" in result.failures[0].error
+    with pytest.raises(ConfigError, match="both say what the margin is"):
+        settings(loss="am-softmax", margin=0.1, margin_from_diameter=True)
