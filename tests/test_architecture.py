@@ -180,7 +180,7 @@ def test_pre_commit_runs_what_make_check_runs() -> None:
 def test_continuous_integration_runs_the_checks_and_all_tests() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
-    assert re.findall(r"^make (\S+)$", script, re.M) == ["check", "test"]
+    assert re.findall(r"^make (\S+)", script, re.M) == ["check", "test"]
 
 
 def test_make_help_lists_every_target() -> None:
