@@ -18,6 +18,7 @@ from flows.credentials import as_given
 from kexue_train.cli.terminal import PlainBoard, StageBoard, make_board, open_console
 from kexue_train.foundation.errors import ConfigError, KexueError
 from kexue_train.foundation.run_dir import RunDir
+from kexue_train.foundation.shipped_configs import find_config
 from kexue_train.foundation.stage import Stage
 from kexue_train.pipeline.run import Run, is_complete, open_run
 from kexue_train.pipeline.run_config import RunConfig
@@ -95,7 +96,7 @@ def load_config(path: Path, overrides: Sequence[str] | None = None, ray_address:
     Raises:
         ConfigError: If a value is wrong, or the file does not exist; then the message names the machine and the folder.
     """
-    if not path.exists():
+    if not find_config(path)[0].exists():
         raise ConfigError(
             f"{path}: no such configuration file on {platform.node()}, where this flow runs in {Path.cwd()}; "
             "give an absolute path that this machine sees, or one relative to that folder"

@@ -25,7 +25,9 @@ Function = TypeVar("Function", bound=Callable[..., None])
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; other contents are not overwritten.")]
 OutFile = Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="JSON file to write.")]
-ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="YAML file of a run, such as configs/demo.yaml.")]
+ConfigFile = Annotated[
+    Path, typer.Option("--config", "-c", help="YAML file of a run, or the name of a shipped one, such as demo.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="section.key=value", help="Values that replace the file's.")
 ]

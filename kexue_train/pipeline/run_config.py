@@ -15,6 +15,7 @@ from kexue_train.executor.config import ExecutionConfig
 from kexue_train.foundation.config import Config
 from kexue_train.foundation.config_file import read_with_overrides, resolve_relative_paths
 from kexue_train.foundation.credentials import redact_values
+from kexue_train.foundation.shipped_configs import find_config
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
@@ -73,11 +74,14 @@ class RunConfig(Config):
     def load(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
         """Read a YAML file and ``section.key=value`` overrides; relative paths of the file start at its folder.
 
+        ``path`` may be the name of a shipped configuration, such as ``demo``; it is read as ``configs/demo.yaml``.
+
         Raises:
             ConfigError: If the file or any value is wrong; every problem is listed with its line and key.
         """
-        values, lines = read_with_overrides(path, overrides, RENAMED_KEYS)
-        values = resolve_relative_paths(values, lines, path, _PATHS)
+        file, home = find_config(path)
+        values, lines = read_with_overrides(file, overrides, RENAMED_KEYS)
+        values = resolve_relative_paths(values, lines, home, _PATHS)
         return cls.parse(values, where=str(path), lines=lines)
 
     def to_yaml(self) -> str:

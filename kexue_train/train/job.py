@@ -23,6 +23,7 @@ from kexue_train.foundation.config import Config
 from kexue_train.foundation.config_file import read_with_overrides, resolve_relative_paths
 from kexue_train.foundation.credentials import redact_values
 from kexue_train.foundation.errors import ArtifactError, ConfigError, ResourceError, StaleArtifactError
+from kexue_train.foundation.shipped_configs import find_config
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
 from kexue_train.train.config import RENAMED_KEYS, PhaseSettings, TrainConfig, check_optimizer_fits
@@ -49,15 +50,16 @@ class JobConfig(Config):
 
     @classmethod
     def load(cls, path: Path, overrides: list[str]) -> Self:
-        """Read these sections of a run's YAML file; the other sections are not looked at.
+        """Read these sections of a run's YAML file, or of a shipped one by name; the other sections are not looked at.
 
         A relative ``train.init_from`` of the file starts at its folder.
 
         Raises:
             ConfigError: If a value is wrong.
         """
-        values, lines = read_with_overrides(path, overrides, RENAMED_KEYS)
-        values = resolve_relative_paths(values, lines, path, ["train.init_from"])
+        file, home = find_config(path)
+        values, lines = read_with_overrides(file, overrides, RENAMED_KEYS)
+        values = resolve_relative_paths(values, lines, home, ["train.init_from"])
         return cls.parse({key: values[key] for key in cls.model_fields if key in values}, where=str(path), lines=lines)
 
     def recipe(self, samples_digest: str) -> Recipe:
