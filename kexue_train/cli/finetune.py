@@ -22,7 +22,7 @@ from kexue_train.downstream.folder_code import trusting_code
 from kexue_train.foundation.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kexue_train.downstream.settings import HarnessSettings, VectorSettings, WhiteningSettings
+    from kexue_train.downstream.settings import FewShotSettings, HarnessSettings, VectorSettings, WhiteningSettings
 
 finetune_app = typer.Typer(
     cls=QuickGroup, help="Train an exported model further on labelled data.", no_args_is_help=True
@@ -49,6 +49,32 @@ def finetune_task(
     settings, tasks = given.config(), load_supervised_tasks(task or [])
     with trusting_code(trust_code), show_progress("finetune") as progress:
         results = finetune_tasks(model, data, tasks, settings, save=save, progress=progress)
+    print_result(out, results, f"{len(tasks)} tasks, {settings.seeds} seeds", as_json)
+
+
+@command(
+    finetune_app, "nsp", example="kexue finetune nsp runs/demo/hf FewCLUE/datasets --task eprstmt --out few_shot.json"
+)
+def finetune_nsp(
+    model: Annotated[Path, typer.Argument(help="Exported model folder, or any other with an NSP head.")],
+    data: Annotated[Path, typer.Argument(help="Folder with the tasks' data, such as FewCLUE's 'datasets'.")],
+    out: OutFile,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="A FewCLUE task, or a YAML file of your own tasks; may be repeated. [all nine]"),
+    ] = None,
+    given: "Given[FewShotSettings]" = options_of("kexue_train.downstream.settings:FewShotSettings"),
+    save: Annotated[Path | None, typer.Option(help="Folder for the tuned models of seed 0, one per task.")] = None,
+    trust_code: TrustCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tune next sentences on the few records of a task, beside published results; exit 1 if something failed."""
+    from kexue_train.downstream.evaluate.zero_shot.task import load_zero_shot_tasks  # noqa: PLC0415  # loads torch
+    from kexue_train.downstream.finetune.next_sentences.tune_tasks import tune_next_sentences  # noqa: PLC0415
+
+    settings, tasks = given.config(), load_zero_shot_tasks(task or [])
+    with trusting_code(trust_code), show_progress("finetune") as progress:
+        results = tune_next_sentences(model, data, tasks, settings, save=save, progress=progress)
     print_result(out, results, f"{len(tasks)} tasks, {settings.seeds} seeds", as_json)
 
 

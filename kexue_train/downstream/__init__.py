@@ -7,7 +7,7 @@ result files (``results/``), which the terminal, the report, the model card and 
     load_model.py    the model and its tokenizer              task_files.py   JSON Lines records, YAML files of tasks
     sequences.py     texts -> token sequences -> batches      folder_code.py  whose Python code a folder may have run
     evaluate/        scores without training: held-out text, zero-shot tasks, sentence vectors, explanations
-    finetune/        scores after training on labels: classification, tagging, reading, choice, sentence vectors
+    finetune/        scores after training: labelled tasks, few records as next sentences, sentence vectors
 
 Start with ``evaluate/evaluate_model.py``, the stage of a run, then ``results/result.py``. A new evaluation is one
 function that returns a result, one file in ``results/`` for its kind with an entry in ``results/files.py``, and one

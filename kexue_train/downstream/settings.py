@@ -178,3 +178,18 @@ class VectorSettings(Config):
     def margin_or_default(self) -> float:
         """Return m of AM-softmax, unless it is taken from the classes."""
         return AM_MARGIN if self.margin is None else self.margin
+
+
+class FewShotSettings(Config):
+    """What applies to all tasks whose few records the NSP head learns."""
+
+    split: str | None = None
+    """Which training split, for tasks that have several; by default few_all, all of them together."""
+    seeds: int = Field(default=3, ge=1)
+    """Trainings on each task, with the seeds 0, 1, ..."""
+    max_eval: int | None = Field(default=None, ge=2)
+    """Score so many test records at most."""
+    max_length: int = Field(default=PROMPT_LENGTH, ge=16)
+    """Tokens of a text with its prompt, never more than the model was made for."""
+    fit: FitSettings = FitSettings(batch_size=8)
+    """How long, how fast, with which extras."""

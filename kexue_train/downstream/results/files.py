@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from kexue_train.downstream.results.explanation import Explanation
+from kexue_train.downstream.results.few_shot import FewShotResults
 from kexue_train.downstream.results.fine_tuning import FineTuningResults
 from kexue_train.downstream.results.held_out import HeldOutResults
 from kexue_train.downstream.results.result import EvaluationResult, Headline, ResultFailure, ResultTable, Score
@@ -19,7 +20,15 @@ from kexue_train.downstream.results.zero_shot import ZeroShotResults
 from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.errors import ArtifactError
 
-RESULT_TYPES = (HeldOutResults, ZeroShotResults, StsResults, FineTuningResults, VectorResults, Explanation)
+RESULT_TYPES = (
+    HeldOutResults,
+    ZeroShotResults,
+    StsResults,
+    FineTuningResults,
+    VectorResults,
+    FewShotResults,
+    Explanation,
+)
 """The contents of every kind of result."""
 _TYPE_OF_KIND: dict[str, type[BaseModel]] = {cls.model_fields["kind"].default: cls for cls in RESULT_TYPES}
 _DIGITS = 7  # more would be noise of the order of summation

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kexue_train.downstream.results.explanation import Explanation
+from kexue_train.downstream.results.few_shot import FewShotResults
 from kexue_train.downstream.results.files import (
     RESULT_TYPES,
     UnknownResult,
@@ -32,6 +33,7 @@ FORMS = {
     "tasks": FineTuningResults,
     "vectors": VectorResults,
     "vectors_am": VectorResults,
+    "few_shot": FewShotResults,
     "explain": Explanation,
 }
 

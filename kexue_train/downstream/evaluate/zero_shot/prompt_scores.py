@@ -121,6 +121,7 @@ class PromptScores:
     """Share of unknown tokens in the texts and prompts."""
 
 
+@torch.inference_mode()
 def score_next_sentences(
     loaded: LoadedHead,
     questions: Questions,
@@ -165,9 +166,8 @@ def score_next_sentences(
     )
 
 
-@torch.inference_mode()
 def next_sentence_log_odds(loaded: LoadedHead, pairs: Sequence[Pair]) -> torch.Tensor:
-    """Return the logit of class 0 ("is next") minus that of class 1: (B,) fp32, on the model's device.
+    """Return the logit of class 0 ("is next") minus that of class 1, with gradients: (B,) fp32, on the model's device.
 
     It orders pairs as the probability does, which in fp32 is 1 for all that are likely.
     """

@@ -31,6 +31,17 @@ class MaskedPattern(Config):
     """Label -> its words, for all labels equally many tokens; by default those of the task."""
 
 
+class FewShot(Config):
+    """What the task is learnt from, where a few records with answers are to be learnt (``kexue finetune nsp``)."""
+
+    train: str
+    """JSON Lines file to learn from; ``{split}`` is replaced by the name of one of several splits."""
+    dev: str
+    """JSON Lines file that chooses the epoch; ``{split}`` as above."""
+    published: dict[str, float] = Field(default_factory=dict)
+    """Accuracies from elsewhere, learnt from a few records, in percent, for comparison."""
+
+
 class ZeroShotTask(Config):
     """One labelled data set and how it is asked without training."""
 
@@ -62,6 +73,8 @@ class ZeroShotTask(Config):
     """The same question for a masked language model."""
     published: dict[str, float] = Field(default_factory=dict)
     """Accuracies from elsewhere, in percent, for comparison."""
+    few_shot: FewShot | None = None
+    """Records to learn from; never read when the task is answered without training."""
 
     @field_validator("text")
     @classmethod

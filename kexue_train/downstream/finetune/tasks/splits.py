@@ -71,15 +71,16 @@ def read_splits(
             )
     test = read_data_file(folder / task.test) if task.test is not None else None
     return Splits(
-        train=_choose(train, max_train),
-        dev=_choose(dev, max_eval),
-        test=None if test is None else _choose(test, max_eval),
+        train=choose_records(train, max_train),
+        dev=choose_records(dev, max_eval),
+        test=None if test is None else choose_records(test, max_eval),
         all_train=train,
         is_dev_held_out=task.dev is None,
     )
 
 
-def _choose(records: list[Record], most: int | None) -> list[Record]:
+def choose_records(records: list[Record], most: int | None) -> list[Record]:
+    """Return at most so many records, chosen by a hash of their values, in their order; all of them for None."""
     if most is None or len(records) <= most:
         return records
     keys = [_hash(json.dumps(record.values, sort_keys=True), _CHOSEN) for record in records]
