@@ -14,6 +14,7 @@ from kexue_train.cli.data import data_app
 from kexue_train.cli.errors import run_command
 from kexue_train.cli.evaluate import evaluate_app
 from kexue_train.cli.finetune import finetune_app
+from kexue_train.cli.paraphrase import paraphrase_app
 from kexue_train.cli.runs import runs_app
 from kexue_train.cli.training import training_app
 from kexue_train.foundation.shown import take_arguments
@@ -23,7 +24,7 @@ TREE = {
     "A whole run": ("pipeline",),
     "Data": ("corpus-from-docs", "shuffle", "tokenizer", "samples", "verify"),
     "Training": ("train", "export", "import-weights"),
-    "Results": ("evaluate", "finetune", "report"),
+    "Results": ("evaluate", "finetune", "paraphrase", "report"),
 }
 """The commands in the order of the data, under the headings of ``kexue --help``."""
 
@@ -51,7 +52,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings=HELP_OPTIONS,
 )
-for commands in (runs_app, data_app, training_app):
+for commands in (runs_app, data_app, training_app, paraphrase_app):
     app.add_typer(commands)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(finetune_app, name="finetune")

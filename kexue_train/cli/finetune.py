@@ -10,6 +10,7 @@ from kexue_train.cli.commands import (
     Out,
     OutFile,
     QuickGroup,
+    Seed,
     TrustCode,
     command,
     making,
@@ -22,7 +23,13 @@ from kexue_train.downstream.folder_code import trusting_code
 from kexue_train.foundation.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kexue_train.downstream.settings import FewShotSettings, HarnessSettings, VectorSettings, WhiteningSettings
+    from kexue_train.downstream.settings import (
+        FewShotSettings,
+        HarnessSettings,
+        ParaphraseSettings,
+        VectorSettings,
+        WhiteningSettings,
+    )
 
 finetune_app = typer.Typer(
     cls=QuickGroup, help="Train an exported model further on labelled data.", no_args_is_help=True
@@ -149,3 +156,26 @@ def finetune_sentence_vectors(
         else:
             results = train_vectors(model, data, names, settings, save=save, progress=progress)
     print_result(out, results, f"{len(results.sets)} sets", as_json)
+
+
+@command(
+    finetune_app, "paraphrase", example="kexue finetune paraphrase runs/demo/hf --data pairs.jsonl --out paraphraser"
+)
+def finetune_paraphrase(
+    model: Annotated[Path, typer.Argument(help="Exported RoFormerV2 folder.")],
+    data: Annotated[Path, typer.Option(help="JSON Lines (.gz too): text_a and text_b, which mean the same.")],
+    out: Out,
+    dev: Annotated[
+        Path | None, typer.Option(help="The same, of pairs to score and to choose the epoch by. [a tenth of --data]")
+    ] = None,
+    given: "Given[ParaphraseSettings]" = options_of("kexue_train.downstream.settings:ParaphraseSettings"),
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model to write paraphrases and to compare sentences; 'kexue paraphrase' uses it."""
+    from kexue_train.downstream.finetune.paraphrase.train_writer import train_writer  # noqa: PLC0415  # loads torch
+
+    settings = given.config()
+    with show_progress("finetune") as progress:
+        results = train_writer(model, data, out, settings, dev=dev, seed=seed, progress=progress)
+    print_result(out / "paraphrase.json", results, f"{out} writes paraphrases and has sentence vectors", as_json)

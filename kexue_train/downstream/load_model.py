@@ -128,7 +128,7 @@ def load_next_sentence_model(model_dir: Path, **settings: Any) -> LoadedHead:
     require_weights(model_dir, missing - head)
     if head:
         raise EvaluationError(f"{model_dir}: has no weights for an NSP head ({min(head)!r} is missing); {instead}")
-    return _with_tokenizer(model_dir, model, ("cls_token", "sep_token"))
+    return with_tokenizer(model_dir, model, ("cls_token", "sep_token"))
 
 
 def load_masked_lm(model_dir: Path) -> LoadedHead:
@@ -140,7 +140,7 @@ def load_masked_lm(model_dir: Path) -> LoadedHead:
     """
     model, missing = load_pretrained(model_dir, "AutoModelForMaskedLM", "a model with an MLM head")
     require_weights(model_dir, missing)
-    return _with_tokenizer(model_dir, model, ("cls_token", "sep_token", "mask_token"))
+    return with_tokenizer(model_dir, model, ("cls_token", "sep_token", "mask_token"))
 
 
 def load_encoder(model_dir: Path, **settings: Any) -> LoadedHead:
@@ -154,7 +154,7 @@ def load_encoder(model_dir: Path, **settings: Any) -> LoadedHead:
     """
     model, missing = load_pretrained(model_dir, "AutoModel", "an encoder", **settings)
     require_weights(model_dir, {name for name in missing if not name.startswith("pooler.")})
-    return _with_tokenizer(model_dir, model, ("cls_token", "sep_token"))
+    return with_tokenizer(model_dir, model, ("cls_token", "sep_token"))
 
 
 def load_pretrained(model_dir: Path, auto_class: str, kind: str, **settings: Any) -> tuple[Any, set[str]]:
@@ -170,21 +170,30 @@ def load_pretrained(model_dir: Path, auto_class: str, kind: str, **settings: Any
             than ours that nobody trusts.
         ResourceError: If transformers is not installed.
     """
+    _require_config(model_dir)
+    runs_code = may_run_code(model_dir)
+    transformers = import_transformers()
+    return open_with(getattr(transformers, auto_class), model_dir, kind, trust_remote_code=runs_code, **settings)
+
+
+def _require_config(model_dir: Path) -> None:
     if not (model_dir / "config.json").is_file():
         raise EvaluationError(
             f"{model_dir}: no config.json, so no Hugging Face model; "
             "give the folder 'hf' of a run or a checkpoint 'step-...'"
         )
-    runs_code = may_run_code(model_dir)
-    transformers = import_transformers()
+
+
+def open_with(model_class: Any, model_dir: Path, kind: str, **settings: Any) -> tuple[Any, set[str]]:
+    """Load the weights in ``model_dir`` by ``model_class``; else as ``load_pretrained``.
+
+    A class of kexue_train computes with its own code, whatever code the folder carries.
+    """
+    _require_config(model_dir)
     try:
-        with _quiet(transformers):
-            model, info = getattr(transformers, auto_class).from_pretrained(
-                model_dir,
-                trust_remote_code=runs_code,
-                local_files_only=True,
-                output_loading_info=True,
-                **settings,
+        with _quiet(import_transformers()):
+            model, info = model_class.from_pretrained(
+                model_dir, local_files_only=True, output_loading_info=True, **settings
             )
     except _LOAD_ERRORS as error:
         raise EvaluationError(
@@ -208,7 +217,12 @@ def require_weights(model_dir: Path, missing: set[str]) -> None:
         )
 
 
-def _with_tokenizer(model_dir: Path, model: Any, special: tuple[str, ...]) -> LoadedHead:
+def with_tokenizer(model_dir: Path, model: Any, special: tuple[str, ...]) -> LoadedHead:
+    """Return ``model`` with the tokenizer in ``model_dir``, which needs the ``special`` tokens.
+
+    Raises:
+        EvaluationError: If there is no such tokenizer, or it has more tokens than the model.
+    """
     tokenizer = load_model_tokenizer(model_dir, special)
     if len(tokenizer) > model.config.vocab_size:
         raise EvaluationError(
@@ -310,8 +324,10 @@ def with_fresh_weights(model: Any, *, seed: int) -> Any:
         return type(model)(copy.deepcopy(model.config)).float().to(model.device).eval()
 
 
-def refuse_other_contents(folders: Iterable[Path]) -> None:
+def refuse_other_contents(folders: Iterable[Path], *, option: str = "--save") -> None:
     """Refuse to save models where something else lies; those of an earlier training are written over.
+
+    ``option`` is the one that names the folder, for the message.
 
     Raises:
         EvaluationError: If one of the folders is a file, or holds other things and no model.
@@ -322,7 +338,7 @@ def refuse_other_contents(folders: Iterable[Path]) -> None:
         if os.path.lexists(folder) or folder.parent.is_file():
             raise EvaluationError(
                 f"{folder}: would take the place of something that is no model and is left alone; give an empty or new "
-                "folder with --save"
+                f"folder with {option}"
             )
 
 

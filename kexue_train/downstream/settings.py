@@ -193,3 +193,61 @@ class FewShotSettings(Config):
     """Tokens of a text with its prompt, never more than the model was made for."""
     fit: FitSettings = FitSettings(batch_size=8)
     """How long, how fast, with which extras."""
+
+
+class ParaphraseSettings(Config):
+    """How a model learns to paraphrase and to compare, in one training."""
+
+    max_length: int = Field(default=64, ge=8)
+    """Tokens of a sentence with [CLS] and [SEP]; pairs with a longer one are left out."""
+    scale: float = Field(default=30.0, gt=0)
+    """What cosines are multiplied by in the softmax over the batch."""
+    max_train: int | None = Field(default=None, ge=2)
+    """Learn from so many pairs at most."""
+    max_eval: int | None = Field(default=None, ge=2)
+    """Score so many held-out pairs at most."""
+    fit: FitSettings = FitSettings(epochs=5, batch_size=64)
+    """How long, how fast, with which extras."""
+
+    @model_validator(mode="after")
+    def _batch_is_whole(self) -> Self:
+        if self.fit.accumulation_steps > 1:
+            raise ValueError(
+                f"accumulation_steps={self.fit.accumulation_steps}: the sentences of a batch are compared with each "
+                "other, so it cannot be computed in pieces; lower batch_size instead"
+            )
+        if self.fit.batch_size < 2:
+            raise ValueError(f"batch_size={self.fit.batch_size}: a pair needs others to be told from; give 2 or more")
+        return self
+
+
+class DecodingSettings(Config):
+    """How paraphrases are written."""
+
+    method: Literal["sample", "beam"] = "sample"
+    """sample: draw texts at random; beam: search for the most probable ones."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """sample: choose among the fewest tokens that have this probability together [0.95 if ``top_k`` is not given]."""
+    top_k: int | None = Field(default=None, ge=1)
+    """sample: choose among so many tokens."""
+    draws: int | None = Field(default=None, ge=1)
+    """sample: texts to draw, of which the most similar are kept [5 for each one that is shown]."""
+    seed: int | None = Field(default=None, ge=0, lt=2**32)
+    """sample: every random choice derives from it [0]."""
+    beams: int | None = Field(default=None, ge=1)
+    """beam: texts that the search follows [as many as are shown]."""
+    max_tokens: int = Field(default=64, ge=8)
+    """Tokens of a paraphrase."""
+
+    @model_validator(mode="after")
+    def _only_what_acts(self) -> Self:
+        others = ("top_p", "top_k", "draws", "seed") if self.method == "beam" else ("beams",)
+        for name in others:
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} has no effect with method={self.method}; leave one of the two out")
+        return self
+
+    @property
+    def nucleus(self) -> float | None:
+        """``top_p``, or its default."""
+        return 0.95 if self.top_p is None and self.top_k is None else self.top_p

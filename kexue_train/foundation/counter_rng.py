@@ -35,6 +35,7 @@ class Purpose(IntEnum):
     FINE_TUNING = 11
     RANDOM_VECTORS = 12
     REPLACEMENT = 13
+    PARAPHRASE = 20
     FEW_SHOT_CONTROL = 31
 
 

@@ -13,6 +13,7 @@ from kexue_train.downstream.results.explanation import Explanation
 from kexue_train.downstream.results.few_shot import FewShotResults
 from kexue_train.downstream.results.fine_tuning import FineTuningResults
 from kexue_train.downstream.results.held_out import HeldOutResults
+from kexue_train.downstream.results.paraphrase import ParaphraseResults
 from kexue_train.downstream.results.result import EvaluationResult, Headline, ResultFailure, ResultTable, Score
 from kexue_train.downstream.results.similarity import StsResults
 from kexue_train.downstream.results.trained_vectors import VectorResults
@@ -27,6 +28,7 @@ RESULT_TYPES = (
     FineTuningResults,
     VectorResults,
     FewShotResults,
+    ParaphraseResults,
     Explanation,
 )
 """The contents of every kind of result."""

@@ -18,6 +18,7 @@ from kexue_train.downstream.results.files import (
 )
 from kexue_train.downstream.results.fine_tuning import FineTuningResults
 from kexue_train.downstream.results.held_out import HeldOutResults
+from kexue_train.downstream.results.paraphrase import ParaphraseResults
 from kexue_train.downstream.results.similarity import StsResults
 from kexue_train.downstream.results.trained_vectors import VectorResults
 from kexue_train.downstream.results.zero_shot import ZeroShotResults
@@ -34,6 +35,7 @@ FORMS = {
     "vectors": VectorResults,
     "vectors_am": VectorResults,
     "few_shot": FewShotResults,
+    "paraphrase": ParaphraseResults,
     "explain": Explanation,
 }
 

@@ -68,7 +68,17 @@ def write_sentence_transformers_folder(
         has_new_weights: Write the weights in memory, in place of the files.
     """
     _copy_model(loaded, folder, has_new_weights=has_new_weights, with_states=pooling == "first-last")
-    size, layers = int(loaded.model.config.hidden_size), int(loaded.model.config.num_hidden_layers)
+    write_modules(folder, name, loaded.model.config, pooling=pooling, max_length=max_length, whitening=whitening)
+
+
+def write_modules(
+    folder: Path, name: str, config: Any, *, pooling: Pooling, max_length: int, whitening: Whitening | None = None
+) -> None:
+    """Write a README and the modules into a ``folder`` that holds a model already; else as above.
+
+    ``config`` is that of the model. With the pooling ``first-last`` it has to return its hidden states.
+    """
+    size, layers = int(config.hidden_size), int(config.num_hidden_layers)
     modules = [("", "Transformer")]
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
     if pooling == "first-last":
