@@ -8,6 +8,7 @@ result files (``results/``), which the terminal, the report, the model card and 
     sequences.py     texts -> token sequences -> batches      folder_code.py  whose Python code a folder may have run
     evaluate/        scores without training: held-out text, zero-shot tasks, sentence vectors, explanations
     finetune/        scores after training: labelled tasks, few records as next sentences, sentence vectors
+    paraphrase/      texts that a model of ``finetune/paraphrase`` writes, by sampling or search
 
 Start with ``evaluate/evaluate_model.py``, the stage of a run, then ``results/result.py``. A new evaluation is one
 function that returns a result, one file in ``results/`` for its kind with an entry in ``results/files.py``, and one

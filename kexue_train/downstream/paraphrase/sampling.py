@@ -36,7 +36,8 @@ def truncate(log_probs: LogProbs, end: int, *, top_k: int | None = None, top_p: 
 def draw(log_probs: LogProbs, uniforms: np.ndarray) -> np.ndarray:
     """Return the token of each row (n, V) at which its cumulative probability passes the number in [0, 1): (n,)."""
     cumulative = np.exp(log_probs).cumsum(1)
-    return np.argmax(cumulative > uniforms[:, None] * cumulative[:, -1:], axis=1)
+    tokens: np.ndarray = np.argmax(cumulative > uniforms[:, None] * cumulative[:, -1:], axis=1)
+    return tokens
 
 
 def sample(

@@ -26,7 +26,7 @@ def load_writer(model_dir: Path) -> LoadedHead:
     Raises:
         EvaluationError: If it holds no RoFormerV2 with an MLM head and a tokenizer, or it was not trained to write.
     """
-    loaded = load_with_prefix_mask(model_dir, prefix_lm=None)
+    loaded = _load(model_dir)
     if not loaded.model.config.prefix_lm:
         raise EvaluationError(
             f"{model_dir}: was not trained to write (its configuration has no prefix_lm); train it with "
@@ -35,13 +35,16 @@ def load_writer(model_dir: Path) -> LoadedHead:
     return loaded
 
 
-def load_with_prefix_mask(model_dir: Path, *, prefix_lm: bool | None = True) -> LoadedHead:
-    """Load any RoFormerV2 with an MLM head, to be trained to write; ``prefix_lm=None`` leaves it as it is.
+def load_with_prefix_mask(model_dir: Path, **settings: Any) -> LoadedHead:
+    """Load any RoFormerV2 with an MLM head, to be trained to write; ``settings`` replace those of its configuration.
 
     Raises:
         EvaluationError: If the folder holds no such model or no tokenizer.
     """
-    settings: dict[str, Any] = {} if prefix_lm is None else {"prefix_lm": prefix_lm}
+    return _load(model_dir, prefix_lm=True, **settings)
+
+
+def _load(model_dir: Path, **settings: Any) -> LoadedHead:
     model, missing = open_with(RoFormerV2ForMaskedLM, model_dir, "a RoFormerV2 with an MLM head", **settings)
     require_weights(model_dir, missing)
     return with_tokenizer(model_dir, model, ("cls_token", "sep_token"))

@@ -209,7 +209,7 @@ def test_shorter_texts_keep_the_probabilities_of_the_model():
 
 
 def test_too_little_room_to_stop_is_refused():
-    with pytest.raises(ConfigError, match="max_tokens=27 is too few for 20 beams, .* give --max-tokens 28 or more"):
+    with pytest.raises(ConfigError, match=r"max_tokens=27 is too few for 20 beams, .* give --max-tokens 28 or more"):
         Stopping.of_beams(27, 20)
     Stopping.of_beams(28, 20)
     with pytest.raises(ConfigError, match="max_tokens=10 is too few for samples"):

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from kexue_train.downstream.evaluate.sentence_vectors.sentence_transformers_folder import write_modules
+from kexue_train.downstream.finetune.dropout import dropout_settings
 from kexue_train.downstream.finetune.loop import fit
 from kexue_train.downstream.finetune.paraphrase.pairs import Pairs, in_words, read_pair_splits
 from kexue_train.downstream.finetune.paraphrase.problem import ParaphraseProblem
@@ -57,7 +58,7 @@ def train_writer(
         raise EvaluationError(f"{out}: is the model to train itself; give another folder with --out")
     refuse_other_contents([out], option="--out")
     splits = read_pair_splits(data, dev, settings)
-    loaded = load_with_prefix_mask(model_dir)
+    loaded = load_with_prefix_mask(model_dir, **dropout_settings(model_dir, settings.fit.dropout))
     max_length = loaded.fitting(2 * settings.max_length) // 2
     train, scored = (Pairs.read(records, loaded.tokenizer, max_length) for records in (splits.train, splits.dev))
     if min(len(train.sides), len(scored.sides)) < 2:
