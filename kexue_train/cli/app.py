@@ -20,7 +20,7 @@ from kexue_train.cli.training import training_app
 from kexue_train.foundation.shown import take_arguments
 
 TREE = {
-    "Before a run": ("doctor", "plan"),
+    "Before a run": ("doctor", "init", "plan"),
     "A whole run": ("pipeline",),
     "Data": ("corpus-from-docs", "shuffle", "tokenizer", "samples", "verify"),
     "Training": ("train", "export", "import-weights"),

@@ -27,6 +27,39 @@ def doctor_command(
     raise typer.Exit(int(any(check.status == "failure" for check in checks)))
 
 
+@command(runs_app, "init", example="kexue init my-encoder 'corpus/*.jsonl' --hours 2")
+def init_command(
+    folder: Annotated[Path, typer.Argument(help="New folder of the configuration; the run gets its name.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT...", help="Files, folders or globs of text (default: this machine's documentation)."
+        ),
+    ] = None,
+    hours: Annotated[float, typer.Option(min=0.05, help="For the whole run on this machine.")] = 1.0,
+    text_key: Annotated[str, typer.Option(help="Key or column of the text.")] = "text",
+    as_json: AsJson = False,
+) -> None:
+    """Look at data and machine, and write a configuration to begin with: FOLDER/config.yaml."""
+    from kexue_train.pipeline.proposal import choose, survey, write  # noqa: PLC0415
+
+    write.require_no_file(folder)
+    data, hardware = survey.survey_data(inputs or [], text_key), survey.survey_hardware(folder)
+    request = choose.Request(data, hardware, write.run_name(folder), hours, text_key)
+    proposal = choose.propose(request)
+    path = write.write_proposal(folder, request, proposal)
+    for warning in choose.find_warnings(request, proposal):
+        typer.echo(f"warning: {warning}", err=True)
+    if as_json:
+        print_json({"config": str(path), "values": proposal.values, "reasons": proposal.reasons})
+        return
+    for title, line in write.describe(request, proposal).items():
+        typer.echo(f"{title:<9} {line}")
+    typer.echo(
+        f"\n{path} gives the reason of each choice. Change what you like, then run\n\n  {write.launch_command(path)}"
+    )
+
+
 @command(runs_app, "plan", example="kexue plan --config configs/base.yaml --text-size 1TB execution.num_workers=64")
 def plan_command(
     config: ConfigFile,

@@ -125,6 +125,11 @@ def cpu_tokens_per_second(config: TrainSections, flops_per_second: float) -> flo
     return flops_per_second / (flops_per_token(config) * _of_recompute(config, _RECOMPUTE_SLOWDOWN))
 
 
+def gpu_tokens_per_second(config: TrainSections) -> float:
+    """Return the pace that A100s would have, one for each worker, at the share of their peak that is usual."""
+    return config.train.num_workers * _USUAL_SHARE * _USUAL_PEAK / flops_per_token(config)
+
+
 def cpu_flops_per_second(hidden_size: int) -> float:
     """Return the useful operations of one CPU in training, on a line through log(width) of the model, flat outside."""
     (low, slow), (high, fast) = _NARROW, _WIDE
@@ -178,7 +183,7 @@ def _basis(config: TrainSections, parameters: int, rate: float | None, *, measur
     slots = count_slots(config)
     amount = f"{parameters:,} weights, {slots:.3g} tokens, {slots * flops_per_token(config):.2g} operations"
     if rate is None:
-        usual = config.train.num_workers * _USUAL_SHARE * _USUAL_PEAK / flops_per_token(config)
+        usual = gpu_tokens_per_second(config)
         pace = (
             "no GPU was measured: give --tokens-per-second, from metrics.jsonl of a short run; A100s at 45 % of their "
             f"peak would read {usual:,.0f} tokens/s and take {format_seconds(slots / usual)}"

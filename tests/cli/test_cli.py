@@ -21,7 +21,7 @@ from kexue_train.cli import app as cli
 from kexue_train.foundation import runtime
 
 COMMANDS = [
-    "doctor", "corpus-from-docs", "shuffle", "verify", "tokenizer", "samples", "train", "export",
+    "doctor", "init", "corpus-from-docs", "shuffle", "verify", "tokenizer", "samples", "train", "export",
     "import-weights",
     "evaluate", "evaluate mlm", "evaluate nsp-zero-shot", "evaluate sts", "evaluate explain",
     "finetune task", "finetune whitening", "finetune sentence-vectors", "plan", "report", "pipeline",
