@@ -1,7 +1,7 @@
 """Two tasks that want one small layer for themselves: what each weighting makes of them.
 
 ``python -m benchmarks.task_weights`` prints a Markdown table: how much of the loss of guessing each task has left after
-the last step, and in how many of the steps each was hurt, by the exact gradients. Seconds per row on a CPU.
+the last step, and the mean cosine of the weighted gradient with that of each task, both of held-out rows.
 
 Task "classes" is to tell 8 classes, "numbers" to predict 6 numbers, whose loss is multiplied by 40. Both read a vector
 of 32 through one shared layer of 8. Each follows from 8 directions of it, of which they have 4 in common.
@@ -29,8 +29,8 @@ ORDER = (CLASS_TASK, CLASS_TASK, NUMBER_TASK, CLASS_TASK)
 INPUTS, WIDTH, CLASSES, NUMBERS, FACTORS, SHARED_FACTORS = 32, 8, 8, 6, 8, 4
 SCALE, NOISE = 40.0, 0.3
 ROWS, HELDOUT_ROWS = 32, 4096
-HURT_EVERY = 10
-"""Steps from one look at the exact gradients to the next."""
+LOOK_EVERY = 10
+"""Steps from one look at the gradients of held-out rows to the next."""
 SCHEMES = (
     WeightingConfig(),
     WeightingConfig(scheme="initial"),
@@ -51,8 +51,8 @@ class Outcome:
 
     left: tuple[float, float]
     """Loss of either task over that of guessing, on held-out rows."""
-    hurt: tuple[float, float]
-    """Share of the steps whose weighted gradient goes against that of the task."""
+    served: tuple[float, float]
+    """Cosine of the weighted gradient of a step with that of the task, in the mean."""
 
 
 class Data:
@@ -102,7 +102,7 @@ def train(config: WeightingConfig, order: Sequence[str], *, steps: int, lr: floa
         config, guessing, micro_batches_per_step=len(order), seed=seed, optimizer=optimizer,
         shared=model.shared.parameters(),
     )  # fmt: skip
-    hurt: list[list[bool]] = []
+    served: list[list[float]] = []
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - step / steps)
@@ -112,15 +112,15 @@ def train(config: WeightingConfig, order: Sequence[str], *, steps: int, lr: floa
             loss = model.loss(task, data.rows(task, ROWS))
             weight = weights.weight(task, loss)
             total[task] += float(weight)
-            if step % HURT_EVERY == 0 and task == order[-1] and len(hurt) * HURT_EVERY == step:
-                hurt.append(_hurt(model, heldout, total))
             (weight * loss).backward()
+            if step % LOOK_EVERY == 0 and optimizer.ends_step:
+                served.append(_served(model, heldout, total))
             optimizer.step()
         weights.end_step()
     with torch.no_grad():
         left = [float(model.loss(task, rows)) / guessing[task] for task, rows in heldout.items()]
-    shares = torch.tensor(hurt, dtype=torch.float64).mean(0).tolist()
-    return Outcome((left[0], left[1]), (shares[0], shares[1]))
+    cosines = torch.tensor(served).mean(0).tolist()
+    return Outcome((left[0], left[1]), (cosines[0], cosines[1]))
 
 
 def _guess(task: str, rows: tuple[Tensor, Tensor]) -> float:
@@ -129,35 +129,34 @@ def _guess(task: str, rows: tuple[Tensor, Tensor]) -> float:
     return SCALE * float(rows[1].var(0, correction=0).mean())
 
 
-def _hurt(model: Model, rows: dict[str, tuple[Tensor, Tensor]], total: dict[str, float]) -> list[bool]:
-    """Tell for each task whether the weighted sum of the gradients of the held-out losses goes against its own."""
+def _served(model: Model, rows: dict[str, tuple[Tensor, Tensor]], total: dict[str, float]) -> list[float]:
+    """Return the cosine of the weighted sum of the tasks' gradients with each of them."""
     shared = list(model.shared.parameters())
     gradients = {
         task: torch.cat([part.flatten() for part in torch.autograd.grad(model.loss(task, own), shared)])
         for task, own in rows.items()
     }
-    update = sum((weight * gradients[task] for task, weight in total.items()), torch.zeros(()))
-    return [float(gradient @ update) < 0 for gradient in gradients.values()]
+    update = torch.stack([weight * gradients[task] for task, weight in total.items()]).sum(0)
+    return [float(F.cosine_similarity(gradient, update, dim=0)) for gradient in gradients.values()]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--seeds", type=int, default=5)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    print("| weighting | classes: loss left | numbers: loss left | steps that hurt classes | that hurt numbers |")
+    args = parser.parse_args(arguments)
+    print("| weighting | classes: loss left | numbers: loss left | classes: cosine | numbers: cosine |")
     print("|---|---|---|---|---|")
     runs = [(f"equal, {task} alone", SCHEMES[0], (task,) * len(ORDER)) for task in (CLASS_TASK, NUMBER_TASK)]
     for title, config, order in [*runs, *((_title(config), config, ORDER) for config in SCHEMES)]:
         found = [train(config, order, steps=args.steps, lr=args.lr, seed=seed) for seed in range(args.seeds)]
         cells = [f"{statistics.mean(run.left[task] for run in found):.3f}" for task in range(2)]
-        cells += [f"{statistics.mean(run.hurt[task] for run in found):.0%}" for task in range(2)]
-        if task_alone := next((task for task in (CLASS_TASK, NUMBER_TASK) if set(order) == {task}), None):
-            for column in (0, 2) if task_alone == NUMBER_TASK else (1, 3):
-                cells[column] = "–"
+        cells += [f"{statistics.mean(run.served[task] for run in found):.2f}" for task in range(2)]
+        for place, task in enumerate((CLASS_TASK, NUMBER_TASK)):
+            if task not in order:
+                cells[place] = cells[place + 2] = "–"
         print(f"| {title} | {' | '.join(cells)} |", flush=True)
 
 
