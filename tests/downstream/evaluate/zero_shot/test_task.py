@@ -119,11 +119,15 @@ def test_a_missing_or_empty_file_of_labels_is_refused(tmp_path):
         read_labels(labels_file_task(), tmp_path)
 
 
+TO_LEARN_FROM = [("train", "0"), ("dev", "0"), ("train", "few_all"), ("dev", "few_all")]
+
+
 @pytest.fixture(scope="module")
 def fewclue(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     with tarfile.open(shared_data / "fewclue" / "fewclue.tar.gz") as archive:
-        members = [member for member in archive if Path(member.name).name in ("test_public.json", "labels_all.txt")]
+        kept = ["test_public.json", "labels_all.txt", *(f"{use}_{split}.json" for use, split in TO_LEARN_FROM)]
+        members = [member for member in archive if Path(member.name).name in kept]
         archive.extractall(folder, members, filter="data")
     return folder / "fewclue"
 
@@ -143,6 +147,19 @@ def test_every_record_of_fewclue_becomes_a_question_with_a_known_answer(name, re
     assert asked.prompt_of.shape == (records, 1 if task.contrast == "samples" else labels)
     assert len(masked_word_questions(task, data.records, data.labels).texts) == records
     assert data.chance == pytest.approx(1 / labels)
+
+
+@pytest.mark.parametrize("name", load_zero_shot_tasks())
+def test_every_split_of_fewclue_can_be_learnt_from(name, fewclue):
+    task = load_zero_shot_tasks()[name]
+    sizes = {}
+    for use, split in TO_LEARN_FROM:
+        path = getattr(task.few_shot, use).replace("{split}", split)
+        data = TaskData.read(task.model_copy(update={"test": path}), fewclue)
+        assert len(set(data.answers.tolist())) > 1
+        sizes[use, split] = len(data.records)
+    assert 30 < sizes["train", "0"] < sizes["train", "few_all"]
+    assert 30 < sizes["dev", "0"] < sizes["dev", "few_all"]
 
 
 def test_the_answers_of_chid_fit_their_candidates(fewclue):
