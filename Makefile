@@ -7,7 +7,8 @@ MINUTES ?= 8
 OUT ?= build/gpu
 # A folder with a CUDA build of torch, and what is installed there if it is missing.
 FAKE_CUDA ?= build/fake-cuda
-FAKE_CUDA_TORCH ?= torch==2.13.0
+# Three equal signs, or pip would take a CPU build that lies nearer.
+FAKE_CUDA_TORCH ?= torch===2.13.0
 # Test processes: one more than two cores, since many tests wait for servers.
 JOBS ?= 3
 

@@ -216,14 +216,17 @@ class HiddenAccumulation(torch.optim.Optimizer):
 
     def momentum(self, param: Tensor) -> Tensor:
         """Return the momentum of ``param``, same shape; a view that may be written to."""
+        self.storage.flush()
         return self.state[param]["momentum"]  # type: ignore[no-any-return]  # torch types states as Any
 
     def named_moments(self) -> dict[str, Tensor]:
         """Return all moving averages as ``momentum.<name>`` (``square.<name>``), views that may be written to."""
+        self.storage.flush()
         return {f"{kind}.{t.name}": value for t in self.tensors for kind, value in self.state[t.param].items()}
 
     def restart_at(self, steps: int) -> None:
         """Open a new step after ``steps`` of them, forgetting what an open one has noted beside its moments."""
+        self.storage.flush()
         if self._folds_in_backward:
             self._average.abandon()
         self._open_step(steps)
@@ -286,6 +289,7 @@ class HiddenAccumulation(torch.optim.Optimizer):
             RuntimeError: If the moments lie in slices on all ranks.
         """
         self._check_whole()
+        self.storage.flush()
         return super().state_dict() | {
             "filled": self.micro_steps_done,
             "folded": [t.folded for t in self.tensors],
@@ -312,6 +316,7 @@ class HiddenAccumulation(torch.optim.Optimizer):
                 f"{self.accumulation_steps}; give it the accumulation that the state was saved with"
             )
         self._check_whole()
+        self.storage.flush()
         super().load_state_dict(as_torch_saves(state_dict, [len(group["params"]) for group in self.param_groups]))
         self.micro_steps_done = filled
         if "folded" in state_dict:
@@ -428,10 +433,14 @@ class HiddenAccumulation(torch.optim.Optimizer):
         self._fold(tensor, grad, share)
         if averages and self.ends_step:
             self._average.ready(tensor)
+            if self._average.may_leave:
+                self.storage.flush()
+                self._average.send_complete()
 
     def _end_micro_batch(self) -> bool:
         if self._folds_in_backward:
             self._take_what_is_left()
+            self.storage.flush()
         self.micro_batch_weight, self._has_folded = 1.0, False
         if not self.ends_step:
             self.micro_steps_done += 1
@@ -481,6 +490,7 @@ class HiddenAccumulation(torch.optim.Optimizer):
         for tensor in self.tensors:
             if not tensor.folded and (agreed.trained[tensor.index] if agreed else tensor.param.requires_grad):
                 self._fold(tensor, torch.zeros_like(tensor.param), 0.0)
+        self.storage.flush()
         if averages:
             self._average.finish(self.rounding)
         if agreed is None:  # behind all buckets, which leave in one order on all ranks
@@ -508,6 +518,7 @@ class HiddenAccumulation(torch.optim.Optimizer):
         for tensor in self.tensors:
             if agreed.trained[tensor.index] and not tensor.folded:
                 self._fold(tensor, torch.zeros_like(tensor.param), 0.0)
+        self.storage.flush()
 
     def _agree(self, marked: list[bool]) -> Participation:
         lazy, hidden = self.options.lazy_tensors, self._folds_in_backward

@@ -1,6 +1,6 @@
 """Tiger on CUDA: every step over all tensors at once, in as few passes over memory as there can be.
 
-    check_gradient, fold_gradient          one tensor, as soon as backward has its gradient
+    check_gradients, fold_gradients        up to eight tensors whose gradients backward has just computed
     sum_tile_squares, add_tile_squares     all tensors and rows, for their learning rates
     move_tiles                             all tensors
 
@@ -9,9 +9,10 @@ The host waits for nothing and builds no tables again, so all of it can be captu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import triton
@@ -23,7 +24,9 @@ from kexue_train.optim.param_groups import Tracked
 from kexue_train.optim.random_bits import PARAMETER, Rounding, part_number
 from kexue_train.optim.step_sizes import ScalarLayout, StepSizes
 from kexue_train.optim.tiger_update import TigerRule
+from kexue_train.optim.waiting_gradients import FoldSettings, WaitingGradients
 
+_Value = TypeVar("_Value")
 _TILE = {"rows": kernels.TILE_ROWS, "columns": kernels.TILE_COLUMNS}
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
 _VECTOR_BYTES = 16
@@ -32,7 +35,11 @@ _LINE = 512
 
 
 class FusedTensors:
-    """A ``TensorStorage`` of parameters and moments that are whole on every rank, all of one rule of Tiger."""
+    """A ``TensorStorage`` of parameters and moments that are whole on every rank, all of one rule of Tiger.
+
+    A launch takes the host longer than the device takes for a small gradient. So gradients wait until there are enough
+    of them for one launch, but not longer than to the end of backward.
+    """
 
     def __init__(self, tensors: Sequence[Tracked], rule: TigerRule, layout: ScalarLayout, flags: Tensor) -> None:
         self._rule = rule
@@ -42,18 +49,21 @@ class FusedTensors:
             layout,
             flags=flags,
             streams=[part_number(tensor.index, PARAMETER) for tensor in tensors],
+            momentum_streams=[part_number(tensor.index, 0) for tensor in tensors],
             dead_zone=rule.dead_zone,
         )
         self._tensors = tensors
+        self._waiting = WaitingGradients(partial(_fold, self._fused), most=kernels.GRADIENTS)
 
     def fold(self, index: int, grad: Tensor, *, is_first: bool, share: float, rounding: Rounding) -> bool:
         """Take a gradient into the momentum of the ``index``-th tensor; a bad one raises its flag, so none is told."""
         beta = self._tensors[index].rule.moments[0].beta
-        self._fused.fold(
-            index, grad, decay=beta if is_first else 1.0, weight=(1 - beta) * share,
-            seed=rounding.seed, stream=rounding.stream(part_number(index, 0)),
-        )  # fmt: skip
+        self._waiting.add(index, grad, FoldSettings(beta if is_first else 1.0, (1 - beta) * share, rounding))
         return False
+
+    def flush(self) -> None:
+        """Fold the gradients that wait."""
+        self._waiting.fold()
 
     def sum_squares(self) -> Tensor:
         """Return the sums of squares of the parameters; see ``FusedTiger``."""
@@ -62,6 +72,11 @@ class FusedTensors:
     def move(self, sizes: StepSizes, *, step: int, rounding: Rounding) -> None:  # noqa: ARG002  # no bias to correct
         """Move all parameters."""
         self._fused.move(sizes.step, sizes.decay, seed=rounding.seed, stream=rounding.stream(0))
+
+
+def _fold(fused: FusedTiger, gradients: Mapping[int, Tensor], settings: FoldSettings) -> None:
+    decay, weight, rounding = settings
+    fused.fold(gradients, decay=decay, weight=weight, seed=rounding.seed, stream=rounding.stream(0))
 
 
 class FusedTiger:
@@ -74,6 +89,7 @@ class FusedTiger:
         layout: Where the scalars of each parameter lie.
         flags: fp32 [params]; gets a 1 for each parameter with a bad gradient, never a 0.
         streams: For each parameter, what is added to the stream of ``move``.
+        momentum_streams: For each, what is added to the stream of ``fold``.
         dead_zone: Momenta below this in size count as zero.
 
     Raises:
@@ -88,42 +104,46 @@ class FusedTiger:
         *,
         flags: Tensor,
         streams: Sequence[int],
+        momentum_streams: Sequence[int],
         dead_zone: float = 0.0,
     ) -> None:
         self.params, self.momenta, self.layout = params, momenta, layout
-        self.flags, self.streams, self.dead_zone = flags, streams, dead_zone
+        self.flags, self.dead_zone = flags, dead_zone
+        self._streams, self._momentum_streams = streams, momentum_streams
         self._verdicts = torch.zeros(len(params), kernels.CHECKERS, dtype=torch.int32, device=layout.device)
         self._addresses: list[int] = []
         self._current_tables()
 
     def fold(
-        self, index: int, grad: Tensor, *, decay: float, weight: float, seed: int | Tensor, stream: int | Tensor
+        self, gradients: Mapping[int, Tensor], *, decay: float, weight: float, seed: int | Tensor, stream: int | Tensor
     ) -> None:
-        """Fold into one momentum, m ← decay·m + weight·g; a gradient with a NaN or Inf only raises its flag.
+        """Fold into the momenta of some tensors, m ← decay·m + weight·g; one with a NaN or Inf only raises its flag.
 
         Args:
-            index: Which parameter.
-            grad: As many elements, of any floating-point type.
+            gradients: By index of the parameter, each of as many elements; at most eight, of one floating-point type.
             decay: 1, or β for the first gradient of a step.
-            weight: Weight of this gradient.
+            weight: Weight of these gradients.
             seed: For bf16 momenta; an int, or an int64 tensor of one element on the device.
-            stream: The same.
+            stream: The same; ``momentum_streams`` are added to it.
         """
-        grad, numel = grad.contiguous(), grad.numel()
-        chunks = triton.cdiv(numel, kernels.CHUNK)
-        if not chunks:
+        some = {index: grad.contiguous() for index, grad in gradients.items() if grad.numel()}
+        if not some:
             return
-        verdicts, checkers = self._verdicts[index], min(chunks, kernels.CHECKERS)
-        size = {"block": kernels.CHUNK, "num_warps": kernels.WARPS}
-        kernels.check_gradient[(checkers,)](grad, numel, self.flags[index], verdicts, **size)
-        kernels.fold_gradient[(chunks,)](
-            self.momenta[index], grad, numel, verdicts, decay, weight, seed, _as_wide(stream),
-            checkers=kernels.CHECKERS, **size,
+        chunks = [triton.cdiv(grad.numel(), kernels.CHUNK) for grad in some.values()]
+        checks = [min(count, kernels.CHECKERS) for count in chunks]
+        table, given = self._current_homes(some), (*_filled(some.values()), *_filled(some))
+        size = {"checkers": kernels.CHECKERS, "block": kernels.CHUNK, "num_warps": kernels.WARPS}
+        kernels.check_gradients[(sum(checks),)](
+            table, self.flags, self._verdicts, *given, *_filled(accumulate(checks))[:-1], **size
+        )
+        kernels.fold_gradients[(sum(chunks),)](
+            table, self._verdicts, *given, *_filled(accumulate(chunks))[:-1], decay, weight, seed, _as_wide(stream),
+            momentum_type=self._types[1], **size,
         )  # fmt: skip
 
     def sum_squares(self) -> Tensor:
         """Return the sums of squares of parameters or rows, fp32 [total]; the next call overwrites them."""
-        tiles, spans, sums = self._current_tables()
+        tiles, spans, sums, _ = self._current_tables()
         if len(tiles):
             kernels.sum_tile_squares[(len(tiles),)](
                 tiles, sums, parameter_type=self._types[0], **_TILE, num_warps=kernels.WARPS
@@ -154,8 +174,17 @@ class FusedTiger:
         if addresses != self._addresses:
             self._addresses = addresses
             self._types = _common_type(self.params), _common_type(self.momenta)
-            self._tables = fused_tables(self.params, self.momenta, self.layout, self.streams, **_TILE)
+            self._tables = fused_tables(
+                self.params, self.momenta, self.layout, self._streams, self._momentum_streams, **_TILE
+            )
         return self._tables
+
+    def _current_homes(self, indices: Iterable[int]) -> Tensor:
+        """Return the table of the momenta, built again if one of these was put elsewhere."""
+        known = self._addresses[len(self.params) :]
+        if any(self.momenta[index].data_ptr() != known[index] for index in indices):
+            self._current_tables()
+        return self._tables.momenta
 
 
 class FusedTables(NamedTuple):
@@ -170,6 +199,8 @@ class FusedTables(NamedTuple):
     """[n, 3]: where the sums of a tensor's tiles begin; how many they are; where their sum goes."""
     sums: Tensor
     """fp32, the scalars of the layout and after them the sums of tiles."""
+    momenta: Tensor
+    """[parameters, 3]: address of the momentum; elements; number of the stream that it is rounded with."""
 
 
 def fused_tables(
@@ -177,6 +208,7 @@ def fused_tables(
     momenta: Sequence[Tensor],
     layout: ScalarLayout,
     streams: Sequence[int],
+    momentum_streams: Sequence[int],
     *,
     rows: int,
     columns: int,
@@ -214,10 +246,12 @@ def fused_tables(
             length += len(start)
     sums = torch.zeros(length, device=layout.device)
     none = torch.zeros(0, dtype=torch.int64)
+    homes = [[m.data_ptr(), m.numel(), stream] for m, stream in zip(momenta, momentum_streams, strict=True)]
     return FusedTables(
         torch.cat([*tiles, _columns(*[none] * 10)]).to(layout.device),
         torch.cat([*spans, _columns(*[none] * 3)]).to(layout.device),
         sums,
+        torch.tensor(homes, dtype=torch.int64, device=layout.device),
     )
 
 
@@ -226,9 +260,9 @@ def _columns(first: Tensor, *others: Tensor | int) -> Tensor:
 
 
 def try_kernel(device: torch.device) -> None:
-    """Compile and run the smallest kernel; raises whatever Triton, a compiler or a driver raise."""
-    none = torch.zeros(1, device=device)
-    kernels.check_gradient[(1,)](none, 1, none, torch.zeros(1, dtype=torch.int32, device=device), block=kernels.CHUNK)
+    """Compile and run a small kernel; raises whatever Triton, a compiler or a driver raise."""
+    spans, sums = torch.zeros(1, 3, dtype=torch.int64, device=device), torch.zeros(1, device=device)
+    kernels.add_tile_squares[(1,)](spans, sums, block=kernels.SPAN)
 
 
 def _as_wide(stream: int | Tensor) -> int | Tensor:
@@ -244,3 +278,9 @@ def _common_type(tensors: Sequence[Tensor]) -> tl.dtype:
             f"FusedTiger needs contiguous tensors, all of one type, torch.float32 or bfloat16; got {found}"
         )
     return _TYPES[kinds.pop()]
+
+
+def _filled(values: Iterable[_Value]) -> list[_Value]:
+    """Return as many as the kernels take, the last ones again: no program works on those."""
+    given = list(values)
+    return given + given[-1:] * (kernels.GRADIENTS - len(given))

@@ -41,6 +41,15 @@ class MomentAverage:
         """Note that ``tensor`` has a gradient of the last micro-batch, which should be its only one."""
         self.is_irregular |= not self._average.ready(tensor.place)
 
+    @property
+    def may_leave(self) -> bool:
+        """Whether ``send_complete`` would send a bucket, so that all its gradients have to be folded by now."""
+        return self._average.may_leave
+
+    def send_complete(self) -> None:
+        """Send the buckets whose turn it is and whose tensors are all ready."""
+        self._average.send_complete()
+
     def fold_late(self, tensor: Tracked, grad: Tensor, *, share: float, rounding: Rounding) -> Tensor | bool:
         """Keep a gradient whose tensor takes no more; the arguments are those of ``fold_tensor_``."""
         self.is_irregular = True

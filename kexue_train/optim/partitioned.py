@@ -158,6 +158,9 @@ class TensorSlices:
             is_first=is_first, share=share, rounding=rounding, number=number,
         )  # fmt: skip
 
+    def flush(self) -> None:
+        """Do nothing: gradients are folded at once."""
+
     def sum_squares(self) -> Tensor:
         """Return the sums of squares of the whole parameters, [total] of the layout; a collective call."""
         return sum_over_ranks_(self.map.sum_squares([own.of(self._flats) for own in self.map.slices]))

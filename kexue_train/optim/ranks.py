@@ -78,7 +78,7 @@ class RankAverage:
         self._begin()
 
     def ready(self, tensor: int) -> bool:
-        """Note that the ``tensor``-th tensor is complete on this rank; its bucket may leave if it was the last one.
+        """Note that the ``tensor``-th tensor is complete on this rank.
 
         Returns:
             Whether that was not known in this step.
@@ -87,9 +87,17 @@ class RankAverage:
             return False
         self._is_ready[tensor] = True
         self._waiting[self._bucket_of[tensor]] -= 1
-        if self.is_eager:
-            self._send(while_complete=True)
         return True
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether ``send_complete`` would send a bucket, so that all of it has to be written by now."""
+        return self.is_eager and self._next < len(self._waiting) and not self._waiting[self._next]
+
+    def send_complete(self) -> None:
+        """Send the buckets whose turn it is and whose tensors are all complete."""
+        while self.may_leave:
+            self._send_next()
 
     def has_left(self, tensor: int) -> bool:
         """Return whether the bucket of the ``tensor``-th tensor has left, so that nothing may be written there."""
@@ -101,7 +109,8 @@ class RankAverage:
         Returns:
             (start, mean) of buckets whose mean has more precision than ``flat`` and must be stored by the caller.
         """
-        self._send(while_complete=False)
+        while self._next < len(self._waiting):
+            self._send_next()
         wider = []
         for start, bucket, work in self._sent:
             work.wait()
@@ -117,14 +126,13 @@ class RankAverage:
             work.wait()
         self._begin()
 
-    def _send(self, *, while_complete: bool) -> None:
-        while self._next < len(self._waiting) and not (while_complete and self._waiting[self._next] > 0):
-            start, end = self._borders[self._next], self._borders[self._next + 1]
-            bucket = self._flat[start:end]
-            if bucket.dtype == torch.bfloat16:  # a sum in bf16 would lose what stochastic rounding keeps
-                bucket = bucket.float()
-            self._sent.append((start, bucket, dist.all_reduce(bucket, async_op=True)))
-            self._next += 1
+    def _send_next(self) -> None:
+        start, end = self._borders[self._next], self._borders[self._next + 1]
+        bucket = self._flat[start:end]
+        if bucket.dtype == torch.bfloat16:  # a sum in bf16 would lose what stochastic rounding keeps
+            bucket = bucket.float()
+        self._sent.append((start, bucket, dist.all_reduce(bucket, async_op=True)))
+        self._next += 1
 
     def _begin(self) -> None:
         self._next = 0

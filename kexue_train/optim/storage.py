@@ -37,6 +37,13 @@ class TensorStorage(Protocol):
         """
         ...
 
+    def flush(self) -> None:
+        """Fold what ``fold`` has taken and not folded yet; after every backward there is nothing of that kind.
+
+        Before somebody reads moments, or flags of bad gradients, within a backward, he has to call it.
+        """
+        ...
+
     def sum_squares(self) -> Tensor:
         """Return the sums of squares of the whole parameters, [total] of the layout."""
         ...

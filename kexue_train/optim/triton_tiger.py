@@ -7,14 +7,18 @@ compiler is left to choose.
 Memory is all that these kernels wait for. Bytes of device memory per parameter:
 
     kernel              fp32 states    bf16 states    touches
-    check_gradient      4              2              reads g
-    fold_gradient       8 (12)         4 (6)          reads and writes m; g again, from memory if the cache is too small
+    check_gradients     4              2              reads g
+    fold_gradients      8 (12)         4 (6)          reads and writes m; g again, from memory if the cache is too small
     sum_tile_squares    4              2              reads θ
     move_tiles          12             6              reads m, reads and writes θ
 
 Tensors lie anywhere, so the kernels over all of them read what to work on from a table, a tile of a tensor per
 program: some rows of an embedding, or of a matrix cut into lines. An address from a table says nothing about its
 alignment; a column tells whether the tile can be read in vectors of 16 bytes without looking for its end.
+
+Gradients lie elsewhere in every micro-batch, so up to eight of them are arguments of the kernels that fold them, and
+the table has what stays: address of the momentum, number of elements, and number of the stream of random bits. The host
+so copies nothing to the device, and a captured graph finds the gradients where they were when it was captured.
 """
 
 from __future__ import annotations
@@ -24,14 +28,17 @@ import triton.language as tl
 
 from kexue_train.optim import random_bits
 
+GRADIENTS = 8
+"""Gradients that ``check_gradients`` and ``fold_gradients`` take at once."""
 CHUNK = 4096
-"""Elements that a program of ``check_gradient`` and ``fold_gradient`` reads at a time; even."""
+"""Elements of a gradient that a program of these reads at a time; even."""
 TILE_ROWS, TILE_COLUMNS = 32, 128
 """What a program of ``sum_tile_squares`` and ``move_tiles`` reads at a time: 32 rows, 128 columns of each."""
 SPAN = 1024
 """Sums that ``add_tile_squares`` reads at a time."""
 CHECKERS = 512
-"""Programs of ``check_gradient`` at most: enough to read at full speed, few enough for every other one to ask all."""
+"""Programs of ``check_gradients`` for one gradient at most: enough to read at full speed, few enough that every program
+of ``fold_gradients`` can ask all."""
 WARPS = 8
 """Warps of all kernels but ``add_tile_squares``: 16 elements per thread, so that enough threads fit on a processor."""
 WIDE = 1 << 62
@@ -43,40 +50,116 @@ _INFINITY = tl.constexpr(float("inf"))
 _EDGE_COLUMNS = tl.constexpr(32)  # what is read with care takes many registers, which all programs would hold
 _NARROW = tl.constexpr(WIDE - 1)
 _NAN_BITS = tl.constexpr(0x7FC00000)
+_DIFFERS = [f"{name}_{number}" for name in ("grad", "index", "end") for number in range(GRADIENTS)] + ["seed", "stream"]
+"""Arguments that differ from launch to launch, for whose values no kernel is compiled anew."""
+
+
+@triton.jit(do_not_specialize=_DIFFERS)
+def check_gradients(
+    tensors, flags, verdicts,
+    grad_0, grad_1, grad_2, grad_3, grad_4, grad_5, grad_6, grad_7,
+    index_0, index_1, index_2, index_3, index_4, index_5, index_6, index_7,
+    end_0, end_1, end_2, end_3, end_4, end_5, end_6,
+    checkers: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Read chunks of the gradients, of n programs of one every n-th; store in verdict and flag whether all is finite.
+
+    Programs ``end_0 ... end_1 - 1`` read ``grad_1``, that of tensor ``index_1``, and so on.
+    """
+    program = tl.program_id(0)
+    which = _which(program, end_0, end_1, end_2, end_3, end_4, end_5, end_6)
+    index = _choose(which, index_0, index_1, index_2, index_3, index_4, index_5, index_6, index_7)
+    first = _choose(which, 0, end_0, end_1, end_2, end_3, end_4, end_5, end_6)
+    behind = _choose(which, end_0, end_1, end_2, end_3, end_4, end_5, end_6, tl.num_programs(0))
+    address = _choose_address(which, grad_0, grad_1, grad_2, grad_3, grad_4, grad_5, grad_6, grad_7)
+    grad, numel = address.to(grad_0.dtype), tl.load(tensors + index * 3 + 1)
+    offsets = tl.arange(0, block)
+    bad = tl.zeros((block,), tl.int32)
+    for start in range((program - first).to(tl.int64) * block, numel, (behind - first).to(tl.int64) * block):
+        if (start + block <= numel) & (address % 16 == 0):
+            values = tl.load(tl.multiple_of(grad + start + offsets, 16)).to(tl.float32)
+        else:
+            values = tl.load(grad + start + offsets, mask=offsets < numel - start, other=0.0).to(tl.float32)
+        bad |= tl.where(tl.abs(values) < _INFINITY, 0, 1)
+    verdict = tl.max(bad, 0)
+    tl.store(verdicts + index * checkers + (program - first), verdict)
+    if verdict != 0:
+        tl.store(flags + index, 1.0)  # whoever comes last writes the same
+
+
+@triton.jit(do_not_specialize=_DIFFERS)
+def fold_gradients(
+    tensors, verdicts,
+    grad_0, grad_1, grad_2, grad_3, grad_4, grad_5, grad_6, grad_7,
+    index_0, index_1, index_2, index_3, index_4, index_5, index_6, index_7,
+    end_0, end_1, end_2, end_3, end_4, end_5, end_6,
+    decay, weight, seed, stream,
+    momentum_type: tl.constexpr, checkers: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Compute one chunk of m ← decay·m + weight·g of one of the gradients, unless a verdict is against that."""
+    program = tl.program_id(0)
+    which = _which(program, end_0, end_1, end_2, end_3, end_4, end_5, end_6)
+    index = _choose(which, index_0, index_1, index_2, index_3, index_4, index_5, index_6, index_7)
+    first = _choose(which, 0, end_0, end_1, end_2, end_3, end_4, end_5, end_6)
+    address = _choose_address(which, grad_0, grad_1, grad_2, grad_3, grad_4, grad_5, grad_6, grad_7)
+    home = tl.load(tensors + index * 3)
+    numel, number = tl.load(tensors + index * 3 + 1), tl.load(tensors + index * 3 + 2)
+    bad = tl.max(tl.load(verdicts + index * checkers + tl.arange(0, checkers)), 0)
+    start = (program - first).to(tl.int64) * block
+    if bad == 0:
+        grad, momentum = address.to(grad_0.dtype) + start, home.to(tl.pointer_type(momentum_type)) + start
+        if (start + block <= numel) & ((address | home) % 16 == 0):
+            _fold_chunk(momentum, grad, start, numel, decay, weight, seed, stream, number, block, True)
+        else:
+            _fold_chunk(momentum, grad, start, numel, decay, weight, seed, stream, number, block, False)
 
 
 @triton.jit
-def check_gradient(grad, numel, flag, verdicts, block: tl.constexpr):
-    """Read chunks of ``grad``, of n programs every n-th; store 1 in the verdict and the flag if one is not finite."""
-    offsets = tl.arange(0, block)
-    bad = tl.zeros((block,), tl.int32)
-    for start in range(tl.program_id(0).to(tl.int64) * block, numel, tl.num_programs(0) * block):
-        values = tl.load(grad + start + offsets, mask=offsets < numel - start, other=0.0).to(tl.float32)
-        bad |= tl.where(tl.abs(values) < _INFINITY, 0, 1)
-    verdict = tl.max(bad, 0)
-    tl.store(verdicts + tl.program_id(0), verdict)
-    if verdict != 0:
-        tl.store(flag, 1.0)  # whoever comes last writes the same
-
-
-@triton.jit(do_not_specialize=["seed", "stream"])
-def fold_gradient(
-    momentum, grad, numel, verdicts, decay, weight, seed, stream, checkers: tl.constexpr, block: tl.constexpr
+def _fold_chunk(
+    momentum, grad, start, numel, decay, weight, seed, stream, number, block: tl.constexpr, is_whole: tl.constexpr
 ):
-    """Compute one chunk of m ← decay·m + weight·g, unless a verdict is against it."""
-    start = tl.program_id(0).to(tl.int64) * block
     offsets = tl.arange(0, block)
-    mask = offsets < numel - start
-    bad = tl.max(tl.load(verdicts + tl.arange(0, checkers)), 0)
-    before = tl.load(momentum + start + offsets, mask=mask, other=0.0).to(tl.float32)
-    part = tl.load(grad + start + offsets, mask=mask, other=0.0).to(tl.float32)
-    if bad == 0:
-        after = tl.fma(part, weight, before * decay)
-        if momentum.dtype.element_ty == tl.bfloat16:
-            key_0, key_1 = _stream_keys(seed, stream, 0)
-            words = _words((start + 2 * tl.arange(0, block // 2)).to(tl.uint32), key_0, key_1)
-            after = _rounded(after, tl.interleave(words & 0xFFFF, words >> 16))
-        tl.store(momentum + start + offsets, after, mask=mask)
+    momenta, grads = momentum + offsets, grad + offsets
+    if is_whole:
+        mask = None
+        momenta, grads = tl.multiple_of(momenta, 16), tl.multiple_of(grads, 16)
+    else:
+        mask = offsets < numel - start
+    before, part = tl.load(momenta, mask=mask).to(tl.float32), tl.load(grads, mask=mask).to(tl.float32)
+    after = tl.fma(part, weight, before * decay)
+    if momentum.dtype.element_ty == tl.bfloat16:
+        key_0, key_1 = _stream_keys(seed, stream, number)
+        words = _words((start + 2 * tl.arange(0, block // 2)).to(tl.uint32), key_0, key_1)
+        after = _rounded(after, tl.interleave(words & 0xFFFF, words >> 16))
+    tl.store(momenta, after, mask=mask)
+
+
+@triton.jit
+def _which(program, end_0, end_1, end_2, end_3, end_4, end_5, end_6):
+    """Return the number of the gradient that a program works on: as many as end before it."""
+    before = (program >= end_0).to(tl.int32) + (program >= end_1).to(tl.int32) + (program >= end_2).to(tl.int32)
+    before += (program >= end_3).to(tl.int32) + (program >= end_4).to(tl.int32) + (program >= end_5).to(tl.int32)
+    return before + (program >= end_6).to(tl.int32)
+
+
+@triton.jit
+def _choose(which, value_0, value_1, value_2, value_3, value_4, value_5, value_6, value_7):
+    value = tl.where(which == 1, value_1, value_0)
+    value = tl.where(which == 2, value_2, value)
+    value = tl.where(which == 3, value_3, value)
+    value = tl.where(which == 4, value_4, value)
+    value = tl.where(which == 5, value_5, value)
+    value = tl.where(which == 6, value_6, value)
+    return tl.where(which == 7, value_7, value)
+
+
+@triton.jit
+def _choose_address(which, grad_0, grad_1, grad_2, grad_3, grad_4, grad_5, grad_6, grad_7):
+    return _choose(
+        which,
+        grad_0.to(tl.int64), grad_1.to(tl.int64), grad_2.to(tl.int64), grad_3.to(tl.int64),
+        grad_4.to(tl.int64), grad_5.to(tl.int64), grad_6.to(tl.int64), grad_7.to(tl.int64),
+    )  # fmt: skip
 
 
 @triton.jit

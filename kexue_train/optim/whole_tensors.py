@@ -32,6 +32,9 @@ class WholeTensors:
             tensor.rule, tensor.moments, grad, is_first=is_first, share=share, rounding=rounding, number=index
         )
 
+    def flush(self) -> None:
+        """Do nothing: gradients are folded at once."""
+
     def sum_squares(self) -> Tensor:
         """Return the sums of squares of the parameters, [total] of the layout, 0 for vectors, at least fp32."""
         params = [tensor.param for tensor in self._tensors]

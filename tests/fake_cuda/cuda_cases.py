@@ -36,7 +36,7 @@ from kexue_train.model import modeling_roformer_v2 as modeling
 from kexue_train.model.config import ModelConfig
 from kexue_train.model.hf_folder import build_hf_config
 from kexue_train.model.recompute import enable_recompute
-from kexue_train.optim import storage, triton_tiger
+from kexue_train.optim import storage, triton_tiger, waiting_gradients
 from kexue_train.optim.accumulation import HiddenAccumulation
 from kexue_train.optim.build import build_optimizer
 from kexue_train.optim.config import OptimizerConfig
@@ -67,7 +67,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adamw": {"name": "adamw"},
 }
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
-KERNELS = ("check_gradient", "fold_gradient", "sum_tile_squares", "add_tile_squares", "move_tiles")
+KERNELS = ("check_gradients", "fold_gradients", "sum_tile_squares", "add_tile_squares", "move_tiles")
 _TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int32: "i32", torch.int64: "i64"}
 
 
@@ -77,17 +77,22 @@ class Kernel:
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
         self.launches: set[tuple[Any, ...]] = set()
+        self.count = 0
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         return self._launch
 
     def _launch(self, *args: Any, num_warps: int = 4, **named: Any) -> None:
+        self.count += 1
         given = dict(zip(self.kernel.arg_names, args, strict=False)) | named
         constants = {p.name: given[p.name] for p in self.kernel.params if p.is_constexpr}
         types = {name: _kind(value) for name, value in given.items() if name not in constants}
         # As Triton specializes: addresses of whole allocations and numbers that sixteen divides.
+        fixed = {p.name for p in self.kernel.params if p.do_not_specialize}
         even = [
-            n for n, v in given.items() if n in types and (isinstance(v, Tensor) or (type(v) is int and v % 16 == 0))
+            n
+            for n, v in given.items()
+            if n in types and n not in fixed and (isinstance(v, Tensor) or (type(v) is int and v % 16 == 0))
         ]
         self.launches.add((tuple(types.items()), tuple(constants.items()), tuple(even), num_warps))
 
@@ -298,6 +303,31 @@ def test_slices_of_zero_stay_on_the_device_and_the_whole_moments_go(name, batch)
     assert watch.on_host == []
 
 
+def folding(model: ModelConfig, batch: dict[str, Tensor], kernels: dict[str, Kernel]) -> tuple[float, int, int]:
+    """Launches by which a micro-batch is folded, tensors, and most bytes of gradients that wait at a time."""
+    engine, optimizer, _ = make_engine(model, accumulation_steps=8)
+    engine.micro_step(batch)
+    waiting, most, before = optimizer.storage._waiting, 0, kernels["fold_gradients"].count  # type: ignore[attr-defined]
+    add = waiting.add
+
+    def weigh(index: int, grad: Tensor, settings: Any) -> None:
+        nonlocal most
+        add(index, grad, settings)
+        most = max(most, sum(other.nbytes for other in waiting._gradients.values()))
+
+    waiting.add = weigh
+    engine.micro_step(batch)
+    assert waiting._gradients == {}
+    return kernels["fold_gradients"].count - before, len(optimizer.tensors), most
+
+
+@pytest.mark.parametrize(("model", "launches"), [(BASE, 20), (LARGE, 60)], ids=["base", "large"])
+def test_gradients_of_several_tensors_are_folded_at_once(model, launches, batch, kernels):
+    count, tensors, most = folding(model, batch, kernels)
+    assert count <= launches < tensors
+    assert most < waiting_gradients.MOST_BYTES
+
+
 @pytest.fixture
 def launched(batch, kernels) -> dict[str, Kernel]:
     """The kernels with every way in which a step launches them: fp32 and bf16 states."""
@@ -348,4 +378,4 @@ def test_layers_that_keep_too_much_are_found(batch, monkeypatch):
 
 def test_a_kernel_given_another_device_is_found(batch, kernels):
     with pytest.raises(AssertionError, match="tensor on cpu"):
-        kernels["check_gradient"][(1,)](torch.zeros(4), 4, torch.zeros(1), torch.zeros(1), block=16)
+        kernels["add_tile_squares"][(1,)](torch.zeros(3, dtype=torch.int64), torch.zeros(1), block=16)

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from kexue_train.optim import Tiger, build_param_groups, moment_average
+from kexue_train.optim import Tiger, accumulation, build_param_groups, moment_average
 from kexue_train.optim.options import Options
 from kexue_train.optim.ranks import RankAverage
+from tests.optim.folded_together import FoldedTogether
 from tests.reference.toy_model import Toy, draw_gradients
 
 ACCUMULATION, WINDOWS, BAD_MICRO_BATCH = 3, 6, 10
@@ -27,6 +28,8 @@ RUNS: dict[str, dict[str, object]] = {
     "lazy": {"lazy_rows": True},
     "bf16": {"bf16_states": True},
 }
+FOLDED_TOGETHER = ("good", "bad", "missing")
+"""Run once more with gradients that are folded several at a time."""
 # Of two tensors each, so that a window has two reductions.
 moment_average.RankAverage = partial(RankAverage, bucket_bytes=8 * 29)  # type: ignore[misc]
 
@@ -58,6 +61,9 @@ def main(rank: int, ranks: int, folder: Path) -> None:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
     for name in RUNS:
         np.savez(folder / f"{name}-{rank}-of-{ranks}.npz", **run(name, rank, ranks).numpy())
+    accumulation.choose_storage = FoldedTogether  # type: ignore[misc,assignment]
+    for name in FOLDED_TOGETHER:
+        np.savez(folder / f"{name} together-{rank}-of-{ranks}.npz", **run(name, rank, ranks).numpy())
     if ranks > 1:
         dist.destroy_process_group()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -40,7 +42,8 @@ def tables_of(
     flat = torch.zeros(sum(param.numel() for param in params))
     momenta = list(flat.split([param.numel() for param in params]))
     layout = ScalarLayout([p.shape for p in params], [role for role, _ in drawn], torch.device("cpu"))
-    tables = fused_tables(params, momenta, layout, list(range(len(params))), rows=ROWS, columns=COLUMNS)
+    numbers = list(range(len(params)))
+    tables = fused_tables(params, momenta, layout, numbers, [7 * n for n in numbers], rows=ROWS, columns=COLUMNS)
     return tables, params, momenta, layout
 
 
@@ -57,6 +60,12 @@ def test_every_element_is_worked_on_once_under_its_scalar(drawn):
     for mine, param, scalars in zip(worked_on, params, layout.split(torch.arange(layout.total)), strict=True):
         expected = scalars[:, None].expand(len(scalars), param.numel() // max(len(scalars), 1))
         assert mine == expected.flatten().tolist()
+
+
+@given(TENSORS)
+def test_gradients_are_folded_where_the_momenta_lie(drawn):
+    tables, _, momenta, _ = tables_of(drawn)
+    assert tables.momenta.tolist() == [[m.data_ptr(), m.numel(), 7 * n] for n, m in enumerate(momenta)]
 
 
 @given(TENSORS)
@@ -88,7 +97,7 @@ def test_tensors_beyond_32_bits_are_refused():
     param = torch.empty(2**33, dtype=torch.bfloat16, device="meta")
     layout = ScalarLayout([param.shape], [Role.MATRIX], torch.device("cpu"))
     with pytest.raises(ValueError, match=r"2\*\*32 elements"):
-        fused_tables([param], [param], layout, [0], rows=ROWS, columns=COLUMNS)
+        fused_tables([param], [param], layout, [0], [0], rows=ROWS, columns=COLUMNS)
 
 
 def tracked(param: Tensor, *, on_gpu: bool = False) -> SimpleNamespace:
@@ -104,6 +113,19 @@ def test_a_parameter_that_was_put_elsewhere_is_moved_there():
     kept = FusedTensors([tracked(param)], TigerRule(0.9), layout, torch.zeros(1))
     param.data = torch.ones(4, 8)
     assert kept._fused._current_tables().tiles[:, 0].tolist() == [param.data_ptr()]
+
+
+def test_kernels_are_gone_with_their_optimizer():
+    param = torch.nn.Parameter(torch.zeros(4, 8))
+    layout = ScalarLayout([param.shape], [Role.MATRIX], torch.device("cpu"))
+    kept = FusedTensors([tracked(param)], TigerRule(0.9), layout, torch.zeros(1))
+    gone = weakref.ref(kept)
+    gc.disable()  # moments must not wait for the collector
+    try:
+        del kept
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_without_a_compiler_the_kernels_are_tried_once_and_plain_operations_taken(monkeypatch, caplog):

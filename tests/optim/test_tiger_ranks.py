@@ -48,6 +48,13 @@ def test_two_ranks_equal_one_process_with_the_whole_batch(results, run):
         np.testing.assert_allclose(results[f"{run}-0-of-2"][name], expected, atol=1e-14, rtol=0)
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("run", ["good", "bad", "missing"])
+def test_gradients_that_are_folded_together_give_the_same_bits(results, run, ranks):
+    apart, together = results[f"{run}-0-of-{ranks}"], results[f"{run} together-0-of-{ranks}"]
+    assert all(np.array_equal(apart[name], together[name]) for name in apart)
+
+
 def test_runs_differ_where_they_should(results):
     good, lazy, missing = (results[f"{run}-0-of-2"] for run in ("good", "lazy", "missing"))
     assert not np.array_equal(good["table"], lazy["table"])

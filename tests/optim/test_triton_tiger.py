@@ -54,11 +54,13 @@ def test_compiles_to_loads_and_stores_of_sixteen_bytes(kind, capability, tmp_pat
     parameter = {"parameter_type": {"fp32": tl.float32, "bf16": tl.bfloat16}[kind]}
     momentum = {"momentum_type": parameter["parameter_type"]}
     places = {"seed": "i64", "stream": "i64"}
-    verdicts = {"numel": "i32", "verdicts": "*i32"}
+    eight = {"grad": f"*{kind}", "index": "i32", "end": "i32"}
+    given = {f"{name}_{number}": types for name, types in eight.items() for number in range(8)}
+    del given["end_7"]  # where all end
     move = {"tiles": "*i64", "step": "*fp32", "decay": "*fp32", "dead_zone": "fp32", **places}
-    fold = {"momentum": f"*{kind}", "grad": f"*{kind}", **verdicts, "decay": "fp32", "weight": "fp32", **places}
-    check = {"grad": f"*{kind}", "flag": "*fp32", **verdicts}
-    block = {"block": kernels.CHUNK}
+    check = {"tensors": "*i64", "flags": "*fp32", "verdicts": "*i32", **given}
+    fold = {"tensors": "*i64", "verdicts": "*i32", **given, "decay": "fp32", "weight": "fp32", **places}
+    size = {"checkers": kernels.CHECKERS, "block": kernels.CHUNK}
 
     def vectors(kernel, signature, **constants) -> tuple[int, int]:
         ptx = ptx_of(kernel, signature, constants, capability)
@@ -66,14 +68,14 @@ def test_compiles_to_loads_and_stores_of_sixteen_bytes(kind, capability, tmp_pat
 
     # Sixteen elements per thread of each tensor that is read or written.
     each = 16 * {"fp32": 4, "bf16": 2}[kind] // 16
-    assert vectors(kernels.check_gradient, check, **block)[0] == each
-    assert vectors(kernels.fold_gradient, fold, checkers=kernels.CHECKERS, **block) == (2 * each, each)
+    assert vectors(kernels.check_gradients, check, **size)[0] == each
+    assert vectors(kernels.fold_gradients, fold, **momentum, **size) == (2 * each, each)
     assert vectors(kernels.sum_tile_squares, {"tiles": "*i64", "sums": "*fp32"}, **parameter, **tile)[0] == each
     assert vectors(kernels.move_tiles, move, **parameter, **momentum, **tile) == (2 * each, each)
 
 
 def ptx_of(kernel, signature: dict[str, str], constants: dict[str, object], capability: int) -> str:
-    """What Triton compiles a kernel to, for pointers to aligned memory and numbers divisible by 16."""
+    """What Triton compiles a kernel to, for pointers to aligned memory; of gradients it looks at the address itself."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -84,7 +86,7 @@ def ptx_of(kernel, signature: dict[str, str], constants: dict[str, object], capa
     aligned = {
         (kernel.arg_names.index(name),): [["tt.divisibility", 16]]
         for name, kind in signature.items()
-        if kind.startswith("*") or name == "numel"
+        if kind.startswith("*") and not name.startswith("grad_")
     }
     source = ASTSource(
         fn=kernel, signature={n: types[n] for n in kernel.arg_names}, constexprs=constants, attrs=aligned

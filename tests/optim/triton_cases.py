@@ -49,12 +49,22 @@ class Tensors:
         self.layout = ScalarLayout([p.shape for p in self.params], list(SHAPES.values()), DEVICE)
         self.flags = torch.zeros(len(SHAPES), device=DEVICE)
         self.streams = [4 * i + 3 for i in range(len(SHAPES))]
+        self.momentum_streams = [4 * i for i in range(len(SHAPES))]
         self.fused = FusedTiger(
-            self.params, self.momenta, self.layout, flags=self.flags, streams=self.streams, **options
-        )
+            self.params, self.momenta, self.layout, flags=self.flags,
+            streams=self.streams, momentum_streams=self.momentum_streams, **options,
+        )  # fmt: skip
 
     def scalars(self, scale: float) -> Tensor:
         return torch.rand(self.layout.total, generator=torch.Generator().manual_seed(1)).to(DEVICE) * scale
+
+    def gradients(self, kind: torch.dtype = torch.float32, gap: int = 0) -> dict[int, Tensor]:
+        """One for each parameter; with a gap not at an address that vectors are read from."""
+        found = {}
+        for index, param in enumerate(self.params):
+            grad = torch.randn(param.numel() + gap, generator=torch.Generator().manual_seed(index)).to(DEVICE, kind)
+            found[index] = grad[gap:].view(param.shape)
+        return found
 
 
 def multiply_add(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -143,17 +153,30 @@ def test_small_momenta_count_as_zero():
         assert_same(param, wanted)
 
 
-@pytest.mark.parametrize("grad_kind", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("grad_kind", "gap"), [(torch.float32, 0), (torch.bfloat16, 1), (torch.float16, 0)], ids=str)
 @pytest.mark.parametrize("kind", TYPES, ids=str)
-def test_fold_equals_the_formula(kind, grad_kind):
+def test_fold_equals_the_formula(kind, grad_kind, gap):
     tensors = Tensors(kind)
     decay, weight = torch.tensor([0.965, 0.035 / 3], device=DEVICE)
-    for index, (param, momentum) in enumerate(zip(tensors.params, tensors.momenta, strict=True)):
-        grad = torch.randn(param.shape, generator=torch.Generator().manual_seed(index)).to(DEVICE, grad_kind)
-        expected = multiply_add(grad.float(), weight, momentum.float() * decay)
-        tensors.fused.fold(index, grad, decay=0.965, weight=0.035 / 3, seed=SEED, stream=STREAM + index)
-        assert_same(momentum, stored(expected, kind, STREAM + index))
+    gradients = tensors.gradients(grad_kind, gap)
+    expected = [
+        stored(multiply_add(gradients[index].float(), weight, momentum.float() * decay), kind, STREAM + 4 * index)
+        for index, momentum in enumerate(tensors.momenta)
+    ]
+    tensors.fused.fold(gradients, decay=0.965, weight=0.035 / 3, seed=SEED, stream=STREAM)
+    for momentum, wanted in zip(tensors.momenta, expected, strict=True):
+        assert_same(momentum, wanted)
     assert not tensors.flags.any()
+
+
+def test_who_is_folded_together_does_not_matter():
+    together, apart = Tensors(torch.bfloat16), Tensors(torch.bfloat16)
+    gradients = together.gradients()
+    settings = {"decay": 0.965, "weight": 0.01, "seed": SEED, "stream": STREAM}
+    together.fused.fold(gradients, **settings)
+    for group in ([7, 2], [0], [5, 3], [1], [4, 6]):
+        apart.fused.fold({index: gradients[index] for index in group}, **settings)
+    assert all(map(torch.equal, together.momenta, apart.momenta))
 
 
 @pytest.mark.parametrize("place", [0, 4095, 4096, 9999, -1])
@@ -161,13 +184,14 @@ def test_fold_equals_the_formula(kind, grad_kind):
 def test_a_bad_gradient_only_raises_its_flag(value, place, monkeypatch):
     monkeypatch.setattr(
         triton_tiger, "CHECKERS", 2
-    )  # so that a program of ``check_gradient`` has several chunks to look at
+    )  # so that a program of ``check_gradients`` has several chunks to look at
     tensors = Tensors(torch.bfloat16)
-    before = tensors.momenta[MATRIX].clone()
-    grad = torch.ones_like(tensors.params[MATRIX])
-    grad.view(-1)[place] = value
-    tensors.fused.fold(MATRIX, grad, decay=0.5, weight=1.0, seed=SEED, stream=STREAM)
-    assert torch.equal(tensors.momenta[MATRIX], before)
+    before = [momentum.clone() for momentum in tensors.momenta]
+    gradients = {index: torch.ones_like(tensors.params[index]) for index in (MATRIX, MATRIX + 1)}
+    gradients[MATRIX].view(-1)[place] = value
+    tensors.fused.fold(gradients, decay=0.5, weight=1.0, seed=SEED, stream=STREAM)
+    changed = [not torch.equal(*pair) for pair in zip(tensors.momenta, before, strict=True)]
+    assert [index for index, is_changed in enumerate(changed) if is_changed] == [MATRIX + 1]
     assert tensors.flags.tolist() == [float(index == MATRIX) for index in range(len(SHAPES))]
 
 
@@ -176,7 +200,7 @@ def test_the_gradient_after_a_bad_one_is_folded():
     good = torch.ones_like(tensors.params[0])
     for grad in (good / 0.0, good):
         before = tensors.momenta[0].clone()
-        tensors.fused.fold(0, grad, decay=1.0, weight=0.5, seed=SEED, stream=STREAM)
+        tensors.fused.fold({0: grad}, decay=1.0, weight=0.5, seed=SEED, stream=STREAM)
     assert_same(tensors.momenta[0], before + 0.5)
     assert tensors.flags[0] == 1.0
 
@@ -184,7 +208,7 @@ def test_the_gradient_after_a_bad_one_is_folded():
 def test_the_largest_finite_gradients_are_not_bad():
     tensors = Tensors(torch.float32)
     grad = torch.full_like(tensors.params[0], torch.finfo(torch.float32).max)
-    tensors.fused.fold(0, grad, decay=1.0, weight=2.0**-100, seed=SEED, stream=STREAM)
+    tensors.fused.fold({0: grad}, decay=1.0, weight=2.0**-100, seed=SEED, stream=STREAM)
     assert not tensors.flags.any()
     assert torch.isfinite(tensors.momenta[0]).all()
 
@@ -194,7 +218,7 @@ def test_seed_and_stream_may_lie_on_the_device():
     seed, stream = (torch.tensor([number], device=DEVICE) for number in (SEED, STREAM))
     grad, step = torch.ones_like(numbers.params[0]), numbers.scalars(1e-3)
     for tensors, where in ((numbers, {"seed": SEED, "stream": STREAM}), (memory, {"seed": seed, "stream": stream})):
-        tensors.fused.fold(0, grad, decay=1.0, weight=0.01, **where)
+        tensors.fused.fold({0: grad}, decay=1.0, weight=0.01, **where)
         tensors.fused.move(step, step, **where)
     assert all(map(torch.equal, numbers.params + numbers.momenta, memory.params + memory.momenta))
 
@@ -222,7 +246,7 @@ def test_tensors_put_elsewhere_are_found_again():
 def test_other_tensors_are_refused(params):
     layout = ScalarLayout([p.shape for p in params], [Role.MATRIX] * 2, torch.device("cpu"))
     with pytest.raises(ValueError, match="needs contiguous tensors"):
-        FusedTiger(params, [torch.zeros(12)] * 2, layout, flags=torch.zeros(2), streams=[0, 1])
+        FusedTiger(params, [torch.zeros(12)] * 2, layout, flags=torch.zeros(2), streams=[0, 1], momentum_streams=[2, 3])
 
 
 @pytest.mark.gpu
@@ -233,7 +257,7 @@ def test_a_captured_graph_goes_on_counting():
     step = captured.scalars(1e-3)
 
     def window(tensors: Tensors) -> None:
-        tensors.fused.fold(0, grad, decay=0.9, weight=0.01, seed=SEED, stream=stream)
+        tensors.fused.fold({0: grad}, decay=0.9, weight=0.01, seed=SEED, stream=stream)
         tensors.fused.move(step * tensors.fused.sum_squares(), step, seed=SEED, stream=stream)
         stream.add_(1 << 24)
 
