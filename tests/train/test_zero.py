@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +11,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kexue_train.foundation.errors import ConfigError
-from kexue_train.train.communication import Collective, transfers_of_step
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.engine import make_deepspeed_config
 from kexue_train.train.phases import plan_phases
 from kexue_train.train.zero_partitions import refuse_unsupported
-from tests.train.tiny_training import SECONDS
-from tests.train.warm_worker import WarmProcess
-from tests.train.zero_net import CASES, COUNTED, OPTIONS, SMALLEST_TENSOR, make_objective, train, train_plainly
+from tests.train.count_sent import planned_bytes, sent_bytes, start_ranks, wait_for
+from tests.train.zero_net import CASES, COUNTED, OPTIONS, make_objective, train, train_plainly
 
 Tensors = dict[str, Tensor]
-RANKS = (1, 2, 3)
+RANKS, COUNTING_RANKS = (1, 2, 3), 4
 FP32 = 1e-6
 """Sums of fp32 in another order; a step is 1e-3 and more."""
 
@@ -33,17 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of all processes."""
     pytest.importorskip("deepspeed")
     folder = tmp_path_factory.mktemp("zero")
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    script = Path(__file__).with_name("zero_rank.py")
-    ranks = [(rank, count) for count in RANKS for rank in range(count)]
-    processes = [WarmProcess([script, rank, count, folder], environment) for rank, count in ranks]
-    try:
-        for process in processes:
-            output, _ = process.communicate(timeout=SECONDS)
-            assert process.returncode == 0, output[-4000:]
-    finally:
-        for process in processes:
-            process.kill()
+    with_counts = start_ranks(COUNTING_RANKS, folder, "counts")
+    wait_for([process for ranks in RANKS for process in start_ranks(ranks, folder)] + with_counts)
     return folder
 
 
@@ -76,28 +63,13 @@ def test_every_element_lies_once_where_the_partitions_say(folder, ranks, stage):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [count for count in RANKS if count > 1])
+@pytest.mark.parametrize("ranks", [*RANKS[1:], COUNTING_RANKS])
 @pytest.mark.parametrize("name", COUNTED)
 def test_ranks_send_what_the_plan_says(folder, ranks, name):
-    """Gathers and stage 3 pad each tensor to a multiple of the ranks."""
-    case, params = COUNTED[name], list(make_objective().model.parameters())
-    gathered = params if case.stage == 3 else [param for param in params if param.requires_grad]
-    planned = transfers_of_step(
-        parameters=sum(param.numel() for param in params if param.requires_grad),
-        tensors=len(params),
-        zero_stage=case.stage,
-        hidden=case.optimizer["accumulate"] == "momentum",
-        micro_steps=case.accumulation,
-    )
-    expected = {kind: sum(t.times * t.tensor_bytes for t in planned if t.collective is kind) for kind in Collective}
-    if case.stage == 3:  # the plan's model has no frozen tensors
-        expected[Collective.ALL_GATHER] = case.accumulation * sum(4 * param.numel() for param in gathered)
+    """With eight: ``python -m tests.train.count_sent 8``."""
     for rank in range(ranks):
-        sent = json.loads((folder / f"sent-{ranks}-{rank}.json").read_text())[name]
-        for kind, amount in expected.items():
-            padding = 0 if case.stage == 0 else case.accumulation * 4 * 2 * ranks * len(params)
-            missing = case.accumulation * 4 * 2 * SMALLEST_TENSOR if name.endswith("stage-0") else 0
-            assert amount - missing <= sent[kind.name.lower()] <= amount + padding
+        sent = sent_bytes(folder, rank, ranks)[name]
+        assert all(least <= sent[kind] <= most for kind, (least, most) in planned_bytes(name, ranks).items())
 
 
 @pytest.mark.slow

@@ -70,10 +70,10 @@ def make_objective(autocast: torch.dtype | None = None) -> Objective:
     return Objective(Net(), autocast)
 
 
-def batch_of(step: int, rows: slice, *, words: int = WORDS) -> dict[str, Tensor]:
-    """Rows of a step's batch, of the first ``words`` words."""
+def batch_of(step: int, rows: slice, *, words: int = WORDS, of: int = ROWS) -> dict[str, Tensor]:
+    """Rows of a step's batch of so many, of the first ``words`` words."""
     generator = torch.Generator().manual_seed(step)
-    ids = torch.randint(0, words, (ROWS, 5), generator=generator)
+    ids = torch.randint(0, words, (of, 5), generator=generator)
     return {"ids": ids[rows], "labels": ids.max(1).values[rows]}
 
 
@@ -125,6 +125,8 @@ class Case:
     engine: str = "deepspeed"
     gather_all: bool = False
     """Whether stage 3 gathers small tensors anew in every micro-step, as it does large ones."""
+    rows: int = ROWS
+    """Of a step."""
 
 
 CASES = {
@@ -172,9 +174,9 @@ def train(
     case: Case, folder: Path, *, rank: int = 0, ranks: int = 1, steps: range = range(STEPS), start: Any = None
 ) -> dict[str, Tensor]:
     """Whole weights and moments after ``steps``, on rank 0; from ``start``, which is such a result."""
-    rows = ROWS // (ranks * case.accumulation)
+    rows = case.rows // (ranks * case.accumulation)
     config = TrainConfig(
-        steps=STEPS, global_batch_size=ROWS, micro_batch_size=rows, num_workers=ranks,
+        steps=STEPS, global_batch_size=case.rows, micro_batch_size=rows, num_workers=ranks,
         compute={"zero_stage": case.stage, "engine": case.engine},
     )  # fmt: skip
     objective = make_objective(case.autocast)
@@ -192,7 +194,7 @@ def train(
         engine: Any = build_engine(config, phase, objective, optimizer, folder)  # type: ignore[arg-type]  # a smaller objective
     for step, micro in product(steps, range(case.accumulation)):
         first = (micro * ranks + rank) * rows
-        batch = batch_of(step, slice(first, first + rows), words=case.words)
+        batch = batch_of(step, slice(first, first + rows), words=case.words, of=case.rows)
         if (step, micro, rank) == (SPOILED_STEP, case.spoiled, ranks - 1):
             batch["spoil"] = torch.tensor(math.inf)
         optimizer.observe_tokens(batch["ids"], batch["labels"])

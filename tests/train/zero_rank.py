@@ -1,4 +1,5 @@
 """One of some processes that train with ZeRO: ``python zero_rank.py RANK RANKS FOLDER``; rank 0 writes results there.
+With a fourth word, ``counts``, they only count what they send.
 
 One process runs many cases, as importing DeepSpeed takes seconds.
 """
@@ -11,6 +12,7 @@ import math
 import os
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +116,14 @@ def sent_in_a_step(case: Case, folder: Path, rank: int, ranks: int) -> dict[str,
     return {name: (four[name] - two[name]) / 2 for name in two}
 
 
-def main(rank: int, ranks: int, folder: Path) -> None:
+def count_sent(folder: Path, rank: int, ranks: int) -> None:
+    """Write what this rank sends in a step of each case; the steps have rows for all ranks."""
+    cases = {name: replace(case, rows=ranks * case.accumulation) for name, case in COUNTED.items()}
+    counted = {name: sent_in_a_step(case, folder, rank, ranks) for name, case in cases.items()}
+    (folder / f"sent-{ranks}-{rank}.json").write_text(json.dumps(counted))
+
+
+def main(rank: int, ranks: int, folder: Path, what: str = "all") -> None:
     os.environ["TORCH_FR_BUFFER_SIZE"] = "2000"
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank), "DS_ACCELERATOR": "cpu"}
     warnings.simplefilter("ignore")  # DeepSpeed calls deprecated functions
@@ -122,6 +131,15 @@ def main(rank: int, ranks: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store-{ranks}", rank=rank, world_size=ranks)
 
+    if ranks > 1:
+        count_sent(folder, rank, ranks)
+    if what == "all":
+        train_all(rank, ranks, folder)
+    dist.destroy_process_group()
+
+
+def train_all(rank: int, ranks: int, folder: Path) -> None:
+    """Write where elements lie, and the weights and moments at the end of every case."""
     for stage in (1, 2, 3):
         save_file(numbered_elements(stage, folder), folder / f"{ranks} numbers {stage} {rank}.safetensors")
 
@@ -133,9 +151,6 @@ def main(rank: int, ranks: int, folder: Path) -> None:
 
     for name, case in CASES.items():
         save(f"{ranks} {name}", case)
-    if ranks > 1:
-        counted = {name: sent_in_a_step(case, folder, rank, ranks) for name, case in COUNTED.items()}
-        (folder / f"sent-{ranks}-{rank}.json").write_text(json.dumps(counted))
     if ranks == 2:
         for name, case in OPTIONS.items():
             save(name, case)
@@ -144,8 +159,7 @@ def main(rank: int, ranks: int, folder: Path) -> None:
             box = [train(Case(first), folder, rank=rank, ranks=ranks, steps=range(middle))]
             dist.broadcast_object_list(box, src=0)
             save(f"from {first} to {then}", Case(then), steps=range(middle, STEPS), start=box[0])
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])
