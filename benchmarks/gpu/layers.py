@@ -18,6 +18,10 @@ from kexue_train.train.objective import PretrainingObjective
 
 _LOSS_TOLERANCE = 2e-3
 """Between compiled and plain layers, whose bf16 products are rounded at other places."""
+_GRADIENT_TOLERANCE = 5e-2
+"""The same for gradients, of the norm of a tensor."""
+_RECORDED = 2
+"""Micro-batches by which torch warms up and records."""
 
 
 def check_recompute(bench: Bench) -> Figures:
@@ -93,7 +97,38 @@ def check_compile(bench: Bench) -> Figures:
     return figures
 
 
+def check_graphs(bench: Bench) -> Figures:
+    """Layers that are replayed as CUDA graphs: the plain losses, of batches that record and of those that replay."""
+    rows, model = bench.sizes.rows, model_config(bench, dropout=False)
+    given = batches(bench, _RECORDED + 2, rows)
+    plain, replayed = (make_objective(bench, model, rows=rows, autocast=bench.autocast) for _ in ("plain", "replayed"))
+    torch._dynamo.reset()
+    replayed.has_graphs = True
+    compile_layers(replayed.model.roformer, backend=bench.sizes.backend, cuda_graphs=True)
+    losses, gradients = [], []
+    for batch in given:  # compared at once: the next replay writes over gradients
+        (loss, found), (plain_loss, expected) = (loss_and_gradients(each, batch) for each in (replayed, plain))
+        losses.append(worst_error([loss], [plain_loss]))
+        gradients.append(worst_error(found, expected))
+    figures: Figures = {
+        "loss_error": max(losses),
+        "gradient_error": max(gradients),
+        "ms": {
+            "plain": 1e3 * min(_seconds(plain, given[0], bench.device) for _ in range(3)),
+            "replayed": 1e3 * min(_seconds(replayed, given[0], bench.device) for _ in range(3)),
+        },
+    }
+    require(figures["loss_error"] <= _LOSS_TOLERANCE, f"losses are off by {figures['loss_error']:.2g}", figures)
+    require(
+        figures["gradient_error"] <= _GRADIENT_TOLERANCE,
+        f"gradients are off by {figures['gradient_error']:.2g}",
+        figures,
+    )
+    return figures
+
+
 CHECKS = (
     Check(name="recompute", minutes=0.4, run=check_recompute),
     Check(name="compile", minutes=0.7, run=check_compile),
+    Check(name="cuda graphs", minutes=0.5, run=check_graphs),
 )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.check import Bench, Check, CheckFailed, Figures, require
+from benchmarks.gpu.check import Bench, Check, CheckFailed, Figures, Sizes, require
 from benchmarks.gpu.made_up import batches, make_objective, model_config
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.model.config import ModelConfig
@@ -30,16 +30,20 @@ _SECONDS_OF_A_CELL = 12.0
 _KERNELS_SHOWN = 15
 
 
+Layers = Literal["eager", "compiled", "graphs"]
+
+
 class Cell(NamedTuple):
     """One way to train."""
 
     model: str
     rows: int
-    compiled: bool
+    layers: Layers
+    """"graphs" are compiled layers that are replayed as CUDA graphs."""
     recompute: str
 
     def __str__(self) -> str:
-        return f"{self.model}, {self.rows} rows, {'compiled' if self.compiled else 'eager'}, recompute {self.recompute}"
+        return f"{self.model}, {self.rows} rows, {self.layers}, recompute {self.recompute}"
 
 
 class _Run:
@@ -50,8 +54,9 @@ class _Run:
         objective = make_objective(bench, self.model, rows=cell.rows, autocast=bench.autocast)
         if cell.recompute == "full":
             enable_recompute(objective.model.roformer, "full")
-        if cell.compiled:
-            compile_layers(objective.model.roformer, backend=bench.sizes.backend)
+        if cell.layers != "eager":
+            objective.has_graphs = cell.layers == "graphs"
+            compile_layers(objective.model.roformer, backend=bench.sizes.backend, cuda_graphs=objective.has_graphs)
         optimizer = build_optimizer(OptimizerConfig(), objective.model, accumulation_steps=1, seed=0)
         self.optimizer: AccumulatingOptimizer = optimizer
         self.engine = TorchEngine(objective, optimizer)
@@ -99,12 +104,19 @@ def check_speed(bench: Bench) -> Figures:
     return figures
 
 
+def _cells(sizes: Sizes, layers: Layers, recompute: str, rows: Sequence[int]) -> Iterator[Cell]:
+    for number, model in itertools.product(rows, sizes.grid):
+        yield Cell(model, number, layers, recompute)
+
+
 def grid(bench: Bench) -> Iterator[Cell]:
     """Yield the cells in the order in which they are worth their time."""
     sizes = bench.sizes
-    for compiled, recompute in ((True, "none"), (False, "none"), (True, "full"), (False, "full")):
-        for rows, model in itertools.product(sizes.grid_rows, sizes.grid):
-            yield Cell(model, rows, compiled, recompute)
+    yield from _cells(sizes, "compiled", "none", sizes.grid_rows)
+    yield from _cells(sizes, "graphs", "none", (min(sizes.grid_rows),))  # they spare the host work of small batches
+    yield from _cells(sizes, "eager", "none", sizes.grid_rows)
+    yield from _cells(sizes, "compiled", "full", sizes.grid_rows)
+    yield from _cells(sizes, "eager", "full", sizes.grid_rows)
 
 
 def _measured(bench: Bench, cell: Cell, rate: float) -> dict[str, Any] | str:

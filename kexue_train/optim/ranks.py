@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_HOST_GROUPS: WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = WeakKeyDictionary()
 BUCKET_BYTES = 25 * 2**20
 """Large enough for full bandwidth, small enough that the first bucket leaves early."""
 
@@ -32,17 +34,31 @@ def max_over_ranks_(values: Tensor) -> Tensor:
 
 
 def any_over_ranks(flags: Sequence[bool], device: torch.device) -> list[bool]:
-    """Return which flags are up on any rank; waits for the other ranks.
+    """Return which flags are up on any rank; the host waits for those of the other ranks, and for no device.
 
     Args:
         flags: As many on every rank.
-        device: Where tensors are reduced that the ranks cannot reduce on a CPU, which has to be waited for.
+        device: That tensors are reduced on. Flags are, too, and the host waits for it, if torch has no gloo.
     """
     if ranks() == 1:
         return list(flags)
-    on_cpu = dist.get_backend() == "gloo" or "cpu:" in dist.get_backend()
-    votes = torch.tensor(flags, dtype=torch.uint8, device="cpu" if on_cpu else device)
-    return [bool(vote) for vote in max_over_ranks_(votes).tolist()]
+    group = _host_group(device)
+    votes = torch.tensor(flags, dtype=torch.uint8, device="cpu" if group else device)
+    dist.all_reduce(votes, dist.ReduceOp.MAX, group=group)
+    return [bool(vote) for vote in votes.tolist()]
+
+
+def _host_group(device: torch.device) -> dist.ProcessGroup | None:
+    """Return the group in which hosts talk to each other: all ranks, by gloo; made by the first call, on all ranks."""
+    world = dist.group.WORLD
+    if world is None or dist.get_backend() == "gloo" or "cpu:" in dist.get_backend():
+        return world
+    if not dist.is_gloo_available():
+        return None
+    if world not in _HOST_GROUPS:  # as patient as the group of the devices
+        patience = world._get_backend(device).options._timeout
+        _HOST_GROUPS[world] = dist.new_group(backend="gloo", timeout=patience)
+    return _HOST_GROUPS[world]
 
 
 class RankAverage:

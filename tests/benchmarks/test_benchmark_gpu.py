@@ -129,6 +129,16 @@ def a_graph_per_layer(monkeypatch) -> None:
     monkeypatch.setattr(layers, "compile_layers", compile_each)
 
 
+def gradients_that_are_written_over(monkeypatch) -> None:
+    both = layers.loss_and_gradients
+
+    def replay(objective: Any, batch: Any) -> Any:
+        loss, gradients = both(objective, batch)
+        return loss, [gradient * 1.5 if objective.has_graphs else gradient for gradient in gradients]
+
+    monkeypatch.setattr(layers, "loss_and_gradients", replay)
+
+
 def a_wait_in_every_micro_step(monkeypatch) -> None:
     step = TorchEngine.micro_step
 
@@ -197,6 +207,7 @@ FAULTS = {
     "optimizer kernels": (a_fold_that_decays_twice, "the kernels are off"),
     "recompute": (no_recomputation, "keeps no less than none"),
     "compile": (a_graph_per_layer, "2 graphs were compiled"),
+    "cuda graphs": (gradients_that_are_written_over, "gradients are off by 0.5"),
     "host waits": (a_wait_in_every_micro_step, "the host waits for the device at"),
     "training": (losses_that_rise, "the loss went from"),
     "ZeRO": (a_stage_with_other_losses, "ZeRO 2: losses are off"),

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import triton
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
 from torch.autograd.graph import _engine_run_backward
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from triton.backends.compiler import GPUTarget
@@ -36,7 +38,7 @@ from kexue_train.model import modeling_roformer_v2 as modeling
 from kexue_train.model.config import ModelConfig
 from kexue_train.model.hf_folder import build_hf_config
 from kexue_train.model.recompute import enable_recompute
-from kexue_train.optim import storage, triton_tiger, waiting_gradients
+from kexue_train.optim import participation, storage, triton_tiger, waiting_gradients
 from kexue_train.optim.accumulation import HiddenAccumulation
 from kexue_train.optim.build import build_optimizer
 from kexue_train.optim.config import OptimizerConfig
@@ -258,6 +260,24 @@ def test_every_option_of_the_optimizer_stays_on_the_device(name, batch):
     engine, optimizer, _ = make_engine(NARROW, **OPTIMIZERS[name])
     run_step(engine, optimizer, batch)
     assert optimizer.steps == 2
+
+
+@pytest.fixture
+def two_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """Torch's fake group of two, whose collectives do nothing; what the hosts say to each other is noted."""
+    said: list[bool] = []
+    monkeypatch.setattr(participation, "any_over_ranks", lambda flags, _: said.extend(flags) or list(flags))
+    dist.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    yield said
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", ["tiger", "bf16 states", "soft clipping of the sum", "lazy rows"])
+def test_ranks_wait_for_no_device(name, two_ranks, batch):
+    engine, optimizer, _ = make_engine(NARROW, **OPTIMIZERS[name])
+    run_step(engine, optimizer, batch)
+    assert optimizer.steps == 2
+    assert two_ranks
 
 
 def kept_by_a_layer(recompute: str, batch: dict[str, Tensor]) -> float:

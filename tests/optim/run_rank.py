@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from kexue_train.optim import Tiger, accumulation, build_param_groups, moment_average
 from kexue_train.optim.options import Options
-from kexue_train.optim.ranks import RankAverage
+from kexue_train.optim.ranks import _HOST_GROUPS, RankAverage
 from tests.optim.folded_together import FoldedTogether
 from tests.reference.toy_model import Toy, draw_gradients
 
@@ -29,7 +29,7 @@ RUNS: dict[str, dict[str, object]] = {
     "bf16": {"bf16_states": True},
 }
 FOLDED_TOGETHER = ("good", "bad", "missing")
-"""Run once more with gradients that are folded several at a time."""
+"""Run once more as on GPUs: gradients are folded several at a time, and hosts need a group of their own to talk."""
 # Of two tensors each, so that a window has two reductions.
 moment_average.RankAverage = partial(RankAverage, bucket_bytes=8 * 29)  # type: ignore[misc]
 
@@ -62,9 +62,11 @@ def main(rank: int, ranks: int, folder: Path) -> None:
     for name in RUNS:
         np.savez(folder / f"{name}-{rank}-of-{ranks}.npz", **run(name, rank, ranks).numpy())
     accumulation.choose_storage = FoldedTogether  # type: ignore[misc,assignment]
+    dist.get_backend = lambda *_: "nccl"  # type: ignore[assignment]
     for name in FOLDED_TOGETHER:
         np.savez(folder / f"{name} together-{rank}-of-{ranks}.npz", **run(name, rank, ranks).numpy())
     if ranks > 1:
+        assert list(_HOST_GROUPS) == [dist.group.WORLD]  # one, made once
         dist.destroy_process_group()
 
 

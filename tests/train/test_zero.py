@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +71,23 @@ def test_ranks_send_what_the_plan_says(folder, ranks, name):
     for rank in range(ranks):
         sent = sent_bytes(folder, rank, ranks)[name]
         assert all(least <= sent[kind] <= most for kind, (least, most) in planned_bytes(name, ranks).items())
+
+
+ON_A_CPU_ONLY = {"whole_tensors.py: fold_tensor_", "whole_tensors.py: move_tensor_"}
+"""Fake CUDA shows that these ask for nothing there."""
+ON_HOSTS = {"ranks.py: any_over_ranks"}
+"""What hosts tell each other lies on no device."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_step_asks_the_device_for_nothing(folder, stage, rank):
+    places = json.loads((folder / f"asked-{rank}.json").read_text())[str(stage)]
+    assert set(places) >= ON_A_CPU_ONLY  # so whoever asks is found
+    # At stage 3 DeepSpeed looks at the norm of the gradients of a step, and has no switch for that.
+    of_deepspeed = ["utils.py: is_invalid_grad_norm"] if stage == 3 else []
+    assert [place for place in places if place not in ON_A_CPU_ONLY | ON_HOSTS] == of_deepspeed
 
 
 @pytest.mark.slow

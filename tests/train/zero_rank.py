@@ -11,20 +11,25 @@ import logging
 import math
 import os
 import sys
+import traceback
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch._C import _distributed_c10d
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kexue_train.optim.param_groups import build_param_groups
 from kexue_train.train.engine import start_deepspeed
 from kexue_train.train.zero_partitions import ZeroPartitions
+from tests.train import zero_net
 from tests.train.zero_net import CASES, COUNTED, OPTIONS, SMALLEST_TENSOR, STEPS, Case, Net, train
 
 
@@ -123,6 +128,55 @@ def count_sent(folder: Path, rank: int, ranks: int) -> None:
     (folder / f"sent-{ranks}-{rank}.json").write_text(json.dumps(counted))
 
 
+class _AskedValues(TorchDispatchMode):
+    """Notes who asks a tensor for values, for which the host would wait if it lay on a device."""
+
+    _OPERATORS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select", "aten::_unique2")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name in self._OPERATORS:
+            self.note()
+        return func(*args, **(kwargs or {}))
+
+    def note(self) -> None:
+        """Note the innermost function that is neither torch's nor of this file."""
+        frames = [f for f in traceback.extract_stack() if "/torch/" not in f.filename and f.filename != __file__]
+        named = [f for f in frames if f.name != "<genexpr>"]
+        self.places.append(f"{Path(named[-1].filename).name}: {named[-1].name}")
+
+
+def places_that_ask(stage: int, folder: Path, rank: int, ranks: int) -> list[str]:
+    """Where the second step of two micro-batches asks for values."""
+    mode, micro_steps = _AskedValues(), 0
+
+    def build(*given: Any) -> Any:
+        engine = zero_net.engine_module.build_engine(*given)
+        run = engine.micro_step
+
+        def watched(batch: Any) -> Tensor:
+            nonlocal micro_steps
+            micro_steps += 1
+            with mode if micro_steps > 2 else nullcontext():
+                return run(batch)
+
+        engine.micro_step = watched
+        return engine
+
+    def tolist(tensor: Tensor) -> Any:
+        if micro_steps > 2:
+            mode.note()
+        return read(tensor)
+
+    read = Tensor.tolist
+    with patch.object(zero_net, "build_engine", build), patch.object(Tensor, "tolist", tolist):
+        train(Case(stage, 2), folder, rank=rank, ranks=ranks, steps=range(2))
+    return mode.places
+
+
 def main(rank: int, ranks: int, folder: Path, what: str = "all") -> None:
     os.environ["TORCH_FR_BUFFER_SIZE"] = "2000"
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank), "DS_ACCELERATOR": "cpu"}
@@ -154,6 +208,8 @@ def train_all(rank: int, ranks: int, folder: Path) -> None:
     if ranks == 2:
         for name, case in OPTIONS.items():
             save(name, case)
+        asked = {stage: places_that_ask(stage, folder, rank, ranks) for stage in range(4)}
+        (folder / f"asked-{rank}.json").write_text(json.dumps(asked))
         middle = STEPS // 2
         for first, then in ((1, 3), (3, 2), (0, 1)):
             box = [train(Case(first), folder, rank=rank, ranks=ranks, steps=range(middle))]
