@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +269,25 @@ def test_the_commands_train_and_write(fresh: Path, pairs: Path, tmp_path: Path) 
     assert beam.exit_code == 0, beam.output
     with pytest.raises(ConfigError, match="seed has no effect with method=beam"):
         CliRunner().invoke(app, [*write, "--method", "beam", "--seed", "1"], catch_exceptions=False)
+
+
+@pytest.mark.slow
+def test_in_a_terminal_both_commands_work_and_errors_are_one_paragraph(
+    fresh: Path, pairs: Path, tmp_path: Path
+) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "kexue_train", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=1200, check=False)
+
+    train = ["finetune", "paraphrase", str(fresh), "--data", str(pairs), "--dev", str(pairs), "-o", "out"]
+    trained = run(*train, "--max-length", "16", "--epochs", "1")
+    assert trained.returncode == 0, trained.stderr
+    assert "8 held-out pairs" in trained.stdout
+    written = run("paraphrase", "out", "a b c", "-n", "3")
+    assert written.returncode == 0, written.stderr
+    assert 0 < len(written.stdout.splitlines()) <= 3
+    refused = run("paraphrase", str(fresh), "a b c")
+    assert refused.returncode == 2
+    assert refused.stderr.strip().startswith("error: ")
+    assert "Traceback" not in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
