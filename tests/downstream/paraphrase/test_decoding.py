@@ -185,6 +185,16 @@ def test_every_beam_ends_within_its_bound_even_if_the_model_never_ends(width):
     assert not any(text.is_complete for text in unbounded)
 
 
+@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 4))
+@settings(max_examples=25, deadline=None)
+def test_every_beam_of_any_model_ends_within_its_bound(seed, width, room):
+    model = random_model(4, seed) if seed % 2 else never_ends(4, seed)
+    stopping = Stopping.of_beams(7 + width + room, width)
+    assert stopping.after == room
+    found = beam_search(stopping.bound(model, END), width, stopping.limit, end=END)
+    assert all(text.is_complete for text in found)
+
+
 def test_the_bound_is_not_looser_than_it_has_to_be():
     """With certain tokens, one beam runs until the end is likelier than everything else: then, and not before."""
     stopping = Stopping.of_beams(40, 1)
