@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kexue_train import __version__
+from kexue_train.cli.ask import ask_app
 from kexue_train.cli.commands import HELP_OPTIONS, QuickGroup
 from kexue_train.cli.data import data_app
 from kexue_train.cli.errors import run_command
@@ -24,7 +25,7 @@ TREE = {
     "A whole run": ("pipeline",),
     "Data": ("corpus-from-docs", "shuffle", "tokenizer", "samples", "verify"),
     "Training": ("train", "export", "import-weights"),
-    "Results": ("evaluate", "finetune", "paraphrase", "report"),
+    "Results": ("ask", "evaluate", "finetune", "paraphrase", "report"),
 }
 """The commands in the order of the data, under the headings of ``kexue --help``."""
 
@@ -52,7 +53,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings=HELP_OPTIONS,
 )
-for commands in (runs_app, data_app, training_app, paraphrase_app):
+for commands in (runs_app, data_app, training_app, ask_app, paraphrase_app):
     app.add_typer(commands)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(finetune_app, name="finetune")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from kexue_train.cli.terminal import open_console
-from kexue_train.downstream.results.result import EvaluationResult
+from kexue_train.downstream.results.result import EvaluationResult, ResultTable
 from kexue_train.foundation.runtime import format_seconds
 from kexue_train.report.summary import summarise
 
@@ -30,16 +31,21 @@ def print_ending(run_dir: Path, console: Console) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def print_table(entry: ResultTable, console: Console) -> None:
+    """Show one table under its caption."""
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for number, title in enumerate(entry.header):
+        table.add_column(title, justify="left" if number == 0 else "right")
+    for row in entry.rows:
+        table.add_row(*map(escape, row))
+    console.print(entry.caption, markup=False)
+    console.print(table)
+
+
 def print_tables(result: EvaluationResult, ending: str) -> None:
     """Show the tables and notes of an evaluation, and ``ending``."""
     console = open_console(highlight=False)
     for entry in result.tables():
-        table = Table(box=None, padding=(0, 1, 0, 0))
-        for number, title in enumerate(entry.header):
-            table.add_column(title, justify="left" if number == 0 else "right")
-        for row in entry.rows:
-            table.add_row(*row)
-        console.print(entry.caption, markup=False)
-        console.print(table)
+        print_table(entry, console)
     for note in [*result.notes(), ending]:
         console.print(note, markup=False, soft_wrap=True)
