@@ -37,11 +37,11 @@ class SeedRun(ResultPart):
 
     seed: int
     best_epoch: int
-    """Counted from 1; the one with the best metric on dev, whose weights are scored."""
+    """Counted from 1; the one with the best metric on dev, or the last one without dev. Its weights are scored."""
     losses: list[float]
     """Mean loss of every epoch."""
     dev_by_epoch: list[float]
-    """The metric on dev after every epoch."""
+    """The metric on dev after every epoch; empty where nothing chooses the epoch."""
     scores: SplitScores
 
 

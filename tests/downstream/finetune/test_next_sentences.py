@@ -142,6 +142,26 @@ def test_permuted_prompts_are_the_same_ones_elsewhere():
     assert (moved == np.arange(50)).mean() < 0.2
 
 
+def knows(first, second):
+    """Likely if the prompt names the letter that the text begins with; for grades the number of letters x, centred."""
+    if not first.startswith("z"):
+        return 4.0 * (first.count("x") - 1)
+    return 5.0 if second.startswith(first[1]) else -5.0
+
+
+@pytest.mark.parametrize(("values", "chance", "number"), [(LETTER, 1 / 2, 120), (PAIR, 1 / 3, 90)])
+def test_a_model_that_knows_is_right_and_falls_to_chance_with_permuted_prompts(
+    folder, tmp_path, values, chance, number
+):
+    problem, data = make_problem(folder, tmp_path, values, split="few_all", log_odds=knows)
+    asked = problem.asked["train"]
+    assert len(data.records) == number
+    found = [problem.answer(problem.ask(problem.loaded.model, questions)) for questions in
+             (asked.questions, permute_prompts(asked.questions))]  # fmt: skip
+    assert (found[0] == asked.answers).all()
+    assert near_chance((found[1] == asked.answers).mean(), chance, number)
+
+
 def near_chance(share, chance, number):
     return abs(share - chance) < 4 * (chance * (1 - chance) / number) ** 0.5
 
