@@ -25,8 +25,9 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from kexue_train.cli.terminal import StageBoard
+from kexue_train.foundation.stage import Stage
 from kexue_train.pipeline.run import Run, StageResult
-from kexue_train.pipeline.stages import TRAIN
+from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.report.summary import summarise
 from kexue_train.train.job import TrainDir
 from kexue_train.train.monitor.events import TrainingEvent, TrainingWatch
@@ -102,9 +103,9 @@ class ArtifactProgress:
 class TrainingArtifacts:
     """Sends progress, key metrics over time and events of a training that runs in another thread."""
 
-    def __init__(self, run: Run, board: StageBoard) -> None:
-        self._run, self._progress = run, ArtifactProgress("train", board)
-        self._watch = TrainingWatch(TrainDir(run.folder_of(TRAIN)))
+    def __init__(self, run: Run, stage: Stage[RunConfig], board: StageBoard) -> None:
+        self._run, self._progress = run, ArtifactProgress(stage.name, board)
+        self._watch = TrainingWatch(TrainDir(run.folder_of(stage)))
         self._metrics: Any = None
 
     def update(self, done: float, total: float | None, unit: str, **facts: float | str) -> None:

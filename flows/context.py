@@ -22,7 +22,7 @@ from kexue_train.foundation.shipped_configs import find_config
 from kexue_train.foundation.stage import Stage
 from kexue_train.pipeline.run import Run, is_complete, open_run
 from kexue_train.pipeline.run_config import RunConfig
-from kexue_train.pipeline.stages import STAGES
+from kexue_train.pipeline.stages import stages_of
 
 _LINKS = {"KEXUE_TENSORBOARD_URL": ("tensorboard", "TensorBoard"), "KEXUE_RAY_URL": ("ray", "Ray's dashboard")}
 
@@ -72,7 +72,8 @@ def run_context(
     """
     config = load_config(config_path, as_given(overrides), ray_address)
     root = run_dir or Path("runs", config.name)
-    with RunDir(root).lock(), _board(stages) as board, hint_resume_on_interrupt(board, root):
+    wanted = [stage for stage in stages if stage.is_wanted(config)]
+    with RunDir(root).lock(), _board(wanted) as board, hint_resume_on_interrupt(board, root):
         for variable, (key, text) in _LINKS.items():
             if address := os.environ.get(variable):
                 show_link(key, address, text)
@@ -84,8 +85,9 @@ def found_complete(config: RunConfig, root: Path) -> bool:
     run = Run(config, RunDir(root))
     if not is_complete(run):
         return False
-    with make_board([stage.name for stage in STAGES], open_console()) as board:
-        for stage in STAGES:
+    stages = stages_of(config)
+    with make_board([stage.name for stage in stages], open_console()) as board:
+        for stage in stages:
             board.finish(stage.name, stage.describe(config, run.folder_of(stage)), 0.0, made=False)
     return True
 

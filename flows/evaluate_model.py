@@ -36,7 +36,7 @@ def evaluate_model(
         if model:
             evaluate(run, model, run.folder.samples, out=run.folder.evaluation_of(model))
         else:
-            exported = export(run, run.folder.pretrain)
+            exported = export(run, *run.run.inputs_of(EXPORT))
             scores = evaluate(run, exported, run.folder.samples)
             report(run, scores)
             show_summary(run.folder.root)

@@ -22,12 +22,13 @@ from kexue_train.foundation.runtime import available_cpus
 from kexue_train.foundation.stage import Stage
 from kexue_train.pipeline.run import Run, begin_stage
 from kexue_train.pipeline.run_config import RunConfig
-from kexue_train.pipeline.stages import EVALUATE, EXPORT, REPORT, STAGES, TRAIN
+from kexue_train.pipeline.stages import EVALUATE, EXPORT, REPORT, STAGES, SUPERVISE, TRAIN
 from kexue_train.train.job import TrainDir
 
 TRAINING_TAG = "kexue-train"
 """Only one task with this tag runs at a time, once ``flows.set_up`` has created the limit."""
 # For stages whose work does not grow with the corpus. Training has its own watchdog.
+_TRAININGS = (TRAIN, SUPERVISE)
 _TIMEOUTS_SECONDS = {EXPORT.name: 3600, REPORT.name: 3600}
 
 
@@ -59,16 +60,20 @@ def stage_task(stage: Stage[RunConfig]) -> Task[..., Any]:
         timeout_seconds=_TIMEOUTS_SECONDS.get(stage.name),
         cache_policy=NO_CACHE,
         persist_result=False,
-        tags=[TRAINING_TAG] if stage is TRAIN else None,  # Prefect asks for a slot before every task that has a tag
+        tags=[TRAINING_TAG]
+        if stage in _TRAININGS
+        else None,  # Prefect asks for a slot before every task that has a tag
     )
     def make(context: FlowContext, *inputs: Path, out: Path | None = None) -> State[Path]:
         board, run = context.board, context.run
         board.start(stage.name)
         try:
-            progress: Any = TrainingArtifacts(run, board) if stage is TRAIN else ArtifactProgress(stage.name, board)
+            progress: Any = ArtifactProgress(stage.name, board)
+            if stage in _TRAININGS:
+                progress = TrainingArtifacts(run, stage, board)
             work = begin_stage(stage, run, inputs, out)
-            if stage is TRAIN:
-                _train_in_thread(run, progress, lambda: work.make(progress))
+            if stage in _TRAININGS:
+                _train_in_thread(run, stage, progress, lambda: work.make(progress))
             else:
                 work.make(progress)
             result = work.finish()
@@ -87,9 +92,11 @@ def stage_task(stage: Stage[RunConfig]) -> Task[..., Any]:
     return make
 
 
-def _train_in_thread(run: Run, artifacts: TrainingArtifacts, make: Callable[[], object]) -> None:
+def _train_in_thread(
+    run: Run, stage: Stage[RunConfig], artifacts: TrainingArtifacts, make: Callable[[], object]
+) -> None:
     """Train in a thread; a signal that raises in the calling thread makes the training save a checkpoint and end."""
-    train, stop = run.config.train, TrainDir(run.folder_of(TRAIN)).stop
+    train, stop = run.config.train, TrainDir(run.folder_of(stage)).stop
 
     def request_stop() -> None:
         if stop.parent.is_dir():

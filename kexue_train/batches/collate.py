@@ -8,6 +8,7 @@ micro-batches, the arrays grow by whole steps: nothing is ever dropped, at the p
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypedDict, cast
 
 import numpy as np
@@ -201,9 +202,10 @@ def _places(lengths: _Ids, first_slots: _Ids, segment_a_lengths: _Ids, seq_len: 
     return sequence_ids, position_ids, token_type_ids
 
 
-def without_unused_slots(batch: Batch) -> Batch:
+def without_unused_slots(batch: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
     """Return the batch with its arrays of slots only as long as they are used; for devices that take any shape."""
-    arrays = dict(cast(dict[str, _Ids], batch))
+    arrays = dict(batch)
     for target in TARGETS:
-        arrays[target.slots], arrays[target.labels] = used_slots(arrays[target.slots], arrays[target.labels])
-    return cast(Batch, arrays)
+        if target.slots in arrays:
+            arrays[target.slots], arrays[target.labels] = used_slots(arrays[target.slots], arrays[target.labels])
+    return arrays

@@ -84,6 +84,7 @@ class SampleDataset:
         folders: The folder; or folders with their weights, the shares of the rows that a training reads from each.
 
     Attributes:
+        weights: The folders with their weights.
         folders: All of them.
         manifests: Theirs.
         seq_len: Slots of a row.
@@ -97,7 +98,7 @@ class SampleDataset:
     """
 
     def __init__(self, folders: Path | Mapping[Path, float]) -> None:
-        weights = folders if isinstance(folders, Mapping) else {folders: 1.0}
+        self.weights = weights = dict(folders) if isinstance(folders, Mapping) else {folders: 1.0}
         self.folders = tuple(weights)
         self.manifests = tuple(_read(folder) for folder in self.folders)
         require_agreement(self.folders, self.manifests, same_length=True)

@@ -18,7 +18,8 @@ from typing import TypeVar
 import numpy as np
 
 from kexue_train.batches.collate import PUBLISHED_RATES, Batch, make_batch
-from kexue_train.batches.dataset import SampleDataset
+from kexue_train.batches.labelled import Arrays
+from kexue_train.batches.mixed import MixedDataset, TrainingData, open_folders
 from kexue_train.executor.worker_process import WorkerProcess
 from kexue_train.foundation.errors import ResourceError
 from kexue_train.samples.mlm import MaskingRates
@@ -58,18 +59,21 @@ class Plan:
                 "below world_size"
             )
 
-    def make(self, dataset: SampleDataset, number: int) -> Batch:
+    def make(self, dataset: TrainingData, number: int) -> Batch | Arrays:
         """Micro-batch ``number`` of this rank, counted from step 0 on."""
         step, j = divmod(number, self.accumulation_steps)
         in_step = (j * self.world_size + self.rank) * self.micro_batch_size
         first = self.rows_before + step * self.global_batch_size + in_step
+        if isinstance(dataset, MixedDataset):
+            size = self.micro_batch_size
+            return dataset.make_batch(first // size, size, seed=self.seed, rates=self.rates)
         rows, epochs = dataset.rows_at(np.arange(first, first + self.micro_batch_size), self.seed)
         return make_batch(dataset, rows, epochs, seed=self.seed, rates=self.rates)
 
 
 def iter_batches(
-    dataset: SampleDataset, plan: Plan, *, start_step: int, num_processes: int = 0
-) -> Generator[Batch, None, None]:
+    dataset: TrainingData, plan: Plan, *, start_step: int, num_processes: int = 0
+) -> Generator[Batch | Arrays, None, None]:
     """Yield the micro-batches of a rank from ``start_step`` on, without end, ``accumulation_steps`` of them per step.
 
     Closing the generator ends the processes; they end with this process too, however it ends. What goes wrong in them
@@ -119,8 +123,8 @@ def read_ahead(batches: Generator[_T, None, None]) -> Generator[_T, None, None]:
 class _Maker:
     """A process that makes micro-batches, another one in its place when it is lost."""
 
-    def __init__(self, dataset: SampleDataset, plan: Plan) -> None:
-        self._weights = tuple(zip(dataset.folders, dataset.shares, strict=True))
+    def __init__(self, dataset: TrainingData, plan: Plan) -> None:
+        self._weights = tuple(dataset.weights.items())
         self._plan = plan
         self._worker = WorkerProcess()
 
@@ -130,11 +134,11 @@ class _Maker:
             self._replace()
         self._worker.give(number, _make, (self._weights, self._plan, number), None)
 
-    def answer(self) -> Batch:
+    def answer(self) -> Batch | Arrays:
         for _ in range(_ATTEMPTS):
             _, answer = self._worker.take()
             if answer is not None:
-                batch: Batch = answer.result()
+                batch: Batch | Arrays = answer.result()
                 return batch
             ending = self._worker.ending()
             self._replace()
@@ -152,11 +156,11 @@ class _Maker:
         self._worker = WorkerProcess()
 
 
-def _make(item: tuple[tuple[tuple[Path, float], ...], Plan, int]) -> Batch:
+def _make(item: tuple[tuple[tuple[Path, float], ...], Plan, int]) -> Batch | Arrays:
     weights, plan, number = item
     return plan.make(_open(weights), number)
 
 
 @lru_cache(maxsize=1)
-def _open(weights: tuple[tuple[Path, float], ...]) -> SampleDataset:
-    return SampleDataset(dict(weights))
+def _open(weights: tuple[tuple[Path, float], ...]) -> TrainingData:
+    return open_folders(dict(weights))

@@ -37,22 +37,28 @@ def quotas(weights: Sequence[float]) -> tuple[int, ...]:
     return tuple(shares.tolist())
 
 
-def split(positions: _Positions, shares: tuple[int, ...], seed: int) -> tuple[_Positions, _Positions]:
-    """(folder, position in the folder's own stream) of ``positions`` (n,) of the mixture, both (n,) int64."""
-    windows, offsets = np.divmod(positions, WINDOW)
+def split(
+    positions: _Positions, shares: tuple[int, ...], seed: int, purpose: Purpose = Purpose.MIXTURE
+) -> tuple[_Positions, _Positions]:
+    """(folder, position in the folder's own stream) of ``positions`` (n,) of the mixture, both (n,) int64.
+
+    A window is as long as the sum of the shares; every purpose has orders of its own.
+    """
+    windows, offsets = np.divmod(positions, sum(shares))
     folders, own = np.empty_like(positions), np.empty_like(positions)
     for window in np.unique(windows):
         here = windows == window
-        folders_of_window, ranks = _window(shares, int(window), seed)
+        folders_of_window, ranks = _window(shares, int(window), seed, purpose)
         folders[here], own[here] = folders_of_window[offsets[here]], ranks[offsets[here]]
     return folders, own + windows * np.asarray(shares)[folders]
 
 
 @lru_cache(maxsize=4)
-def _window(shares: tuple[int, ...], window: int, seed: int) -> tuple[_Positions, _Positions]:
+def _window(shares: tuple[int, ...], window: int, seed: int, purpose: Purpose) -> tuple[_Positions, _Positions]:
     """Return for every position of the window its folder, and how many positions before it have that folder."""
-    words = random_words(seed, Purpose.MIXTURE, window, np.arange(WINDOW, dtype=np.uint64))[0]
-    folders, ranks = np.empty(WINDOW, np.int64), np.empty(WINDOW, np.int64)
+    size = sum(shares)
+    words = random_words(seed, purpose, window, np.arange(size, dtype=np.uint64))[0]
+    folders, ranks = np.empty(size, np.int64), np.empty(size, np.int64)
     folders[np.argsort(words, kind="stable")] = np.repeat(np.arange(len(shares)), shares)
     for folder, share in enumerate(shares):
         ranks[folders == folder] = np.arange(share)

@@ -6,22 +6,28 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kexue_train.batches.dataset import SampleDataset, require_agreement
+from kexue_train.batches.mixed import MixedDataset, TrainingData
 from kexue_train.foundation.artifacts import MANIFEST_NAME, read_manifest
 from kexue_train.foundation.config_file import read_yaml
 from kexue_train.foundation.errors import ArtifactError, ConfigError
+from kexue_train.samples.labelled_rows import KIND
 
 
-def open_samples(path: Path) -> dict[int, SampleDataset]:
+def open_samples(path: Path) -> Mapping[int, TrainingData]:
     """Return the samples that a training can read, by ``seq_len``, rising.
 
     ``path`` is a folder of sample shards; or a folder of such folders, one for each length; or a YAML file with one
-    ``folder: weight`` per line, relative to the file: those of the same length are mixed in these shares.
+    ``folder: weight`` per line, relative to the file: those of the same length are mixed in these shares. If one of
+    its folders holds labelled rows, the weights are shares of the micro-batches.
 
     Raises:
         ArtifactError: If a folder does not hold what it should, or they do not go together.
         ConfigError: If the file is not such a file.
     """
     weights = _read_weights(path) if path.is_file() else _find_folders(path)
+    if any(read_manifest(folder).kind == KIND for folder in weights):
+        mixed = MixedDataset(weights)
+        return {mixed.seq_len: mixed}
     by_length: dict[int, dict[Path, float]] = {}
     for folder, weight in weights.items():
         seq_len = read_manifest(folder).statistics.get("seq_len", 0)  # what has none is refused when opened

@@ -113,15 +113,16 @@ def pipeline_command(
     from kexue_train.foundation.run_dir import RunDir  # noqa: PLC0415
     from kexue_train.pipeline.run import open_run, run_stage  # noqa: PLC0415
     from kexue_train.pipeline.run_config import RunConfig  # noqa: PLC0415
-    from kexue_train.pipeline.stages import STAGES  # noqa: PLC0415
+    from kexue_train.pipeline.stages import stages_of  # noqa: PLC0415
     from kexue_train.report.summary import summarise  # noqa: PLC0415
 
     run_config = RunConfig.load(config, [*(overrides or []), *ray_override(ray)])
     root, console = run_dir or Path("runs", run_config.name), open_console(stderr=as_json)
     with RunDir(root).lock():
         run = open_run(run_config, root, fresh=fresh)
-        with make_board([stage.name for stage in STAGES], console) as board:
-            for stage in STAGES:
+        stages = stages_of(run_config)
+        with make_board([stage.name for stage in stages], console) as board:
+            for stage in stages:
                 board.start(stage.name)
                 result = run_stage(stage, run, board)
                 board.finish(stage.name, result.summary, result.seconds, made=result.made)

@@ -65,6 +65,43 @@ def train_command(
     print_manifest(out, manifest, as_json)
 
 
+@command(
+    training_app,
+    "supervise",
+    example="kexue supervise pretrain --config configs/chinese.yaml --samples samples --out supervised",
+)
+def supervise_command(
+    start: Annotated[
+        Path, typer.Argument(help="Folder of a finished training, a step-XXXXXXXX folder, or an exported model.")
+    ],
+    config: ConfigFile,
+    samples: Annotated[Path, typer.Option(help="Folder of sample shards: masked words, and the tokenizer.")],
+    out: Out,
+    shards: Annotated[
+        Path | None, typer.Option(help="Text shards of the corpus, with which the tasks' texts are compared.")
+    ] = None,
+    overrides: Overrides = None,
+    launcher: Annotated[
+        str | None, typer.Option(help="ray, torchrun (needs no Ray) or local (one worker, in this process).")
+    ] = None,
+    ray: Ray = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="torchrun's port (default: any free one).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train further on labelled tasks, as the section "supervised" says; resumes from the last checkpoint."""
+    from kexue_train.foundation.run_dir import RunDir  # noqa: PLC0415
+    from kexue_train.pipeline.run_config import RunConfig  # noqa: PLC0415
+    from kexue_train.supervised.stage import supervise  # noqa: PLC0415  # loads torch
+    from kexue_train.train.stage import last_checkpoint  # noqa: PLC0415
+
+    chosen = [*(overrides or []), *([f"train.workers.launcher={launcher}"] if launcher else [])]
+    run_config = RunConfig.load(config, [*chosen, *ray_override(ray)])
+    weights = last_checkpoint(start) if (start / "checkpoints").is_dir() else start
+    with RunDir(out).lock("--out"), show_progress("supervise") as progress:
+        manifest = supervise(run_config, weights, samples, out, shards=shards, port=port, progress=progress)
+    print_manifest(out, manifest, as_json)
+
+
 @command(training_app, "export", example="kexue export pretrain --out hf")
 def export_command(
     checkpoint: Annotated[Path, typer.Argument(help="A step-XXXXXXXX folder, or the folder of a finished training.")],

@@ -22,13 +22,13 @@ def recipe_of(checkpoint: Manifest) -> Recipe:
 
 
 def _recipe(_config: object, inputs: Sequence[Path], out: Path) -> dict[Path, Recipe]:
-    return {out: recipe_of(read_manifest(last_checkpoint(inputs[0])))}
+    return {out: recipe_of(read_manifest(last_checkpoint(inputs[-1])))}
 
 
 def _make(_config: object, inputs: Sequence[Path], out: Path, progress: Progress) -> None:
     from kexue_train.export.export_hf import export_hf  # noqa: PLC0415  # loads torch and transformers
 
-    export_hf(last_checkpoint(inputs[0]), out, replace=True, progress=progress)
+    export_hf(last_checkpoint(inputs[-1]), out, replace=True, progress=progress)
 
 
 def _describe(_config: object, out: Path) -> str:
@@ -46,7 +46,7 @@ EXPORT = Stage(
     name="export",
     folder="hf",
     title="Exported model",
-    reads=("train",),
+    reads=("train", "supervise"),  # the last one that the run has
     recipe=_recipe,
     make=_make,
     describe=_describe,

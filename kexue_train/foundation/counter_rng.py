@@ -35,6 +35,8 @@ class Purpose(IntEnum):
     FINE_TUNING = 11
     RANDOM_VECTORS = 12
     REPLACEMENT = 13
+    LABELLED_ROWS = 14
+    TASK_ORDER = 15
     PARAPHRASE = 20
     FEW_SHOT_CONTROL = 31
 

@@ -70,6 +70,11 @@ class RunDir:
         return self.root / "hf"
 
     @property
+    def supervised(self) -> Path:
+        """The same of the supervised stage."""
+        return self.root / "supervised"
+
+    @property
     def evaluate(self) -> Path:
         """Evaluation results."""
         return self.root / "evaluate"

@@ -81,6 +81,15 @@ class Stage(Generic[Config]):
     """Return one line about what lies in its folder."""
     plan: Callable[[Config, Outlook], StagePlan]
     """Return what it will take."""
+    section: str | None = None
+    """The section of the configuration without which a run has no such stage; None: every run has it."""
+
+    def is_wanted(self, config: Config) -> bool:
+        """Return whether a run with this configuration, an object or as plain values, has the stage."""
+        if self.section is None:
+            return True
+        given = config.get(self.section) if isinstance(config, Mapping) else getattr(config, self.section)
+        return given is not None
 
     def is_complete(self, config: Config, inputs: Sequence[Path], out: Path) -> bool:
         """Return whether all that the stage would make lies there, from these inputs and settings, no file missing."""

@@ -32,6 +32,7 @@ class Kind(StrEnum):
     PHASE = "phase"
     TRAIN = "train"
     VALIDATION = "validation"
+    TASK = "task"
     CHECKPOINT = "checkpoint"
     CHECKPOINT_SAVED = "checkpoint_saved"
     CHECKPOINT_FAILED = "checkpoint_failed"
@@ -253,6 +254,16 @@ TENSORS = TextField("tensors")
 """Number of steps by the name of the tensor whose gradient was not finite."""
 
 
+# A labelled task: one line for each of them, of the steps since the last ones or of the held-out rows.
+TASK = TextField("task")
+TASK_SPLIT = TextField("split")
+"""``train`` or ``heldout``."""
+TASK_LOSS = Metric("task_loss", "loss", unit="nat")
+TASK_ACCURACY = Metric("task_accuracy", "accuracy", "share")
+"""Share of right labels: of texts, of tokens (tagging), of answers with both ends (reading), of choices."""
+TASK_LABELS = Metric("task_labels", "labels", "count")
+
+
 def head_metrics(head: Head) -> tuple[Metric, Metric]:
     """Return loss and accuracy of a head; the losses of the first head come first on the page."""
     is_first = head == HEADS[0]
@@ -291,6 +302,7 @@ LINES: dict[Kind, tuple[Metric | TextField, ...]] = {
         *_NORMS,
     ),
     Kind.VALIDATION: (*_SCORES, *(Metric(head.counted, head.counted, "count") for head in HEADS)),
+    Kind.TASK: (TASK, TASK_SPLIT, TASK_LOSS, TASK_ACCURACY, TASK_LABELS),
     Kind.CHECKPOINT: (STALL_SECONDS,),
     Kind.CHECKPOINT_SAVED: (Metric("write_seconds", "time to write", "seconds", "s"),),
     Kind.CHECKPOINT_FAILED: (Metric("failures_in_a_row", "failures in a row", "count"), REASON),

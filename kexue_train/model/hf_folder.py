@@ -18,6 +18,8 @@ from kexue_train.model.modeling_roformer_v2 import RoFormerV2ForMaskedLM, RoForm
 _TOKENIZER_SETTINGS = "tokenizer_config.json"
 TOKENIZER_FILES = ("tokenizer.json", _TOKENIZER_SETTINGS, "special_tokens_map.json", "vocab.txt")
 VOCAB_MULTIPLE = 128
+TASK_HEADS = "task_heads"
+"""Where the layers of labelled tasks are in a model that trains on them; a checkpoint has them, an export has not."""
 _AUTO_MAP = {
     "AutoConfig": "configuration_roformer_v2.RoFormerV2Config",
     "AutoModel": "modeling_roformer_v2.RoFormerV2Model",
@@ -54,6 +56,11 @@ def untied_weights(model: RoFormerV2ForPreTraining | RoFormerV2ForMaskedLM) -> d
     """Return the model's own tensors by name, tied ones once: what a folder holds."""
     tied = set(type(model)._tied_weights_keys) if model.config.tie_word_embeddings else set()
     return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+
+
+def without_task_heads(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of the model itself."""
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(f"{TASK_HEADS}.")}
 
 
 def write_hf_folder(

@@ -54,7 +54,13 @@ class AccumulatingOptimizer(Protocol):
 
 
 def build_optimizer(
-    config: OptimizerConfig, model: nn.Module, *, accumulation_steps: int, seed: int, partitioned: bool = False
+    config: OptimizerConfig,
+    model: nn.Module,
+    *,
+    accumulation_steps: int,
+    seed: int,
+    partitioned: bool = False,
+    lazy_tensors: bool = False,
 ) -> AccumulatingOptimizer:
     """Build the optimizer of all parameters of ``model`` that require gradients.
 
@@ -64,12 +70,13 @@ def build_optimizer(
         accumulation_steps: Micro-batches per step and rank.
         seed: The run's.
         partitioned: Whether an engine cuts parameters and gradients into partitions (ZeRO 1 to 3).
+        lazy_tensors: Whether a tensor without a gradient in a step rests.
 
     Raises:
         ResourceError: If the optimizer's library is not installed.
     """
     groups = build_param_groups(model)
-    options = _make_options(config, seed)
+    options = replace(_make_options(config, seed), lazy_tensors=lazy_tensors)
     optimizer: HiddenAccumulation | GradientAccumulation
     if config.name == "lamb" or config.name == "lion":
         inner = build_library_optimizer(config.name, groups, lr=config.lr, weight_decay=config.weight_decay)

@@ -25,7 +25,7 @@ from kexue_train.foundation.errors import ConfigError
 from kexue_train.foundation.runtime import format_seconds, format_size, parse_size
 from kexue_train.foundation.stage import Outlook, StagePlan
 from kexue_train.pipeline.run_config import RunConfig
-from kexue_train.pipeline.stages import STAGES
+from kexue_train.pipeline.stages import stages_of
 from kexue_train.samples.missing_pairs import describe_missing_pairs
 from kexue_train.shuffle.plan import estimate_text_bytes
 from kexue_train.train.communication import Communication
@@ -112,7 +112,7 @@ def plan_run(
     )
     return RunPlan(
         outlook.text_bytes,
-        {stage.name: stage.plan(config, outlook) for stage in STAGES},
+        {stage.name: stage.plan(config, outlook) for stage in stages_of(config)},
         plan_communication(config, outlook.parameters),
     )
 

@@ -232,6 +232,7 @@ def _open(config: RunConfig, folder: RunDir, before: Sequence[RunDir], documents
         "init_from": str(last_checkpoint(before[-1].pretrain)),
     }
     values["train"]["objective"]["residual_ramp_steps"] = 0
+    values["supervised"] = None  # a generation is pretraining; 'kexue supervise' starts from its checkpoint
     parsed = RunConfig.parse(values, where=str(folder.config))
     folder.root.mkdir(parents=True, exist_ok=True)
     folder.claim(parsed.name, parsed.to_yaml())

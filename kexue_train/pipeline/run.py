@@ -14,7 +14,7 @@ from kexue_train.foundation.runtime import format_seconds, format_size
 from kexue_train.foundation.stage import Stage
 from kexue_train.foundation.traces import untouched_if_refused
 from kexue_train.pipeline.run_config import RunConfig
-from kexue_train.pipeline.stages import REPORT, STAGES
+from kexue_train.pipeline.stages import REPORT, stages_of
 from kexue_train.shuffle.kept_keys import name_keys
 from kexue_train.shuffle.rejected_records import REJECTED
 
@@ -33,12 +33,14 @@ class Run:
         return self.folder.root / stage.folder
 
     def inputs_of(self, stage: Stage[RunConfig]) -> tuple[Path, ...]:
-        """Return the folders of the stages that ``stage`` reads."""
-        folders = {other.name: self.folder_of(other) for other in STAGES}
-        return tuple(folders[name] for name in stage.reads)
+        """Return the folders of the stages that ``stage`` reads, as far as the run has them."""
+        folders = {other.name: self.folder_of(other) for other in stages_of(self.config)}
+        return tuple(folders[name] for name in stage.reads if name in folders)
 
     def is_complete(self, stage: Stage[RunConfig]) -> bool:
         """Return whether ``stage`` has nothing left to do; reads small files only."""
+        if not stage.is_wanted(self.config):
+            return True
         return stage.is_complete(self.config, self.inputs_of(stage), self.folder_of(stage))
 
 
@@ -90,7 +92,7 @@ def open_run(config: RunConfig, root: Path, *, fresh: bool = False) -> Run:
 
 def is_complete(run: Run) -> bool:
     """Return whether every stage of ``run`` is complete, with inputs and settings as they are now."""
-    return all(run.is_complete(stage) for stage in STAGES)
+    return all(run.is_complete(stage) for stage in stages_of(run.config))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.shuffle.config import ShuffleConfig
+from kexue_train.supervised.config import SupervisedConfig
 from kexue_train.train.config import RENAMED_KEYS, TrainConfig, check_optimizer_fits
 
 _PATHS = (
@@ -28,6 +29,8 @@ _PATHS = (
     "tokenizer.source",
     "samples.dictionary",
     "train.init_from",
+    "supervised.data",
+    "supervised.tasks",
     "evaluate.data",
     "evaluate.sts_data",
 )
@@ -55,6 +58,8 @@ class RunConfig(Config):
     """Tiger and its schedule."""
     train: TrainConfig
     """Length, batches and devices of training."""
+    supervised: SupervisedConfig | None = None
+    """A second stage on labelled tasks; without the section the run has none."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Scores of the exported model."""
     execution: ExecutionConfig = ExecutionConfig()

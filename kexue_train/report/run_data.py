@@ -136,7 +136,7 @@ def load_run(run_dir: Path, stages: Sequence[Stage[Any]] = ()) -> RunData:
         last_written=_last_written(run.pretrain / "metrics.jsonl", run.stages),
         has_torn_line=metrics.is_torn,
         problems=problems,
-        known_stages=stages,
+        known_stages=[stage for stage in stages if stage.is_wanted(config)],
     )
 
 

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
-from kexue_train.batches.dataset import SampleDataset
+from kexue_train.batches.mixed import MixedDataset, TrainingData
 from kexue_train.foundation.artifacts import Recipe
 from kexue_train.foundation.counter_rng import Purpose, random_words
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.foundation.progress import Progress, Silent
-from kexue_train.metrics.spikes import SpikeDetector
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import build_hf_config
 from kexue_train.model.recompute import compile_layers, enable_recompute
@@ -37,10 +36,9 @@ from kexue_train.train.engine import build_engine
 from kexue_train.train.faults.step_report import StepReports
 from kexue_train.train.faults.stop import StopRequest
 from kexue_train.train.faults.watchdog import Watchdog
-from kexue_train.train.heads import pretraining_heads
 from kexue_train.train.initial_weights import load_initial_weights
 from kexue_train.train.job import JobConfig, TrainDir, samples_digest
-from kexue_train.train.loop import Guards, LoopState, Setup, Training
+from kexue_train.train.loop import Guards, LoopState, Setup, Training, detectors_of
 from kexue_train.train.micro_batch import micro_batch_sizes
 from kexue_train.train.monitor.flops import flop_rule, peak_rates
 from kexue_train.train.monitor.meter import Speedometer
@@ -49,13 +47,14 @@ from kexue_train.train.monitor.profiling import StepProfiler
 from kexue_train.train.monitor.symptoms import SymptomWatch
 from kexue_train.train.objective import PretrainingObjective
 from kexue_train.train.phases import Phase, plan_phases
+from kexue_train.train.task_heads import add_task_layers, heads_of
 
 logger = logging.getLogger(__name__)
 
 
 def build_training(
     config: JobConfig,
-    datasets: Sequence[SampleDataset],
+    datasets: Sequence[TrainingData],
     paths: TrainDir,
     device: torch.device,
     stop: StopRequest,
@@ -80,6 +79,7 @@ def build_training(
         accumulation_steps=phases[0].accumulation_steps,
         seed=config.seed,
         partitioned=train.compute.zero_stage > 0,
+        lazy_tensors=isinstance(datasets[0], MixedDataset),  # the head of a task that a step has not rests
     )
     if train.init_from:
         load_initial_weights(train.init_from, objective.model)
@@ -103,7 +103,7 @@ def build_training(
     )
     reports = StepReports(objective.heads, collective_timeout(train.faults.hang_timeout))
     state = LoopState(
-        saved=saved, losses=SpikeDetector(saved.recent_losses), symptoms=SymptomWatch(), is_scored=is_scored
+        saved=saved, losses=detectors_of(objective.heads, saved), symptoms=SymptomWatch(), is_scored=is_scored
     )
     guards = Guards(stop=stop, watchdog=watchdog, reports=reports)
     return Training(setup=setup, state=state, guards=guards), notes.messages
@@ -115,7 +115,7 @@ def _norms(train: TrainConfig, optimizer: AccumulatingOptimizer) -> StepNorms | 
     return StepNorms(optimizer) if whole and isinstance(optimizer, HiddenAccumulation) else None
 
 
-def _build_objective(config: JobConfig, dataset: SampleDataset, device: torch.device) -> PretrainingObjective:
+def _build_objective(config: JobConfig, dataset: TrainingData, device: torch.device) -> PretrainingObjective:
     """The model, initialised from the seed alike on every rank, with its loss."""
     train = config.train
     torch.manual_seed(int(random_words(config.seed, Purpose.INIT, 0, 0)[0, 0]) & (2**63 - 1))
@@ -126,12 +126,14 @@ def _build_objective(config: JobConfig, dataset: SampleDataset, device: torch.de
     elif train.compute.recompute != "none":
         enable_recompute(model.roformer, train.compute.recompute)
     autocast = torch.bfloat16 if train.precision == "bf16" else None
-    heads = pretraining_heads(train.objective)
+    add_task_layers(model, dataset)
+    model.to(device, weights)
+    heads = heads_of(train.objective, dataset)
     return PretrainingObjective(model, heads, autocast=autocast, has_graphs=train.compute.cuda_graphs)
 
 
 def _plan(
-    config: JobConfig, objective: PretrainingObjective, datasets: Sequence[SampleDataset], paths: TrainDir
+    config: JobConfig, objective: PretrainingObjective, datasets: Sequence[TrainingData], paths: TrainDir
 ) -> tuple[Phase, ...]:
     sizes = micro_batch_sizes(config, objective, datasets, paths.micro_batch_sizes)
     return plan_phases(config.train, [dataset.seq_len for dataset in datasets], sizes)
@@ -156,7 +158,7 @@ def _resume(
     return found.state, found.is_scored
 
 
-def _speed(config: JobConfig, dataset: SampleDataset, device: torch.device, step: int) -> Speedometer:
+def _speed(config: JobConfig, dataset: TrainingData, device: torch.device, step: int) -> Speedometer:
     dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
     return Speedometer(flop_rule(config.model, dataset.vocab_size), peak_rates(dtype, device), step)
 
@@ -173,7 +175,7 @@ class _Notes(Silent):
         self.messages.append(message)
 
 
-def open_checkpoints(config: JobConfig, datasets: Sequence[SampleDataset], paths: TrainDir) -> CheckpointWriter:
+def open_checkpoints(config: JobConfig, datasets: Sequence[TrainingData], paths: TrainDir) -> CheckpointWriter:
     """What saves checkpoints in the background, and mirrors them if asked to."""
     train, recipe, events = config.train, config.recipe(samples_digest(datasets)), Events()
     folder = CheckpointFolder(paths.checkpoints, Retention(train.checkpoints.keep, train.checkpoints.keep_every))

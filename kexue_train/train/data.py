@@ -17,8 +17,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from kexue_train.batches.collate import TARGETS, Batch, make_batch, without_unused_slots
-from kexue_train.batches.dataset import SampleDataset
+from kexue_train.batches.labelled import Arrays, LabelledDataset, target_of
 from kexue_train.batches.loader import Plan, iter_batches, read_ahead
+from kexue_train.batches.mixed import MixedDataset, TrainingData
 from kexue_train.samples.mlm import IGNORE_INDEX, MaskingRates
 from kexue_train.train.job import JobConfig
 from kexue_train.train.phases import Phase
@@ -45,7 +46,7 @@ class PhaseData:
 
 
 def open_phase_data(
-    config: JobConfig, phase: Phase, dataset: SampleDataset, step: int, device: torch.device, rows_skipped: int
+    config: JobConfig, phase: Phase, dataset: TrainingData, step: int, device: torch.device, rows_skipped: int
 ) -> PhaseData:
     """Start to read for the steps of ``phase`` after ``step`` steps of training."""
     batches = training_batches(config, phase, dataset, step, device, rows_skipped)
@@ -53,7 +54,7 @@ def open_phase_data(
 
 
 def training_batches(
-    config: JobConfig, phase: Phase, dataset: SampleDataset, step: int, device: torch.device, rows_skipped: int
+    config: JobConfig, phase: Phase, dataset: TrainingData, step: int, device: torch.device, rows_skipped: int
 ) -> Generator[Tensors]:
     """Yield this rank's micro-batches of ``phase`` after ``step`` steps and the skipped rows, without end."""
     plan = Plan(
@@ -70,17 +71,17 @@ def training_batches(
     return read_ahead(pinned(iter_batches(dataset, plan, start_step=done, num_processes=processes), device))
 
 
-def heldout_batches(config: JobConfig, phase: Phase, dataset: SampleDataset) -> list[Tensors]:
+def heldout_batches(config: JobConfig, phase: Phase, dataset: TrainingData) -> list[Tensors]:
     """Return this rank's share of the held-out rows, masked once and for all (epoch 0).
 
     All ranks have as many batches, since under ZeRO 3 they compute together; a rank short of rows takes one unlabelled.
     """
-    rows, ranks = dataset.heldout_rows, dist.get_world_size()
-    if not len(rows):
-        return []
-    own = rows[dist.get_rank() :: ranks]
+    if isinstance(dataset, MixedDataset):
+        words = heldout_batches(config, phase, dataset.words) if dataset.words else []
+        return words + [batch for task in dataset.tasks for batch in _heldout_of_task(phase, task)]
+    rows = dataset.heldout_rows
     batches = []
-    for piece in np.array_split(own, math.ceil(len(rows) / (ranks * phase.micro_batch_size))):
+    for piece in _own_pieces(rows, phase.micro_batch_size):
         chosen = piece if len(piece) else rows[:1]
         batch = to_tensors(make_batch(dataset, chosen, 0, seed=config.seed, rates=_rates(config)))
         if not len(piece):
@@ -89,8 +90,28 @@ def heldout_batches(config: JobConfig, phase: Phase, dataset: SampleDataset) -> 
     return batches
 
 
-def first_batch(config: JobConfig, dataset: SampleDataset, size: int) -> Tensors:
-    """Return a micro-batch of the first ``size`` rows, to try out what fits."""
+def _heldout_of_task(phase: Phase, task: LabelledDataset) -> list[Tensors]:
+    rows, batches, target = task.heldout_rows, [], target_of(task.name)
+    for piece in _own_pieces(rows, phase.micro_batch_size):
+        batch = to_tensors(task.make_batch(piece if len(piece) else rows[:1]))
+        batches.append(batch if len(piece) else {name: batch[name] for name in batch.keys() - set(target)})
+    return batches
+
+
+def _own_pieces(rows: np.ndarray, most: int) -> list[np.ndarray]:
+    """Return this rank's share of ``rows`` in pieces of at most ``most``, on every rank as many; some may be empty."""
+    ranks = dist.get_world_size()
+    own = rows[dist.get_rank() :: ranks]
+    return np.array_split(own, math.ceil(len(rows) / (ranks * most))) if len(rows) else []
+
+
+def first_batch(config: JobConfig, dataset: TrainingData, size: int) -> Tensors:
+    """Return a micro-batch of the first ``size`` rows, of tasks of those that take most, to try out what fits."""
+    if isinstance(dataset, MixedDataset):
+        task = max(dataset.tasks, key=lambda task: task.mean_per_row("tokens"))
+        if dataset.words is None or task.mean_per_row("tokens") > dataset.words.seq_len:
+            return to_tensors(task.make_batch(task.rows_at(np.arange(size), config.seed)))
+        dataset = dataset.words
     rows, epochs = dataset.rows_at(np.arange(size), config.seed)
     return to_tensors(make_batch(dataset, rows, epochs, seed=config.seed, rates=_rates(config)))
 
@@ -99,12 +120,12 @@ def _rates(config: JobConfig) -> MaskingRates:
     return MaskingRates(**config.train.objective.masking.model_dump())
 
 
-def to_tensors(batch: Batch) -> Tensors:
+def to_tensors(batch: Batch | Arrays) -> Tensors:
     """Return the arrays as tensors, without a copy."""
     return {name: torch.from_numpy(array) for name, array in cast(dict[str, np.ndarray], batch).items()}
 
 
-def pinned(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Tensors, None, None]:
+def pinned(batches: Generator[Batch | Arrays, None, None], device: torch.device) -> Generator[Tensors, None, None]:
     """Yield the micro-batches as tensors, in page-locked memory if ``device`` is a CUDA one; closing this closes them.
 
     On a CPU, which gains nothing from shapes that never change, without the unused slots.

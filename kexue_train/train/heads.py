@@ -18,9 +18,11 @@ from torch import Tensor
 
 from kexue_train.batches.collate import PAIR, PREDICTION, Target
 from kexue_train.batches.dataset import SampleDataset
+from kexue_train.batches.mixed import TrainingData
 from kexue_train.metrics.heads import MLM, NSP, Head
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.linear_cross_entropy import LabelScores, linear_cross_entropy
+from kexue_train.samples.labelled_rows import WORDS
 from kexue_train.samples.mlm import IGNORE_INDEX
 from kexue_train.train.config import ObjectiveConfig
 
@@ -40,12 +42,16 @@ class TrainedHead:
     """Weight of its loss in the total."""
     score: Callable[[RoFormerV2ForPreTraining, Tensor, Tensor], LabelScores]
     """Scores hidden states [N, E] against labels [N] with its layer of the model: sums, since means cannot be added."""
-    mean_per_row: Callable[[SampleDataset], float]
+    mean_per_row: Callable[[TrainingData], float]
     """Expected number of labels in a row."""
-    initial_loss: Callable[[SampleDataset], float]
+    initial_loss: Callable[[TrainingData], float]
     """Loss of uniform guesses, in nats."""
-    prior_loss: Callable[[SampleDataset], float]
+    prior_loss: Callable[[TrainingData], float]
     """Loss of guesses by frequency alone, in nats; above 0."""
+    task: str = WORDS
+    """The task that micro-batches are of which have its labels; in each of them all heads of the task are trained."""
+    share: float = 1.0
+    """Share of the micro-batches that the task has."""
 
 
 def pretraining_heads(config: ObjectiveConfig) -> tuple[TrainedHead, ...]:
@@ -56,20 +62,29 @@ def pretraining_heads(config: ObjectiveConfig) -> tuple[TrainedHead, ...]:
             target=PREDICTION,
             weight=1.0,
             score=_score_words,
-            mean_per_row=lambda dataset: config.masking.total * _maskable_per_row(dataset),
+            mean_per_row=lambda dataset: config.masking.total * _maskable_per_row(words_of(dataset)),
             initial_loss=lambda dataset: math.log(dataset.vocab_size),
-            prior_loss=_word_entropy,
+            prior_loss=lambda dataset: _word_entropy(words_of(dataset)),
         ),
         TrainedHead(
             head=NSP,
             target=PAIR,
             weight=config.nsp_weight,
             score=lambda model, hidden, labels: score_classes(model.cls.next_sentence, hidden, labels),
-            mean_per_row=lambda dataset: dataset.mean_per_row("pairs"),
+            mean_per_row=lambda dataset: words_of(dataset).mean_per_row("pairs"),
             initial_loss=lambda _: math.log(2),
             prior_loss=lambda _: math.log(2),
         ),
     )
+
+
+def words_of(dataset: TrainingData) -> SampleDataset:
+    """Return the sample rows among what is read."""
+    if isinstance(dataset, SampleDataset):
+        return dataset
+    if dataset.words is None:
+        raise ValueError("masked words are trained, but no sample rows are read")
+    return dataset.words
 
 
 def score_classes(layer: Any, hidden: Tensor, labels: Tensor) -> LabelScores:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from kexue_train.batches.dataset import SampleDataset
+from kexue_train.batches.mixed import TrainingData
 from kexue_train.foundation.artifacts import digest_of, file_checksum
 from kexue_train.foundation.errors import ArtifactError, ConfigError
 from kexue_train.model.config import ModelConfig
@@ -39,7 +39,7 @@ _ARCHITECTURE = {
 _FIXED = {"rotary_base": 10000.0, "type_vocab_size": 2, "attention_window": None, "log_n_scale": None}
 
 
-def check_initial_weights(folder: Path, model: ModelConfig, samples: SampleDataset) -> None:
+def check_initial_weights(folder: Path, model: ModelConfig, samples: TrainingData) -> None:
     """Check that the weights in ``folder`` fit the model section and the tokenizer of the samples.
 
     Raises:
@@ -76,8 +76,8 @@ def digest_of_weights(folder: Path) -> str:
 def load_initial_weights(folder: Path, model: RoFormerV2ForPreTraining) -> None:
     """Copy the weights in ``folder`` into ``model``, in place.
 
-    What may be missing stays as it is: the NSP head, which published models lack, and the rows of the word table that
-    only fill it up to a multiple of 128.
+    What may be missing stays as it is: the NSP head, which published models lack, the heads of labelled tasks, and the
+    rows of the word table that only fill it up to a multiple of 128. Heads of tasks that are not trained are left out.
 
     Raises:
         ArtifactError: Names every tensor that is missing, not the model's, or of another shape.
@@ -85,25 +85,29 @@ def load_initial_weights(folder: Path, model: RoFormerV2ForPreTraining) -> None:
     import torch  # noqa: PLC0415  # checks need none of it
     from safetensors.torch import load_file  # noqa: PLC0415  # the same
 
-    from kexue_train.model.hf_folder import untied_weights  # noqa: PLC0415  # the same
+    from kexue_train.model.hf_folder import TASK_HEADS, untied_weights  # noqa: PLC0415  # the same
 
     needed = untied_weights(model)
     tied = model.state_dict().keys() - needed.keys()
     found = {name: tensor for name, tensor in load_file(folder / _FILES[1]).items() if name not in tied}
+    found = {name: tensor for name, tensor in found.items() if name in needed or not name.startswith(f"{TASK_HEADS}.")}
     if _WORDS in needed and _WORDS in found:
         rows = min(len(needed[_WORDS]), len(found[_WORDS]))
         needed[_WORDS], found[_WORDS] = needed[_WORDS][:rows], found[_WORDS][:rows]
-    fresh = [name for name in needed.keys() - found.keys() if name.startswith(_PAIR_HEAD)]
+    fresh = [name for name in needed.keys() - found.keys() if name.startswith((_PAIR_HEAD, f"{TASK_HEADS}."))]
     if problems := _compare(needed, found, fresh):
         more = f" and {len(problems) - 5} more" if problems[5:] else ""
-        raise ArtifactError(
-            f"train.init_from={folder}: {'; '.join(problems[:5])}{more}. Convert published weights with "
-            "'kexue import-weights', or give other ones"
+        remedy = (
+            "The head of a labelled task has an output for each label: give the task another name, or take weights "
+            "that lack its head"
+            if all(f" {TASK_HEADS}." in problem for problem in problems)
+            else "Convert published weights with 'kexue import-weights', or give other ones"
         )
+        raise ArtifactError(f"train.init_from={folder}: {'; '.join(problems[:5])}{more}. {remedy}")
     with torch.no_grad():
         for name, tensor in found.items():
             needed[name].copy_(tensor)
-    if fresh:
+    if any(name.startswith(_PAIR_HEAD) for name in fresh):
         logger.warning("%s has no %s*: these weights start at random", folder, _PAIR_HEAD)
 
 
@@ -140,7 +144,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _check_vocabulary(folder: Path, samples: SampleDataset) -> None:
+def _check_vocabulary(folder: Path, samples: TrainingData) -> None:
     from kexue_train.samples.bert_tokenizer import read_tokenizer  # noqa: PLC0415  # training needs no tokenizer
 
     remedy = (

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from kexue_train.batches.dataset import SampleDataset
+from kexue_train.batches.mixed import MixedDataset, TrainingData
 from kexue_train.batches.open_samples import open_samples
 from kexue_train.foundation.artifacts import Recipe, digest_of, write_atomic
 from kexue_train.foundation.config import Config
@@ -138,7 +138,7 @@ class TrainDir:
         return self.logs / "failure.json"
 
 
-def read_samples(path: Path, config: JobConfig) -> tuple[SampleDataset, ...]:
+def read_samples(path: Path, config: JobConfig) -> tuple[TrainingData, ...]:
     """The samples of each phase of the training, checked against the configuration; see ``open_samples``.
 
     Raises:
@@ -149,13 +149,16 @@ def read_samples(path: Path, config: JobConfig) -> tuple[SampleDataset, ...]:
     found = open_samples(path)
     datasets = tuple(_samples_of(phase, found, path) for phase in config.train.phase_settings)
     for phase, dataset in zip(config.train.phase_settings, datasets, strict=True):
-        if dataset.seq_len > config.model.max_position_embeddings:
+        longest = dataset.longest if isinstance(dataset, MixedDataset) else dataset.seq_len
+        if longest > config.model.max_position_embeddings:
             raise ConfigError(
-                f"{path}: rows of {dataset.seq_len} tokens, but model.max_position_embeddings="
+                f"{path}: rows of {longest} tokens, but model.max_position_embeddings="
                 f"{config.model.max_position_embeddings}; "
-                f"raise it to {dataset.seq_len}, or make samples with a smaller samples.seq_len"
+                f"raise it to {longest}, or make samples with a smaller samples.seq_len"
             )
-        if dataset.num_training_rows < phase.global_batch_size:
+        if isinstance(dataset, MixedDataset):
+            _check_mixture(config, path)
+        elif dataset.num_training_rows < phase.global_batch_size:
             raise ArtifactError(
                 f"{path}: {dataset.num_training_rows} rows of {dataset.seq_len} tokens to train on are fewer than one "
                 f"step takes (train.global_batch_size={phase.global_batch_size}); lower it, or use a larger corpus"
@@ -163,13 +166,33 @@ def read_samples(path: Path, config: JobConfig) -> tuple[SampleDataset, ...]:
     return datasets
 
 
-def samples_digest(datasets: Sequence[SampleDataset]) -> str:
+def _check_mixture(config: JobConfig, path: Path) -> None:
+    """Refuse what cannot train on labelled tasks.
+
+    Raises:
+        ConfigError: With the reason.
+    """
+    train = config.train
+    if len(train.phases) > 1:
+        raise ConfigError(f"{path}: mixes in labelled tasks, which train.phases cannot change; leave the phases out")
+    if train.compute.cuda_graphs:
+        raise ConfigError(
+            f"{path}: micro-batches of labelled tasks differ in their shapes; set train.compute.cuda_graphs=false"
+        )
+    if train.compute.zero_stage:
+        raise ConfigError(
+            f"{path}: with labelled tasks the ranks train different heads at the same time, which ZeRO's partitions do "
+            f"not allow; set train.compute.zero_stage=0 (got {train.compute.zero_stage})"
+        )
+
+
+def samples_digest(datasets: Sequence[TrainingData]) -> str:
     """Changes with what the phases read."""
     digests = {str(dataset.seq_len): dataset.content_digest for dataset in datasets}
     return digest_of(digests) if len(digests) > 1 else datasets[0].content_digest
 
 
-def _samples_of(phase: PhaseSettings, found: Mapping[int, SampleDataset], path: Path) -> SampleDataset:
+def _samples_of(phase: PhaseSettings, found: Mapping[int, TrainingData], path: Path) -> TrainingData:
     lengths = " and ".join(map(str, found))
     if phase.seq_len is None:
         if len(found) > 1:

@@ -7,21 +7,24 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kexue_train.batches.dataset import SampleDataset
+from kexue_train.batches.collate import PREDICTION
+from kexue_train.batches.mixed import TrainingData
 from kexue_train.foundation.artifacts import Recipe
 from kexue_train.foundation.counter_rng import Purpose, random_words
 from kexue_train.foundation.errors import TrainingError
 from kexue_train.metrics.fields import Kind
+from kexue_train.metrics.heads import HEADS
 from kexue_train.metrics.spikes import SpikeDetector
 from kexue_train.model.modeling_roformer_v2 import set_residual_scale
 from kexue_train.optim.build import AccumulatingOptimizer, set_learning_rate
 from kexue_train.optim.embedding_rows import embedding_sizes
+from kexue_train.samples.labelled_rows import WORDS
 from kexue_train.train.checkpoint import CheckpointWriter, TrainerState
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.data import PhaseData, Tensors, heldout_batches, open_phase_data, to_device
@@ -31,13 +34,13 @@ from kexue_train.train.faults.step_report import StepReport, StepReports
 from kexue_train.train.faults.stop import Ending, StopRequest
 from kexue_train.train.faults.watchdog import Watchdog
 from kexue_train.train.job import JobConfig, TrainDir
-from kexue_train.train.monitor.lines import phase_values, training_values
+from kexue_train.train.monitor.lines import phase_values, task_values, training_values, values_of_heads
 from kexue_train.train.monitor.loggers import MetricLogger
 from kexue_train.train.monitor.meter import Meter, Speedometer
 from kexue_train.train.monitor.norms import StepNorms
 from kexue_train.train.monitor.profiling import StepProfiler
 from kexue_train.train.monitor.symptoms import SymptomWatch
-from kexue_train.train.objective import PretrainingObjective, total_loss, validate
+from kexue_train.train.objective import Heads, PretrainingObjective, total_loss, validate
 from kexue_train.train.phases import Phase, phase_after, phase_of
 
 logger = logging.getLogger(__name__)
@@ -51,7 +54,7 @@ class Setup:
     recipe: Recipe
     paths: TrainDir
     phases: tuple[Phase, ...]
-    datasets: Sequence[SampleDataset]
+    datasets: Sequence[TrainingData]
     """The samples of each phase."""
     device: torch.device
     objective: PretrainingObjective
@@ -70,7 +73,8 @@ class LoopState:
 
     saved: TrainerState
     """The part that checkpoints hold."""
-    losses: SpikeDetector
+    losses: dict[str, SpikeDetector]
+    """By task."""
     symptoms: SymptomWatch
     seconds: float = 0.0
     """Time spent training, over all starts."""
@@ -202,7 +206,8 @@ def run_step(training: Training, data: PhaseData, meter: Meter, due: Due) -> int
             batch = next(data.batches)
         _seed_dropout(config.seed, micro_step + index)
         on_device = to_device(batch, setup.device)
-        setup.optimizer.observe_tokens(on_device["input_ids"], on_device["prediction_labels"])
+        predicted = (on_device[name] for name in (PREDICTION.labels,) if name in on_device)
+        setup.optimizer.observe_tokens(on_device["input_ids"], *predicted)
         sums = setup.engine.micro_step(on_device)
         meter.add(sums, batch)
         training.guards.watchdog.beat(micro_step + index + 1)
@@ -240,6 +245,12 @@ def exchange_reports(training: Training, sums: Tensor, *, drain: bool) -> Ending
     return judge(training, reports)
 
 
+def detectors_of(heads: Heads, saved: TrainerState) -> dict[str, SpikeDetector]:
+    """Return what compares the losses of each task with those that a checkpoint remembers."""
+    recent = {WORDS: saved.recent_losses} | saved.recent_task_losses
+    return {head.task: SpikeDetector(recent.get(head.task, ())) for head in heads}
+
+
 def judge(training: Training, reports: Sequence[StepReport]) -> Ending | None:
     """Check the losses that were told, and return how training is to end now, if it is; alike on every rank.
 
@@ -249,27 +260,29 @@ def judge(training: Training, reports: Sequence[StepReport]) -> Ending | None:
     state = training.state
     for report in reports:
         check_spike(training, report)
-    state.saved = replace(state.saved, recent_losses=state.losses.remembered)
+    remembered = {task: losses.remembered for task, losses in state.losses.items()}
+    words = remembered.pop(WORDS, ())
+    state.saved = replace(state.saved, recent_losses=words, recent_task_losses=remembered)
     if any(report.asked for report in reports):
         return Ending.STOPPED
     return Ending.DRAINED if any(report.drained for report in reports) else None
 
 
 def check_spike(training: Training, report: StepReport) -> None:
-    """Compare the loss of a step with those before it.
+    """Compare the loss of each task in a step with those before it.
 
     Raises:
         Spike: As ``train_loop``.
     """
-    if report.loss is None:
-        return
-    setup, losses = training.setup, training.state.losses
-    if any(report.step == phase.first_step + 1 for phase in setup.phases):
-        losses.forget()  # rows of another length have another loss
-    usual = losses.usual
-    ignored = setup.config.train.faults.on_spike == "ignore" and math.isfinite(report.loss)
-    if losses.is_spike(report.loss) and not ignored:
-        raise Spike(report.step, report.loss, usual)
+    setup = training.setup
+    for task, loss in report.losses.items():
+        losses = training.state.losses[task]
+        if any(report.step == phase.first_step + 1 for phase in setup.phases):
+            losses.forget()  # rows of another length have another loss
+        usual = losses.usual
+        ignored = setup.config.train.faults.on_spike == "ignore" and math.isfinite(loss)
+        if losses.is_spike(loss) and not ignored:
+            raise Spike(report.step, loss, usual)
 
 
 def catch_up(training: Training, data: PhaseData) -> Ending | None:
@@ -308,7 +321,9 @@ def score_heldout(training: Training, heldout: Sequence[Tensors]) -> tuple[dict[
     if ending:
         return {}, ending
     if training.outputs:
-        training.outputs.metrics.write(Kind.VALIDATION, state.step, **scores)
+        if values := values_of_heads(scores, HEADS):
+            training.outputs.metrics.write(Kind.VALIDATION, state.step, **values)
+        write_task_lines(training.outputs.metrics, state.step, "heldout", scores, setup.objective.heads)
     return scores, None
 
 
@@ -335,8 +350,18 @@ def log_step(training: Training, data: PhaseData, meter: Meter) -> None:
     line |= rates | embedding_sizes(table, setup.config.optimizer.weight_decay)
     line |= setup.norms.take() if setup.norms else {}
     training.outputs.metrics.write(Kind.TRAIN, state.step, **line)
+    write_task_lines(training.outputs.metrics, state.step, "train", totals.scores, setup.objective.heads)
     for symptom, message in state.symptoms.look(line).items():
         training.outputs.metrics.warn(state.step, symptom, message)
+
+
+def write_task_lines(
+    metrics: MetricLogger, step: int, split: Literal["train", "heldout"], scores: dict[str, float], heads: Heads
+) -> None:
+    """Write a line for every labelled task that has scores."""
+    for trained in heads:
+        if trained.task != WORDS and (values := task_values(trained.head, scores)):
+            metrics.write(Kind.TASK, step, task=trained.task, split=split, **values)
 
 
 def _check_gradients(training: Training) -> None:

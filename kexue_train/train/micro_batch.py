@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from kexue_train.batches.dataset import SampleDataset
+from kexue_train.batches.mixed import TrainingData
 from kexue_train.foundation.artifacts import write_if_possible
 from kexue_train.foundation.errors import ResourceError
 from kexue_train.foundation.runtime import available_memory_bytes, format_size, give_back_freed_memory
@@ -47,7 +47,7 @@ class Cost(NamedTuple):
 
 
 def micro_batch_sizes(
-    config: JobConfig, objective: PretrainingObjective, datasets: Sequence[SampleDataset], kept: Path
+    config: JobConfig, objective: PretrainingObjective, datasets: Sequence[TrainingData], kept: Path
 ) -> list[int]:
     """The micro-batch size of each phase, the same on every rank; those that are "auto" are found, or read in ``kept``.
 
@@ -125,7 +125,7 @@ def divisors(number: int) -> list[int]:
     return [size for size in range(1, number + 1) if number % size == 0]
 
 
-def _find(config: JobConfig, objective: PretrainingObjective, dataset: SampleDataset, rows: int) -> int:
+def _find(config: JobConfig, objective: PretrainingObjective, dataset: TrainingData, rows: int) -> int:
     """The smallest answer of all ranks."""
     device = next(objective.parameters()).device
     budget = _budget_bytes(device)

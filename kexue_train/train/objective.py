@@ -9,7 +9,7 @@ from typing import assert_never
 import torch
 from torch import Tensor, nn
 
-from kexue_train.batches.dataset import SampleDataset
+from kexue_train.batches.mixed import TrainingData
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.linear_cross_entropy import LabelScores
 from kexue_train.train.config import LossUnit
@@ -53,7 +53,7 @@ class PretrainingObjective(nn.Module):
         self.expected: Sequence[float] = [1.0] * len(heads)
         self.units: Sequence[float] | None = [1.0] * len(heads)
 
-    def scale_to(self, dataset: SampleDataset, micro_batch_size: int, unit: LossUnit = "nat") -> None:
+    def scale_to(self, dataset: TrainingData, micro_batch_size: int, unit: LossUnit = "nat") -> None:
         """Set what divides the losses: for micro-batches of so many rows of ``dataset``."""
         self.expected = [head.mean_per_row(dataset) * micro_batch_size for head in self.heads]
         self.units = loss_units(unit, self.heads, dataset)
@@ -62,10 +62,13 @@ class PretrainingObjective(nn.Module):
         """Compute the loss to differentiate, and the ``LabelScores`` of the heads behind it, stacked: [heads, 3].
 
         Args:
-            batch: The tensors of a ``Batch``; their shapes are the same in every micro-batch.
+            batch: The tensors of a ``Batch``, whose shapes are the same in every micro-batch; or of a micro-batch of a
+                labelled task. The heads whose labels it has are trained; the sums of the others are 0.
         """
         if self.has_graphs:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        present = [number for number, head in enumerate(self.heads) if head.target.slots in batch]
+        heads = [self.heads[number] for number in present]
         with self._precision(batch["input_ids"].device.type):
             hidden = self.model.roformer(
                 batch["input_ids"],
@@ -74,19 +77,29 @@ class PretrainingObjective(nn.Module):
                 position_ids=batch["position_ids"],
                 token_type_ids=batch["token_type_ids"],
             ).last_hidden_state.flatten(0, 1)
-            states = [hidden.index_select(0, batch[head.target.slots]) for head in self.heads]
+            states = [hidden.index_select(0, batch[head.target.slots]) for head in heads]
             scores = [
                 head.score(self.model, state, batch[head.target.labels])
-                for head, state in zip(self.heads, states, strict=True)
+                for head, state in zip(heads, states, strict=True)
             ]
-        means = [score.loss / (count or 1.0) for score, count in zip(scores, self.expected, strict=True)]
-        return combine(means, self.heads, self.units), torch.stack([torch.stack(score) for score in scores]).detach()
+        if not present:  # rows of a rank that has none left to score
+            return hidden.sum() * 0, hidden.new_zeros(len(self.heads), NUM_SUMS)
+        means = [score.loss / (self.expected[n] or 1.0) for n, score in zip(present, scores, strict=True)]
+        units = None if self.units is None else [self.units[number] for number in present]
+        sums = torch.stack([torch.stack(score) for score in scores]).detach()
+        if len(present) < len(self.heads):
+            sums = sums.new_zeros(len(self.heads), NUM_SUMS).index_copy(0, _index(present, sums.device), sums)
+        return combine(means, heads, units), sums
 
     def _precision(self, device_type: str) -> AbstractContextManager[object]:
         return torch.autocast(device_type, self.autocast) if self.autocast else nullcontext()
 
 
-def combine(losses: Sequence[Tensor], heads: Heads, units: Sequence[float] | None) -> Tensor:
+def _index(numbers: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, device=device)
+
+
+def combine(losses: Sequence[Tensor], heads: Sequence[TrainedHead], units: Sequence[float] | None) -> Tensor:
     """Return the weighted sum of mean losses in nats, each in its unit; a loss of 0 counts as 0 in any unit."""
     if units is None:
         parts = [head.weight * _relative(loss) for head, loss in zip(heads, losses, strict=True)]
@@ -101,7 +114,7 @@ def _relative(loss: Tensor) -> Tensor:
     return loss / value.where(value > 0, 1)
 
 
-def loss_units(kind: LossUnit, heads: Heads, dataset: SampleDataset) -> list[float] | None:
+def loss_units(kind: LossUnit, heads: Heads, dataset: TrainingData) -> list[float] | None:
     """Return the units that ``train.objective.loss_unit`` names, the same on every rank."""
     match kind:
         case "nat":
@@ -126,11 +139,27 @@ def mean_scores(sums: Iterable[Sequence[float]], heads: Heads) -> dict[str, floa
     return scores
 
 
+def task_losses(scores: dict[str, float], heads: Heads) -> dict[str, float]:
+    """Return the weighted loss in nats of each task; a task whose first head had no label is left out."""
+    losses: dict[str, float] = {}
+    for head in heads:
+        loss = scores.get(head.head.loss_key)
+        if head.task in losses:
+            losses[head.task] += head.weight * (loss or 0.0)
+        elif loss is not None and _first_head(heads, head.task) is head:
+            losses[head.task] = head.weight * loss
+    return losses
+
+
+def _first_head(heads: Heads, task: str) -> TrainedHead:
+    return next(head for head in heads if head.task == task)
+
+
 def total_loss(scores: dict[str, float], heads: Heads) -> float | None:
-    """Return the weighted loss of all heads in nats; None if the first head had no label."""
-    if heads[0].head.loss_key not in scores:
-        return None
-    return sum(head.weight * scores.get(head.head.loss_key, 0.0) for head in heads)
+    """Return the loss in nats, tasks weighed by their shares; None if none had a label."""
+    losses = task_losses(scores, heads)
+    shares = {head.task: head.share for head in heads if head.task in losses}
+    return sum(shares[task] * loss for task, loss in losses.items()) / sum(shares.values()) if losses else None
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from kexue_train.batches.dataset import SampleDataset
+from kexue_train.batches.mixed import TrainingData
 from kexue_train.foundation.artifacts import MANIFEST_NAME, build_manifest, describe_files, write_atomic
 from kexue_train.foundation.errors import ConfigError, KexueError
 from kexue_train.foundation.runtime import available_cpus, configure_logging, keep_freed_memory, rank
@@ -147,7 +147,7 @@ def _claim(config: JobConfig, samples: Path, paths: TrainDir, given: Path | None
 
 def _train_past_spikes(
     config: JobConfig,
-    datasets: Sequence[SampleDataset],
+    datasets: Sequence[TrainingData],
     paths: TrainDir,
     device: torch.device,
     stop: StopRequest,

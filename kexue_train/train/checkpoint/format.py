@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -32,13 +32,14 @@ from kexue_train.foundation.artifacts import (
 )
 from kexue_train.foundation.errors import ArtifactError, ResourceError
 from kexue_train.model import RoFormerV2ForPreTraining
-from kexue_train.model.hf_folder import untied_weights, write_hf_folder
+from kexue_train.model.hf_folder import untied_weights, without_task_heads, write_hf_folder
 from kexue_train.optim.build import AccumulatingOptimizer
 from kexue_train.train.faults.spikes import SkippedRows
 
 SCHEMA_VERSION = 1
 VALIDATION_LOSS = "validation_loss"
 """Its name among the manifest's statistics."""
+_OF_TASKS = frozenset({"recent_task_losses"})
 _WEIGHTS, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "trainer_state.json"
 
 
@@ -58,12 +59,21 @@ class TrainerState:
     """Rows that are never trained on, since their loss was a spike."""
     recent_losses: tuple[float, ...] = ()
     """Losses of the steps with which the next ones are compared; see ``metrics/spikes.py``."""
+    recent_task_losses: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """The same for each labelled task, by its name."""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         """Take lists, as JSON has them, for tuples."""
         object.__setattr__(self, "left_out", tuple(SkippedRows(*entry) for entry in self.left_out))
         object.__setattr__(self, "recent_losses", tuple(self.recent_losses))
+        recent = {task: tuple(losses) for task, losses in self.recent_task_losses.items()}
+        object.__setattr__(self, "recent_task_losses", recent)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The state as JSON has it; what is of labelled tasks only if there are any."""
+        return {key: value for key, value in asdict(self).items() if value or key not in _OF_TASKS}
 
 
 class FullTensors(NamedTuple):
@@ -143,7 +153,7 @@ def save_checkpoint(
         open_partial(path, step_recipe)
         write_hf_folder(model, partial, tokenizer, weights=weights)
         save_file(dict(optimizer_tensors), partial / _OPTIMIZER)
-        described = asdict(state) | {"recipe_digest": recipe.digest, "samples_digest": recipe.parents["samples"]}
+        described = state.described | {"recipe_digest": recipe.digest, "samples_digest": recipe.parents["samples"]}
         write_atomic(partial / _STATE, json.dumps(described, indent=2) + "\n")
         statistics = {} if validation_loss is None else {VALIDATION_LOSS: validation_loss}
         sync_files(partial)
@@ -161,17 +171,19 @@ def save_checkpoint(
 def read_checkpoint(path: Path) -> tuple[TrainerState, dict[str, Tensor], dict[str, Tensor]]:
     """Where training was, the weights, and the optimizer's tensors, on the CPU; see ``save_checkpoint``."""
     described: dict[str, Any] = json.loads((path / _STATE).read_text(encoding="utf-8"))
-    state = TrainerState(**{key: described[key] for key in TrainerState.__dataclass_fields__})
+    expected = TrainerState.__dataclass_fields__.keys() - (_OF_TASKS - described.keys())
+    state = TrainerState(**{key: described[key] for key in expected})
     return state, load_file(path / _WEIGHTS), load_file(path / _OPTIMIZER)
 
 
 def load_checkpoint(path: Path, model: RoFormerV2ForPreTraining) -> None:
-    """Read a checkpoint's weights into ``model``.
+    """Read a checkpoint's weights into ``model``, those of the heads of labelled tasks aside.
 
     Raises:
         ArtifactError: If a tensor is missing, unexpected or of another shape, by name.
     """
-    copy_exactly(load_file(path / _WEIGHTS), untied_weights(model), where=str(path / _WEIGHTS))
+    found = without_task_heads(load_file(path / _WEIGHTS))
+    copy_exactly(found, untied_weights(model), where=str(path / _WEIGHTS))
 
 
 @torch.no_grad()

@@ -7,14 +7,16 @@ the same on every rank after the same step, so what follows from it is, too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kexue_train.train.objective import NUM_SUMS, Heads, mean_scores, total_loss
+from kexue_train.train.objective import NUM_SUMS, Heads, mean_scores, task_losses, total_loss
 
 
 class StepReport(NamedTuple):
@@ -28,6 +30,8 @@ class StepReport(NamedTuple):
     """Whether any rank was asked to stop."""
     drained: bool
     """Whether the machine of any rank is about to be taken away."""
+    losses: Mapping[str, float] = MappingProxyType({})
+    """The loss of each task that had a label, in nats."""
 
 
 class _Copy(NamedTuple):
@@ -92,7 +96,8 @@ class StepReports:
             work.wait()
         asked, drained = values[-2:].tolist()
         scores = mean_scores(values[:-2].view(-1, NUM_SUMS).tolist(), self._heads)
-        return [StepReport(step, total_loss(scores, self._heads), asked > 0, drained > 0)]
+        losses = task_losses(scores, self._heads)
+        return [StepReport(step, total_loss(scores, self._heads), asked > 0, drained > 0, losses)]
 
 
 def _to_host(step: int, sums: Tensor) -> _Copy:

@@ -23,6 +23,10 @@ from kexue_train.metrics.fields import (
     SPIKE_STEP,
     STEP,
     SYMPTOM,
+    TASK,
+    TASK_ACCURACY,
+    TASK_LOSS,
+    TASK_SPLIT,
     Kind,
     Metric,
     Record,
@@ -199,6 +203,8 @@ def describe(record: Record) -> str | None:
         case Kind.VALIDATION:
             scores = [_describe_scores(record, *head_metrics(head)) for head in HEADS]
             return f"{step}validation: {'; '.join(filter(None, scores))}" if any(scores) else None
+        case Kind.TASK if TASK_SPLIT.of(record) == "heldout":
+            return f"{step}validation of {TASK.of(record)}: {_describe_scores(record, TASK_LOSS, TASK_ACCURACY)}"
         case Kind.WARNING:
             return f"{step}{MESSAGE.of(record)}"
         case Kind.PROFILE:

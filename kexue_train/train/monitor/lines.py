@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from kexue_train.metrics.fields import PHASE, PHASE_FIELDS
-from kexue_train.metrics.heads import HEADS
+from kexue_train.metrics.fields import PHASE, PHASE_FIELDS, TASK_ACCURACY, TASK_LABELS, TASK_LOSS
+from kexue_train.metrics.heads import HEADS, Head
 from kexue_train.train.checkpoint import TrainerState
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.monitor.meter import Totals
@@ -51,6 +52,7 @@ def training_values(
         epoch: Passes over the samples of the phase's length so far.
         seconds: Time spent training so far, over all starts.
     """
+    scores = values_of_heads(totals.scores, HEADS)
     counts = {head.counted for head in HEADS}
     return {
         "micro_step": state.micro_step,
@@ -58,10 +60,24 @@ def training_values(
         "rows": phase.all_rows(state.step),
         "tokens": state.tokens,
         "loss": loss or 0.0,
-        **{key: value for key, value in totals.scores.items() if key not in counts},
+        **{key: value for key, value in scores.items() if key not in counts},
         "lr": lr,
         "seconds": seconds,
         "data_wait": totals.data_wait,
         "memory_bytes": totals.memory_bytes,
         "memory_share": totals.memory_share,
     }
+
+
+def values_of_heads(scores: dict[str, float], heads: Iterable[Head]) -> dict[str, float]:
+    """Return the scores that are of ``heads``, in their order there."""
+    keys = {key for head in heads for key in (head.loss_key, head.accuracy_key, head.counted)}
+    return {key: value for key, value in scores.items() if key in keys}
+
+
+def task_values(head: Head, scores: dict[str, float]) -> dict[str, float]:
+    """Return what a line on a labelled task says of its scores; nothing if it had no label."""
+    if head.counted not in scores:
+        return {}
+    keys = {TASK_LOSS: head.loss_key, TASK_ACCURACY: head.accuracy_key, TASK_LABELS: head.counted}
+    return {metric.key: scores[key] for metric, key in keys.items()}

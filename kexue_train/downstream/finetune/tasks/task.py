@@ -153,10 +153,15 @@ def load_supervised_tasks(chosen: Sequence[str]) -> dict[str, SupervisedTask]:
     Raises:
         ConfigError: If nothing is chosen, a name is not known, a file cannot be read, or a task in it is wrong.
     """
-    known = read_catalogue(__package__, "nlu.yaml", parse_supervised_task)
+    known = load_known_tasks()
     if not chosen:
         raise ConfigError(f"no task is chosen; give YAML files or some of {', '.join(known)}")
     return choose_tasks(chosen, known, parse_supervised_task)
+
+
+def load_known_tasks() -> dict[str, SupervisedTask]:
+    """Return the tasks of ``nlu.yaml`` by name."""
+    return read_catalogue(__package__, "nlu.yaml", parse_supervised_task)
 
 
 def parse_supervised_task(entry: TaskEntry) -> SupervisedTask:
