@@ -262,6 +262,8 @@ TASK_LOSS = Metric("task_loss", "loss", unit="nat")
 TASK_ACCURACY = Metric("task_accuracy", "accuracy", "share")
 """Share of right labels: of texts, of tokens (tagging), of answers with both ends (reading), of choices."""
 TASK_LABELS = Metric("task_labels", "labels", "count")
+TASK_WEIGHT = Metric("task_weight", "weight")
+"""What multiplies the losses of its micro-batches, if something does."""
 
 
 def head_metrics(head: Head) -> tuple[Metric, Metric]:
@@ -302,7 +304,7 @@ LINES: dict[Kind, tuple[Metric | TextField, ...]] = {
         *_NORMS,
     ),
     Kind.VALIDATION: (*_SCORES, *(Metric(head.counted, head.counted, "count") for head in HEADS)),
-    Kind.TASK: (TASK, TASK_SPLIT, TASK_LOSS, TASK_ACCURACY, TASK_LABELS),
+    Kind.TASK: (TASK, TASK_SPLIT, TASK_LOSS, TASK_ACCURACY, TASK_LABELS, TASK_WEIGHT),
     Kind.CHECKPOINT: (STALL_SECONDS,),
     Kind.CHECKPOINT_SAVED: (Metric("write_seconds", "time to write", "seconds", "s"),),
     Kind.CHECKPOINT_FAILED: (Metric("failures_in_a_row", "failures in a row", "count"), REASON),

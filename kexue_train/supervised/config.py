@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from kexue_train.foundation.config import Config
 from kexue_train.optim.schedule import Knots, Schedule
 from kexue_train.samples.labelled_rows import WORDS
+from kexue_train.train.weighting.config import WeightingConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _WARMUP_SHARE, _FINAL_MULTIPLIER = 0.1, 0.1
@@ -38,6 +39,8 @@ class SupervisedConfig(Config):
     """Rows, or examples of a task, of one step over all workers; by default as in ``train``."""
     micro_batch_size: int | None = Field(default=None, gt=0)
     """Rows, or examples of a task, of one backward on one worker; by default as in ``train``."""
+    weighting: WeightingConfig = WeightingConfig()
+    """How much each task counts, beside its share."""
     max_length: int | None = Field(default=None, ge=16)
     """Tokens of an example's sequence; by default the task's own number. Never more than the model is made for."""
     max_train: int | None = Field(default=None, ge=1)

@@ -78,7 +78,7 @@ def job_of(config: SupervisedSections, start: Path) -> JobConfig:
     for key in ("global_batch_size", "micro_batch_size"):
         if (value := getattr(section, key)) is not None:
             train[key] = value
-    train["objective"]["residual_ramp_steps"] = 0
+    train["objective"] |= {"residual_ramp_steps": 0, "weighting": section.weighting.model_dump(mode="json")}
     optimizer = config.optimizer.model_dump(mode="json")
     optimizer |= {"lr": section.lr, "schedule": section.schedule_of_steps.model_dump(mode="json")}
     values = {

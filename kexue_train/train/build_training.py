@@ -45,9 +45,11 @@ from kexue_train.train.monitor.meter import Speedometer
 from kexue_train.train.monitor.norms import StepNorms
 from kexue_train.train.monitor.profiling import StepProfiler
 from kexue_train.train.monitor.symptoms import SymptomWatch
-from kexue_train.train.objective import PretrainingObjective
+from kexue_train.train.objective import PretrainingObjective, prior_losses
 from kexue_train.train.phases import Phase, plan_phases
 from kexue_train.train.task_heads import add_task_layers, heads_of
+from kexue_train.train.weighting.build import build_weights
+from kexue_train.train.weighting.scheme import TaskWeights
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +103,12 @@ def build_training(
         profiler=StepProfiler(train.logging.profile, paths.logs, dist.get_rank()),
         norms=_norms(train, optimizer),
     )
+    objective.weights = _build_weights(config, phases[0], objective, datasets[0], optimizer)
+    if objective.weights is not None and saved.weighting:
+        try:
+            objective.weights.load_state_dict(saved.weighting)
+        except ValueError as error:
+            raise ArtifactError(f"{paths.root}: {error}") from None
     reports = StepReports(objective.heads, collective_timeout(train.faults.hang_timeout))
     state = LoopState(
         saved=saved, losses=detectors_of(objective.heads, saved), symptoms=SymptomWatch(), is_scored=is_scored
@@ -130,6 +138,31 @@ def _build_objective(config: JobConfig, dataset: TrainingData, device: torch.dev
     model.to(device, weights)
     heads = heads_of(train.objective, dataset)
     return PretrainingObjective(model, heads, autocast=autocast, has_graphs=train.compute.cuda_graphs)
+
+
+def _build_weights(
+    config: JobConfig,
+    phase: Phase,
+    objective: PretrainingObjective,
+    dataset: TrainingData,
+    optimizer: AccumulatingOptimizer,
+) -> TaskWeights | None:
+    """What weighs the tasks; None where losses count as they are.
+
+    Raises:
+        ConfigError: If the weighting could have no effect, or does not go with tasks or optimizer.
+    """
+    weighting = config.train.objective.weighting
+    if weighting.scheme == "equal":
+        return None
+    return build_weights(
+        weighting,
+        prior_losses(objective.heads, dataset),
+        micro_batches_per_step=phase.global_batch_size // phase.micro_batch_size,
+        seed=config.seed,
+        optimizer=optimizer,
+        shared=objective.model.roformer.parameters(),
+    )
 
 
 def _plan(

@@ -11,6 +11,7 @@ from kexue_train.corpus.remote import is_uri
 from kexue_train.foundation.config import Config, refuse_without_effect
 from kexue_train.foundation.config_file import move_renamed_keys
 from kexue_train.optim.config import OptimizerConfig
+from kexue_train.train.weighting.config import WeightingConfig
 
 LauncherName = Literal["ray", "torchrun", "local"]
 """What starts the workers; ``launch.py`` has the function of each."""
@@ -95,6 +96,8 @@ class ObjectiveConfig(Config):
     """What each loss is divided by before they are weighed: 1; its value for uniform guesses, log(vocabulary) and
     log 2; that for guesses by frequency alone, the entropy of the words and log 2; or its own value in the micro-batch,
     so that only the relative improvement counts (steps then depend on micro_batch_size)."""
+    weighting: WeightingConfig = WeightingConfig()
+    """How much each task counts where masked words and labelled tasks train together."""
 
 
 class WorkersConfig(Config):
@@ -304,6 +307,8 @@ class TrainConfig(Config):
         """
         settings = self.model_dump(mode="json", include={"steps", "global_batch_size", "precision"})
         settings |= self.objective.model_dump(mode="json")
+        if self.objective.weighting == WeightingConfig():  # folders of earlier releases do not record it
+            del settings["weighting"]
         if self.phases:
             del settings["global_batch_size"]
             settings["phases"] = [

@@ -6,9 +6,11 @@ Batches are pinned where they are made, so that the copy to a device overlaps wi
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -20,6 +22,7 @@ from kexue_train.batches.collate import TARGETS, Batch, make_batch, without_unus
 from kexue_train.batches.labelled import Arrays, LabelledDataset, target_of
 from kexue_train.batches.loader import Plan, iter_batches, read_ahead
 from kexue_train.batches.mixed import MixedDataset, TrainingData
+from kexue_train.samples.labelled_rows import WORDS
 from kexue_train.samples.mlm import IGNORE_INDEX, MaskingRates
 from kexue_train.train.job import JobConfig
 from kexue_train.train.phases import Phase
@@ -39,6 +42,8 @@ class PhaseData:
     """Micro-batches, without end; close it."""
     heldout: list[Tensors]
     """This rank's share of the held-out rows."""
+    tasks_of_step: Callable[[int], Mapping[str, int]]
+    """Micro-batches of each task over all ranks in step number ``step``, from 1."""
 
     def epoch(self, step: int) -> float:
         """Return the passes over the samples after ``step`` steps."""
@@ -50,7 +55,17 @@ def open_phase_data(
 ) -> PhaseData:
     """Start to read for the steps of ``phase`` after ``step`` steps of training."""
     batches = training_batches(config, phase, dataset, step, device, rows_skipped)
-    return PhaseData(phase, dataset.num_training_rows, rows_skipped, batches, heldout_batches(config, phase, dataset))
+    heldout = heldout_batches(config, phase, dataset)
+    tasks = partial(_tasks_of_step, config.seed, phase, dataset, rows_skipped)
+    return PhaseData(phase, dataset.num_training_rows, rows_skipped, batches, heldout, tasks)
+
+
+def _tasks_of_step(seed: int, phase: Phase, dataset: TrainingData, rows_skipped: int, step: int) -> Mapping[str, int]:
+    size = phase.micro_batch_size
+    first, number = (phase.rows(step - 1) + rows_skipped) // size, phase.global_batch_size // size
+    if isinstance(dataset, MixedDataset):
+        return Counter(dataset.task_at(place, seed)[0] for place in range(first, first + number))
+    return {WORDS: number}
 
 
 def training_batches(

@@ -158,7 +158,12 @@ def read_samples(path: Path, config: JobConfig) -> tuple[TrainingData, ...]:
             )
         if isinstance(dataset, MixedDataset):
             _check_mixture(config, path)
-        elif dataset.num_training_rows < phase.global_batch_size:
+        elif config.train.objective.weighting.scheme != "equal":
+            raise ConfigError(
+                f"{path}: holds no labelled tasks, so train.objective.weighting has no effect; remove it, or set it as "
+                "supervised.weighting"
+            )
+        if not isinstance(dataset, MixedDataset) and dataset.num_training_rows < phase.global_batch_size:
             raise ArtifactError(
                 f"{path}: {dataset.num_training_rows} rows of {dataset.seq_len} tokens to train on are fewer than one "
                 f"step takes (train.global_batch_size={phase.global_batch_size}); lower it, or use a larger corpus"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from kexue_train.batches.mixed import TrainingData
 from kexue_train.foundation.artifacts import Recipe
 from kexue_train.foundation.counter_rng import Purpose, random_words
 from kexue_train.foundation.errors import TrainingError
-from kexue_train.metrics.fields import Kind
+from kexue_train.metrics.fields import TASK_WEIGHT, Kind
 from kexue_train.metrics.heads import HEADS
 from kexue_train.metrics.spikes import SpikeDetector
 from kexue_train.model.modeling_roformer_v2 import set_residual_scale
@@ -201,6 +202,8 @@ def run_step(training: Training, data: PhaseData, meter: Meter, due: Due) -> int
     if setup.norms:
         setup.norms.wanted = due.log
     setup.profiler.before(step)
+    if weights := setup.objective.weights:
+        weights.begin_step(data.tasks_of_step(step))
     for index in range(data.phase.accumulation_steps):
         with meter.waiting():
             batch = next(data.batches)
@@ -211,6 +214,8 @@ def run_step(training: Training, data: PhaseData, meter: Meter, due: Due) -> int
         sums = setup.engine.micro_step(on_device)
         meter.add(sums, batch)
         training.guards.watchdog.beat(micro_step + index + 1)
+    if weights:
+        weights.end_step()
     state.saved = replace(state.saved, step=step, micro_step=data.phase.micro_steps(step))
     if (trace := setup.profiler.after(step)) and training.outputs:
         training.outputs.metrics.write(Kind.PROFILE, step, path=str(trace))
@@ -350,18 +355,25 @@ def log_step(training: Training, data: PhaseData, meter: Meter) -> None:
     line |= rates | embedding_sizes(table, setup.config.optimizer.weight_decay)
     line |= setup.norms.take() if setup.norms else {}
     training.outputs.metrics.write(Kind.TRAIN, state.step, **line)
-    write_task_lines(training.outputs.metrics, state.step, "train", totals.scores, setup.objective.heads)
+    weights = setup.objective.weights.weights() if setup.objective.weights else {}
+    write_task_lines(training.outputs.metrics, state.step, "train", totals.scores, setup.objective.heads, weights)
     for symptom, message in state.symptoms.look(line).items():
         training.outputs.metrics.warn(state.step, symptom, message)
 
 
 def write_task_lines(
-    metrics: MetricLogger, step: int, split: Literal["train", "heldout"], scores: dict[str, float], heads: Heads
+    metrics: MetricLogger,
+    step: int,
+    split: Literal["train", "heldout"],
+    scores: dict[str, float],
+    heads: Heads,
+    weights: Mapping[str, float] = MappingProxyType({}),
 ) -> None:
-    """Write a line for every labelled task that has scores."""
+    """Write a line for every labelled task that has scores, with its weight in the next step if it has one."""
     for trained in heads:
         if trained.task != WORDS and (values := task_values(trained.head, scores)):
-            metrics.write(Kind.TASK, step, task=trained.task, split=split, **values)
+            weight = {TASK_WEIGHT.key: weights[trained.task]} if trained.task in weights else {}
+            metrics.write(Kind.TASK, step, task=trained.task, split=split, **values, **weight)
 
 
 def _check_gradients(training: Training) -> None:
@@ -388,7 +400,9 @@ def save_step(training: Training, validation_loss: float | None) -> None:
     A collective call.
     """
     started = time.perf_counter()
-    tensors = training.setup.engine.full_tensors()
+    tensors, weights = training.setup.engine.full_tensors(), training.setup.objective.weights
+    if weights is not None:
+        training.state.saved = replace(training.state.saved, weighting=weights.state_dict())
     if training.outputs:
         state, outputs = training.state.saved, training.outputs
         outputs.checkpoints.save(training.setup.objective.model, *tensors, state, validation_loss)

@@ -16,6 +16,7 @@ from kexue_train.train.config import LossUnit
 from kexue_train.train.data import Tensors, to_device
 from kexue_train.train.distributed import sum_over_ranks
 from kexue_train.train.heads import TrainedHead
+from kexue_train.train.weighting.scheme import TaskWeights
 
 Heads = tuple[TrainedHead, ...]
 NUM_SUMS = len(LabelScores._fields)
@@ -38,6 +39,7 @@ class PretrainingObjective(nn.Module):
         expected: Mean number of labels in a micro-batch over the whole sample set, for each head.
         units: The loss of each head that counts as 1, in nats (https://kexue.fm/archives/8870); None: its own value,
             micro-batch by micro-batch.
+        weights: What multiplies the loss of each micro-batch in training; None: nothing does.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class PretrainingObjective(nn.Module):
         self.model, self.heads, self.autocast, self.has_graphs = model, heads, autocast, has_graphs
         self.expected: Sequence[float] = [1.0] * len(heads)
         self.units: Sequence[float] | None = [1.0] * len(heads)
+        self.weights: TaskWeights | None = None
 
     def scale_to(self, dataset: TrainingData, micro_batch_size: int, unit: LossUnit = "nat") -> None:
         """Set what divides the losses: for micro-batches of so many rows of ``dataset``."""
@@ -89,7 +92,10 @@ class PretrainingObjective(nn.Module):
         sums = torch.stack([torch.stack(score) for score in scores]).detach()
         if len(present) < len(self.heads):
             sums = sums.new_zeros(len(self.heads), NUM_SUMS).index_copy(0, _index(present, sums.device), sums)
-        return combine(means, heads, units), sums
+        loss = combine(means, heads, units)
+        if self.weights is not None and self.training:
+            loss = loss * self.weights.weight(heads[0].task, loss.detach())
+        return loss, sums
 
     def _precision(self, device_type: str) -> AbstractContextManager[object]:
         return torch.autocast(device_type, self.autocast) if self.autocast else nullcontext()
@@ -112,6 +118,14 @@ def _relative(loss: Tensor) -> Tensor:
     """Return the loss over its value: always 1, and its gradient is that of log(loss)."""
     value = loss.detach()
     return loss / value.where(value > 0, 1)
+
+
+def prior_losses(heads: Heads, dataset: TrainingData) -> dict[str, float]:
+    """Return the loss in nats of guessing by frequency, for each task in the order of its first head."""
+    losses: dict[str, float] = {}
+    for head in heads:
+        losses[head.task] = losses.get(head.task, 0.0) + head.weight * head.prior_loss(dataset)
+    return losses
 
 
 def loss_units(kind: LossUnit, heads: Heads, dataset: TrainingData) -> list[float] | None:

@@ -39,7 +39,7 @@ from kexue_train.train.faults.spikes import SkippedRows
 SCHEMA_VERSION = 1
 VALIDATION_LOSS = "validation_loss"
 """Its name among the manifest's statistics."""
-_OF_TASKS = frozenset({"recent_task_losses"})
+_OF_TASKS = frozenset({"recent_task_losses", "weighting"})
 _WEIGHTS, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "trainer_state.json"
 
 
@@ -61,6 +61,8 @@ class TrainerState:
     """Losses of the steps with which the next ones are compared; see ``metrics/spikes.py``."""
     recent_task_losses: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """The same for each labelled task, by its name."""
+    weighting: dict[str, Any] = field(default_factory=dict)
+    """State of what weighs the tasks; see ``weighting/scheme.py``."""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
