@@ -18,7 +18,7 @@ from flows.command import run_flow
 from flows.context import found_complete, run_context, run_name
 from flows.tasks import corpus, evaluate, export, report, samples, shuffle, supervise, tokenizer, train
 from kexue_train.cli.ending import print_ending
-from kexue_train.pipeline.stages import EVALUATE, STAGES, TRAIN
+from kexue_train.pipeline.stages import EVALUATE, STAGES, SUPERVISE, TRAIN
 
 
 @flow(name="pretrain-pipeline", flow_run_name=run_name, persist_result=False)
@@ -49,11 +49,10 @@ def pretrain_pipeline(
         rows = samples(run, shards, vocabulary)
         # The encoder, saved in checkpoints. 2.9 million weights, 1,600 steps, 3.3 million tokens, 6 min 46 s.
         weights = train(run, rows)
-        # Labelled tasks and masked words together, if the configuration has a section "supervised"; the demo has none.
-        if run.run.config.supervised:
-            weights = supervise(run, shards, rows, weights)
+        # Labelled tasks and masked words together, in runs with a section "supervised"; the demo has none.
+        further = supervise(run, shards, rows, weights) if SUPERVISE.is_wanted(run.run.config) else None
         # The last checkpoint as a Hugging Face folder with the same outputs. 12 MB, 0.3 s.
-        model = export(run, weights)
+        model = export(run, weights, further)
         # The quality of the model on rows that training never read. Loss 4.7 nats; 6.2 without context; 4 s.
         scores = evaluate(run, model, rows)
         # One page about the whole run. 0.1 s.

@@ -64,8 +64,9 @@ def stage_task(stage: Stage[RunConfig]) -> Task[..., Any]:
         if stage in _TRAININGS
         else None,  # Prefect asks for a slot before every task that has a tag
     )
-    def make(context: FlowContext, *inputs: Path, out: Path | None = None) -> State[Path]:
+    def make(context: FlowContext, *folders: Path | None, out: Path | None = None) -> State[Path]:
         board, run = context.board, context.run
+        inputs = tuple(folder for folder in folders if folder is not None)  # None: of a stage that the run has not
         board.start(stage.name)
         try:
             progress: Any = ArtifactProgress(stage.name, board)

@@ -18,9 +18,10 @@ from kexue_train.batches.order import rows_at, training_rows
 from kexue_train.foundation.arrow_shards import read_shard, shard_paths
 from kexue_train.foundation.artifacts import Manifest, check_files, read_manifest
 from kexue_train.foundation.errors import ArtifactError
-from kexue_train.samples.labelled_rows import KIND, LIST_COLUMNS, TaskKind, labelled_schema
+from kexue_train.samples.labelled_rows import KIND, LIST_COLUMNS, labelled_schema
 from kexue_train.samples.mlm import IGNORE_INDEX
 from kexue_train.samples.schema import column_values, ranges
+from kexue_train.samples.task_kinds import TaskKind
 
 Arrays = dict[str, npt.NDArray[Any]]
 _Rows = npt.NDArray[np.int64]

@@ -22,8 +22,9 @@ from kexue_train.batches.mixture import quotas, split
 from kexue_train.foundation.artifacts import Manifest, digest_of, read_manifest
 from kexue_train.foundation.counter_rng import Purpose
 from kexue_train.foundation.errors import ArtifactError, ConfigError
-from kexue_train.samples.labelled_rows import KIND, WORDS
+from kexue_train.samples.labelled_rows import KIND
 from kexue_train.samples.mlm import MaskingRates
+from kexue_train.samples.task_kinds import WORDS
 
 _LONGEST_WINDOW = 10_000
 

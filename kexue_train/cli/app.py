@@ -24,7 +24,7 @@ TREE = {
     "Before a run": ("doctor", "init", "plan"),
     "A whole run": ("pipeline",),
     "Data": ("corpus-from-docs", "shuffle", "tokenizer", "samples", "verify"),
-    "Training": ("train", "export", "import-weights"),
+    "Training": ("train", "supervise", "export", "import-weights"),
     "Results": ("ask", "evaluate", "finetune", "paraphrase", "report"),
 }
 """The commands in the order of the data, under the headings of ``kexue --help``."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +34,8 @@ from kexue_train.foundation.artifacts import (
 )
 from kexue_train.foundation.counter_rng import Purpose, random_words
 from kexue_train.samples.schema import TOKENIZER_NAME, id_dtype
+from kexue_train.samples.task_kinds import TaskKind
 
-TaskKind = Literal["classification", "tagging", "reading", "choice"]
-TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
-WORDS = "mlm"
-"""Name of pretraining among the tasks."""
 KIND = "labelled_rows"
 """Of the manifest."""
 LIST_COLUMNS = ("input_ids", "sequence_lengths", "segment_a_lengths", "labels")

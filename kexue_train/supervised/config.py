@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from kexue_train.foundation.config import Config
 from kexue_train.optim.schedule import Knots, Schedule
-from kexue_train.samples.labelled_rows import WORDS
+from kexue_train.samples.task_kinds import WORDS
 from kexue_train.train.weighting.config import WeightingConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

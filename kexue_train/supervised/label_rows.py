@@ -20,8 +20,9 @@ from kexue_train.downstream.sequences import Reader, Segments
 from kexue_train.foundation.artifacts import Manifest, Recipe, find_complete, read_manifest
 from kexue_train.foundation.errors import EvaluationError
 from kexue_train.foundation.progress import SILENT, Progress
-from kexue_train.samples.labelled_rows import KIND, Example, TaskFacts, TaskKind, write_labelled_rows
+from kexue_train.samples.labelled_rows import KIND, Example, TaskFacts, write_labelled_rows
 from kexue_train.samples.schema import TOKENIZER_NAME
+from kexue_train.samples.task_kinds import TaskKind
 from kexue_train.supervised.config import SupervisedConfig
 
 _NO_TAG = -100

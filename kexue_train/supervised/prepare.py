@@ -21,7 +21,7 @@ from kexue_train.foundation.artifacts import (
 )
 from kexue_train.foundation.errors import EvaluationError, KexueError
 from kexue_train.foundation.progress import SILENT, Progress
-from kexue_train.samples.labelled_rows import WORDS
+from kexue_train.samples.task_kinds import WORDS
 from kexue_train.supervised.config import SupervisedConfig
 from kexue_train.supervised.contamination import NEAR, SHORTEST, SIZE, Contamination, find_contamination
 from kexue_train.supervised.label_rows import label_rows, rows_recipe

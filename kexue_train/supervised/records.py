@@ -21,7 +21,7 @@ from kexue_train.downstream.finetune.tasks.task import (
 )
 from kexue_train.downstream.task_files import Record, fill_template, read_task_file
 from kexue_train.foundation.errors import ConfigError, EvaluationError, KexueError
-from kexue_train.samples.labelled_rows import TASK_KINDS
+from kexue_train.samples.task_kinds import TASK_KINDS
 from kexue_train.supervised.config import SupervisedConfig
 
 _SHOWN = 3

@@ -22,8 +22,8 @@ from kexue_train.batches.collate import TARGETS, Batch, make_batch, without_unus
 from kexue_train.batches.labelled import Arrays, LabelledDataset, target_of
 from kexue_train.batches.loader import Plan, iter_batches, read_ahead
 from kexue_train.batches.mixed import MixedDataset, TrainingData
-from kexue_train.samples.labelled_rows import WORDS
 from kexue_train.samples.mlm import IGNORE_INDEX, MaskingRates
+from kexue_train.samples.task_kinds import WORDS
 from kexue_train.train.job import JobConfig
 from kexue_train.train.phases import Phase
 

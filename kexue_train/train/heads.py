@@ -22,8 +22,8 @@ from kexue_train.batches.mixed import TrainingData
 from kexue_train.metrics.heads import MLM, NSP, Head
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.linear_cross_entropy import LabelScores, linear_cross_entropy
-from kexue_train.samples.labelled_rows import WORDS
 from kexue_train.samples.mlm import IGNORE_INDEX
+from kexue_train.samples.task_kinds import WORDS
 from kexue_train.train.config import ObjectiveConfig
 
 # Half a million tokens give the entropy of the words to a hundredth of a nat.

@@ -25,7 +25,7 @@ from kexue_train.metrics.spikes import SpikeDetector
 from kexue_train.model.modeling_roformer_v2 import set_residual_scale
 from kexue_train.optim.build import AccumulatingOptimizer, set_learning_rate
 from kexue_train.optim.embedding_rows import embedding_sizes
-from kexue_train.samples.labelled_rows import WORDS
+from kexue_train.samples.task_kinds import WORDS
 from kexue_train.train.checkpoint import CheckpointWriter, TrainerState
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.data import PhaseData, Tensors, heldout_batches, open_phase_data, to_device

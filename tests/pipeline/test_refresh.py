@@ -20,7 +20,7 @@ from kexue_train.foundation.stage import Stage
 from kexue_train.pipeline.refresh import Generation, find_arrivals, next_generation, plan_training
 from kexue_train.pipeline.run import Run, open_run, run_stage
 from kexue_train.pipeline.run_config import RunConfig
-from kexue_train.pipeline.stages import EVALUATE, EXPORT, REPORT, SAMPLES, SHUFFLE, STAGES, TRAIN
+from kexue_train.pipeline.stages import EVALUATE, EXPORT, REPORT, SAMPLES, SHUFFLE, TRAIN, stages_of
 from kexue_train.train.stage import last_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,7 @@ def work(run: Run, *stages: Stage[RunConfig]) -> None:
 
 def make_all(config: RunConfig, root: Path) -> None:
     with RunDir(root).lock():
-        work(open_run(config, root), *STAGES)
+        work(open_run(config, root), *stages_of(config))
 
 
 def complete(generation: Generation) -> Generation:
