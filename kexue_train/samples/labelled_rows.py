@@ -25,6 +25,7 @@ import pyarrow as pa
 from kexue_train.foundation.arrow_shards import ShardWriter, shard_name, write_dataset_files
 from kexue_train.foundation.artifacts import (
     MANIFEST_NAME,
+    InputFile,
     Manifest,
     Recipe,
     build_manifest,
@@ -123,7 +124,9 @@ def write_labelled_rows(
         **statistics,
     }
     files = describe_files(partial, {name: len(rows)})
-    return publish(partial, out_dir, build_manifest(recipe, files, rows=len(rows), seed=seed, statistics=found))
+    inputs = [InputFile(uri=uri, bytes=size, modified_ns=time) for uri, size, time in recipe.inputs]
+    manifest = build_manifest(recipe, files, rows=len(rows), seed=seed, statistics=found, inputs=inputs)
+    return publish(partial, out_dir, manifest)
 
 
 def _as_batch(rows: Sequence[Example], schema: pa.Schema) -> pa.RecordBatch:

@@ -18,11 +18,8 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from kexue_train.foundation.arrow_shards import read_shard, shard_paths
+from kexue_train.supervised.needs import NEAR, SHORTEST, SIZE
 
-SIZE = 10
-NEAR = 0.8
-SHORTEST = 20
-"""Letters and digits of the shortest text that is looked for."""
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so no power of it is 0
 _EXAMPLES = 3
 _Hashes = npt.NDArray[np.uint64]

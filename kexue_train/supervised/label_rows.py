@@ -17,13 +17,14 @@ from kexue_train.downstream.finetune.tasks.reading import ReadingProblem
 from kexue_train.downstream.finetune.tasks.tagging import TaggingProblem
 from kexue_train.downstream.finetune.tasks.task import SupervisedTask
 from kexue_train.downstream.sequences import Reader, Segments
-from kexue_train.foundation.artifacts import Manifest, Recipe, find_complete, read_manifest
+from kexue_train.foundation.artifacts import Manifest, find_complete, read_manifest
 from kexue_train.foundation.errors import EvaluationError
 from kexue_train.foundation.progress import SILENT, Progress
-from kexue_train.samples.labelled_rows import KIND, Example, TaskFacts, write_labelled_rows
+from kexue_train.samples.labelled_rows import Example, TaskFacts, write_labelled_rows
 from kexue_train.samples.schema import TOKENIZER_NAME
 from kexue_train.samples.task_kinds import TaskKind
 from kexue_train.supervised.config import SupervisedConfig
+from kexue_train.supervised.needs import rows_recipe
 
 _NO_TAG = -100
 
@@ -35,40 +36,6 @@ class Labelled(NamedTuple):
     train: list[Example]
     heldout: list[Example]
     refused: dict[str, int]
-
-
-def rows_recipe(
-    name: str, task: SupervisedTask, config: SupervisedConfig, samples: Path, *, max_length: int, seed: int
-) -> Recipe:
-    """Return what determines the rows of a task; looks at its files without reading them.
-
-    Raises:
-        EvaluationError: If a file is missing.
-    """
-    inputs = []
-    for file in (task.train, task.dev, task.test):
-        if file is not None:
-            try:
-                status = (config.data / file).stat()
-            except OSError as error:
-                raise EvaluationError(
-                    f"{name}: {config.data / file} cannot be read ({error.strerror}); give the folder that the tasks' "
-                    "paths start from as supervised.data"
-                ) from None
-            inputs.append((file, status.st_size, status.st_mtime_ns))
-    settings = {
-        "name": name,
-        "task": task.model_dump(mode="json"),
-        "max_length": max_length,
-        "max_train": config.max_train,
-        "max_heldout": config.max_heldout,
-        "seed": seed,
-    }
-    return Recipe(kind=KIND, settings=settings, parents=_tokenizer_of(read_manifest(samples)), inputs=inputs)
-
-
-def _tokenizer_of(samples: Manifest) -> dict[str, str]:
-    return {"tokenizer": samples.parents["tokenizer"]} if "tokenizer" in samples.parents else {}
 
 
 def label_rows(

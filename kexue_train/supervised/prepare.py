@@ -10,74 +10,23 @@ from pathlib import Path
 from kexue_train.downstream.finetune.tasks.task import SupervisedTask
 from kexue_train.downstream.task_files import Record, read_data_file
 from kexue_train.foundation.artifacts import (
+    InputFile,
     Recipe,
     build_manifest,
     describe_files,
     find_complete,
     open_partial,
     publish,
-    read_manifest,
     write_atomic,
 )
 from kexue_train.foundation.errors import EvaluationError, KexueError
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.samples.task_kinds import WORDS
 from kexue_train.supervised.config import SupervisedConfig
-from kexue_train.supervised.contamination import NEAR, SHORTEST, SIZE, Contamination, find_contamination
-from kexue_train.supervised.label_rows import label_rows, rows_recipe
-from kexue_train.supervised.records import TaskRecords, load_tasks, read_all, texts_of
-
-CONTAMINATION = "contamination.json"
-
-
-class RowsDir:
-    """Where the stage keeps what it trains on: beside the folder that it trains in.
-
-    Attributes:
-        root: The folder.
-    """
-
-    def __init__(self, training: Path) -> None:
-        self.root = training.with_name(f"{training.name}-rows")
-
-    def rows(self, task: str) -> Path:
-        """Labelled rows of a task."""
-        return self.root / "rows" / task
-
-    @property
-    def contamination(self) -> Path:
-        """What the corpus has of the tasks' texts."""
-        return self.root / "contamination"
-
-    @property
-    def mix(self) -> Path:
-        """The list of folders with their shares, which training reads."""
-        return self.root / "mix.yaml"
-
-
-def max_length_of(task: SupervisedTask, config: SupervisedConfig, longest: int) -> int:
-    """Return the tokens of a sequence of ``task``, at most ``longest``."""
-    return min(config.max_length or task.max_length, longest)
-
-
-def recipes(
-    config: SupervisedConfig, samples: Path, shards: Path | None, paths: RowsDir, *, longest: int, seed: int
-) -> dict[Path, Recipe]:
-    """Return what determines the rows of every task, and the comparison with the corpus if there is one.
-
-    Raises:
-        KexueError: If a task is not known, or an input is missing.
-    """
-    tasks = load_tasks(config)
-    found = {
-        paths.rows(name): rows_recipe(
-            name, task, config, samples, max_length=max_length_of(task, config, longest), seed=seed
-        )
-        for name, task in tasks.items()
-    }
-    if shards is not None and tasks:
-        found[paths.contamination] = _contamination_recipe(config, tasks, shards, list(found.values()))
-    return found
+from kexue_train.supervised.contamination import Contamination, find_contamination
+from kexue_train.supervised.label_rows import label_rows
+from kexue_train.supervised.needs import CONTAMINATION, RowsDir, load_tasks, max_length_of, recipes
+from kexue_train.supervised.records import TaskRecords, read_all, texts_of
 
 
 def prepare_rows(
@@ -145,16 +94,6 @@ def _label_all(
         raise EvaluationError("supervised: rows cannot be made. " + "\n".join(faults))
 
 
-def _contamination_recipe(
-    config: SupervisedConfig, tasks: Mapping[str, SupervisedTask], shards: Path, rows: Sequence[Recipe]
-) -> Recipe:
-    inputs = sorted({entry for recipe in rows for entry in recipe.inputs})
-    settings = {"size": SIZE, "near": NEAR, "shortest": SHORTEST, "tasks": list(tasks)}
-    settings["max_contamination"] = config.max_contamination
-    parents = {"text_shards": read_manifest(shards).content_digest}
-    return Recipe(kind="contamination", settings=settings, parents=parents, inputs=inputs)
-
-
 def _compare_with_corpus(
     config: SupervisedConfig,
     records: Sequence[TaskRecords],
@@ -185,7 +124,9 @@ def _compare_with_corpus(
     partial = open_partial(paths.contamination, recipe)
     write_atomic(partial / CONTAMINATION, json.dumps([entry.model_dump() for entry in found], indent=2) + "\n")
     statistics = {entry.task: {"exact": entry.exact, "near": entry.near, "texts": entry.texts} for entry in found}
-    publish(partial, paths.contamination, build_manifest(recipe, describe_files(partial), statistics=statistics))
+    inputs = [InputFile(uri=uri, bytes=size, modified_ns=time) for uri, size, time in recipe.inputs]
+    manifest = build_manifest(recipe, describe_files(partial), statistics=statistics, inputs=inputs)
+    publish(partial, paths.contamination, manifest)
 
 
 def read_contamination(paths: RowsDir) -> list[Contamination]:

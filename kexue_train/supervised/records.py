@@ -16,12 +16,9 @@ from kexue_train.downstream.finetune.tasks.task import (
     ReadingTask,
     SupervisedTask,
     TaggingTask,
-    load_known_tasks,
-    parse_supervised_task,
 )
-from kexue_train.downstream.task_files import Record, fill_template, read_task_file
-from kexue_train.foundation.errors import ConfigError, EvaluationError, KexueError
-from kexue_train.samples.task_kinds import TASK_KINDS
+from kexue_train.downstream.task_files import Record, fill_template
+from kexue_train.foundation.errors import EvaluationError, KexueError
 from kexue_train.supervised.config import SupervisedConfig
 
 _SHOWN = 3
@@ -33,31 +30,6 @@ class TaskRecords(NamedTuple):
     name: str
     task: SupervisedTask
     splits: Splits
-
-
-def load_tasks(config: SupervisedConfig) -> dict[str, SupervisedTask]:
-    """Return the labelled tasks of the mix by name.
-
-    Raises:
-        ConfigError: Names every task that is not known or cannot be mixed.
-    """
-    known = load_known_tasks()
-    for file in config.tasks:
-        known |= read_task_file(file, parse_supervised_task)
-    faults = [
-        f"there is no task {name!r}; describe it in a YAML file of supervised.tasks, or take one of {', '.join(known)}"
-        for name in config.task_names
-        if name not in known
-    ]
-    tasks = {name: known[name] for name in config.task_names if name in known}
-    faults += [
-        f"{name} is of kind {task.kind}, which cannot be mixed; kinds that can are {', '.join(TASK_KINDS)}"
-        for name, task in tasks.items()
-        if task.kind not in TASK_KINDS
-    ]
-    if faults:
-        raise ConfigError("supervised.mix: " + "; ".join(faults))
-    return tasks
 
 
 def read_all(config: SupervisedConfig, tasks: Mapping[str, SupervisedTask]) -> list[TaskRecords]:

@@ -14,7 +14,7 @@ from kexue_train.foundation.stage import Outlook, Stage, StagePlan
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
 from kexue_train.supervised.config import SupervisedConfig
-from kexue_train.supervised.prepare import RowsDir, prepare_rows, recipes
+from kexue_train.supervised.needs import RowsDir, recipes
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.job import JobConfig, read_samples, samples_digest
 from kexue_train.train.stage import last_checkpoint
@@ -116,7 +116,8 @@ def supervise(
     Raises:
         KexueError: Tells what is wrong with all of the tasks together; or as ``pretrain``.
     """
-    from kexue_train.train.launch import launcher_of  # noqa: PLC0415  # loads torch
+    from kexue_train.supervised.prepare import prepare_rows  # noqa: PLC0415  # loads torch
+    from kexue_train.train.launch import launcher_of  # noqa: PLC0415  # the same
     from kexue_train.train.pretrain import pretrain  # noqa: PLC0415  # the same
 
     section, job = section_of(config), job_of(config, start)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from kexue_train.foundation.errors import EvaluationError
-from kexue_train.supervised.contamination import NEAR, SIZE, find_in_documents, normalised, shingle_hashes
-from kexue_train.supervised.prepare import RowsDir, read_contamination
+from kexue_train.supervised.contamination import find_in_documents, normalised, shingle_hashes
+from kexue_train.supervised.needs import NEAR, SIZE, RowsDir
+from kexue_train.supervised.prepare import read_contamination
 from tests.supervised.tiny_tasks import prepare, section, write_tasks
 
 TEXT = "Nobody expected the storm that came over the harbour at noon, and the boats were lost."

@@ -17,7 +17,8 @@ from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import EXPORT, SUPERVISE, TRAIN, stages_of
 from kexue_train.report.run_data import load_run
 from kexue_train.report.tables import missing_stages
-from kexue_train.supervised.prepare import RowsDir, read_contamination
+from kexue_train.supervised.needs import RowsDir
+from kexue_train.supervised.prepare import read_contamination
 from tests.supervised.tiny_tasks import write_tasks
 from tests.train.tiny_training import MODEL
 

@@ -13,8 +13,8 @@ from kexue_train.batches.mixed import MixedDataset
 from kexue_train.batches.open_samples import open_samples
 from kexue_train.downstream.finetune.tasks.task import SupervisedTask
 from kexue_train.supervised.config import SupervisedConfig
-from kexue_train.supervised.prepare import RowsDir, prepare_rows
-from kexue_train.supervised.records import load_tasks
+from kexue_train.supervised.needs import RowsDir, load_tasks
+from kexue_train.supervised.prepare import prepare_rows
 from tests.train.tiny_training import SEQ_LEN
 
 WORDS_OF = ("harbour", "storm", "boats", "words", "winter", "pier", "noon")
