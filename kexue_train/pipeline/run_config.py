@@ -20,7 +20,7 @@ from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.shuffle.config import ShuffleConfig
-from kexue_train.supervised.config import SupervisedConfig
+from kexue_train.supervised.config import SupervisedConfig, check_weighting_fits
 from kexue_train.train.config import RENAMED_KEYS, TrainConfig, check_optimizer_fits
 
 _PATHS = (
@@ -101,6 +101,8 @@ class RunConfig(Config):
                 f"{self.model.max_position_embeddings}; lower the one or raise the other"
             )
         check_optimizer_fits(self.optimizer, self.train)
+        if self.supervised is not None:
+            check_weighting_fits(self.supervised, self.optimizer, self.train)
         lengths = self.train.seq_lens
         if lengths and self.samples.seq_len not in lengths:
             raise ValueError(

@@ -10,9 +10,11 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from kexue_train.foundation.config import Config
+from kexue_train.optim.config import OptimizerConfig
 from kexue_train.optim.schedule import Knots, Schedule
 from kexue_train.samples.task_kinds import WORDS
-from kexue_train.train.weighting.config import WeightingConfig
+from kexue_train.train.config import TrainConfig, check_loss_unit
+from kexue_train.train.weighting.config import GRADIENT_SCHEMES, WeightingConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _WARMUP_SHARE, _FINAL_MULTIPLIER = 0.1, 0.1
@@ -85,6 +87,15 @@ class SupervisedConfig(Config):
         return value
 
     @model_validator(mode="after")
+    def _weighting_has_tasks(self) -> Self:
+        weighting, tasks = self.weighting, ", ".join(self.mix)
+        if weighting.scheme != "equal" and len(self.mix) < 2:
+            raise ValueError(f"weighting.scheme={weighting.scheme} has no effect on {tasks} alone; remove it")
+        if weighting.main is not None and weighting.main not in self.mix:
+            raise ValueError(f"weighting.main={weighting.main} is not in the mix; take one of {tasks}")
+        return self
+
+    @model_validator(mode="after")
     def _warms_up_in_time(self) -> Self:
         if self.schedule_of_steps.warmup > self.steps:
             raise ValueError(
@@ -92,3 +103,24 @@ class SupervisedConfig(Config):
                 f"{self.steps} steps, so the learning rate would only ever rise; shorten the warm-up"
             )
         return self
+
+
+def check_weighting_fits(section: SupervisedConfig, optimizer: OptimizerConfig, train: TrainConfig) -> None:
+    """Refuse what the supervised stage would refuse, before pretraining begins.
+
+    Raises:
+        ValueError: Naming the settings.
+    """
+    scheme = section.weighting.scheme
+    check_loss_unit(train.objective.loss_unit, section.weighting)
+    if scheme in GRADIENT_SCHEMES and optimizer.accumulate != "momentum":
+        raise ValueError(
+            f"supervised.weighting.scheme={scheme} watches the gradient of each micro-batch, which needs "
+            f"optimizer.accumulate=momentum (got {optimizer.accumulate}); set that, or take scheme=online"
+        )
+    rows = section.global_batch_size or train.global_batch_size
+    if scheme != "equal" and rows == (section.micro_batch_size or train.micro_batch_size):
+        raise ValueError(
+            f"supervised.weighting.scheme={scheme}: every step has one micro-batch of {rows} rows, so one task, and "
+            "the size of a sign step does not depend on its loss; set a smaller supervised.micro_batch_size"
+        )

@@ -11,7 +11,7 @@ from kexue_train.corpus.remote import is_uri
 from kexue_train.foundation.config import Config, refuse_without_effect
 from kexue_train.foundation.config_file import move_renamed_keys
 from kexue_train.optim.config import OptimizerConfig
-from kexue_train.train.weighting.config import WeightingConfig
+from kexue_train.train.weighting.config import LOSS_SCHEMES, WeightingConfig
 
 LauncherName = Literal["ray", "torchrun", "local"]
 """What starts the workers; ``launch.py`` has the function of each."""
@@ -82,6 +82,19 @@ class PhaseSettings(NamedTuple):
     micro_batch_size: MicroBatchSize
 
 
+def check_loss_unit(unit: LossUnit, weighting: WeightingConfig) -> None:
+    """Refuse two settings that both divide the loss of a task.
+
+    Raises:
+        ValueError: Naming both.
+    """
+    if unit != "nat" and weighting.scheme in LOSS_SCHEMES:
+        raise ValueError(
+            f"loss_unit={unit} and weighting.scheme={weighting.scheme} both measure the loss of a task in a unit; take "
+            "one of them"
+        )
+
+
 class ObjectiveConfig(Config):
     """What is minimised. Of the sections of ``train``, this one alone changes the trained weights."""
 
@@ -98,6 +111,11 @@ class ObjectiveConfig(Config):
     so that only the relative improvement counts (steps then depend on micro_batch_size)."""
     weighting: WeightingConfig = WeightingConfig()
     """How much each task counts where masked words and labelled tasks train together."""
+
+    @model_validator(mode="after")
+    def _losses_are_divided_once(self) -> Self:
+        check_loss_unit(self.loss_unit, self.weighting)
+        return self
 
 
 class WorkersConfig(Config):

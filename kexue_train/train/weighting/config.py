@@ -10,6 +10,7 @@ Scheme = Literal[
     "equal", "initial", "prior", "online", "generalised-mean", "gradient-norm", "min-norm", "main-with-guards"
 ]
 GRADIENT_SCHEMES: tuple[Scheme, ...] = ("gradient-norm", "min-norm", "main-with-guards")
+LOSS_SCHEMES: tuple[Scheme, ...] = ("initial", "prior", "online", "generalised-mean")
 
 
 class WeightingConfig(Config):
