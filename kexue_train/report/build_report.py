@@ -80,6 +80,7 @@ def render_run(run: RunData) -> str:
         checks=check_run(run),
         anomalies=find_anomalies(run),
         looked_for=LOOKED_FOR,
+        labelled_tasks=tables.labelled_task_table(run),
         events=tables.event_table(run),
         versions=tables.version_table(run),
         predictions=[_split_sentence(record) for record in run.predictions],

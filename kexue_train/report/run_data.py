@@ -1,4 +1,4 @@
-"""Read everything a run folder holds, whole or half: the only part of the report that touches files."""
+"""Read everything a run folder holds, whole or half: with labelled_tasks.py all of the report that touches files."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from kexue_train.foundation.run_dir import RunDir
 from kexue_train.foundation.stage import Stage
 from kexue_train.metrics.fields import SECONDS, Kind, Record
 from kexue_train.metrics.file import describe_foreign, read_metric_lines
+from kexue_train.report.labelled_tasks import read_task_lines, read_task_rows
 
 _PACKAGES = (
     "torch",
@@ -66,6 +67,10 @@ class RunData:
     """Parts that are there but cannot be read, in words."""
     known_stages: Sequence[Stage[Any]] = ()
     """All stages that the run has, in order, as far as the caller knows them."""
+    task_rows: dict[str, Manifest] = field(default_factory=dict)
+    """Labelled rows of the supervised stage by task; ``contamination``: what of them the corpus has."""
+    task_lines: list[Record] = field(default_factory=list)
+    """Metrics of the labelled tasks, in order of writing."""
 
     def of_kind(self, *kinds: Kind) -> list[Record]:
         """Return the metrics of the given kinds, in order of writing."""
@@ -136,6 +141,8 @@ def load_run(run_dir: Path, stages: Sequence[Stage[Any]] = ()) -> RunData:
         last_written=_last_written(run.pretrain / "metrics.jsonl", run.stages),
         has_torn_line=metrics.is_torn,
         problems=problems,
+        task_rows=read_task_rows(run),
+        task_lines=read_task_lines(run),
         known_stages=[stage for stage in stages if stage.is_wanted(config)],
     )
 

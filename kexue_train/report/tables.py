@@ -25,6 +25,7 @@ from kexue_train.metrics.fields import (
     Kind,
     Record,
 )
+from kexue_train.report.labelled_tasks import HEADER, NOTES, task_rows_of_table
 from kexue_train.report.run_data import RunData
 from kexue_train.report.training import phase_speeds
 
@@ -55,6 +56,12 @@ def artifact_tables(run: RunData) -> list[Table]:
         for stage in run.known_stages
         if stage.title and stage.folder in run.manifests
     ]
+
+
+def labelled_task_table(run: RunData) -> Table | None:
+    """Return the tasks of the supervised stage with their rows and held-out scores."""
+    rows = task_rows_of_table(run.task_rows, run.task_lines)
+    return Table("Labelled tasks", HEADER, rows, notes=NOTES, wide=True) if rows else None
 
 
 def input_table(run: RunData) -> Table | None:

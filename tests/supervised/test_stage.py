@@ -15,8 +15,9 @@ from kexue_train.foundation.run_dir import RunDir
 from kexue_train.pipeline.run import Run, run_stage
 from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import EXPORT, SUPERVISE, TRAIN, stages_of
+from kexue_train.report.build_report import build_report
 from kexue_train.report.run_data import load_run
-from kexue_train.report.tables import missing_stages
+from kexue_train.report.tables import labelled_task_table, missing_stages
 from kexue_train.supervised.needs import RowsDir
 from kexue_train.supervised.prepare import read_contamination
 from tests.supervised.tiny_tasks import write_tasks
@@ -117,6 +118,18 @@ def test_a_run_without_the_section_has_no_such_stage(made, own_tasks):
     assert run.inputs_of(EXPORT) == (root / "pretrain",)
     assert run_of(root, own_tasks).inputs_of(EXPORT) == (root / "pretrain", root / "supervised")
     assert missing_stages(load_run(root, [TRAIN, SUPERVISE, EXPORT])) == []
+
+
+def test_the_report_has_a_row_for_every_task(made):
+    root, _ = made
+    table = labelled_task_table(load_run(root))
+    assert [row[:5] for row in table.rows] == [
+        ["asked", "reading", "30", "0", "10"],
+        ["sorted", "classification", "40", "0", "10"],
+    ]
+    assert all(float(row[6]) > 0 and row[7].endswith("%") and row[8].startswith("0 + 0 of ") for row in table.rows)
+    page = build_report(root, [TRAIN, SUPERVISE, EXPORT]).read_text(encoding="utf-8")
+    assert "Labelled tasks" in page
 
 
 def test_the_command_does_the_same(made, own_tasks, tmp_path):
