@@ -56,11 +56,14 @@ def open_phase_data(
     """Start to read for the steps of ``phase`` after ``step`` steps of training."""
     batches = training_batches(config, phase, dataset, step, device, rows_skipped)
     heldout = heldout_batches(config, phase, dataset)
-    tasks = partial(_tasks_of_step, config.seed, phase, dataset, rows_skipped)
+    tasks = partial(micro_batches_of_step, config.seed, phase, dataset, rows_skipped)
     return PhaseData(phase, dataset.num_training_rows, rows_skipped, batches, heldout, tasks)
 
 
-def _tasks_of_step(seed: int, phase: Phase, dataset: TrainingData, rows_skipped: int, step: int) -> Mapping[str, int]:
+def micro_batches_of_step(
+    seed: int, phase: Phase, dataset: TrainingData, rows_skipped: int, step: int
+) -> Mapping[str, int]:
+    """Return how many micro-batches of each task step number ``step``, from 1, has over all ranks."""
     size = phase.micro_batch_size
     first, number = (phase.rows(step - 1) + rows_skipped) // size, phase.global_batch_size // size
     if isinstance(dataset, MixedDataset):

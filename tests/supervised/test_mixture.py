@@ -11,6 +11,8 @@ from kexue_train.batches.labelled import lay_out
 from kexue_train.batches.loader import Plan
 from kexue_train.batches.mixed import exact_shares
 from kexue_train.samples.mlm import MaskingRates
+from kexue_train.train.data import micro_batches_of_step
+from kexue_train.train.phases import Phase
 from tests.supervised.conftest import MIX
 from tests.supervised.tiny_tasks import open_mix
 
@@ -49,6 +51,24 @@ def batches_of(data, *, ranks, accumulation, steps=6, size=2):
                             global_batch_size=ranks * accumulation * size, rates=MaskingRates())  # fmt: skip
                 found.append(plan.make(data, step * accumulation + place))
     return found
+
+
+def test_rows_skipped_after_a_spike_are_whole_micro_batches_and_weights_are_told_of_those_that_are_read(mix):
+    data, skipped_steps, size, places = open_mix(mix), 3, 2, 4
+    phase = Phase(number=1, first_step=0, steps=9, seq_len=32, global_batch_size=places * size, micro_batch_size=size,
+                  accumulation_steps=places, rows_before=0, all_rows_before=0, micro_steps_before=0)  # fmt: skip
+    rows_skipped = skipped_steps * phase.global_batch_size
+    plan = Plan(seed=7, rank=0, world_size=1, micro_batch_size=size, accumulation_steps=places,
+                global_batch_size=places * size, rows_before=rows_skipped)  # fmt: skip
+    for step in range(3):
+        read: Counter[str] = Counter()
+        for place in range(places):
+            number = step * places + place
+            later = number + skipped_steps * places
+            found, wanted = plan.make(data, number), data.make_batch(later, size, seed=7, rates=MaskingRates())
+            assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+            read[data.task_at(later, 7)[0]] += 1
+        assert micro_batches_of_step(7, phase, data, rows_skipped, step + 1) == read
 
 
 def test_two_ranks_read_the_micro_batches_of_one(mix):
