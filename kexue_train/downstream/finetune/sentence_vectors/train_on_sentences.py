@@ -66,6 +66,7 @@ def train_on_sentences(
         ConfigError: If a set is not known.
     """
     refuse_other_contents([save] if save else [])
+    chosen = choose_sets(names, sts) if sts else {}
     loaded = load_encoder(model_dir, **dropout_settings(model_dir, settings.fit.dropout))
     require_dropout(loaded.model, "--loss simcse")
     max_length = loaded.fitting(settings.max_length)
@@ -76,7 +77,6 @@ def train_on_sentences(
             f"{data}: {sentences.unknown_rate:.0%} of the tokens are not in the vocabulary of {model_dir}, so it "
             "cannot read these sentences; give sentences in the model's language"
         )
-    chosen = choose_sets(names, sts) if sts else {}
     sets = [_Set.read(name, entry, sts, loaded, max_length) for name, entry in chosen.items() if sts]
     run = _SentenceRun(data.name, loaded, sentences, settings, max_length, save, progress)
     return run.result(sets, raw)
