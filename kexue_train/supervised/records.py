@@ -149,11 +149,14 @@ def _require_types(task: TaggingTask, record: Record, types: set[str]) -> None:
 
 
 def _require_span(task: ReadingTask, record: Record) -> None:
-    """Refuse an answer that begins outside of the text; one that is only elsewhere in it is found, or counted later."""
+    """Refuse an answer that begins outside of the text.
+
+    One that is elsewhere in it is found; one that is not in it, for which sets have the start -1, is counted later.
+    """
     context = read_question(task, record).context
     for answer in record.value(task.answers):
         start = int(answer["start"])
-        if not 0 <= start < len(context) and str(answer["text"]) not in context:
+        if not -1 <= start < len(context) and str(answer["text"]) not in context:
             raise EvaluationError(
                 f"{record.where}: the answer at {start} is not inside the text of {len(context)} characters; correct it"
             )
