@@ -21,12 +21,13 @@ import pytest
 from tests.free_port import free_port
 from tests.pipeline.test_pipeline import CONFIG, write_inputs
 from tests.train.tiny_training import curve
+from tests.train.warm_python import warm_python
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-RAY = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
+RAY = ["-c", "from ray.scripts.scripts import main; main()"]
 HEAD, SECOND = "127.0.0.2", "127.0.0.3"
 STEPS = 400
 HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 2}
@@ -64,7 +65,7 @@ class Cluster:
             log = self._folder / f"{name}.log"
             with log.open("wb") as output:
                 process = subprocess.Popen(
-                    [*RAY, "start", "--block", "--disable-usage-stats", *options],
+                    [warm_python(), *RAY, "start", "--block", "--disable-usage-stats", *options],
                     stdout=output, stderr=output, env=self.environment, start_new_session=True,
                 )  # fmt: skip
             try:
@@ -105,11 +106,11 @@ class Cluster:
 
     def submit(self, *command: str) -> subprocess.Popen[str]:
         """A Python command, with this repository as its folder."""
-        return self._submit("--working-dir", str(ROOT), "--", sys.executable, *command)
+        return self._submit("--working-dir", str(ROOT), "--", warm_python(), *command)
 
     def _submit(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*RAY, "job", "submit", "--address", f"http://127.0.0.1:{self.dashboard}", *words],
+            [warm_python(), *RAY, "job", "submit", "--address", f"http://127.0.0.1:{self.dashboard}", *words],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment,
         )  # fmt: skip
 
@@ -157,7 +158,9 @@ def cluster(workplace: Path) -> Iterator[tuple[Cluster, subprocess.Popen[bytes]]
 @pytest.fixture(scope="module")
 def undisturbed(workplace: Path) -> dict[str, str]:
     """What the same run makes in local processes."""
-    pipeline_here(workplace, "undisturbed", "execution.tasks=local", "train.workers.launcher=local")
+    pipeline_here(
+        workplace, "undisturbed", "execution.tasks=local", "train.workers.launcher=local", python=warm_python()
+    )
     return bytes_made(workplace / "undisturbed")
 
 
@@ -169,9 +172,9 @@ def bytes_made(run: Path) -> dict[str, str]:
     return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
 
 
-def pipeline_here(folder: Path, run: str, *more: str) -> str:
+def pipeline_here(folder: Path, run: str, *more: str, python: str) -> str:
     """``kexue pipeline`` to its end; what it said."""
-    command = [sys.executable, "-m", "kexue_train", "pipeline", "--config", "tiny.yaml", "--run-dir", run, *more]
+    command = [python, "-m", "kexue_train", "pipeline", "--config", "tiny.yaml", "--run-dir", run, *more]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -219,7 +222,7 @@ def test_a_command_from_outside_uses_the_machines_of_the_cluster(
         "train.logging.validate_every=6",
         "train.checkpoints.every=6",
     )
-    pipeline_here(workplace, "outside", *outside, *few)
+    pipeline_here(workplace, "outside", *outside, *few, python=sys.executable)  # Ray's client does not survive a fork
     assert [line["step"] for line in curve(workplace / "outside" / "pretrain", "train")] == [1, 2, 3, 4, 5, 6]
     shards = [name for name in undisturbed if name.startswith("shards/")]
     made = bytes_made(workplace / "outside")
