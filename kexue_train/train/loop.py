@@ -369,7 +369,7 @@ def write_task_lines(
     heads: Heads,
     weights: Mapping[str, float] = MappingProxyType({}),
 ) -> None:
-    """Write a line for every labelled task that has scores, with its weight in the next step if it has one."""
+    """Write a line for every labelled task that has scores, with its weight if it has one."""
     for trained in heads:
         if trained.task != WORDS and (values := task_values(trained.head, scores)):
             weight = {TASK_WEIGHT.key: weights[trained.task]} if trained.task in weights else {}

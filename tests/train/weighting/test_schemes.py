@@ -182,6 +182,17 @@ def test_weights_of_gradients_average_one_over_the_micro_batches_of_a_step():
         assert len({weight for _, weight in trainer.given[5:]}) > 1
 
 
+@pytest.mark.parametrize("name", GRADIENT_SCHEMES)
+def test_gradients_are_told_apart_from_the_weights_they_came_with(name):
+    """Where nothing moves, weights stay: a gradient that came with one counts as without."""
+    trainer = Trainer(config_of(name, smoothing=0.0))
+    for _ in range(4):
+        trainer.step()
+    second, third, fourth = ([weight for _, weight in trainer.given[4 * step :][:4]] for step in (1, 2, 3))
+    assert third == pytest.approx(second, rel=1e-4)
+    assert fourth == pytest.approx(second, rel=1e-4)
+
+
 def test_the_shares_of_the_mixture_fall_away_where_that_is_promised():
     """Three micro-batches of a task count together what one would."""
     for name in ("min-norm", "main-with-guards"):
