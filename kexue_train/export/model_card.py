@@ -11,6 +11,7 @@ from typing import Any
 from kexue_train import __version__
 from kexue_train.foundation.artifacts import CARD_NAME, Manifest
 from kexue_train.model import RoFormerV2Config
+from kexue_train.model.hf_folder import code_files
 from kexue_train.optim.config import OptimizerConfig
 
 _CARD = """\
@@ -33,7 +34,7 @@ model = AutoModelForMaskedLM.from_pretrained("PATH", trust_remote_code=True)
 
 `AutoModel`, `AutoModelForPreTraining` and `AutoModelForNextSentencePrediction` work alike, and with a fresh head so do
 `...ForSequenceClassification`, `...ForTokenClassification`, `...ForQuestionAnswering` and `...ForMultipleChoice`.
-`trust_remote_code` runs the two files `modeling_roformer_v2.py` and `configuration_roformer_v2.py` of this folder.
+`trust_remote_code` runs the files {files} of this folder.
 Next-sentence class 0 means "B follows A", class 1 "B is from another document".
 
 | | |
@@ -123,5 +124,6 @@ def write_model_card(folder: Path, checkpoint: Manifest, config: RoFormerV2Confi
         beta=optimizer.momentum_decay,
         decay=optimizer.weight_decay,
         seed=settings["seed"],
+        files=", ".join(f"`{name}`" for name in code_files(config)),
     )
     (folder / CARD_NAME).write_text(card, encoding="utf-8")

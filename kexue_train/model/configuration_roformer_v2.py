@@ -11,8 +11,11 @@ from transformers import PretrainedConfig
 ACTIVATIONS = ("relu", "gelu", "silu", "sigmoid", "tanh", "linear")
 NORM_PLACEMENTS = ("post", "pre")
 TIED_OUTPUTS = ("plain", "half_swapped")
+ATTENTIONS = ("softmax", "grouped", "latent", "linear")
 INITS = ("depth_n", "depth_2n", "released", "arithmetic", "geometric", "quadratic")
 
+# Options that only one attention has.
+_OPTIONS_OF = {"num_key_value_heads": "grouped", "latent_size": "latent", "latent_rotary_size": "latent"}
 # Facts of the architecture that JunnYu/RoFormer_pytorch has as options; written so that it, too, reads our folders.
 _FIXED = {"norm_type": "rms_norm", "use_bias": False, "rotary_value": False}
 # What transformers takes beside the attributes of an empty configuration.
@@ -54,6 +57,10 @@ class RoFormerV2Config(PretrainedConfig):
         tie_word_embeddings: The word head is the word table.
         tied_output: ``"plain"``: logits x · E, as released; ``"half_swapped"``: S[x] · E with the halves of x swapped.
         embedding_size: None, or hidden_size.
+        attention: A name of ``ATTENTIONS``, ``"softmax"`` as released; the others are in ``variants_roformer_v2.py``.
+        num_key_value_heads: Heads of keys and values under grouped attention; a divisor of num_attention_heads.
+        latent_size: Numbers that keys and values are made from under latent attention.
+        latent_rotary_size: How much of a head is rotated there, an even divisor of its size; None: half of it.
         **kwargs: What every Hugging Face configuration takes, such as ``num_labels``.
 
     Raises:
@@ -86,6 +93,10 @@ class RoFormerV2Config(PretrainedConfig):
         tied_output: str = "plain",
         embedding_size: int | None = None,
         num_tokens: int | None = None,
+        attention: str = "softmax",
+        num_key_value_heads: int | None = None,
+        latent_size: int | None = None,
+        latent_rotary_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         self.vocab_size = vocab_size
@@ -109,6 +120,10 @@ class RoFormerV2Config(PretrainedConfig):
         self.tied_output = tied_output
         self.embedding_size = hidden_size if embedding_size is None else embedding_size
         self.num_tokens = num_tokens
+        self.attention = attention
+        self.num_key_value_heads = num_key_value_heads
+        self.latent_size = latent_size
+        self.latent_rotary_size = latent_rotary_size
         for name, value in _FIXED.items():
             setattr(self, name, kwargs.pop(name, value))
         if "transformers_version" not in kwargs:  # a dictionary read from a file may hold what others have added
@@ -144,7 +159,13 @@ class RoFormerV2Config(PretrainedConfig):
         """
         heads, width = self.num_attention_heads, self.hidden_size
         _check_activation(self.hidden_act)
-        for name, allowed in (("norm_placement", NORM_PLACEMENTS), ("init", INITS), ("tied_output", TIED_OUTPUTS)):
+        choices = {
+            "norm_placement": NORM_PLACEMENTS,
+            "init": INITS,
+            "tied_output": TIED_OUTPUTS,
+            "attention": ATTENTIONS,
+        }
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(allowed)}")
         if self.tied_output != "plain" and not self.tie_word_embeddings:
@@ -170,6 +191,34 @@ class RoFormerV2Config(PretrainedConfig):
         for name, value in (_FIXED | {"embedding_size": width}).items():
             if getattr(self, name) != value:
                 raise ValueError(f"{name}={getattr(self, name)!r}: this model has {name}={value!r} only")
+        self._check_attention()
+
+    def _check_attention(self) -> None:
+        head_size = self.hidden_size // self.num_attention_heads
+        for name, owner in _OPTIONS_OF.items():
+            if getattr(self, name) is not None and self.attention != owner:
+                raise ValueError(f"{name}={getattr(self, name)!r} has no effect with attention={self.attention!r}")
+        groups, rotated = self.num_key_value_heads, self.latent_rotary_size
+        if self.attention == "grouped" and (not groups or self.num_attention_heads % groups):
+            raise ValueError(
+                f"num_key_value_heads={groups!r}: grouped attention needs a divisor of "
+                f"num_attention_heads={self.num_attention_heads}"
+            )
+        if self.attention == "latent":
+            if not _is_number(self.latent_size, at_least=1):
+                raise ValueError(f"latent_size={self.latent_size!r}: latent attention needs a number of at least 1")
+            rotated = head_size // 2 if rotated is None else rotated
+            if not _is_number(rotated, at_least=2) or rotated % 2 or head_size % rotated or rotated == head_size:
+                raise ValueError(
+                    f"latent_rotary_size={rotated!r}: give an even divisor of the head size {head_size}, less than that"
+                )
+        if self.attention == "linear":
+            for name in ("attention_window", "log_n_scale", "attention_probs_dropout_prob"):
+                if getattr(self, name):
+                    raise ValueError(
+                        f"{name}={getattr(self, name)!r} has no effect with attention='linear', which has no scores "
+                        f"and no probabilities; set it to {0.0 if 'prob' in name else None}"
+                    )
 
     def _check_prefix_lm(self) -> None:
         if self.prefix_lm not in (True, False):

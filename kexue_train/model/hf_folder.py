@@ -10,7 +10,6 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kexue_train.model import configuration_roformer_v2, modeling_roformer_v2
 from kexue_train.model.config import ModelConfig
 from kexue_train.model.configuration_roformer_v2 import RoFormerV2Config
 from kexue_train.model.modeling_roformer_v2 import RoFormerV2ForMaskedLM, RoFormerV2ForPreTraining
@@ -20,17 +19,29 @@ TOKENIZER_FILES = ("tokenizer.json", _TOKENIZER_SETTINGS, "special_tokens_map.js
 VOCAB_MULTIPLE = 128
 TASK_HEADS = "task_heads"
 """Where the layers of labelled tasks are in a model that trains on them; a checkpoint has them, an export has not."""
-_AUTO_MAP = {
-    "AutoConfig": "configuration_roformer_v2.RoFormerV2Config",
-    "AutoModel": "modeling_roformer_v2.RoFormerV2Model",
-    "AutoModelForPreTraining": "modeling_roformer_v2.RoFormerV2ForPreTraining",
-    "AutoModelForMaskedLM": "modeling_roformer_v2.RoFormerV2ForMaskedLM",
-    "AutoModelForNextSentencePrediction": "modeling_roformer_v2.RoFormerV2ForNextSentencePrediction",
-    "AutoModelForSequenceClassification": "modeling_roformer_v2.RoFormerV2ForSequenceClassification",
-    "AutoModelForTokenClassification": "modeling_roformer_v2.RoFormerV2ForTokenClassification",
-    "AutoModelForQuestionAnswering": "modeling_roformer_v2.RoFormerV2ForQuestionAnswering",
-    "AutoModelForMultipleChoice": "modeling_roformer_v2.RoFormerV2ForMultipleChoice",
+_CONFIGURATION, _MODELING, _VARIANTS = "configuration_roformer_v2", "modeling_roformer_v2", "variants_roformer_v2"
+_MODELS = {
+    "AutoModel": "RoFormerV2Model",
+    "AutoModelForPreTraining": "RoFormerV2ForPreTraining",
+    "AutoModelForMaskedLM": "RoFormerV2ForMaskedLM",
+    "AutoModelForNextSentencePrediction": "RoFormerV2ForNextSentencePrediction",
+    "AutoModelForSequenceClassification": "RoFormerV2ForSequenceClassification",
+    "AutoModelForTokenClassification": "RoFormerV2ForTokenClassification",
+    "AutoModelForQuestionAnswering": "RoFormerV2ForQuestionAnswering",
+    "AutoModelForMultipleChoice": "RoFormerV2ForMultipleChoice",
 }
+
+
+def code_files(config: RoFormerV2Config) -> list[str]:
+    """Return the names of the Python files that a folder of such a model carries."""
+    variants = [] if config.attention == "softmax" else [f"{_VARIANTS}.py"]
+    return [f"{_CONFIGURATION}.py", f"{_MODELING}.py", *variants]
+
+
+def _auto_map(config: RoFormerV2Config) -> dict[str, str]:
+    module = _MODELING if config.attention == "softmax" else _VARIANTS
+    models = {auto: f"{module}.{name}" for auto, name in _MODELS.items()}
+    return {"AutoConfig": f"{_CONFIGURATION}.{RoFormerV2Config.__name__}", **models}
 
 
 def padded_vocab_size(vocab_size: int) -> int:
@@ -48,7 +59,7 @@ def build_hf_config(config: ModelConfig, vocab_size: int) -> RoFormerV2Config:
     padded = padded_vocab_size(vocab_size)
     hf_config = RoFormerV2Config(vocab_size=padded, num_tokens=vocab_size, layer_norm_eps=config.rms_norm_eps, **fields)
     hf_config.architectures = [RoFormerV2ForPreTraining.__name__]
-    hf_config.auto_map = _AUTO_MAP
+    hf_config.auto_map = _auto_map(hf_config)
     return hf_config
 
 
@@ -78,13 +89,12 @@ def write_hf_folder(
         tokenizer: Folder of a tokenizer, if there is one.
         weights: In place of the model's own, with the names of ``untied_weights``.
     """
-    config = model.config.to_dict() | {"auto_map": _AUTO_MAP, "architectures": [type(model).__name__]}
+    config = model.config.to_dict() | {"auto_map": _auto_map(model.config), "architectures": [type(model).__name__]}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tensors = {name: tensor.cpu().contiguous() for name, tensor in (weights or untied_weights(model)).items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    for module in (configuration_roformer_v2, modeling_roformer_v2):
-        source = Path(str(module.__file__))
-        shutil.copyfile(source, folder / source.name)
+    for name in code_files(model.config):
+        shutil.copyfile(Path(__file__).with_name(name), folder / name)
     for name in TOKENIZER_FILES:
         if tokenizer and (tokenizer / name).exists():
             shutil.copyfile(tokenizer / name, folder / name)

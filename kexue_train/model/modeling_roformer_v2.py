@@ -95,7 +95,18 @@ class LongInput(NamedTuple):
     window: int | None
     """In sequences of more tokens, a token sees only those at most window // 2 away."""
     log_n_scale: int | None
-    """Scores of a query that sees n keys are multiplied by log(max(n, 16)) / log(log_n_scale)."""
+    """Scores of a query that sees n keys are multiplied by ``log_n_factor`` of n."""
+
+
+def log_n_factor(counts: Tensor, log_n_scale: int) -> Tensor:
+    """log(max(n, 16)) / log(log_n_scale), fp32, same shape. Source: https://kexue.fm/archives/8823."""
+    return counts.clamp(min=16).log() / math.log(log_n_scale)
+
+
+def sequence_sizes(ids: Tensor) -> Tensor:
+    """How many tokens of its row have a token's number, itself included; [B, S] of numbers from 0 to S."""
+    counts = ids.new_zeros(len(ids), ids.shape[1] + 1).scatter_add_(1, ids, torch.ones_like(ids))
+    return counts.gather(1, ids)
 
 
 class Visibility(NamedTuple):
@@ -114,6 +125,13 @@ class Visibility(NamedTuple):
     """The options for inputs longer than the training's, in place of the above."""
     probabilities: list[Tensor] | None = None
     """Where eager attention puts its probabilities [B, H, S, S], layer by layer."""
+    query_scale: Tensor | None = None
+    """Factor of the queries, fp32 [B, S, 1, 1, 1], beside any field but ``long``."""
+
+
+def rotary_of_queries(rotary: Tensor, seen: Visibility) -> Tensor:
+    """The table that rotates queries, and scales them where ``seen`` asks for that: one rounding for both."""
+    return rotary if seen.query_scale is None else rotary * seen.query_scale
 
 
 def attention_mask_of(sequence_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:
@@ -218,7 +236,7 @@ class RoFormerV2SelfAttention(nn.Module):
         """[B, S, E] -> [B, S, E]."""
         split = (*x.shape[:2], self.num_heads, -1)
         q, k, v = (projected.view(split) for projected in self._project(x))
-        q, k = apply_rope(q, rotary), apply_rope(k, rotary)
+        q, k = apply_rope(q, rotary_of_queries(rotary, seen)), apply_rope(k, rotary)
         kernel = attention_kernel(self.config._attn_implementation, seen)
         return kernel(q, k, v, seen, self.dropout if self.training else 0.0).flatten(2)
 
@@ -298,8 +316,7 @@ def long_attention(q: Tensor, k: Tensor, v: Tensor, seen: Visibility, dropout: f
     """Blocks of queries against the keys around them, so that time and memory grow with S · window."""
     assert seen.long is not None  # that is what this kernel is chosen for
     (ids, window, log_n_scale), slots = seen.long, q.shape[1]
-    counts = ids.new_zeros(len(ids), slots + 1).scatter_add_(1, ids, torch.ones_like(ids))
-    sizes = counts.gather(1, ids)
+    sizes = sequence_sizes(ids)
     place, block, attended = torch.arange(slots, device=q.device), window or slots, []
     for start in range(0, slots, block):
         mine, around = slice(start, start + block), slice(max(0, start - block), start + 2 * block)
@@ -309,7 +326,7 @@ def long_attention(q: Tensor, k: Tensor, v: Tensor, seen: Visibility, dropout: f
             mask &= is_near | (sizes[:, mine, None] <= window)
         queries = q[:, mine]
         if log_n_scale:
-            scale = mask.sum(-1).clamp(min=16).log() / math.log(log_n_scale)
+            scale = log_n_factor(mask.sum(-1), log_n_scale)
             queries = queries * scale[:, :, None, None].to(q.dtype)
         attended.append(attend(queries, k[:, around], v[:, around], Visibility(mask=mask[:, None]), dropout))
     return torch.cat(attended, 1)
@@ -349,12 +366,25 @@ def flash_attn_attention(q: Tensor, k: Tensor, v: Tensor, seen: Visibility, drop
     return flash(*packed, seen.starts, seen.starts, longest, longest, dropout_p=dropout).view(q.shape)
 
 
+SELF_ATTENTION: dict[str, type[nn.Module]] = {"softmax": RoFormerV2SelfAttention}
+"""By ``config.attention``; the file of the variants adds the others when it is imported."""
+_VARIANTS = "variants_roformer_v2"
+
+
+def _self_attention(config: RoFormerV2Config) -> nn.Module:
+    if config.attention not in SELF_ATTENTION and not Path(__file__).with_name(f"{_VARIANTS}.py").is_file():
+        raise ValueError(f"attention={config.attention!r} needs {_VARIANTS}.py, which plain models do not carry")
+    if config.attention not in SELF_ATTENTION:
+        importlib.import_module(f".{_VARIANTS}", __package__)  # a plain import would give the file to every export
+    return SELF_ATTENTION[config.attention](config)
+
+
 class _Attention(nn.Module):
     """Groups the projections under the released parameter names ``attention.self.*`` and ``attention.output.dense``."""
 
     def __init__(self, config: RoFormerV2Config) -> None:
         super().__init__()
-        self.self = RoFormerV2SelfAttention(config)
+        self.self = _self_attention(config)
         self.output = _Projection(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, rotary: Tensor, seen: Visibility) -> Tensor:
@@ -444,6 +474,11 @@ def set_residual_scale(model: nn.Module, alpha: float) -> None:
                 layer.residual_scale.fill_(alpha)
 
 
+def _code_in(folder: Path, *, with_variants: bool = True) -> list[bytes]:
+    names = [Path(__file__).name, *([f"{_VARIANTS}.py"] if with_variants else [])]
+    return [(folder / name).read_bytes() for name in names if (folder / name).is_file()]
+
+
 class _Encoder(nn.Module):
     """Holds the layers under the released name ``encoder.layer``."""
 
@@ -500,7 +535,8 @@ class RoFormerV2PreTrainedModel(PreTrainedModel):
                     f"{pretrained_model_name_or_path}: carries other modelling code than {cls.__name__} of {__file__}; "
                     "to run it, pass trust_remote_code=True"
                 )
-            reference = f"{Path(__file__).stem}.{cls.__name__}"
+            has_variants = Path(pretrained_model_name_or_path, f"{_VARIANTS}.py").is_file()
+            reference = f"{_VARIANTS if has_variants else Path(__file__).stem}.{cls.__name__}"
             own: Any = get_class_from_dynamic_module(reference, pretrained_model_name_or_path)
             if cls._auto_class:
                 own.register_for_auto_class(cls._auto_class)  # so that saving keeps the code
@@ -519,10 +555,11 @@ class RoFormerV2PreTrainedModel(PreTrainedModel):
     @classmethod
     def _is_code_of(cls, folder: Any) -> bool:
         """Whether ``folder`` has no other code than this; a class that was imported by name is always meant."""
-        if cls.__module__ != __name__ or not __name__.startswith("transformers_modules.") or not folder:
+        is_variant = cls.__module__ == f"{__package__}.{_VARIANTS}"
+        is_imported = not __name__.startswith("transformers_modules.") or not (is_variant or cls.__module__ == __name__)
+        if is_imported or not folder or not Path(folder, Path(__file__).name).is_file():
             return True
-        there = Path(folder, Path(__file__).name)
-        return not there.is_file() or there.read_bytes() == Path(__file__).read_bytes()
+        return _code_in(Path(folder)) == _code_in(Path(__file__).parent, with_variants=is_variant)
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
@@ -656,9 +693,8 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
         if self.config._attn_implementation != "eager" or seen.long is not None:
             raise ValueError(
                 f"output_attentions with attn_implementation={self.config._attn_implementation!r}, "
-                f"attention_window={self.config.attention_window}, log_n_scale={self.config.log_n_scale}: no kernel "
-                "keeps the probabilities but the plain eager one; load the model with attn_implementation='eager' and "
-                "without options for long inputs"
+                f"attention_window={self.config.attention_window}: no kernel keeps the probabilities but the plain "
+                "eager one; load the model with attn_implementation='eager' and without a window"
             )
         return seen._replace(probabilities=[])
 
@@ -670,18 +706,25 @@ class RoFormerV2Model(RoFormerV2PreTrainedModel):
         shape: torch.Size,
         segments: Tensor | None,
     ) -> Visibility:
-        """Sequences where a kernel for them exists, else a mask; without given starts that costs a wait for a GPU."""
+        """What attention of all layers needs to know, the options for long inputs included."""
         if segments is not None:
             return Visibility(mask=prefix_mask_of(segments, sequence_ids, attention_mask))
-        implementation, window, log_n_scale = (
-            self.config._attn_implementation,
-            self.config.attention_window,
-            self.config.log_n_scale,
-        )
-        if log_n_scale or (window and shape[1] > window):
-            ids = attention_mask if sequence_ids is None else sequence_ids  # padding is one more sequence
-            ids = torch.ones(shape, device=self.device) if ids is None else ids
-            return Visibility(long=LongInput(ids.long(), window, log_n_scale))
+        window, log_n_scale = self.config.attention_window, self.config.log_n_scale
+        is_windowed = window and shape[1] > window
+        if not log_n_scale and not is_windowed:
+            return self._sequences(sequence_ids, starts, attention_mask)
+        ids = attention_mask if sequence_ids is None else sequence_ids  # padding is one more sequence
+        ids = torch.ones(shape, device=self.device).long() if ids is None else ids.long()
+        if is_windowed:
+            return Visibility(long=LongInput(ids, window, log_n_scale))
+        scale = log_n_factor(sequence_sizes(ids), log_n_scale)[:, :, None, None, None]
+        return self._sequences(sequence_ids, starts, attention_mask)._replace(query_scale=scale)
+
+    def _sequences(
+        self, sequence_ids: Tensor | None, starts: Tensor | None, attention_mask: Tensor | None
+    ) -> Visibility:
+        """Sequences where a kernel for them exists, else a mask; without given starts that costs a wait for a GPU."""
+        implementation = self.config._attn_implementation
         if implementation == "flash_attention_2" and sequence_ids is None and attention_mask is not None:
             sequence_ids = attention_mask  # padding is one more sequence
         if implementation != "eager" and sequence_ids is not None and not _is_traced():

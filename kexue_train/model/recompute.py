@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from kexue_train.model.config import problem_of_attention
 from kexue_train.model.modeling_roformer_v2 import RoFormerV2Layer, RoFormerV2Model
 
 _aten = torch.ops.aten
@@ -33,9 +34,14 @@ def enable_recompute(encoder: RoFormerV2Model, mode: Literal["selective", "full"
         mode: "full" keeps only a layer's input; "selective" also what is dear to recompute, see ``KeepWhatIsDear``.
         every: 1 for all layers.
 
+    Raises:
+        ValueError: For "selective" with latent attention, whose products it would take for others.
+
     A second forward under the same autocast wants ``cache_enabled=False`` there with "selective": a cast that the first
     one did is missing in it, but not when it is computed again.
     """
+    if problem := problem_of_attention(encoder.config.attention, recompute=mode):
+        raise ValueError(problem)
     selective: dict[str, Any] = {"context_fn": _selective_contexts} if mode == "selective" else {}
     recompute = partial(checkpoint, use_reentrant=False, **selective)
     for number, layer in enumerate(_layers(encoder)):
@@ -46,6 +52,9 @@ def enable_recompute(encoder: RoFormerV2Model, mode: Literal["selective", "full"
 def compile_layers(encoder: RoFormerV2Model, *, backend: str = "inductor", cuda_graphs: bool = False) -> None:
     """Compile the layers as wholes, one program for all of them; call it after ``enable_recompute``.
 
+    Raises:
+        ValueError: For linear attention, whose sequences are numbers of the program.
+
     What surrounds the layers is not compiled: it may look at values (where sequences begin), and is a small part.
 
     Args:
@@ -54,6 +63,8 @@ def compile_layers(encoder: RoFormerV2Model, *, backend: str = "inductor", cuda_
         cuda_graphs: Replay what is compiled as CUDA graphs; ``torch.compiler.cudagraph_mark_step_begin`` is then to be
             called before every forward.
     """
+    if problem := problem_of_attention(encoder.config.attention, is_compiled=True):
+        raise ValueError(problem)
     # Training and validation, the last held-out batch, more sequences than usual: each is a shape of its own, and torch
     # ends the run at the ninth.
     torch._dynamo.config.cache_size_limit = max(32, torch._dynamo.config.cache_size_limit)

@@ -21,11 +21,13 @@ RELEASED_CODE = frozenset(
         "5f3a7cac85a5f519d568d4ad95fd615913edfe5f4cdd90b750a078c67da163da",
         "a8710289904cffec1c66f6f019ca30bdb413671ecc9a6dbacb7e7e02b680a1fe",
         "3301a6fca51f278312b38afc05134cefc391e3dec905a4958dda71fc0317fbcc",
+        "31aefede33f8d94cf848f33dd8e2a5890072629a182c5b14310efd5749ce7a2e",
         # configuration_roformer_v2.py
         "79668fdad798bc90f293b092296979632ab8d2a2ff483abcac3417f05d2dfbe2",
         "274fc1af39dc3a176ff39932f40972e99ec7e84f333dd60bc4506d765544a941",
         "f5f50972de26217de8ad800d1b00cf0e42c6ee82a1feb7f350f8208e69842730",
         "b6cfb4a70daf32f31cb799e6ea3a7401c64a5b31df5c106adfa8059aae454121",
+        "ad7e08c15bdb40d84dfc82288b4aa3f29fdad5b48130598bfe095d876558af03",
     }
 )
 """SHA-256 of the bytes of each file, in hexadecimal digits."""

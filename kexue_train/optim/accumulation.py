@@ -263,7 +263,11 @@ class HiddenAccumulation(torch.optim.Optimizer):
                 for tensor in own:
                     tensor.rule = new
         if changed and not self.partitioned:
-            self.storage = choose_storage(self.tensors, self.layout, self.guard.flags)
+            self.storage = self._choose_storage()
+
+    def _choose_storage(self) -> TensorStorage:
+        shifts = self.options.weissi_sparsity > 0
+        return choose_storage(self.tensors, self.layout, self.guard.flags, shifts=shifts)
 
     @torch.no_grad()
     def decide_step_sizes(self) -> StepSizes:
@@ -276,6 +280,8 @@ class HiddenAccumulation(torch.optim.Optimizer):
             self.param_groups, self.tensors, self.layout, self.storage.sum_squares(),
             bad=self.guard.close_step(), shrink=self.guard.shrink,
             moving={index: seen.rows for index, seen in self._seen.items()}, weissi=self.options.weissi,
+            absolutes=self.storage.sum_absolutes() if self.options.weissi_sparsity else None,
+            weissi_sparsity=self.options.weissi_sparsity,
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
@@ -392,7 +398,7 @@ class HiddenAccumulation(torch.optim.Optimizer):
         if self.partitioned:  # until an engine takes them; kernels would keep what they were built for
             self.storage = WholeTensors(self.tensors, self.layout)
         else:
-            self.storage = choose_storage(self.tensors, self.layout, self.guard.flags)
+            self.storage = self._choose_storage()
         if self._folds_in_backward:
             self._average = MomentAverage(flat, ends)
             self._hook_trained()

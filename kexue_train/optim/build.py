@@ -121,6 +121,7 @@ def _make_options(config: OptimizerConfig, seed: int) -> Options:
         on_nonfinite=config.on_nonfinite,
         gradient_keep=config.gradient_keep,
         weissi=config.weissi,
+        weissi_sparsity=config.weissi_sparsity,
         lazy_rows=config.embeddings == "lazy",
         bf16_states=config.states == "bf16",
         seed=seed,

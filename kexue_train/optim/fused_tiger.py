@@ -69,6 +69,10 @@ class FusedTensors:
         """Return the sums of squares of the parameters; see ``FusedTiger``."""
         return self._fused.sum_squares()
 
+    def sum_absolutes(self) -> Tensor:
+        """Refuse: a shift needs plain operations, and ``choose_storage`` takes them."""
+        raise NotImplementedError("fused kernels move no matrix by a shift")
+
     def move(self, sizes: StepSizes, *, step: int, rounding: Rounding) -> None:  # noqa: ARG002  # no bias to correct
         """Move all parameters."""
         self._fused.move(sizes.step, sizes.decay, seed=rounding.seed, stream=rounding.stream(0))

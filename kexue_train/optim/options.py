@@ -25,7 +25,9 @@ class Options:
     gradient_keep: float = 1.0
     """Share of gradient elements kept, drawn anew for every step (Child-Tuning F)."""
     weissi: float = 0.0
-    """λ₁ of the penalty λ₁ Σ log‖W‖ of matrices."""
+    """λ₁ of the penalty λ₁ Σ log‖W‖ + λ₂ Σ ‖W‖₁/‖W‖ of matrices."""
+    weissi_sparsity: float = 0.0
+    """λ₂ of it; the parameters are then moved by plain torch operations on GPUs too."""
     lazy_rows: bool = False
     """Rows of the word table (the longest one) move only if ``observe_tokens`` named them in this step; their momentum
     decays always."""
@@ -40,10 +42,11 @@ class Options:
     """Seed of rounding and gradient dropout."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.shrink <= 1 or not 0 < self.gradient_keep <= 1 or self.weissi < 0:
+        if not 0 < self.shrink <= 1 or not 0 < self.gradient_keep <= 1 or min(self.weissi, self.weissi_sparsity) < 0:
             raise ValueError(
-                "0 < shrink <= 1, 0 < gradient_keep <= 1 and weissi >= 0 are needed, got "
-                f"shrink={self.shrink}, gradient_keep={self.gradient_keep}, weissi={self.weissi}"
+                "0 < shrink <= 1, 0 < gradient_keep <= 1, weissi >= 0 and weissi_sparsity >= 0 are needed, got "
+                f"shrink={self.shrink}, gradient_keep={self.gradient_keep}, weissi={self.weissi}, "
+                f"weissi_sparsity={self.weissi_sparsity}"
             )
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be above 0, or None for no clipping; got {self.clip_norm}")

@@ -86,11 +86,12 @@ class SliceMap:
         first_scalar = list(accumulate(self.layout.counts, initial=0))
         return [list(self._cut(own, first_scalar[own.tensor])) for own in self.slices]
 
-    def sum_squares(self, kept: Sequence[Tensor]) -> Tensor:
-        """Return this rank's share of the sums of squares of the whole tensors, to be added up over the ranks.
+    def sum_powers(self, kept: Sequence[Tensor], power: int = 2) -> Tensor:
+        """Return this rank's share of the sums of powers of the whole tensors, to be added up over the ranks.
 
         Args:
             kept: The parameters, [numel] for each slice.
+            power: 2 for squares, 1 for absolute values.
 
         Returns:
             [layout.total] of at least fp32, 0 for vectors, whose size no rule asks for.
@@ -100,7 +101,8 @@ class SliceMap:
         for own, blocks, values in zip(self.slices, self.blocks, kept, strict=True):
             if self.layout.roles[own.tensor] is not Role.VECTOR:
                 for block in blocks:
-                    sums[block.lines] += torch.linalg.vector_norm(block.of(values), dim=-1, dtype=dtype).square_()
+                    norms = torch.linalg.vector_norm(block.of(values), power, dim=-1, dtype=dtype)
+                    sums[block.lines] += norms.square_() if power == 2 else norms
         return sums
 
     def add_up(self, values: Sequence[Tensor]) -> Tensor:
@@ -163,7 +165,11 @@ class TensorSlices:
 
     def sum_squares(self) -> Tensor:
         """Return the sums of squares of the whole parameters, [total] of the layout; a collective call."""
-        return sum_over_ranks_(self.map.sum_squares([own.of(self._flats) for own in self.map.slices]))
+        return sum_over_ranks_(self.map.sum_powers([own.of(self._flats) for own in self.map.slices]))
+
+    def sum_absolutes(self) -> Tensor:
+        """Return the sums of absolute values of matrices and rows, [total] of the layout; a collective call."""
+        return sum_over_ranks_(self.map.sum_powers([own.of(self._flats) for own in self.map.slices], 1))
 
     def move(self, sizes: StepSizes, *, step: int, rounding: Rounding, flat: Tensor | None = None) -> None:
         """Move the slices that lie in ``flat``, one of the flat tensors, or all of them."""
@@ -174,7 +180,7 @@ class TensorSlices:
                 move_tensor_(
                     self._tensors[own.tensor].rule, block.of(own.of(self._flats)),
                     [block.of(moment) for moment in moments],
-                    StepSizes(sizes.step[block.lines], sizes.decay[block.lines]),
+                    sizes.lines(block.lines),
                     step=step, rounding=rounding, number=own.tensor,
                 )  # fmt: skip
 

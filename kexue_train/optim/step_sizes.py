@@ -11,7 +11,8 @@ this can not:
 
     λ₁ Σ log‖W‖_F + λ₂ Σ ‖W‖₁/‖W‖_F          over the weight matrices W
 
-The first term is unbounded below and its slope grows as 1/‖W‖; keep λ₁ small.
+The first term is unbounded below and its slope grows as 1/‖W‖; keep λ₁ small. The gradient of the second is orthogonal
+to W: it moves all elements towards zero by one length and scales W up again, so that small ones vanish.
 """
 
 from __future__ import annotations
@@ -85,10 +86,24 @@ class ScalarLayout:
 
 
 class StepSizes(NamedTuple):
-    """Scalars of one step, θ ← θ - (step · direction + decay · θ), each [total] of a layout."""
+    """Scalars of one step, each [total] of a layout, or of one tensor, or of some of its rows.
+
+    θ ← θ - (step · direction + decay · θ + sign(θ) · min(shift, |θ|)), without the last term if there is no shift.
+    """
 
     step: Tensor
     decay: Tensor
+    shift: Tensor | None = None
+
+    def split(self, counts: Sequence[int]) -> list[StepSizes]:
+        """Return views of so many scalars each."""
+        parts = (torch.split(scalars, list(counts)) for scalars in (self.step, self.decay))
+        shifts = [None] * len(counts) if self.shift is None else torch.split(self.shift, list(counts))
+        return list(map(StepSizes, *parts, shifts))
+
+    def lines(self, lines: slice) -> StepSizes:
+        """Return views of some scalars."""
+        return StepSizes(self.step[lines], self.decay[lines], None if self.shift is None else self.shift[lines])
 
 
 def decide_step_sizes(
@@ -101,6 +116,8 @@ def decide_step_sizes(
     shrink: float,
     moving: Mapping[int, Tensor],
     weissi: float,
+    absolutes: Tensor | None = None,
+    weissi_sparsity: float = 0.0,
 ) -> StepSizes:
     """Decide how far everything moves.
 
@@ -115,7 +132,9 @@ def decide_step_sizes(
         bad: Which tensors had a gradient that was not finite, bool [tensors].
         shrink: What is left of such a tensor.
         moving: By index of a table, which of its rows may move, bool [rows].
-        weissi: λ₁ of the penalty λ₁ Σ log‖W‖.
+        weissi: λ₁ of the penalty λ₁ Σ log‖W‖ + λ₂ Σ ‖W‖₁/‖W‖.
+        absolutes: Sums of absolute values of the matrices, [total]; needed for λ₂.
+        weissi_sparsity: λ₂.
     """
     lr, weight_decay = (_spread_setting(groups, layout, squares, key) for key in ("lr", "weight_decay"))
     vector = layout.mask(Role.VECTOR)
@@ -129,16 +148,24 @@ def decide_step_sizes(
     decay = torch.where(vector, 0.0, step * weight_decay)
     if weissi:
         decay += torch.where(layout.mask(Role.MATRIX), weissi_decay(squares, lr=lr, log_norm=weissi), 0.0)
+    shift = None
+    if absolutes is not None:
+        matrix = layout.mask(Role.MATRIX)
+        found, growth = weissi_shift(squares, absolutes, lr=lr, sparsity=weissi_sparsity)
+        shift = torch.where(matrix, found, 0.0)
+        decay -= torch.where(matrix, growth, 0.0)
     for index, rows in moving.items():
         for scalars in (step, decay):
             layout.split(scalars)[index].mul_(rows)
     bad = layout.spread(bad)
     step, decay = step.masked_fill(bad, 0.0), decay.masked_fill(bad, 1 - shrink)
-    for tensor, own_step, own_decay in zip(tensors, layout.split(step), layout.split(decay), strict=True):
+    decided = StepSizes(step, decay, None if shift is None else shift.masked_fill(bad, 0.0))
+    for tensor, own in zip(tensors, decided.split(layout.counts), strict=True):
         if tensor.rests:
-            own_step.zero_()
-            own_decay.zero_()
-    return StepSizes(step, decay)
+            for values in own:
+                if values is not None:
+                    values.zero_()
+    return decided
 
 
 def _spread_setting(groups: Sequence[dict[str, Any]], layout: ScalarLayout, like: Tensor, key: str) -> Tensor:
@@ -169,6 +196,27 @@ def weissi_decay(square_norms: Tensor, *, lr: float | Tensor, log_norm: float) -
     """
     tiny = torch.finfo(square_norms.dtype).tiny
     return (lr * log_norm / square_norms.clamp_min(tiny)).clamp_max(1.0)
+
+
+def weissi_shift(
+    square_norms: Tensor, absolutes: Tensor, *, lr: float | Tensor, sparsity: float
+) -> tuple[Tensor, Tensor]:
+    """Return what a step on λ₂ ‖W‖₁/‖W‖_F alone does, decoupled from the loss: W -= shift · sign(W) - growth · W.
+
+    No element is to be shifted beyond zero. The growth keeps the norm, to first order; it is at most 1.
+
+    Args:
+        square_norms: As for ``weissi_decay``.
+        absolutes: ‖W‖₁ of each matrix, same shape.
+        lr: As for ``weissi_decay``.
+        sparsity: λ₂, at least 0.
+
+    Returns:
+        ``lr λ₂ / ‖W‖`` and ``lr λ₂ ‖W‖₁ / ‖W‖³``, of the same shape and dtype.
+    """
+    squares = square_norms.clamp_min(torch.finfo(square_norms.dtype).tiny)
+    shift = lr * sparsity / squares.sqrt()
+    return shift, (shift * absolutes / squares).clamp_max(1.0)
 
 
 def weissi_penalty(weights: Iterable[Tensor], *, log_norm: float, sparsity: float) -> Tensor:

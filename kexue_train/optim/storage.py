@@ -48,15 +48,24 @@ class TensorStorage(Protocol):
         """Return the sums of squares of the whole parameters, [total] of the layout."""
         ...
 
+    def sum_absolutes(self) -> Tensor:
+        """Return the sums of absolute values of the whole matrices, [total] of the layout; others do not matter."""
+        ...
+
     def move(self, sizes: StepSizes, *, step: int, rounding: Rounding) -> None:
         """Move the parameters by step number ``step``, counted from 1, but for those that rest."""
         ...
 
 
-def choose_storage(tensors: list[Tracked], layout: ScalarLayout, flags: Tensor) -> TensorStorage:
-    """Take kernels over all tensors at once where there are a GPU, Triton and nothing but one rule of Tiger."""
+def choose_storage(
+    tensors: list[Tracked], layout: ScalarLayout, flags: Tensor, *, shifts: bool = False
+) -> TensorStorage:
+    """Take kernels over all tensors at once where there are a GPU, Triton and nothing but one rule of Tiger.
+
+    The kernels know no ``StepSizes.shift``.
+    """
     moments, rules = tensors[0].moments[0], {tensor.rule for tensor in tensors}
-    usable = moments.is_cuda and moments.dtype != torch.float64 and find_spec("triton") is not None
+    usable = not shifts and moments.is_cuda and moments.dtype != torch.float64 and find_spec("triton") is not None
     if not usable or len(rules) > 1 or not isinstance(tensors[0].rule, TigerRule) or not _triton_works(moments.device):
         return WholeTensors(tensors, layout)
     from kexue_train.optim.fused_tiger import FusedTensors  # noqa: PLC0415  # Triton is there with CUDA only

@@ -47,7 +47,13 @@ def fold_gradient_(momentum: Tensor, grad: Tensor, *, decay: float | Tensor, wei
 
 
 @torch.no_grad()
-def move_parameter_(param: Tensor, direction: Tensor, step: float | Tensor, decay: float | Tensor) -> None:
+def move_parameter_(
+    param: Tensor,
+    direction: Tensor,
+    step: float | Tensor,
+    decay: float | Tensor,
+    shift: float | Tensor | None = None,
+) -> None:
     """Move ``param`` in place: θ ← θ - (step · direction + decay · θ); ``direction`` is overwritten.
 
     Args:
@@ -55,12 +61,15 @@ def move_parameter_(param: Tensor, direction: Tensor, step: float | Tensor, deca
         direction: Same shape; sign(m) for Tiger.
         step: η, a number or a tensor that broadcasts.
         decay: η λ, of the same kind.
+        shift: How far elements also move towards zero, none of them beyond it; of the same kind.
     """
     direction.mul_(step)
     if isinstance(decay, Tensor):
         direction.addcmul_(param, decay)
     else:
         direction.add_(param, alpha=decay)
+    if shift is not None:
+        direction.add_(param.clamp(-shift, shift))  # type: ignore[arg-type]  # both bounds are of one kind
     param.sub_(direction)
 
 

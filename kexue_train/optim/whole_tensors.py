@@ -54,14 +54,22 @@ class WholeTensors:
             target.copy_(rows if role is Role.EMBEDDING else torch.linalg.vector_norm(rows))
         return sums.square_()
 
+    def sum_absolutes(self) -> Tensor:
+        """Return the sums of absolute values of the matrices, [total] of the layout, 0 for others, at least fp32."""
+        dtype = torch.promote_types(self._tensors[0].param.dtype, torch.float32)
+        sums = torch.zeros(self._layout.total, dtype=dtype, device=self._layout.device)
+        for tensor, target in zip(self._tensors, self._layout.split(sums), strict=True):
+            if tensor.role is Role.MATRIX:
+                target.copy_(torch.linalg.vector_norm(tensor.param, 1, dtype=dtype))
+        return sums
+
     def move(self, sizes: StepSizes, *, step: int, rounding: Rounding) -> None:
         """Move all parameters by step number ``step``."""
-        scalars = zip(*map(self._layout.split, sizes), strict=True)
-        for tensor, own in zip(self._tensors, scalars, strict=True):
+        for tensor, own in zip(self._tensors, sizes.split(self._layout.counts), strict=True):
             if tensor.rests or not tensor.param.numel():
                 continue
             move_tensor_(
-                tensor.rule, tensor.param, tensor.moments, StepSizes(*own), step=step, rounding=rounding,
+                tensor.rule, tensor.param, tensor.moments, own, step=step, rounding=rounding,
                 number=tensor.index,
             )  # fmt: skip
 
@@ -144,7 +152,7 @@ def move_tensor_(
     rounding: Rounding,
     number: int,
 ) -> None:
-    """Move one tensor in place, θ ← θ - (step · direction + decay · θ).
+    """Move one tensor in place, as ``StepSizes`` says.
 
     Args:
         rule: Gives the direction.
@@ -161,16 +169,18 @@ def move_tensor_(
     rows = sizes.step.numel()
     width = param.numel() // max(rows, 1) if rows > 1 else 1
     as_numbers = rows == 1 and not param.is_cuda
-    length, decay = (scalars.item() if as_numbers else scalars[:, None] for scalars in sizes)
+    length, decay = (scalars.item() if as_numbers else scalars[:, None] for scalars in (sizes.step, sizes.decay))
+    shift = None if sizes.shift is None else sizes.shift.item() if as_numbers else sizes.shift[:, None]
     for start, (piece, *kept) in _pieces(param, *moments, width=width):
         value = piece.to(torch.promote_types(piece.dtype, torch.float32))
         direction = rule.direction([state.to(value.dtype) for state in kept], step)
         if isinstance(length, Tensor) and isinstance(decay, Tensor):
             own = slice(start // width, (start + piece.numel()) // width) if rows > 1 else slice(None)
             shape = (-1, width) if rows > 1 else (1, -1)
-            move_parameter_(value.view(shape), direction.view(shape), length[own], decay[own])
+            shifts = shift[own] if isinstance(shift, Tensor) else None
+            move_parameter_(value.view(shape), direction.view(shape), length[own], decay[own], shifts)
         else:
-            move_parameter_(value, direction, length, decay)
+            move_parameter_(value, direction, length, decay, shift)
         if value is not piece:
             rounding.store(piece, value, number=part_number(number, PARAMETER), offset=start)
 

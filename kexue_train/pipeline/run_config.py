@@ -21,7 +21,7 @@ from kexue_train.optim.config import OptimizerConfig
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.supervised.config import SupervisedConfig, check_weighting_fits
-from kexue_train.train.config import RENAMED_KEYS, TrainConfig, check_optimizer_fits
+from kexue_train.train.config import RENAMED_KEYS, TrainConfig, check_model_fits, check_optimizer_fits
 
 _PATHS = (
     "corpus.inputs",
@@ -101,6 +101,7 @@ class RunConfig(Config):
                 f"{self.model.max_position_embeddings}; lower the one or raise the other"
             )
         check_optimizer_fits(self.optimizer, self.train)
+        check_model_fits(self.model, self.train)
         if self.supervised is not None:
             check_weighting_fits(self.supervised, self.optimizer, self.train)
         lengths = self.train.seq_lens

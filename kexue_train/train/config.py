@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from kexue_train.corpus.remote import is_uri
 from kexue_train.foundation.config import Config, refuse_without_effect
 from kexue_train.foundation.config_file import move_renamed_keys
+from kexue_train.model.config import ModelConfig, problem_of_attention
 from kexue_train.optim.config import OptimizerConfig
 from kexue_train.train.weighting.config import LOSS_SCHEMES, WeightingConfig
 
@@ -409,6 +410,18 @@ def _explain_batches(global_batch_size: int, micro_batch_size: int, num_workers:
         f"global_batch_size={global_batch_size} is not a multiple of micro_batch_size={micro_batch_size} · "
         f"num_workers={num_workers} = {rows}; take global_batch_size={near}, or {other}"
     )
+
+
+def check_model_fits(model: ModelConfig, train: TrainConfig) -> None:
+    """What the sections ``model`` and ``train`` can only say together.
+
+    Raises:
+        ValueError: If the attention cannot be computed as ``train.compute`` says.
+    """
+    recompute = train.compute.recompute
+    mode = "full" if isinstance(recompute, RecomputeEvery) else recompute
+    if problem := problem_of_attention(model.attention, recompute=mode, is_compiled=train.compute.compile):
+        raise ValueError(f"model and train.compute do not go together: {problem}")
 
 
 def check_optimizer_fits(optimizer: OptimizerConfig, train: TrainConfig) -> None:

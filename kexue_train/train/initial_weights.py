@@ -34,9 +34,14 @@ _ARCHITECTURE = {
     "hidden_act": ("hidden_act", "relu"),
     "norm_placement": ("norm_placement", "post"),
     "layer_norm_eps": ("rms_norm_eps", 1e-12),
+    "log_n_scale": ("log_n_scale", None),
+    "attention": ("attention", "softmax"),
+    "num_key_value_heads": ("num_key_value_heads", None),
+    "latent_size": ("latent_size", None),
+    "latent_rotary_size": ("latent_rotary_size", None),
 }
 # The same, where training knows one value only.
-_FIXED = {"rotary_base": 10000.0, "type_vocab_size": 2, "attention_window": None, "log_n_scale": None}
+_FIXED = {"rotary_base": 10000.0, "type_vocab_size": 2}
 
 
 def check_initial_weights(folder: Path, model: ModelConfig, samples: TrainingData) -> None:

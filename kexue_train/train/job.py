@@ -26,7 +26,7 @@ from kexue_train.foundation.errors import ArtifactError, ConfigError, ResourceEr
 from kexue_train.foundation.shipped_configs import find_config
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
-from kexue_train.train.config import RENAMED_KEYS, PhaseSettings, TrainConfig, check_optimizer_fits
+from kexue_train.train.config import RENAMED_KEYS, PhaseSettings, TrainConfig, check_model_fits, check_optimizer_fits
 from kexue_train.train.initial_weights import check_initial_weights, digest_of_weights
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class JobConfig(Config):
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         check_optimizer_fits(self.optimizer, self.train)
+        check_model_fits(self.model, self.train)
         return self
 
     @classmethod
@@ -66,14 +67,24 @@ class JobConfig(Config):
         """What determines the trained weights; reads the weights that ``train.init_from`` names."""
         settings: dict[str, Any] = {
             "seed": self.seed,
-            "model": self.model.model_dump(mode="json"),
-            "optimizer": self.optimizer.model_dump(mode="json"),
+            "model": _as_recorded(self.model, "attention"),
+            "optimizer": _as_recorded(self.optimizer, "weissi_sparsity"),
             "train": self.train.settings_of_result(),
         }
         parents = {"samples": samples_digest}
         if self.train.init_from:
             parents["init_from"] = digest_of_weights(self.train.init_from)
         return Recipe(kind="checkpoint", settings=settings, parents=parents)
+
+
+def _as_recorded(section: Config, *later: str) -> dict[str, Any]:
+    """Return the settings; those that came later than old folders are left out at their default, so that these resume.
+
+    One whose default is None need not be named: a recipe without it says the same.
+    """
+    defaults = {name: type(section).model_fields[name].default for name in later}
+    settings = section.model_dump(mode="json")
+    return {name: value for name, value in settings.items() if name not in defaults or value != defaults[name]}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from kexue_train.train.stage import TrainSections
 GPU_COUNTS = (8, 64, 512)
 """What communication is planned for."""
 _WORD_TABLE_MULTIPLE = 128
-_TENSORS_OF_LAYER, _TENSORS_BESIDE = 6, 4
+_TENSORS_OF_LAYER, _TENSORS_BESIDE = {"softmax": 6, "grouped": 6, "linear": 6, "latent": 8}, 4
 _USUAL_ROWS = 32
 """Of a micro-batch that is found when the training starts."""
 
@@ -108,7 +108,7 @@ def plan_communication(config: TrainSections, parameters: int) -> list[Communica
         micro_steps = math.ceil(rows / most)
         transfers = transfers_of_step(
             parameters=parameters,
-            tensors=_TENSORS_OF_LAYER * config.model.num_hidden_layers + _TENSORS_BESIDE,
+            tensors=_TENSORS_OF_LAYER[config.model.attention] * config.model.num_hidden_layers + _TENSORS_BESIDE,
             zero_stage=config.train.compute.zero_stage,
             hidden=config.optimizer.accumulate == "momentum",
             micro_steps=micro_steps,

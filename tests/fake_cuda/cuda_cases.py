@@ -63,7 +63,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "clipping": {"clip": {"norm": 1.0}},
     "soft clipping of the sum": {"clip": {"norm": 1.0, "form": "soft"}, "accumulate": "gradient"},
     "gradient dropout": {"gradient_keep": 0.5},
-    "weissi": {"weissi": 0.1},
+    "weissi": {"weissi": 0.1, "weissi_sparsity": 0.05},
     "bad gradients are skipped": {"on_nonfinite": "skip"},
     "sgdm": {"name": "sgdm"},
     "adamw": {"name": "adamw"},

@@ -255,6 +255,21 @@ def test_weissi_takes_its_share_of_matrices_only():
     assert parameters_equal({n: ends[0][n] for n in ("table", "vector")}, ends[1])
 
 
+def test_the_second_weissi_term_moves_matrices_only():
+    gradients, ends = draw_gradients(1), []
+    for sparsity in (0.0, 0.3):
+        toy = Toy()
+        before = toy.numpy()["matrix"]
+        optimizer = optimizer_for(toy, TigerRule(), weissi_sparsity=sparsity)
+        ends.append(train(toy, optimizer, gradients))
+    norm, absolute = np.linalg.norm(before), np.abs(before).sum()
+    shift = 2e-3 * 0.3 / norm
+    moved = np.sign(before) * np.minimum(shift, np.abs(before)) - shift * absolute / norm**2 * before
+    np.testing.assert_allclose(ends[1]["matrix"], ends[0]["matrix"] - moved, atol=TOLERANCE)
+    assert np.abs(moved).max() > 1e-5
+    assert parameters_equal({n: ends[0][n] for n in ("table", "vector")}, ends[1])
+
+
 def test_lazy_rows_move_only_with_their_tokens_while_momentum_decays_everywhere():
     toy, gradients = Toy(), draw_gradients(4)
     before = toy.numpy()["table"]

@@ -84,7 +84,7 @@ def whole_sums(cut: Cut) -> Tensor:
 
 @given(cuts())
 def test_partial_sums_of_squares_add_up_to_those_of_whole_tensors_and_rows(cut):
-    total = sum(own.sum_squares(slices) for own, slices in zip(cut.maps, cut.slices(), strict=True))
+    total = sum(own.sum_powers(slices) for own, slices in zip(cut.maps, cut.slices(), strict=True))
     torch.testing.assert_close(total, whole_sums(cut), rtol=2e-15, atol=0)
 
 
@@ -104,7 +104,7 @@ def test_scalars_of_tensors_and_rows_reach_each_of_their_elements_once(cut):
 @given(cuts())
 def test_slices_moved_by_whole_sums_are_the_moved_tensors(cut):
     """One step of Tiger, by its definition on whole tensors and by parts on slices."""
-    sums = sum(own.sum_squares(slices) for own, slices in zip(cut.maps, cut.slices(), strict=True))
+    sums = sum(own.sum_powers(slices) for own, slices in zip(cut.maps, cut.slices(), strict=True))
     step = torch.where(cut.layout.mask(Role.VECTOR), 0.5, (sums / cut.layout.elements).sqrt()) * 1e-3
     for own, slices in zip(cut.maps, cut.slices(), strict=True):
         for blocks, kept in zip(own.blocks, slices, strict=True):

@@ -353,7 +353,8 @@ def test_a_tensor_of_zeros_moves_as_if_it_had_the_least_size(role):
 @pytest.mark.parametrize(
     "changes",
     [{"lr": 0.0}, {"lr": math.nan}, {"beta": 1.0}, {"beta": -0.1}, {"weight_decay": -1.0}, {"shrink": 0.0}, {"k": 0},
-     {"rms_floor": -1.0}, {"dead_zone": -1.0}, {"clip_norm": 0.0}, {"gradient_keep": 0.0}, {"weissi": -1.0}],
+     {"rms_floor": -1.0}, {"dead_zone": -1.0}, {"clip_norm": 0.0}, {"gradient_keep": 0.0}, {"weissi": -1.0},
+     {"weissi_sparsity": -1.0}],
     ids=str,
 )  # fmt: skip
 def test_arguments_out_of_range_are_refused(changes):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.optim.step_sizes import weissi_decay, weissi_penalty
+from kexue_train.optim.step_sizes import weissi_decay, weissi_penalty, weissi_shift
 
 
 def matrices(*shapes: tuple[int, ...], seed: int = 0) -> list[torch.Tensor]:
@@ -92,3 +92,33 @@ def test_half_precision_weights_are_summed_in_single():
     penalty = weissi_penalty([weight], log_norm=1.0, sparsity=1.0)
     assert penalty.dtype == torch.float32
     assert penalty.item() == pytest.approx(math.log(32) + 256, rel=1e-6)
+
+
+@given(scale=st.floats(0.1, 100), lr=st.floats(0, 0.01), sparsity=st.floats(0, 0.05))
+def test_the_shift_is_a_gradient_step_on_the_second_term(scale, lr, sparsity):
+    (weight,) = matrices((6, 5))
+    weight = (scale * weight).requires_grad_()
+    weissi_penalty([weight], log_norm=0.0, sparsity=sparsity).backward()
+    with torch.no_grad():
+        shift, growth = weissi_shift(weight.square().sum(), weight.abs().sum(), lr=lr, sparsity=sparsity)
+        torch.testing.assert_close(
+            weight - shift * weight.sign() + growth * weight, weight - lr * weight.grad, rtol=1e-12, atol=1e-14
+        )
+
+
+def test_the_second_term_keeps_the_norm_and_makes_small_elements_zero():
+    weight = torch.tensor([[1.0, -1.0, 0.01, -0.02]], dtype=torch.float64)
+    for _ in range(500):
+        shift, growth = weissi_shift(weight.square().sum(), weight.abs().sum(), lr=1e-3, sparsity=0.5)
+        weight = weight - weight.clamp(-shift, shift) + growth * weight
+    assert weight[0, 2:].tolist() == [0.0, 0.0]
+    assert weight[0, 0].item() == -weight[0, 1].item() == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_shift_makes_a_matrix_nan(dtype):
+    for absolutes, squares in ((0.0, 0.0), (1e-15, 1e-30), (1e-3, 1e-6)):
+        numbers = [torch.tensor(value, dtype=dtype) for value in (squares, absolutes)]
+        shift, growth = weissi_shift(*numbers, lr=1.0, sparsity=0.5)
+        assert math.isfinite(shift)
+        assert 0 <= growth <= 1

@@ -48,6 +48,27 @@ def test_the_rule_counts_what_the_operators_of_a_step_do(act):
     assert counter.get_total_flops() == ruled - 6 * 24**2 * PREDICTIONS + 6 * (24**2 + 2 * 24) * PAIRS
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attention": "grouped", "num_key_value_heads": 1},
+        {"attention": "latent", "latent_size": 10, "latent_rotary_size": 4},
+        {"attention": "linear"},
+        {"log_n_scale": 64},
+    ],
+)
+def test_the_rule_counts_the_operators_of_every_attention(options):
+    sizes = {"num_hidden_layers": 2, "hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 40}
+    config = ModelConfig(**sizes, **options, **STILL)
+    model = RoFormerV2ForPreTraining(build_hf_config(config, VOCAB))
+    model.config._attn_implementation = "sdpa" if "linear" in options.values() else "eager"
+    objective = make_objective(model, expected=(PREDICTIONS, PAIRS))
+    with FlopCounterMode(display=False) as counter:
+        objective(_batch())[0].backward()
+    ruled = flop_rule(config, VOCAB).flops(ROWS * LENGTH, ROWS * LENGTH * LENGTH, PREDICTIONS)
+    assert counter.get_total_flops() == ruled - 6 * 24**2 * PREDICTIONS + 6 * (24**2 + 2 * 24) * PAIRS
+
+
 def test_published_figures_of_base_and_large_come_out():
     base = flop_rule(ModelConfig(), 50_000).per_token_of(mean_length=512, predicted_share=0.15)
     large = ModelConfig(num_hidden_layers=24, hidden_size=1024, num_attention_heads=16, intermediate_size=4096)

@@ -16,7 +16,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "bf16": {"states": "bf16"},
     "lazy": {"embeddings": "lazy"},
     "hybrid": {"embeddings": "adamw"},
-    "clipped": {"clip": {"norm": 0.1}, "gradient_keep": 0.7, "weissi": 0.01},
+    "clipped": {"clip": {"norm": 0.1}, "gradient_keep": 0.7, "weissi": 0.01, "weissi_sparsity": 0.01},
     "sgdm": {"name": "sgdm", "lr": 0.3},
     "adamw": {"name": "adamw"},
     "lamb": {"name": "lamb", "accumulate": "gradient"},

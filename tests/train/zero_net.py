@@ -152,7 +152,7 @@ OPTIONS = {
         ("adamw", 3, {"name": "adamw"}),
         ("clipping", 2, {"clip": {"norm": 0.5}}),
         ("gradient-dropout", 1, {"gradient_keep": 0.5}),
-        ("weissi", 3, {"weissi": 0.1}),
+        ("weissi", 3, {"weissi": 0.1, "weissi_sparsity": 0.05}),
     )
 }
 

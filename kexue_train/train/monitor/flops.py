@@ -4,7 +4,8 @@ The rule (MFU: https://arxiv.org/abs/2204.02311, appendix B): forward and backwa
 
     6 · N_linear + 12 · L · h · s_eff + 6 · (h · V + h²) · p_masked
 
-with the weights of the layers, the mean length of the sequence a token is in, and the share of tokens predicted.
+with the weights of the layers, the mean length of the sequence a token is in, and the share of tokens predicted. In a
+window a token sees the window and itself at most; linear attention does as much as if a token saw one head's size.
 Padding, recomputation and the optimizer count for nothing, nor do slots of the heads that are not used.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import torch
 import torch.distributed as dist
@@ -34,9 +35,17 @@ class FlopRule(NamedTuple):
     """12 · L · h: per token and token it attends to, itself included."""
     per_prediction: int
     """6 · (h · V + h²). The square is that of BERT's head, kept so that models compare; ours has it in the NSP head."""
+    most_seen: int | None = None
+    """Tokens that one token sees at most."""
+    always_seen: int | None = None
+    """Tokens that one counts as seeing, whatever the length."""
 
     def flops(self, tokens: float, seen_tokens: float, predictions: float) -> float:
         """Return those of so many real tokens that see ``seen_tokens`` in all (Σ length² over the sequences)."""
+        if self.always_seen is not None:
+            seen_tokens = tokens * self.always_seen
+        elif self.most_seen is not None:
+            seen_tokens = min(seen_tokens, tokens * self.most_seen)
         return self.per_token * tokens + self.per_seen_token * seen_tokens + self.per_prediction * predictions
 
     def per_token_of(self, *, mean_length: float, predicted_share: float) -> float:
@@ -48,8 +57,30 @@ def flop_rule(model: ModelConfig, vocab_size: int) -> FlopRule:
     """Return the rule for a model of this size."""
     width, layers = model.hidden_size, model.num_hidden_layers
     feed_forward = 2 if isinstance(model.hidden_act, str) else 3
-    linear = layers * (4 * width**2 + feed_forward * width * model.intermediate_size)
-    return FlopRule(6 * linear, 12 * layers * width, 6 * (width * vocab_size + width**2))
+    linear = layers * (_attention_weights(model) + feed_forward * width * model.intermediate_size)
+    return FlopRule(
+        6 * linear,
+        12 * layers * width,
+        6 * (width * vocab_size + width**2),
+        most_seen=model.attention_window and 2 * (model.attention_window // 2) + 1,
+        always_seen=width // model.num_attention_heads if model.attention == "linear" else None,
+    )
+
+
+def _attention_weights(model: ModelConfig) -> int:
+    """Return the weights of the projections of one layer."""
+    width, heads = model.hidden_size, model.num_attention_heads
+    match model.attention:
+        case "softmax" | "linear":
+            return 4 * width**2
+        case "grouped":
+            return 2 * width**2 + 2 * width * (width // heads * (model.num_key_value_heads or heads))
+        case "latent":
+            latent, rotated = model.latent_size or width, model.latent_rotary_size or width // heads // 2
+            content = width - heads * rotated
+            return 2 * width**2 + width * (latent + rotated) + latent * (content + width)
+        case _:
+            assert_never(model.attention)
 
 
 # Dense rates without sparsity: (bf16, fp32 without TF32). NVIDIA's data sheets of A100, H100, H200 and L40S, and the

@@ -103,14 +103,27 @@ def test_the_measured_stages_are_told_in_the_results() -> None:
     assert all(f"{name} {seconds} s" in written for name, seconds in DEMO_SECONDS.items())
 
 
-@pytest.mark.parametrize("name", ["demo", "small", "base", "large"])
-def test_weights_are_counted_as_the_model_has_them(name: str) -> None:
+ATTENTIONS = {
+    "grouped": ["model.attention=grouped", "model.num_key_value_heads=2"],
+    "latent": ["model.attention=latent", "model.latent_size=40"],
+    "linear": ["model.attention=linear", "model.attention_probs_dropout_prob=0.0"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        *((name, []) for name in ("demo", "small", "base", "large")),
+        *(("small", given) for given in ATTENTIONS.values()),
+    ],
+)
+def test_weights_are_counted_as_the_model_has_them(name: str, overrides: list[str]) -> None:
     import torch
 
     from kexue_train.model import RoFormerV2ForPreTraining
     from kexue_train.model.hf_folder import build_hf_config
 
-    run = config(name)
+    run = config(name, "train.compute.compile=false", "train.compute.recompute=none", *overrides)
     with torch.device("meta"):
         model = RoFormerV2ForPreTraining(build_hf_config(run.model, run.tokenizer.vocab_size))
     counted = planned_parameters(rule_of(run), run.model.hidden_size)
@@ -252,13 +265,24 @@ def test_gpus_tell_each_other_what_the_table_says(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("layers", [2, 3])
-def test_the_tensors_of_a_model_are_counted(layers: int) -> None:
+@pytest.mark.parametrize("overrides", [[], *ATTENTIONS.values()], ids=["softmax", *ATTENTIONS])
+def test_the_tensors_of_a_model_are_counted(layers: int, overrides: list[str]) -> None:
     from kexue_train.model import RoFormerV2ForPreTraining
 
     sections = ["hidden_size=32", "num_attention_heads=2", "intermediate_size=64", f"num_hidden_layers={layers}"]
-    model = config("demo", *[f"model.{entry}" for entry in sections]).model
+    model = config("demo", "train.compute.recompute=none", *[f"model.{entry}" for entry in sections], *overrides).model
     tensors = len(list(RoFormerV2ForPreTraining(build_hf_config(model, 256)).parameters()))
-    assert tensors == train_plan._TENSORS_OF_LAYER * layers + train_plan._TENSORS_BESIDE
+    assert tensors == train_plan._TENSORS_OF_LAYER[model.attention] * layers + train_plan._TENSORS_BESIDE
+
+
+def test_a_window_bounds_the_work_of_a_token() -> None:
+    plain, short, long = (
+        flops_per_token(config("small", *given))
+        for given in ([], ["model.attention_window=64"], ["model.attention_window=2000", "model.log_n_scale=512"])
+    )
+    assert short < plain
+    assert long == plain
+    assert plain - short == 12 * 6 * 384 * (512 - 65)
 
 
 @pytest.fixture
