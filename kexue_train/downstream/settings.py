@@ -6,12 +6,13 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from kexue_train.foundation.config import Config
+from kexue_train.foundation.config import Config, refuse_without_effect
 
 Pooling = Literal["cls", "mean", "first-last"]
 """How token states become the vector of a sentence."""
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 VectorLoss = Literal["cosent", "sentence-bert", "am-softmax", "simcse"]
+KeepRule = Literal["gradient", "increment", "fisher"]
 HeadName = Literal["classification", "nsp", "mlm"]
 PathStart = Literal["mask", "zero"]
 SENTENCE_LENGTH = 128
@@ -85,11 +86,20 @@ class FitSettings(Config):
     accumulation_steps: int = Field(default=1, ge=1)
     """Pieces that a batch is computed in, for less memory."""
     gradient_keep: float = Field(default=1.0, gt=0, le=1)
-    """Share of each gradient's elements that count at a step (gradient dropout); 1 keeps all."""
+    """Share of the elements that ``keep_rule`` keeps; 1 keeps all."""
+    keep_rule: KeepRule = "gradient"
+    """What is kept: elements of each gradient or of each increment, drawn anew at every step, or the gradients of the
+    elements with the largest Fisher information, the same at every step (Child-Tuning F, its increments, and D)."""
     flood_level: float = Field(default=0.0, ge=0)
-    """The loss b below which training climbs instead: |loss - b| + b; 0 switches it off."""
+    """The loss b of a batch below which training climbs instead: |loss - b| + b; 0 switches it off."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout while training, of states and of attention; by default the model's own."""
+
+    @model_validator(mode="after")
+    def _keeps_a_share(self) -> Self:
+        if self.gradient_keep == 1:
+            refuse_without_effect(self, "keep_rule", because="with gradient_keep=1, which keeps all")
+        return self
 
 
 class HarnessSettings(Config):
@@ -114,13 +124,22 @@ class HarnessSettings(Config):
     batch_size: int | None = Field(default=None, ge=1)
     """Records per step; by default the task's own number."""
     gradient_keep: float = Field(default=1.0, gt=0, le=1)
-    """Share of each gradient's elements that count at a step (gradient dropout); 1 keeps all."""
+    """Share of the elements that ``keep_rule`` keeps; 1 keeps all."""
+    keep_rule: KeepRule = "gradient"
+    """What is kept: elements of each gradient or of each increment, drawn anew at every step, or the gradients of the
+    elements with the largest Fisher information, the same at every step (Child-Tuning F, its increments, and D)."""
     flood_level: float = Field(default=0.0, ge=0)
-    """The loss b below which training climbs instead: |loss - b| + b; 0 switches it off."""
+    """The loss b of a batch below which training climbs instead: |loss - b| + b; 0 switches it off."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout while training, of states and of attention; by default the model's own."""
     rdrop: float = Field(default=0.0, ge=0)
     """Weight of R-Drop: two passes with different dropout have to agree; 0 switches it off, a usual value is 4."""
+
+    @model_validator(mode="after")
+    def _keeps_a_share(self) -> Self:
+        if self.gradient_keep == 1:
+            refuse_without_effect(self, "keep_rule", because="with gradient_keep=1, which keeps all")
+        return self
 
 
 class VectorSettings(Config):

@@ -119,6 +119,7 @@ class _TaskRun:
             batch_size=self.settings.batch_size or self.task.batch_size,
             accumulation_steps=self.task.accumulation_steps,
             gradient_keep=self.settings.gradient_keep,
+            keep_rule=self.settings.keep_rule,
             flood_level=self.settings.flood_level,
             dropout=self.settings.dropout,
         )

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from kexue_train.downstream.finetune.adafactor import AdaFactor
+from kexue_train.downstream.finetune.child_tuning import ChildSteps, fisher_masks
 from kexue_train.downstream.results.training import SeedRun
 from kexue_train.downstream.settings import FitSettings
 from kexue_train.foundation.counter_rng import Purpose, generator
 from kexue_train.foundation.errors import TrainingError
-from kexue_train.optim.gradients import drop_gradient_
 from kexue_train.optim.schedule import piecewise_linear
 
 Indices = npt.NDArray[np.int64]
@@ -52,13 +52,13 @@ def fit(
         num_records: How many there are to learn from.
         loss_of: Mean loss, a scalar tensor, of the records at some indices of ``range(num_records)``.
         settings: How long, how fast, with which extras.
-        seed: Fixes the order of records, dropout and gradient dropout, ``0 <= seed < 2**32``.
+        seed: Fixes the order of records, dropout and what ``gradient_keep`` keeps, ``0 <= seed < 2**32``.
         score: Called after every epoch, the model in evaluation mode; more is better, and the weights of the best
             epoch are kept.
         on_step: Receives steps done and in all.
 
     Raises:
-        TrainingError: If the loss is not finite.
+        TrainingError: If the loss is not finite, or there is no Fisher information to choose elements by.
         ValueError: If there is no record.
     """
     if num_records < 1:
@@ -71,6 +71,10 @@ def fit(
     scores: list[float] = []
     best: dict[str, Tensor] = {}
     with torch.random.fork_rng():
+        masks: list[Tensor] = []
+        if settings.keep_rule == "fisher":
+            masks = fisher_masks(model, parameters, num_records, loss_of, settings.gradient_keep, seed=seed)
+        steps = ChildSteps(parameters, optimizer, settings, seed, masks)
         torch.manual_seed(seed)
         for epoch in range(settings.epochs):
             model.train()
@@ -78,9 +82,8 @@ def fit(
             found = []
             for number, batch in enumerate(np.array_split(order, steps_per_epoch), epoch * steps_per_epoch + 1):
                 optimizer.param_groups[0]["lr"] = settings.lr * _multiplier(settings, number, total)
-                found.append(_backward(loss_of, batch, settings, number))
-                _drop_gradients(parameters, settings.gradient_keep, seed, number)
-                optimizer.step()
+                found.append(_backward(parameters, loss_of, batch, settings, number))
+                steps.move(number)
                 optimizer.zero_grad(set_to_none=True)
                 on_step(number, total)
             losses.append(float(np.mean(found)))
@@ -144,26 +147,30 @@ def train_seed(
     )
 
 
-def _backward(loss_of: Callable[[Indices], Tensor], batch: Indices, settings: FitSettings, step: int) -> float:
-    """Compute the gradients of the mean loss of ``batch``; flooding acts on each piece of it."""
+def _backward(
+    parameters: list[nn.Parameter],
+    loss_of: Callable[[Indices], Tensor],
+    batch: Indices,
+    settings: FitSettings,
+    step: int,
+) -> float:
+    """Compute the gradients of the mean loss of ``batch``, flooded as a whole, however many pieces it is in."""
     mean = 0.0
     for piece in np.array_split(batch, min(settings.accumulation_steps, len(batch))):
         loss, share = loss_of(piece), len(piece) / len(batch)
-        if settings.flood_level:
-            loss = (loss - settings.flood_level).abs() + settings.flood_level
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(f"fine-tuning step {step}: the loss is {value}; lower the learning rate {settings.lr}")
         (share * loss).backward()  # type: ignore[no-untyped-call]  # torch does not type it
         mean += share * value
-    return mean
-
-
-def _drop_gradients(parameters: list[nn.Parameter], keep: float, seed: int, step: int) -> None:
-    if keep < 1:
-        for number, parameter in enumerate(parameters):
+    if not settings.flood_level:
+        return mean
+    above = mean - settings.flood_level  # |L - b| + b has the gradient of L, times the sign of L - b
+    if above <= 0:
+        for parameter in parameters:
             if parameter.grad is not None:
-                drop_gradient_(parameter.grad, keep=keep, seed=seed, step=step, tensor=number)
+                parameter.grad.mul_(float(np.sign(above)))
+    return abs(above) + settings.flood_level
 
 
 def _multiplier(settings: FitSettings, step: int, total: int) -> float:
