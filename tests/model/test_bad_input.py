@@ -230,7 +230,7 @@ def test_what_others_write_into_a_configuration_is_kept(tmp_path):
 
 
 def test_attention_probabilities_need_the_kernel_that_has_them(make_model):
-    for model in (make_model(), make_model(attention="eager", log_n_scale=512)):
+    for model in (make_model(), make_model(attention="eager", attention_window=2)):
         with pytest.raises(ValueError, match=r"output_attentions with .*attn_implementation='eager'"):
             model(IDS, output_attentions=True)
 

@@ -48,7 +48,12 @@ def test_an_old_file_is_read_whole(name, form):
     assert without_newer_values(result.model_dump(mode="json"), old) == {"kind": result.kind} | old
 
 
-NEWER = {**dict.fromkeys(("dropout", "temperature", "scale", "margin", "sentences")), "rdrop": 0.0, "margins": []}
+NEWER = {
+    "keep_rule": "gradient",
+    **dict.fromkeys(("dropout", "temperature", "scale", "margin", "sentences")),
+    "rdrop": 0.0,
+    "margins": [],
+}
 """What old files do not have, as it is read."""
 
 
