@@ -108,6 +108,5 @@ def fisher_masks(
         )
     mask = torch.zeros_like(flat, dtype=torch.bool)
     mask[flat.topk(max(1, round(share * flat.numel()))).indices] = True
-    return [part.view_as(parameter) for part, parameter in zip(
-        mask.split([parameter.numel() for parameter in parameters]), parameters, strict=True
-    )]  # fmt: skip
+    parts = torch.split(mask, [parameter.numel() for parameter in parameters])
+    return [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
