@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import sys
 import traceback
 import weakref
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ import torch
 import torch.distributed as dist
 import triton
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
 from torch.autograd.graph import _engine_run_backward
@@ -37,7 +40,7 @@ from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model import modeling_roformer_v2 as modeling
 from kexue_train.model.config import ModelConfig
 from kexue_train.model.hf_folder import build_hf_config
-from kexue_train.model.recompute import enable_recompute
+from kexue_train.model.recompute import compile_layers, enable_recompute
 from kexue_train.optim import participation, storage, triton_tiger, waiting_gradients
 from kexue_train.optim.accumulation import HiddenAccumulation
 from kexue_train.optim.build import build_optimizer
@@ -349,6 +352,51 @@ def test_gradients_of_several_tensors_are_folded_at_once(model, launches, batch,
 
 
 @pytest.fixture
+def compiler(cuda, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """What torch.compile counts; it finds no device whose streams and random numbers it would ask a driver for."""
+
+    def is_available() -> bool:
+        asks = sys._getframe(1).f_code.co_filename
+        return not any(part in asks for part in ("/torch/_dynamo/", "/torch/utils/_triton", "/torch/accelerator/"))
+
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda **_: False)
+    monkeypatch.setattr(torch.cuda, "default_generators", (torch.Generator(),))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: torch.zeros(16, dtype=torch.uint8))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *_: None)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    with torch._functorch.config.patch(graphsafe_rng_functionalization=False):
+        yield torch._dynamo.utils.counters
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler looks at every tensor's gradient, and warns of it
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_all_layers_are_one_graph_forward_and_backward(recompute, batch, compiler):
+    objective = make_objective(NARROW, recompute)
+    graphs: list[Any] = []
+
+    def keep(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    compile_layers(objective.model.roformer, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep))
+    objective(batch)[0].backward()
+    assert compiler["stats"]["unique_graphs"] == compiler["aot_autograd"]["ok"] == 1
+    assert not compiler["graph_break"]
+    forward, backward = graphs
+    assert "aten._flash_attention_forward" in str(forward.code)
+    assert "aten._flash_attention_backward" in str(backward.code)
+    for graph in graphs:  # a CUDA graph can hold no work of the host, and no sizes that are told later
+        made = [value for node in graph.graph.nodes for value in tree_leaves(node.meta.get("val"))]
+        if recompute == "none":  # else torch keeps the state of random numbers, which is a CPU's here
+            assert {value.device for value in made if isinstance(value, Tensor)} == {DEVICE}
+        assert not any(isinstance(value, torch.SymInt) for value in made)
+    assert {param.grad.device for param in objective.parameters()} == {DEVICE}
+
+
+@pytest.fixture
 def launched(batch, kernels) -> dict[str, Kernel]:
     """The kernels with every way in which a step launches them: fp32 and bf16 states."""
     for settings in ({}, {"states": "bf16"}):
@@ -399,3 +447,13 @@ def test_layers_that_keep_too_much_are_found(batch, monkeypatch):
 def test_a_kernel_given_another_device_is_found(batch, kernels):
     with pytest.raises(AssertionError, match="tensor on cpu"):
         kernels["add_tile_squares"][(1,)](torch.zeros(3, dtype=torch.int64), torch.zeros(1), block=16)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_graph_that_breaks_is_found(batch, compiler, monkeypatch):
+    forward = modeling.RMSNorm.forward
+    monkeypatch.setattr(modeling.RMSNorm, "forward", lambda self, x: (torch._dynamo.graph_break(), forward(self, x))[1])
+    objective = make_objective(NARROW)
+    compile_layers(objective.model.roformer, backend="aot_eager")
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="graph_break"):
+        objective(batch)
