@@ -441,6 +441,12 @@ def check_optimizer_fits(optimizer: OptimizerConfig, train: TrainConfig) -> None
             f"optimizer.name={optimizer.name} is a library's and takes whole tensors, but train.compute.zero_stage="
             f"{train.compute.zero_stage} cuts them up; take zero_stage=0, or tiger, which is exact under every stage"
         )
+    if train.compute.cuda_graphs and optimizer.accumulate == "gradient":  # pytorch/pytorch#169545
+        raise ValueError(
+            "train.compute.cuda_graphs=true goes with optimizer.accumulate=momentum only: gradients of replayed layers "
+            "lie where the next micro-batch writes its own, so none may wait for the end of a step; set "
+            "accumulate=momentum, or cuda_graphs=false"
+        )
     if train.phases and train.compute.zero_stage and optimizer.accumulate == "gradient":
         raise ValueError(
             "train.phases with train.compute.zero_stage above 0 needs optimizer.accumulate=momentum, since DeepSpeed "

@@ -344,7 +344,7 @@ def folding(model: ModelConfig, batch: dict[str, Tensor], kernels: dict[str, Ker
     return kernels["fold_gradients"].count - before, len(optimizer.tensors), most
 
 
-@pytest.mark.parametrize(("model", "launches"), [(BASE, 20), (LARGE, 60)], ids=["base", "large"])
+@pytest.mark.parametrize(("model", "launches"), [(BASE, 12), (LARGE, 40)], ids=["base", "large"])
 def test_gradients_of_several_tensors_are_folded_at_once(model, launches, batch, kernels):
     count, tensors, most = folding(model, batch, kernels)
     assert count <= launches < tensors

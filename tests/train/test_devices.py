@@ -14,7 +14,9 @@ from kexue_train.executor.config import ExecutionConfig
 from kexue_train.foundation.errors import ConfigError
 from kexue_train.model.modeling_roformer_v2 import RoFormerV2Layer
 from kexue_train.model.recompute import compile_layers
+from kexue_train.optim.config import OptimizerConfig
 from kexue_train.train import engine, loop, ray_launch
+from kexue_train.train.config import check_optimizer_fits
 from kexue_train.train.distributed import choose_device, local_world_size
 from kexue_train.train.objective import PretrainingObjective
 from tests.train.tiny_training import make_config, make_model, train_here
@@ -178,3 +180,24 @@ def test_graphs_are_asked_for_and_begun_with_every_forward(monkeypatch):
     with pytest.raises(KeyError):
         PretrainingObjective(model, (), has_graphs=True)({})
     assert begun == [1]
+
+
+def test_graphs_and_gradients_that_wait_for_the_end_of_a_step_are_refused():
+    train = make_config(device="cuda", compile=True, cuda_graphs=True).train
+    with pytest.raises(ValueError, match=r"cuda_graphs=true goes with optimizer\.accumulate=momentum only"):
+        check_optimizer_fits(OptimizerConfig(accumulate="gradient"), train)
+    check_optimizer_fits(OptimizerConfig(), train)
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler looks at every tensor's gradient
+def test_more_shapes_than_programs_may_be_end_the_run(monkeypatch):
+    """A graph is made for each; torch would go on without, and slowly, if layers were not compiled as wholes."""
+    model = make_model(128)[0]
+    compile_layers(model.roformer, backend="eager")
+    monkeypatch.setattr(torch._dynamo.config, "cache_size_limit", 2)
+    rows = [torch.ones(number, 8, dtype=torch.int64) for number in (1, 2, 3)]
+    for ids in rows[:2]:
+        model.roformer(ids)
+    with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
+        model.roformer(rows[2])
+    torch._dynamo.reset()
