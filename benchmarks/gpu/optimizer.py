@@ -59,7 +59,7 @@ def check_kernels(bench: Bench) -> Figures:
     return figures
 
 
-def _plain_storage(tensors: list[Tracked], layout: ScalarLayout, _: Tensor) -> WholeTensors:
+def _plain_storage(tensors: list[Tracked], layout: ScalarLayout, _: Tensor, **__: bool) -> WholeTensors:
     return WholeTensors(tensors, layout)
 
 

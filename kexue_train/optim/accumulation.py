@@ -17,11 +17,17 @@ from typing import Any, TypeVar, overload
 import torch
 from torch import Tensor
 
-from kexue_train.optim.callers import warn_if_a_caller_clips
+from kexue_train.optim.callers import refuse_scaler, warn_if_a_caller_clips
 from kexue_train.optim.embedding_rows import SeenRows
 from kexue_train.optim.gradient_hooks import GradientHooks
-from kexue_train.optim.gradients import average_gradients_, clip_factor, drop_gradient_, square_norms
-from kexue_train.optim.group_settings import check_accumulation_steps, check_settings
+from kexue_train.optim.gradients import (
+    average_gradients_,
+    clip_factor,
+    dense_gradient,
+    drop_gradient_,
+    square_norms,
+)
+from kexue_train.optim.group_settings import check_accumulation_steps, check_settings, follow_groups
 from kexue_train.optim.moment_average import MomentAverage
 from kexue_train.optim.nonfinite import NonfiniteGuard, NonfiniteReport
 from kexue_train.optim.options import Options
@@ -30,7 +36,7 @@ from kexue_train.optim.participation import Participation, agree_on_participatio
 from kexue_train.optim.random_bits import Rounding
 from kexue_train.optim.ranks import ranks
 from kexue_train.optim.rules import Rule
-from kexue_train.optim.saved_state import as_torch_saves, copy_state_
+from kexue_train.optim.saved_state import as_torch_saves, check_fits, copy_state_, with_own_moments
 from kexue_train.optim.step_sizes import ScalarLayout, StepSizes, decide_step_sizes
 from kexue_train.optim.storage import TensorStorage, choose_storage
 from kexue_train.optim.whole_tensors import WholeTensors, allocate_moments
@@ -159,7 +165,7 @@ class HiddenAccumulation(torch.optim.Optimizer):
             ValueError: If what was set in a group is out of range, or a parameter is frozen on some ranks only.
             RuntimeError: If a ``GradScaler`` calls it where it cannot undo its scale.
         """
-        self._refuse_scaler()
+        refuse_scaler(self)
         if self._folds_in_backward and not self._asked_callers:
             self._asked_callers = True
             warn_if_a_caller_clips()
@@ -248,21 +254,7 @@ class HiddenAccumulation(torch.optim.Optimizer):
         if self._settings_of_step == self.steps:
             return
         self._settings_of_step = self.steps
-        params = [param for group in self.param_groups for param in group["params"]]
-        if len(params) != len(self.tensors) or any(p is not t.param for p, t in zip(params, self.tensors, strict=True)):
-            raise ValueError("the parameters of a group were exchanged; build another optimizer, or add_param_group")
-        changed = False
-        for number, (group, rule) in enumerate(zip(self.param_groups, self._rules, strict=True)):
-            check_settings(group, where=f"parameter group {number}")
-            own = [tensor for tensor in self.tensors if tensor.group == number]
-            if group["role"] and any(tensor.role != group["role"] for tensor in own):
-                raise ValueError(f"parameter group {number}: the role is now {group['role']}; a role is set once")
-            new = rule.with_settings(group)
-            if new != rule:
-                self._rules[number], changed = new, True
-                for tensor in own:
-                    tensor.rule = new
-        if changed and not self.partitioned:
+        if follow_groups(self.param_groups, self._rules, self.tensors) and not self.partitioned:
             self.storage = self._choose_storage()
 
     def _choose_storage(self) -> TensorStorage:
@@ -311,16 +303,7 @@ class HiddenAccumulation(torch.optim.Optimizer):
             ValueError: If the number of parameters, a shape, or the place within the step does not fit, or if it is the
                 state of another optimizer.
         """
-        found = sum(len(group.get("params", ())) for group in state_dict.get("param_groups", ()))
-        found, wanted = found or len(state_dict.get("state", ())), len(self.tensors)
-        if found != wanted:
-            raise ValueError(f"the states of {found} parameters do not match this optimizer's {wanted} parameters")
-        filled = state_dict.get("filled", 0)
-        if filled >= self.accumulation_steps:
-            raise ValueError(
-                f"the state is {filled} micro-batches into a step, this optimizer's steps have "
-                f"{self.accumulation_steps}; give it the accumulation that the state was saved with"
-            )
+        filled = check_fits(state_dict, tensors=len(self.tensors), accumulation_steps=self.accumulation_steps)
         self._check_whole()
         self.storage.flush()
         super().load_state_dict(as_torch_saves(state_dict, [len(group["params"]) for group in self.param_groups]))
@@ -334,11 +317,6 @@ class HiddenAccumulation(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is built from, and its state; a copy has its own hooks on its own parameters."""
-        saved = self.state_dict()
-        # Each moment is a view of one flat tensor, all of which pickle would store with each of them.
-        saved["state"] = {
-            index: {kind: value.clone() for kind, value in state.items()} for index, state in saved["state"].items()
-        }
         return {
             "groups": [{**group, "rule": rule} for group, rule in zip(self.param_groups, self._rules, strict=True)],
             "rule": self._rule,
@@ -346,7 +324,7 @@ class HiddenAccumulation(torch.optim.Optimizer):
             "accumulation_steps": self.accumulation_steps,
             "options": self.options,
             "micro_batch_weight": self.micro_batch_weight,
-            "saved": saved,
+            "saved": with_own_moments(self.state_dict()),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -512,7 +490,7 @@ class HiddenAccumulation(torch.optim.Optimizer):
         have = [tensor.param.grad is not None and self._may_take(tensor) for tensor in self.tensors]
         agreed = self._agree(have)
         tensors = list(compress(self.tensors, agreed.marked))
-        grads = [_dense_gradient(tensor.param) for tensor in tensors]
+        grads = [dense_gradient(tensor.param) for tensor in tensors]
         if grads:
             average_gradients_(
                 grads, accumulation_steps=self.accumulation_steps, over_ranks=options.average_over_ranks,
@@ -557,15 +535,6 @@ class HiddenAccumulation(torch.optim.Optimizer):
         """Whether a ``GradScaler`` leaves its scale to ``step``, which refuses; else it divides ``.grad`` by it."""
         return self.options.accumulate == "momentum" or self._accumulation_steps > 1 or self._averages
 
-    def _refuse_scaler(self) -> None:
-        if self.__dict__.pop("found_inf", None) is not None:  # torch puts both there for the time of a step
-            del self.__dict__["grad_scale"]
-            raise RuntimeError(
-                "GradScaler cannot undo its scale: gradients are in the momentum, or add up over micro-batches or "
-                "ranks. Train in bfloat16 or float32, which need no scaler; or take "
-                'options=Options(accumulate="gradient"), one process and accumulation_steps=1'
-            )
-
     def _check_whole(self) -> None:
         if not self.state:
             raise RuntimeError("states lie in slices on all ranks; FlatSteps.whole_moments() puts them together")
@@ -582,10 +551,3 @@ class HiddenAccumulation(torch.optim.Optimizer):
             "saw_tokens is now observe_tokens; the old name goes with the next release", DeprecationWarning, 2
         )
         self.observe_tokens(*ids)
-
-
-def _dense_gradient(param: Tensor) -> Tensor:
-    """Return the gradient; zeros if there is none on this rank."""
-    if param.grad is None:
-        return torch.zeros_like(param)
-    return param.grad if param.grad.layout is torch.strided else param.grad.to_dense()

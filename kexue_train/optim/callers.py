@@ -1,4 +1,4 @@
-"""Whether the code that calls an optimizer looks for gradients that are not there.
+"""Whether the code that calls an optimizer looks for gradients that are not there, or would scale them back.
 
 An optimizer that folds gradients during backward leaves no ``.grad``; what clips by it finds nothing and says nothing,
 and nothing of torch tells an optimizer that somebody has looked. So the calling functions are searched for the names.
@@ -24,4 +24,19 @@ def warn_if_a_caller_clips() -> None:
             'options=Options(clip_norm=...), or keep gradients with options=Options(accumulate="gradient")',
             UserWarning,
             stacklevel=2,
+        )
+
+
+def refuse_scaler(optimizer: object) -> None:
+    """Refuse a ``GradScaler``, which leaves two things at an optimizer for the time of a step.
+
+    Raises:
+        RuntimeError: If it has.
+    """
+    if optimizer.__dict__.pop("found_inf", None) is not None:
+        del optimizer.__dict__["grad_scale"]
+        raise RuntimeError(
+            "GradScaler cannot undo its scale: gradients are in the momentum, or add up over micro-batches or "
+            "ranks. Train in bfloat16 or float32, which need no scaler; or take "
+            'options=Options(accumulate="gradient"), one process and accumulation_steps=1'
         )

@@ -67,6 +67,13 @@ def average_gradients_(
         torch._foreach_mul_(gradients, clip_factor(global_norm(gradients), clip_norm, clip_form))
 
 
+def dense_gradient(param: Tensor) -> Tensor:
+    """Return the gradient of ``param``, sparse ones made dense; zeros if there is none on this rank."""
+    if param.grad is None:
+        return torch.zeros_like(param)
+    return param.grad if param.grad.layout is torch.strided else param.grad.to_dense()
+
+
 def complete_gradients_(params: Sequence[Tensor]) -> None:
     """Give a parameter whose gradient only other ranks have one of zeros; a collective call.
 

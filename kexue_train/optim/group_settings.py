@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from kexue_train.optim.options import Options
+from kexue_train.optim.param_groups import Tracked
+from kexue_train.optim.rules import Rule
 
 
 def _at_least_zero(value: float) -> bool:
@@ -56,6 +58,35 @@ def check_settings(settings: Mapping[str, Any], *, where: str) -> None:
             raise TypeError(f"{where}: {name}={value!r} is no number; it must be {allowed}")
         if not is_allowed(float(value)):
             raise ValueError(f"{where}: {name}={value!r} is out of range; it must be {allowed}")
+
+
+def follow_groups(groups: Sequence[dict[str, Any]], rules: list[Rule], tensors: Sequence[Tracked]) -> bool:
+    """Let rules follow the numbers of their groups; return whether one of them has changed.
+
+    Args:
+        groups: As an optimizer has them.
+        rules: One for each; exchanged where a number has changed, as those of its tensors are.
+        tensors: All parameters of the groups, in their order.
+
+    Raises:
+        ValueError: If a setting is out of range, or parameters or a role were exchanged.
+        TypeError: If a setting is no number.
+    """
+    params = [param for group in groups for param in group["params"]]
+    if len(params) != len(tensors) or any(p is not t.param for p, t in zip(params, tensors, strict=True)):
+        raise ValueError("the parameters of a group were exchanged; build another optimizer, or add_param_group")
+    has_changed = False
+    for number, (group, rule) in enumerate(zip(groups, rules, strict=True)):
+        check_settings(group, where=f"parameter group {number}")
+        own = [tensor for tensor in tensors if tensor.group == number]
+        if group["role"] and any(tensor.role != group["role"] for tensor in own):
+            raise ValueError(f"parameter group {number}: the role is now {group['role']}; a role is set once")
+        new = rule.with_settings(group)
+        if new != rule:
+            rules[number], has_changed = new, True
+            for tensor in own:
+                tensor.rule = new
+    return has_changed
 
 
 def check_accumulation_steps(value: object) -> int:

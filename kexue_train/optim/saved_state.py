@@ -22,6 +22,33 @@ _OWN_KEYS = {"params", "names", "positions"}
 """Keys of a group that a saved one does not replace."""
 
 
+def check_fits(state_dict: Mapping[str, Any], *, tensors: int, accumulation_steps: int) -> int:
+    """Return how many micro-batches the state is into a step.
+
+    Raises:
+        ValueError: If an optimizer of so many tensors and micro-batches per step cannot go on from there.
+    """
+    found = sum(len(group.get("params", ())) for group in state_dict.get("param_groups", ()))
+    found = found or len(state_dict.get("state", ()))
+    if found != tensors:
+        raise ValueError(f"the states of {found} parameters do not match this optimizer's {tensors} parameters")
+    filled: int = state_dict.get("filled", 0)
+    if filled >= accumulation_steps:
+        raise ValueError(
+            f"the state is {filled} micro-batches into a step, this optimizer's steps have "
+            f"{accumulation_steps}; give it the accumulation that the state was saved with"
+        )
+    return filled
+
+
+def with_own_moments(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state with copies of its moments: they are views of one tensor, which pickle would store with each."""
+    copies = {
+        index: {kind: value.clone() for kind, value in state.items()} for index, state in state_dict["state"].items()
+    }
+    return {**state_dict, "state": copies}
+
+
 def as_torch_saves(state_dict: Mapping[str, Any], group_sizes: Sequence[int]) -> dict[str, Any]:
     """Return a state with ``params`` and ``steps`` in every group, whenever it was saved.
 

@@ -113,7 +113,7 @@ def a_fold_that_decays_twice(monkeypatch) -> None:
         def fold(self, *given, is_first, **others):
             return super().fold(*given, is_first=is_first or True, **others)
 
-    monkeypatch.setattr(accumulation, "choose_storage", lambda *given: Wrong(*given[:2]))
+    monkeypatch.setattr(accumulation, "choose_storage", lambda *given, **_: Wrong(*given[:2]))
 
 
 def no_recomputation(monkeypatch) -> None:

@@ -16,7 +16,7 @@ from kexue_train.optim.whole_tensors import WholeTensors
 class FoldedTogether(WholeTensors):
     """Takes the place of ``choose_storage``; up to eight gradients are folded at a time."""
 
-    def __init__(self, tensors: list[Tracked], layout: ScalarLayout, flags: Tensor) -> None:
+    def __init__(self, tensors: list[Tracked], layout: ScalarLayout, flags: Tensor, **_: bool) -> None:
         super().__init__(tensors, layout)
         self._flags = flags
         self.waiting = WaitingGradients(self._fold_all, most=8)

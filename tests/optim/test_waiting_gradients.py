@@ -150,11 +150,12 @@ class Buckets:
 
     ReduceOp = SimpleNamespace(MAX="max")
     Work = object
+    group = SimpleNamespace(WORLD=None)
 
     def __init__(self, waiting: Any) -> None:
         self._waiting, self.left = waiting, list[int]()
 
-    def all_reduce(self, values: Tensor, *_: str, async_op: bool = False) -> SimpleNamespace:
+    def all_reduce(self, values: Tensor, *_: str, async_op: bool = False, **__: Any) -> SimpleNamespace:
         if async_op:
             self.left.append(len(self._waiting()._gradients))
         return SimpleNamespace(wait=lambda: values.mul_(2))
