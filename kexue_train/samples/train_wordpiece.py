@@ -35,6 +35,11 @@ class Alphabet:
     characters: list[str]
     continuing: list[str]
 
+    @property
+    def num_pieces(self) -> int:
+        """How many pieces they take."""
+        return len(self.characters) + len(self.continuing)
+
 
 @dataclass(frozen=True)
 class CharacterCounts:
@@ -98,15 +103,34 @@ def train_wordpiece(
         ConfigError: If the text yields fewer than ``vocab_size`` pieces.
     """
     normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    alphabet = count_characters(
-        normalizer.normalize_str(block) for block in iter_text_blocks(shards, num_bytes)
-    ).choose(
-        # Three quarters at most: the rest is for pieces of several characters.
-        max_pieces=(vocab_size - len(SPECIAL_TOKENS)) * 3 // 4,
-        min_frequency=min_frequency,
-    )
+    counts = count_characters(normalizer.normalize_str(block) for block in iter_text_blocks(shards, num_bytes))
+    room = vocab_size - len(SPECIAL_TOKENS)
+
+    def train(max_characters: int) -> tuple[Alphabet, list[str]]:
+        alphabet = counts.choose(max_pieces=max_characters, min_frequency=min_frequency)
+        trainer = _trainer(alphabet, vocab_size=vocab_size, min_frequency=min_frequency)
+        scratch = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        scratch.normalizer, scratch.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
+        scratch.train_from_iterator(_blocks(shards, num_bytes, progress), trainer)
+        return alphabet, sorted(vocab := scratch.get_vocab(), key=vocab.__getitem__)
+
+    # Three quarters at most: the rest is for pieces of several characters. Chinese text may have too few of those.
+    alphabet, pieces = train(room * 3 // 4)
+    if len(pieces) < vocab_size:
+        more, more_pieces = train(alphabet.num_pieces + vocab_size - len(pieces))
+        pieces = more_pieces if more.num_pieces > alphabet.num_pieces else pieces
+    if len(pieces) < vocab_size:
+        raise ConfigError(
+            f"tokenizer.vocab_size={vocab_size}: {format_size(num_bytes)} of text in {shards} yield only "
+            f"{len(pieces)} pieces that occur at least tokenizer.min_frequency={min_frequency} times; set "
+            f"tokenizer.vocab_size={len(pieces)} or less, or use a larger corpus"
+        )
+    return assemble({piece: number for number, piece in enumerate(pieces)}, normalizer)
+
+
+def _trainer(alphabet: Alphabet, *, vocab_size: int, min_frequency: int) -> trainers.WordPieceTrainer:
     continuations = [PREFIX + character for character in alphabet.continuing]
-    trainer = trainers.WordPieceTrainer(
+    return trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
         special_tokens=[*SPECIAL_TOKENS.values(), *continuations],
@@ -115,17 +139,6 @@ def train_wordpiece(
         continuing_subword_prefix=PREFIX,
         show_progress=False,
     )
-    scratch = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    scratch.normalizer, scratch.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
-    scratch.train_from_iterator(_blocks(shards, num_bytes, progress), trainer)
-    pieces = sorted(vocab := scratch.get_vocab(), key=vocab.__getitem__)
-    if len(pieces) < vocab_size:
-        raise ConfigError(
-            f"tokenizer.vocab_size={vocab_size}: {format_size(num_bytes)} of text in {shards} yield only "
-            f"{len(pieces)} pieces that occur at least tokenizer.min_frequency={min_frequency} times; set "
-            f"tokenizer.vocab_size={len(pieces)} or less, or use a larger corpus"
-        )
-    return assemble({piece: number for number, piece in enumerate(pieces)}, normalizer)
 
 
 def _blocks(shards: Path, num_bytes: int, progress: Progress) -> Iterator[str]:

@@ -71,6 +71,22 @@ def test_a_vocabulary_beyond_the_data_is_refused_with_the_size_that_works(tmp_pa
     train_tokenizer(TokenizerConfig(vocab_size=size), text_shards, tmp_path / "tokenizer")
 
 
+@pytest.mark.parametrize("size", [490, 500])
+def test_chinese_with_few_words_of_several_characters_fills_its_vocabulary_with_characters(
+    tmp_path: Path, write_text_shards: Callable, size: int
+) -> None:
+    """BERT cuts Chinese into characters, so nearly all pieces are of one: more than the usual three quarters."""
+    characters = [chr(0x4E00 + number) for number in range(490)]
+    texts = ["".join(characters[start::7]) + " ab abc" for start in range(7) for _ in range(3)]
+    shards, settings = write_text_shards(tmp_path / "shards", texts), {"min_frequency": 2}
+    found = train_tokenizer(TokenizerConfig(vocab_size=size, **settings), shards, tmp_path / "vocabulary")
+    assert found.statistics["vocab_size"] == size
+    with pytest.raises(ConfigError, match=r"vocab_size=600: .* yield only 50\d pieces") as caught:
+        train_tokenizer(TokenizerConfig(vocab_size=600, **settings), shards, tmp_path / "large")
+    largest = int(re.search(r"vocab_size=(\d+) or less", str(caught.value))[1])
+    train_tokenizer(TokenizerConfig(vocab_size=largest, **settings), shards, tmp_path / "large")
+
+
 def test_only_so_much_text_is_read(text_shards: Path) -> None:
     everything = "\n".join(iter_text_blocks(text_shards, 1 << 40, block_bytes=100))
     first = "\n".join(iter_text_blocks(text_shards, 1000, block_bytes=100))
