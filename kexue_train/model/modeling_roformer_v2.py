@@ -105,8 +105,8 @@ def log_n_factor(counts: Tensor, log_n_scale: int) -> Tensor:
 
 def sequence_sizes(ids: Tensor) -> Tensor:
     """How many tokens of its row have a token's number, itself included; [B, S] of numbers from 0 to S."""
-    counts = ids.new_zeros(len(ids), ids.shape[1] + 1).scatter_add_(1, ids, torch.ones_like(ids))
-    return counts.gather(1, ids)
+    rows, slots = ids.shape  # len(ids) would be a number of an exported program
+    return ids.new_zeros(rows, slots + 1).scatter_add_(1, ids, torch.ones_like(ids)).gather(1, ids)
 
 
 class Visibility(NamedTuple):

@@ -276,3 +276,25 @@ def test_recomputation_and_compilation_that_would_go_wrong_are_refused():
         enable_recompute(make(**VARIANTS["latent"]).roformer, "selective")
     with pytest.raises(ValueError, match=r"attention=linear with compile=true.*take compile=false"):
         compile_layers(make(**VARIANTS["linear"]).roformer)
+
+
+@pytest.mark.parametrize("options", [{"log_n_scale": 64}, VARIANTS["latent"], VARIANTS["linear"]])
+def test_an_exported_program_takes_other_shapes(tokens, options):
+    model, mask = make(**options), (torch.arange(24) < 20).long().expand(2, 24)
+    rows, slots = torch.export.Dim("rows", min=1, max=64), torch.export.Dim("slots", min=2, max=512)
+    free = {name: {0: rows, 1: slots} for name in ("input_ids", "attention_mask")}
+    program = torch.export.export(model, (tokens(2, 24), mask), dynamic_shapes=free, strict=False).module()
+    given = tokens(1, 10), mask[:1, :10]
+    torch.testing.assert_close(program(*given)["prediction_logits"], model(*given).prediction_logits)
+
+
+@pytest.mark.parametrize("options", [{"log_n_scale": 64}, {**VARIANTS["latent"], "attention_window": 4}])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks at every tensor's
+def test_layers_compile_as_wholes(tokens, options):
+    torch._dynamo.reset()
+    model, sequence_ids = make(**options), (torch.arange(24) // 8 + 1).expand(2, 24)
+    expected = model.roformer(tokens(2, 24), sequence_ids=sequence_ids).last_hidden_state
+    compile_layers(model.roformer, backend="eager")
+    found = model.roformer(tokens(2, 24), sequence_ids=sequence_ids).last_hidden_state
+    torch._dynamo.reset()
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
