@@ -95,13 +95,13 @@ def connect_ray(address: str | None, num_cpus: int | None) -> None:
     if ray.is_initialized():
         return
     if address := cluster_address(address):
+        _read_token_setting()  # with that of an earlier local cluster, this process and the machines refuse each other
         _require_reachable(address)
     # ray.init replaces the handlers of the main thread, after which a cancelled flow counts as crashed.
     on_main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)} if on_main else {}
     try:
         if address:
-            _read_token_setting()  # with that of an earlier local cluster, this process would refuse the machines
             _init(address, num_cpus)
         else:
             with _loopback_with_token():

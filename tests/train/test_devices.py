@@ -136,9 +136,11 @@ def test_the_optimizer_observes_tokens_where_the_model_is(monkeypatch):
         before=lambda _: None, after=lambda _: None, beat=lambda _: None, start_step=lambda: None,
         add=lambda *_: None, waiting=nullcontext,
     )  # fmt: skip
+    objective = nn.Identity()
+    objective.weights = None
     setup = SimpleNamespace(
         config=make_config(), device=torch.device("meta"), optimizer=Optimizer(), engine=Engine(), norms=None,
-        objective=nn.Identity(), profiler=nothing,
+        objective=objective, profiler=nothing,
     )  # fmt: skip
     monkeypatch.setattr(loop.dist, "get_rank", lambda: 0)
     monkeypatch.setattr(loop, "replace", lambda saved, **_: saved)
