@@ -17,6 +17,8 @@ from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import REPORT, stages_of
 from kexue_train.shuffle.kept_keys import name_keys
 from kexue_train.shuffle.rejected_records import REJECTED
+from kexue_train.supervised.needs import require_tasks
+from kexue_train.supervised.stage import SUPERVISE
 
 _DATA = ("corpus", "text_shards", "sample_shards")
 
@@ -82,8 +84,11 @@ def open_run(config: RunConfig, root: Path, *, fresh: bool = False) -> Run:
 
     Raises:
         ArtifactError: If the folder belongs to another run, or is no run folder.
+        KexueError: If the supervised stage is still to be made and would find a task or a file missing.
     """
     folder = RunDir(root)
+    if config.supervised and (fresh or not Run(config, folder).is_complete(SUPERVISE)):
+        require_tasks(config.supervised)
     if fresh:
         folder.empty()
     folder.claim(config.name, config.to_yaml())

@@ -5,6 +5,7 @@ Loads no torch, since a complete run has to be found without it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -100,6 +101,36 @@ def load_tasks(config: SupervisedConfig) -> dict[str, SupervisedTask]:
     return tasks
 
 
+def require_tasks(config: SupervisedConfig) -> None:
+    """Refuse before pretraining what the stage would refuse after it: unknown tasks, missing files; reads no record.
+
+    Raises:
+        KexueError: Names all of them.
+    """
+    faults = []
+    for name, task in load_tasks(config).items():
+        try:
+            _find_files(name, task, config.data)
+        except EvaluationError as error:
+            faults.append(str(error))
+    if faults:
+        raise EvaluationError("\n".join(faults))
+
+
+def _find_files(name: str, task: SupervisedTask, data: Path) -> dict[str, os.stat_result]:
+    found = {}
+    for file in (task.train, task.dev, task.test):
+        if file is not None:
+            try:
+                found[file] = (data / file).stat()
+            except OSError as error:
+                raise EvaluationError(
+                    f"{name}: {data / file} cannot be read ({error.strerror}); give the folder that the tasks' paths "
+                    "start from as supervised.data"
+                ) from None
+    return found
+
+
 def rows_recipe(
     name: str, task: SupervisedTask, config: SupervisedConfig, samples: Path, *, max_length: int, seed: int
 ) -> Recipe:
@@ -108,17 +139,9 @@ def rows_recipe(
     Raises:
         EvaluationError: If a file is missing.
     """
-    inputs = []
-    for file in (task.train, task.dev, task.test):
-        if file is not None:
-            try:
-                status = (config.data / file).stat()
-            except OSError as error:
-                raise EvaluationError(
-                    f"{name}: {config.data / file} cannot be read ({error.strerror}); give the folder that the tasks' "
-                    "paths start from as supervised.data"
-                ) from None
-            inputs.append((file, status.st_size, status.st_mtime_ns))
+    inputs = [
+        (file, status.st_size, status.st_mtime_ns) for file, status in _find_files(name, task, config.data).items()
+    ]
     settings = {
         "name": name,
         "task": task.model_dump(mode="json"),

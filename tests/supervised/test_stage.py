@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from kexue_train.cli.app import app
 from kexue_train.foundation.artifacts import read_manifest
+from kexue_train.foundation.errors import ConfigError, EvaluationError
 from kexue_train.foundation.progress import SILENT, Silent
 from kexue_train.foundation.run_dir import RunDir
-from kexue_train.pipeline.run import Run, run_stage
+from kexue_train.pipeline.run import Run, open_run, run_stage
 from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import EXPORT, SUPERVISE, TRAIN, stages_of
 from kexue_train.report.build_report import build_report
@@ -144,3 +145,16 @@ def test_the_command_does_the_same(made, own_tasks, tmp_path):
         first, second = (load_file(folder / f"checkpoints/step-00000004/{name}.safetensors")
                          for folder in (root / "supervised", out))  # fmt: skip
         assert all((first[key] == second[key]).all() for key in first)
+
+
+def test_missing_tasks_and_files_are_told_before_a_run_begins(tmp_path):
+    tasks = write_tasks(tmp_path / "tasks")
+    (tmp_path / "run").mkdir()
+    open_run(RunConfig.parse(values(tasks), where="test"), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"there is no task 'sorte'.*; there is no task 'nope'"):
+        open_run(
+            RunConfig.parse(values(tasks, mix={"mlm": 1, "sorte": 1, "nope": 1}), where="test"), tmp_path / "other"
+        )
+    with pytest.raises(EvaluationError, match=r"(?s)sorted: .*cannot be read.*\nasked: .*supervised\.data"):
+        open_run(RunConfig.parse(values(tasks, data=str(tmp_path / "nowhere")), where="test"), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
