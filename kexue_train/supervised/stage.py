@@ -143,7 +143,7 @@ def _make(config: SupervisedSections, inputs: Sequence[Path], out: Path, progres
 
 def _describe(config: SupervisedSections, out: Path) -> str:
     found, tasks = read_manifest(out).statistics, section_of(config).task_names
-    return f"{found['steps']:,} steps on {len(tasks)} labelled tasks ({', '.join(tasks)}), {found['tokens']:,} tokens"
+    return f"{found['steps']:,} steps on labelled tasks ({', '.join(tasks)}), {found['tokens']:,} tokens"
 
 
 def _plan(config: SupervisedSections, outlook: Outlook) -> StagePlan:

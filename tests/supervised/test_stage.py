@@ -86,7 +86,7 @@ def made(tmp_path_factory, samples, own_tasks):
 
 def test_the_export_is_of_the_second_stage_and_has_no_heads(made):
     root, (_, supervised, _) = made
-    assert supervised.summary.startswith("4 steps on 2 labelled tasks (sorted, asked)")
+    assert supervised.summary.startswith("4 steps on labelled tasks (sorted, asked)")
     checkpoint = load_file(root / "supervised/checkpoints/step-00000004/model.safetensors")
     exported = load_file(root / "hf/model.safetensors")
     assert {name for name in checkpoint if name not in exported} == {
