@@ -6,51 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from kexue_train.executor.config import ExecutionConfig
 from kexue_train.foundation.artifacts import Manifest, Recipe, read_manifest
 from kexue_train.foundation.errors import ConfigError
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.foundation.stage import Outlook, Stage, StagePlan
-from kexue_train.model.config import ModelConfig
-from kexue_train.optim.config import OptimizerConfig
 from kexue_train.supervised.config import SupervisedConfig
 from kexue_train.supervised.needs import RowsDir, recipes
-from kexue_train.train.config import TrainConfig
 from kexue_train.train.job import JobConfig, read_samples, samples_digest
-from kexue_train.train.stage import last_checkpoint
+from kexue_train.train.stage import TrainSections, last_checkpoint
 
 
-class SupervisedSections(Protocol):
-    """What the stage reads of a run configuration."""
-
-    @property
-    def seed(self) -> int:
-        """The seed of the run."""
-        ...
-
-    @property
-    def model(self) -> ModelConfig:
-        """Size of the encoder."""
-        ...
-
-    @property
-    def optimizer(self) -> OptimizerConfig:
-        """The optimizer of pretraining."""
-        ...
-
-    @property
-    def train(self) -> TrainConfig:
-        """Batches and devices of pretraining."""
-        ...
+class SupervisedSections(TrainSections, Protocol):
+    """What the stage reads of a run configuration: what training reads, and its own section."""
 
     @property
     def supervised(self) -> SupervisedConfig | None:
         """The stage's own section; None: the run has no such stage."""
-        ...
-
-    @property
-    def execution(self) -> ExecutionConfig:
-        """Where the workers run."""
         ...
 
 
