@@ -14,11 +14,16 @@ import typer
 if not __package__:  # run as a script: the repository's root takes the place of this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from benchmarks import optimizer_grid as grid_
+from benchmarks import optimizer_grid_tables as tables_
 from benchmarks import optimizer_memory as memory_
 from benchmarks import optimizer_quality as quality_
 from benchmarks import optimizer_step as step_
+from benchmarks import optimizer_training as training_
 from benchmarks.encoder import choose, facts, find_device, report
 from benchmarks.encoder_models import SIZES
+from benchmarks.run_store import Budget, Outcome, open_runs
+from kexue_train.batches.dataset import SampleDataset
 from kexue_train.foundation.errors import KexueError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
@@ -81,6 +86,37 @@ def quality(
     about = _facts(torch.device("cpu"))
     runs = quality_.Runs(quality_.Task(str(samples), steps=steps), json_path, about)
     report("Held-out loss, nats", quality_.quality_table(quality_.compare(runs, seeds)), about, None)
+
+
+@app.command()
+def grid(
+    samples: Annotated[Path, typer.Option(help="A folder of sample shards.")],
+    json_path: Annotated[Path, typer.Option("--json", help="File of all runs; a later call goes on with it.")],
+    minutes: Annotated[float, typer.Option(min=0, help="No run begins after so many; 0: only print tables.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 1,
+) -> None:
+    """Held-out loss by optimizer, β, learning rate, rows of a step and length of the training.
+
+    Safe to kill: the file holds every run that has ended, and the same command goes on. Tables are printed at the end.
+    """
+    torch.set_num_threads(threads)
+    dataset, budget = SampleDataset(samples), Budget.of(minutes)
+    about = _facts(torch.device("cpu"))
+    with open_runs(json_path, about) as store:
+
+        def train(cell: training_.Cell, rule: training_.Rule, lr: float, seed: int) -> Outcome:
+            settings = training_.settings_of(dataset, cell, rule, lr, seed)
+
+            def work() -> Outcome:
+                outcome = training_.train(dataset, cell, rule, lr, seed)
+                print(f"{cell.title}, {rule.title}, lr {lr:g}, seed {seed}: {outcome['curve'][-1]}", file=sys.stderr)
+                return outcome
+
+            return store.get(settings, work, budget)
+
+        settled = grid_.walk(grid_.PLAN, train)
+    for table in (*tables_.cell_tables(settled), tables_.gap_table(settled)):
+        report(table.title, table, about, None)
 
 
 def _facts(device: torch.device) -> dict[str, Any]:

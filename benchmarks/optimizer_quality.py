@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from benchmarks.rate_search import best_power
 from kexue_train.batches.collate import make_batch
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.loader import Plan, iter_batches
@@ -142,14 +142,7 @@ def compare(runs: Runs, seeds: int) -> dict[str, list[Run]]:
 
 def tune(runs: Runs, contender: Contender) -> float:
     """The learning rate, a power of two times the first, that both neighbours are worse than; by seed 0."""
-
-    def loss(power: int) -> float:
-        final = runs.get(contender, contender.lr * 2.0**power, 0).final
-        return final if math.isfinite(final) else math.inf
-
-    power, way = 0, 1 if loss(1) < loss(0) else -1
-    while loss(power + way) < loss(power):
-        power += way
+    power = best_power(lambda power: runs.get(contender, contender.lr * 2.0**power, 0).final)
     return contender.lr * 2.0**power
 
 
