@@ -120,22 +120,6 @@ def shuffle_command(
         print_manifest(Path(out), manifest, as_json)
 
 
-@command(data_app, "verify", example="kexue verify runs/demo/shards")
-def verify_command(
-    folder: Annotated[Path, typer.Argument(help="Folder that a stage wrote.")], as_json: AsJson = False
-) -> None:
-    """Read a stage's folder again and compare every checksum."""
-    from kexue_train.foundation.artifacts import read_manifest, verify_artifact  # noqa: PLC0415
-    from kexue_train.samples.verify import verify_sample_shards  # noqa: PLC0415
-    from kexue_train.shuffle.text_shards import verify_text_shards  # noqa: PLC0415
-
-    checks = {"text_shards": verify_text_shards, "sample_shards": verify_sample_shards}
-    check = checks.get(read_manifest(folder).kind, verify_artifact)
-    with show_progress("verify") as progress:
-        manifest = check(folder, progress)
-    print_manifest(folder, manifest, as_json, verb="whole")
-
-
 @command(data_app, "tokenizer", example="kexue tokenizer shards --out tokenizer --vocab-size 8192")
 def tokenizer_command(
     shards: Shards,

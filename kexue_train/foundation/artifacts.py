@@ -338,13 +338,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw.get("schema_version") != SCHEMA_VERSION:
-            raise ArtifactError(
-                f"{path}: schema version {raw.get('schema_version')!r}, this version reads {SCHEMA_VERSION}; "
-                "use the kexue_train version that made it, or rebuild the artifact"
-            )
-        return Manifest.model_validate(raw)
+        return read_manifest_file(path)
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             f"{folder}: no {MANIFEST_NAME}; give a folder that a kexue stage made, or run that stage first"
@@ -354,6 +348,23 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(
             f"{path}: the manifest is damaged ({first}); delete the folder {folder} and run its stage again"
         ) from None
+
+
+def read_manifest_file(path: Path) -> Manifest:
+    """Read a manifest of any name.
+
+    Raises:
+        ArtifactError: If it is of a schema this version does not read.
+        OSError: If the file cannot be read.
+        ValueError, AttributeError: If it is damaged.
+    """
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    if raw.get("schema_version") != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path}: schema version {raw.get('schema_version')!r}, this version reads {SCHEMA_VERSION}; "
+            "use the kexue_train version that made it, or rebuild the artifact"
+        )
+    return Manifest.model_validate(raw)
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

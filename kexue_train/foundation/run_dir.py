@@ -85,6 +85,11 @@ class RunDir:
         return self.root / "report"
 
     @property
+    def published(self) -> Path:
+        """The folder for others: model, card, report and provenance."""
+        return self.root / "published"
+
+    @property
     def generations(self) -> Path:
         """Run folders ``2``, ``3``... in which training went on with new documents."""
         return self.root / "generations"

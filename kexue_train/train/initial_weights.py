@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from kexue_train.batches.mixed import TrainingData
-from kexue_train.foundation.artifacts import digest_of, file_checksum
+from kexue_train.foundation.artifacts import Manifest, digest_of, file_checksum
 from kexue_train.foundation.errors import ArtifactError, ConfigError
 from kexue_train.model.config import ModelConfig
 
@@ -76,6 +76,13 @@ def digest_of_weights(folder: Path) -> str:
     """
     _require_files(folder)
     return digest_of({name: file_checksum(folder / name) for name in _FILES})
+
+
+def recorded_digest_of_weights(manifest: Manifest) -> str | None:
+    """Return what ``digest_of_weights`` gives for the folder that ``manifest`` describes; None if it holds no model."""
+    if any(name not in manifest.files for name in _FILES):
+        return None
+    return digest_of({name: manifest.files[name].checksum for name in _FILES})
 
 
 def load_initial_weights(folder: Path, model: RoFormerV2ForPreTraining) -> None:

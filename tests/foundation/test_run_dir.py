@@ -194,5 +194,5 @@ def test_a_link_to_a_folder_is_as_good_as_the_folder(tmp_path: Path) -> None:
 def test_every_path_of_a_run_lies_below_its_root(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     paths = [getattr(run, name) for name, value in vars(RunDir).items() if isinstance(value, property)]
-    assert len(paths) == len(set(paths)) == 12
+    assert len(paths) == len(set(paths)) == 13
     assert all(path.parent == tmp_path for path in paths)

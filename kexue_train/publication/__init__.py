@@ -1,0 +1,1 @@
+"""A run for others: one folder with the model, its card, its report and where every weight comes from."""

@@ -1,0 +1,72 @@
+"""Whether files hold the very documents that text shards were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from kexue_train.corpus.config import FilterConfig
+from kexue_train.corpus.filters import drop_reasons
+from kexue_train.corpus.inputs import Source, find_inputs
+from kexue_train.corpus.readers import read_records
+from kexue_train.corpus.records import ReadOptions
+from kexue_train.foundation.arrow_arrays import to_mask
+from kexue_train.foundation.arrow_shards import format_checksum
+from kexue_train.foundation.artifacts import InputFile, Manifest
+from kexue_train.foundation.errors import ArtifactError
+from kexue_train.foundation.progress import SILENT, Progress
+from kexue_train.shuffle.keys import hash_rows, sum_words
+from kexue_train.shuffle.rows import as_binary
+
+
+class Compared(NamedTuple):
+    """The documents of one file of the manifest beside those that were given."""
+
+    name: str
+    documents: int
+    found_in: str | None
+    """The given file with these documents; None: none has them."""
+
+
+def compare_documents(shards: Manifest, corpus: Sequence[str], progress: Progress = SILENT) -> list[Compared]:
+    """Read ``corpus`` as the shuffle did, and look for the documents of each input of ``shards`` in it.
+
+    Files are matched by their documents, whatever they are called, however they are compressed or cut.
+
+    Raises:
+        ArtifactError: If the manifest records no checksums of documents, or a file of it has other documents now.
+        CorpusError: If the corpus cannot be read.
+    """
+    if any(entry.rows_checksum is None for entry in shards.inputs):
+        raise ArtifactError("the text shards record no checksums of their documents, so these cannot be compared")
+    settings = shards.settings
+    sources = find_inputs(corpus, format=settings["format"], document=settings["document"])
+    found: dict[tuple[int, str], str] = {}
+    for number, source in enumerate(sources, 1):
+        found[count_documents(source, settings)] = source.path
+        progress.update(number, len(sources), "files")
+    return [_compare(entry, found) for entry in shards.inputs]
+
+
+def count_documents(source: Source, settings: dict[str, Any]) -> tuple[int, str]:
+    """Return how many documents the shuffle accepts of ``source``, and the sum of their hashes."""
+    keys = settings["text_key"]
+    options = ReadOptions(
+        text_keys=(keys,) if isinstance(keys, str) else tuple(keys),
+        keep=tuple(settings["keep"]),
+        document=settings["document"],
+    )
+    filters = FilterConfig.model_validate(settings["filters"])
+    rows = checksum = 0
+    for block in read_records(source, options):
+        texts, extras = block.texts, block.extras
+        if filters.is_active and len(block.positions):
+            kept = to_mask(drop_reasons(texts, filters) == 0)
+            texts, extras = texts.filter(kept), None if extras is None else extras.filter(kept)
+        rows += len(texts)
+        checksum += sum_words(hash_rows(as_binary(texts), extras))
+    return rows, format_checksum(checksum)
+
+
+def _compare(entry: InputFile, found: dict[tuple[int, str], str]) -> Compared:
+    return Compared(entry.uri, entry.rows, found.get((entry.rows, str(entry.rows_checksum))))
