@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 from kexue_train.foundation.errors import ConfigError, ResourceError
 
 _REFUSED = (401, 403)
-_NoAnswer: type[Exception] = HfHubHTTPError.__mro__[1]  # type: ignore[assignment]
+_NoAnswer: type[Exception] = HfHubHTTPError.__mro__[1]
 """What the HTTP library of this version of huggingface_hub raises; which library that is has changed twice."""
 
 
