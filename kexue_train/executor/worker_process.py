@@ -10,11 +10,13 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from multiprocessing import connection, resource_tracker
 from typing import Any
 
@@ -52,7 +54,7 @@ class WorkerProcess:
         # daemon: ended at exit even if an exception keeps the map's generator, and so this object, alive till then.
         self._process = context.Process(target=_work, args=(theirs,), daemon=True)
         try:
-            with _without_interrupts():
+            with _without_interrupts(), _without_program():
                 self._process.start()
         finally:
             theirs.close()  # the worker's death must close the pipe
@@ -147,3 +149,23 @@ def _without_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_STARTING = threading.Lock()
+
+
+@contextmanager
+def _without_program() -> Iterator[None]:
+    """Keep a worker from importing the module that this process runs by ``-m``, as multiprocessing would have it.
+
+    Tasks are functions of other modules, and the program may be a flow, whose imports take seconds.
+    """
+    main = sys.modules["__main__"]
+    with _STARTING:
+        spec = main.__spec__
+        if spec is not None:
+            main.__spec__ = ModuleSpec("kexue_train.__main__", None)  # the name of what workers never import
+        try:
+            yield
+        finally:
+            main.__spec__ = spec

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from kexue_train.corpus import docs_pages
+from kexue_train.corpus import docs_pages, installed_docs
 from kexue_train.corpus.config import CorpusConfig
 from kexue_train.corpus.docs_pages import find_pages
 from kexue_train.corpus.installed_docs import DOCUMENTS_NAME, build_docs_corpus, write_docs_corpus
@@ -67,6 +67,14 @@ def test_the_same_installation_gives_the_same_bytes_wherever_it_lies(installatio
     monkeypatch.setattr(docs_pages, "_roots", lambda: iter([("site-packages", tmp_path / "elsewhere")]))
     write_docs_corpus(tmp_path / "b.jsonl", max_bytes=10**6)
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+
+
+def test_one_process_and_several_write_the_same_bytes(installation, tmp_path, monkeypatch):
+    """With tasks of two pages, so that many are read ahead of their turn, and of the place where the corpus is full."""
+    monkeypatch.setattr(installed_docs, "_PAGES_OF_A_TASK", 2)
+    for number in (1, 3):
+        write_docs_corpus(tmp_path / f"{number}.jsonl", max_bytes=12_000, num_workers=number)
+    assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "3.jsonl").read_bytes()
 
 
 def test_the_size_is_kept_and_a_finished_corpus_is_returned_at_once(installation, tmp_path, monkeypatch):

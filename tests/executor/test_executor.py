@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -235,6 +236,25 @@ def test_a_consumer_may_stop_early(executor: Executor) -> None:
 def test_tasks_run_in_other_processes(executor: Executor, tmp_path: Path) -> None:
     processes = {process for _, process in executor.map_unordered(touch, [tmp_path / str(i) for i in range(8)])}
     assert os.getpid() not in processes
+
+
+def test_workers_do_not_import_the_program_that_started_them(tmp_path: Path) -> None:
+    """A flow's imports take seconds; the program here counts how often it is imported."""
+    program = """
+import math
+with open("imported", "a") as file:
+    file.write("once ")
+if __name__ == "__main__":
+    from kexue_train.executor import LocalExecutor
+    print(sorted(LocalExecutor(2).map_unordered(math.factorial, [3, 4])))
+"""
+    (tmp_path / "program.py").write_text(program)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])}
+    done = subprocess.run(
+        [sys.executable, "-m", "program"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "[(0, 6), (1, 24)]\n", done.stderr
+    assert (tmp_path / "imported").read_text() == "once "
 
 
 def test_one_worker_is_this_process_and_works_item_by_item(tmp_path: Path) -> None:
