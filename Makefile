@@ -16,7 +16,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 # What must hold with every version of transformers: the code of an exported folder, and what we tell people to type.
 PORTABLE := tests/model tests/export
-CODE := kexue_train flows tests benchmarks
+CODE := kexue_train flows tests benchmarks claims
 
 .DEFAULT_GOAL := help
 .PHONY: help venv pretrain test test-fast test-peers test-oldest test-newest test-fake-cuda gpu check format clean

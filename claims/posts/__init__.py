@@ -1,0 +1,1 @@
+"""One file for each claim: what the blog says, what is measured, what would refute it."""
