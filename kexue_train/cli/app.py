@@ -26,7 +26,7 @@ TREE = {
     "A whole run": ("pipeline",),
     "Data": ("corpus-from-docs", "shuffle", "tokenizer", "samples", "verify"),
     "Training": ("train", "supervise", "export", "import-weights"),
-    "Results": ("ask", "evaluate", "finetune", "paraphrase", "report", "publish"),
+    "Results": ("ask", "evaluate", "finetune", "paraphrase", "report", "publish", "metrics"),
 }
 """The commands in the order of the data, under the headings of ``kexue --help``."""
 

@@ -159,6 +159,33 @@ def report_command(
         typer.launch(path.absolute().as_uri())
 
 
+@command(runs_app, "metrics", example="kexue metrics runs --port 9464")
+def metrics_command(
+    root: Annotated[Path, typer.Argument(metavar="RUNS", help="A run folder, or a folder of run folders.")] = Path(
+        "runs"
+    ),
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on (default: 127.0.0.1, which other machines do not reach).")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one (default: 9464).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve the figures of runs to Prometheus until it is stopped, or print them once (--json)."""
+    from threading import Event  # noqa: PLC0415
+
+    from kexue_train.metrics.prometheus import read_figures, serve  # noqa: PLC0415
+
+    if as_json:
+        if host is not None or port is not None:
+            raise ConfigError("--host and --port do nothing beside --json, which serves nothing; leave them out")
+        print_json(read_figures(root))
+        return
+    typer.echo(f"{serve(root, host or '127.0.0.1', 9464 if port is None else port)}  (Ctrl-C ends it)")
+    Event().wait()
+
+
 def _print_checks(checks: list[Any]) -> None:
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415

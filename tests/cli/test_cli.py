@@ -24,7 +24,8 @@ COMMANDS = [
     "doctor", "init", "corpus-from-docs", "shuffle", "verify", "tokenizer", "samples", "train", "export",
     "import-weights",
     "ask", "evaluate", "evaluate mlm", "evaluate nsp-zero-shot", "evaluate sts", "evaluate explain",
-    "finetune task", "finetune whitening", "finetune sentence-vectors", "plan", "report", "pipeline", "publish",
+    "finetune task", "finetune whitening", "finetune sentence-vectors", "plan", "report", "pipeline",
+    "publish", "metrics",
 ]  # fmt: skip
 HEAVY = {"torch", "ray", "pyarrow", "datasets", "transformers", "tokenizers", "numpy", "prefect"}
 SENTENCES = ["the cat sat on the mat", "a dog ran over the hill", "who let the dog out", "no cat was seen that day"]
