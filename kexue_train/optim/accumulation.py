@@ -61,14 +61,15 @@ class HiddenAccumulation(torch.optim.Optimizer):
         accumulation_steps: Micro-batches per step.
         options: See ``Options``.
         partitioned: Whether an engine cuts parameters and gradients into slices (ZeRO 1 to 3). Then ``FlatSteps`` takes
-            the gradients and moves the parameters, and ``step`` only counts.
+            the gradients and moves the parameters, and ``step`` only counts. Build the optimizer before the engine, so
+            that its observer sees gradients before they are cut.
 
     Attributes:
         micro_steps_done: Micro-batches done of the open step.
         micro_batch_weight: Weight of the next micro-batch relative to the mean one (for micro-batches that hold
             different numbers of tokens); over a step and all ranks the weights must average 1. ``step`` resets it.
         gradient_observer: Sees each gradient of each micro-batch, as backward made it, before it is folded; it must not
-            change it. It sees nothing under ``partitioned`` or ``accumulate="gradient"``. A copy has none.
+            change it. It sees nothing under ``accumulate="gradient"``. A copy has none.
 
     Raises:
         ValueError: By name, if a parameter cannot be trained, another optimizer has it, or a setting is out of range.
@@ -85,10 +86,9 @@ class HiddenAccumulation(torch.optim.Optimizer):
         options: Options = Options(),  # noqa: B008  # frozen
         partitioned: bool = False,
     ) -> None:
-        if partitioned and (options.bf16_states or options.lazy_tensors):
+        if partitioned and options.bf16_states:
             raise ValueError(
-                "bf16_states keeps no fp32 weights, which ZeRO partitions, and lazy_tensors asks which tensor got a "
-                "gradient; take ZeRO stage 0, or fp32 states and tensors that are not lazy"
+                "bf16_states keeps no fp32 weights, which ZeRO partitions; take ZeRO stage 0, or fp32 states"
             )
         self._accumulation_steps = check_accumulation_steps(accumulation_steps)
         self.options, self.partitioned = options, partitioned
@@ -97,7 +97,7 @@ class HiddenAccumulation(torch.optim.Optimizer):
         self.gradient_observer: GradientObserver | None = None
         self.tensors: list[Tracked] = []
         self._rule, self._rules = rule, list[Rule]()
-        self._hooks = GradientHooks(self, HiddenAccumulation._take)
+        self._hooks = GradientHooks(self, HiddenAccumulation._show if partitioned else HiddenAccumulation._take)
         self._asked_callers = self._has_folded = False
         self._settings_of_step = -1
         super().__init__(params, {**defaults, "role": None, "steps": 0})
@@ -379,6 +379,7 @@ class HiddenAccumulation(torch.optim.Optimizer):
             self.storage = self._choose_storage()
         if self._folds_in_backward:
             self._average = MomentAverage(flat, ends)
+        if self.options.accumulate == "momentum":
             self._hook_trained()
 
     @property
@@ -393,6 +394,12 @@ class HiddenAccumulation(torch.optim.Optimizer):
         for tensor in self.tensors:
             if tensor.param.requires_grad:
                 self._hooks.hook(tensor.index, tensor.param)
+
+    @torch.no_grad()
+    def _show(self, index: int, param: Tensor) -> None:
+        """Show the gradient that backward has just made of ``param``; the engine, whose hook comes later, takes it."""
+        if self.gradient_observer and param.grad is not None:
+            self.gradient_observer(index, param.grad)
 
     @torch.no_grad()
     def _take(self, index: int, param: Tensor) -> None:

@@ -33,7 +33,8 @@ class Options:
     decays always."""
     lazy_tensors: bool = False
     """A tensor that gets no gradient in a step, on any rank, rests (a head that is not used): it neither moves nor
-    decays, and its moments stay. Otherwise its gradient counts as zero. Ranks then average moments after backward."""
+    decays, and its moments stay. Otherwise its gradient counts as zero. Ranks then average moments after backward.
+    Under ``partitioned`` ``FlatSteps.note_trained`` tells which get one."""
     bf16_states: bool = False
     """Weights and momentum are bfloat16, stochastically rounded: 4 bytes per parameter in all."""
     average_over_ranks: bool = True

@@ -9,7 +9,7 @@ micro-batches take k reductions, where whole moments take one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -21,6 +21,7 @@ from torch import Tensor
 from kexue_train.optim.accumulation import HiddenAccumulation
 from kexue_train.optim.gradients import clip_factor, drop_gradient_
 from kexue_train.optim.param_groups import Role, Tracked
+from kexue_train.optim.participation import agree_on_participation
 from kexue_train.optim.random_bits import Rounding
 from kexue_train.optim.ranks import ranks, sum_over_ranks_
 from kexue_train.optim.step_sizes import ScalarLayout, StepSizes
@@ -203,6 +204,7 @@ class FlatSteps(torch.optim.Optimizer):
 
     ``attach`` says how DeepSpeed has cut up the parameters. Then, for every micro-batch and after its backward:
 
+        flat_steps.note_trained(params)         # matters under ``Options.lazy_tensors`` only
         if flat_steps.wants_gradients:  flat_steps.fold(gradients)
         if optimizer.ends_step:         flat_steps.decide()
                                         flat_steps.step()          # DeepSpeed does, for its flat tensors in any order
@@ -224,6 +226,7 @@ class FlatSteps(torch.optim.Optimizer):
         self.hidden = optimizer.options.accumulate == "momentum"
         self._optimizer = optimizer
         self._sizes = StepSizes(torch.empty(0), torch.empty(0))
+        self._noted: set[int] = set()
 
     @torch.no_grad()
     def attach(self, flats: Sequence[Tensor], slices: Sequence[TensorSlice]) -> None:
@@ -237,22 +240,33 @@ class FlatSteps(torch.optim.Optimizer):
         """Whether the gradients of the open micro-batch are to be folded."""
         return self.hidden or self._optimizer.ends_step
 
+    def note_trained(self, params: Iterable[Tensor]) -> None:
+        """Under ``lazy_tensors``: note what the open micro-batch trains on this rank.
+
+        DeepSpeed's reductions want a gradient of every parameter on every rank, so none tells what trained it. What no
+        rank has noted in a step rests.
+        """
+        self._noted.update(map(id, params))
+
     @torch.no_grad()
     def fold(self, gradients: Sequence[Tensor]) -> None:
         """Take in the gradients of one micro-batch, or of a step; a bad one is left out as a whole, on all ranks.
 
         Args:
             gradients: For each slice the mean over the ranks, [numel]; overwritten.
+
+        Raises:
+            ValueError: On every rank, if a tensor is trained on one and frozen on another.
         """
         optimizer = self._optimizer
         optimizer.apply_settings()
         options, slices = optimizer.options, self._storage.map.slices
+        trained, done = self._agree_on_trained(), [tensor.folded for tensor in optimizer.tensors]
         bad = self._find_bad(gradients)
         optimizer.guard.mark(slice(None), bad)
         share = optimizer.micro_batch_weight / optimizer.accumulation_steps if self.hidden else 1.0
-        is_first = optimizer.micro_steps_done == 0 or not self.hidden
         for index, (own, grad) in enumerate(zip(slices, gradients, strict=True)):
-            if not optimizer.tensors[own.tensor].param.requires_grad:
+            if not trained[own.tensor]:
                 continue
             if options.gradient_keep < 1:
                 drop_gradient_(
@@ -260,12 +274,15 @@ class FlatSteps(torch.optim.Optimizer):
                     tensor=own.tensor, offset=own.start,
                 )  # fmt: skip
             grad[:1].masked_fill_(bad[own.tensor], torch.nan)  # so that ``fold`` sees what other slices have
-            self._storage.fold(index, grad, is_first=is_first, share=share, rounding=optimizer.rounding)
+            self._storage.fold(index, grad, is_first=not done[own.tensor], share=share, rounding=optimizer.rounding)
+        for tensor, is_trained in zip(optimizer.tensors, trained, strict=True):
+            tensor.folded |= is_trained
 
     def decide(self) -> None:
         """At the end of a step: agree over the ranks on how far each tensor and row moves."""
+        lazy = self._optimizer.options.lazy_tensors
         for tensor in self._optimizer.tensors:
-            tensor.rests = not tensor.param.requires_grad
+            tensor.rests = not (tensor.folded if lazy else tensor.param.requires_grad)
         self._sizes = self._optimizer.decide_step_sizes()
 
     @torch.no_grad()
@@ -280,6 +297,16 @@ class FlatSteps(torch.optim.Optimizer):
     def whole_moments(self) -> Iterator[tuple[str, Tensor]]:
         """Yield whole moments by name, as ``TensorSlices`` does; a collective call."""
         return self._storage.whole_moments()
+
+    def _agree_on_trained(self) -> list[bool]:
+        """Return which tensors take in the gradients that are there now, the same on every rank."""
+        tensors = self._optimizer.tensors
+        trained = [tensor.param.requires_grad for tensor in tensors]
+        if not self._optimizer.options.lazy_tensors:
+            return trained
+        own = [flag and id(tensor.param) in self._noted for tensor, flag in zip(tensors, trained, strict=True)]
+        self._noted.clear()
+        return agree_on_participation(tensors, trained=own, marked=[], over_ranks=ranks() > 1).trained
 
     def _find_bad(self, gradients: Sequence[Tensor]) -> Tensor:
         """Return which tensors have a gradient that is not finite on any rank, bool [tensors]; clip the others."""

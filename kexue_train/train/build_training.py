@@ -137,7 +137,10 @@ def _build_objective(config: JobConfig, dataset: TrainingData, device: torch.dev
     add_task_layers(model, dataset)
     model.to(device, weights)
     heads = heads_of(train.objective, dataset)
-    return PretrainingObjective(model, heads, autocast=autocast, has_graphs=train.compute.cuda_graphs)
+    return PretrainingObjective(
+        model, heads, autocast=autocast, has_graphs=train.compute.cuda_graphs,
+        calls_all_heads=train.compute.zero_stage > 0,
+    )  # fmt: skip
 
 
 def _build_weights(

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F  # noqa: N812  # the name everybody reads
-from torch import Tensor
+from torch import Tensor, nn
 
 from kexue_train.batches.collate import PAIR, PREDICTION, Target
 from kexue_train.batches.dataset import SampleDataset
@@ -40,8 +40,11 @@ class TrainedHead:
     """Its slots and labels in a batch."""
     weight: float
     """Weight of its loss in the total."""
+    layer: Callable[[RoFormerV2ForPreTraining], nn.Module]
+    """Its layer of the model."""
     score: Callable[[RoFormerV2ForPreTraining, Tensor, Tensor], LabelScores]
-    """Scores hidden states [N, E] against labels [N] with its layer of the model: sums, since means cannot be added."""
+    """Scores hidden states [N, E] against labels [N] with its layer: sums, since means cannot be added. All are 0 of no
+    states [0, E] and labels [0], but the layer is called."""
     mean_per_row: Callable[[TrainingData], float]
     """Expected number of labels in a row."""
     initial_loss: Callable[[TrainingData], float]
@@ -61,6 +64,7 @@ def pretraining_heads(config: ObjectiveConfig) -> tuple[TrainedHead, ...]:
             head=MLM,
             target=PREDICTION,
             weight=1.0,
+            layer=lambda model: model.cls.predictions,
             score=_score_words,
             mean_per_row=lambda dataset: config.masking.total * _maskable_per_row(words_of(dataset)),
             initial_loss=lambda dataset: math.log(dataset.vocab_size),
@@ -70,6 +74,7 @@ def pretraining_heads(config: ObjectiveConfig) -> tuple[TrainedHead, ...]:
             head=NSP,
             target=PAIR,
             weight=config.nsp_weight,
+            layer=lambda model: model.cls.next_sentence,
             score=lambda model, hidden, labels: score_classes(model.cls.next_sentence, hidden, labels),
             mean_per_row=lambda dataset: words_of(dataset).mean_per_row("pairs"),
             initial_loss=lambda _: math.log(2),

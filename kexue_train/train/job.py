@@ -195,11 +195,6 @@ def _check_mixture(config: JobConfig, path: Path) -> None:
         raise ConfigError(
             f"{path}: micro-batches of labelled tasks differ in their shapes; set train.compute.cuda_graphs=false"
         )
-    if train.compute.zero_stage:
-        raise ConfigError(
-            f"{path}: with labelled tasks the ranks train different heads at the same time, which ZeRO's partitions do "
-            f"not allow; set train.compute.zero_stage=0 (got {train.compute.zero_stage})"
-        )
 
 
 def samples_digest(datasets: Sequence[TrainingData]) -> str:

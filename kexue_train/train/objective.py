@@ -34,6 +34,8 @@ class PretrainingObjective(nn.Module):
         heads: Its heads that are trained.
         autocast: The type of matrix products, if it is another than that of the weights.
         has_graphs: Whether layers are replayed as CUDA graphs, whose results are then good until the next forward.
+        calls_all_heads: Whether heads that a micro-batch has no labels of are called too, on no states. Then all ranks
+            call the same layers in one order and every parameter gets a gradient, which ZeRO's collectives need.
 
     Attributes:
         expected: Mean number of labels in a micro-batch over the whole sample set, for each head.
@@ -49,9 +51,11 @@ class PretrainingObjective(nn.Module):
         *,
         autocast: torch.dtype | None = None,
         has_graphs: bool = False,
+        calls_all_heads: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.heads, self.autocast, self.has_graphs = model, heads, autocast, has_graphs
+        self.calls_all_heads = calls_all_heads
         self.expected: Sequence[float] = [1.0] * len(heads)
         self.units: Sequence[float] | None = [1.0] * len(heads)
         self.weights: TaskWeights | None = None
@@ -70,8 +74,9 @@ class PretrainingObjective(nn.Module):
         """
         if self.has_graphs:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        present = [number for number, head in enumerate(self.heads) if head.target.slots in batch]
-        heads = [self.heads[number] for number in present]
+        present = self._present(batch)
+        called = list(range(len(self.heads))) if self.calls_all_heads else present
+        heads = [self.heads[number] for number in called]
         with self._precision(batch["input_ids"].device.type):
             hidden = self.model.roformer(
                 batch["input_ids"],
@@ -80,22 +85,36 @@ class PretrainingObjective(nn.Module):
                 position_ids=batch["position_ids"],
                 token_type_ids=batch["token_type_ids"],
             ).last_hidden_state.flatten(0, 1)
-            states = [hidden.index_select(0, batch[head.target.slots]) for head in heads]
-            scores = [
-                head.score(self.model, state, batch[head.target.labels])
-                for head, state in zip(heads, states, strict=True)
+            nothing = hidden[:0], batch["input_ids"].new_empty(0)
+            found = [
+                (hidden.index_select(0, batch[head.target.slots]), batch[head.target.labels])
+                if number in present
+                else nothing
+                for number, head in zip(called, heads, strict=True)
             ]
-        if not present:  # rows of a rank that has none left to score
+            scores = [head.score(self.model, state, labels) for head, (state, labels) in zip(heads, found, strict=True)]
+        if not called:  # rows of a rank that has none left to score
             return hidden.sum() * 0, hidden.new_zeros(len(self.heads), NUM_SUMS)
-        means = [score.loss / (self.expected[n] or 1.0) for n, score in zip(present, scores, strict=True)]
-        units = None if self.units is None else [self.units[number] for number in present]
+        means = [score.loss / (self.expected[n] or 1.0) for n, score in zip(called, scores, strict=True)]
+        units = None if self.units is None else [self.units[number] for number in called]
         sums = torch.stack([torch.stack(score) for score in scores]).detach()
-        if len(present) < len(self.heads):
-            sums = sums.new_zeros(len(self.heads), NUM_SUMS).index_copy(0, _index(present, sums.device), sums)
+        if len(called) < len(self.heads):
+            sums = sums.new_zeros(len(self.heads), NUM_SUMS).index_copy(0, _index(called, sums.device), sums)
         loss = combine(means, heads, units)
         if self.weights is not None and self.training:
-            loss = loss * self.weights.weight(heads[0].task, loss.detach())
+            loss = loss * self.weights.weight(self.heads[present[0]].task, loss.detach())
         return loss, sums
+
+    def trained_by(self, batch: Tensors) -> list[nn.Parameter]:
+        """Return the parameters that a micro-batch trains: the encoder's, and those of heads that it has labels of."""
+        trained: list[nn.Module] = [
+            self.model.roformer,
+            *(self.heads[number].layer(self.model) for number in self._present(batch)),
+        ]
+        return [param for module in trained for param in module.parameters()]
+
+    def _present(self, batch: Tensors) -> list[int]:
+        return [number for number, head in enumerate(self.heads) if head.target.slots in batch]
 
     def _precision(self, device_type: str) -> AbstractContextManager[object]:
         return torch.autocast(device_type, self.autocast) if self.autocast else nullcontext()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
-from typing import Any, assert_never
+from typing import assert_never
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # the name everybody reads
@@ -49,12 +49,18 @@ def _layer_name(task: str) -> str:
     return f"{task}_head"  # no task is called like an attribute of modules
 
 
+def _layer(task: str, model: RoFormerV2ForPreTraining) -> nn.Module:
+    found: nn.Module = getattr(getattr(model, TASK_HEADS), _layer_name(task))
+    return found
+
+
 def _task_head(task: LabelledDataset) -> TrainedHead:
     head = Head(task.name, task.name, f"{task.name}_labels", task.name)
     return TrainedHead(
         head=head,
         target=target_of(task.name),
         weight=1.0,
+        layer=partial(_layer, task.name),
         score=partial(_score, task),
         mean_per_row=lambda _: _labels_per_row(task),
         initial_loss=lambda _: _initial_loss(task),
@@ -82,14 +88,13 @@ def _initial_loss(task: LabelledDataset) -> float:
 
 def _score(task: LabelledDataset, model: RoFormerV2ForPreTraining, hidden: Tensor, labels: Tensor) -> LabelScores:
     """Score the states [N, E] of the task's slots; see ``LabelledDataset`` for ``labels``."""
-    layer: Any = getattr(getattr(model, TASK_HEADS), _layer_name(task.name))
+    layer = _layer(task.name, model)
     hidden = F.dropout(hidden, model.config.hidden_dropout_prob, training=model.training)
     match task.kind:
         case "classification" | "tagging":
             return score_classes(layer, hidden, labels)
-        case "choice":
-            return _score_places(layer(hidden).float(), labels[:, 0], labels[:, 1:])
-        case "reading":
+        case "choice" | "reading":
+            labels = labels.reshape(len(labels), 1 + task.num_outputs)  # none are [0]
             return _score_places(layer(hidden).float(), labels[:, 0], labels[:, 1:])
         case _:
             assert_never(task.kind)

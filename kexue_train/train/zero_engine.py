@@ -30,7 +30,7 @@ class ZeroEngine:
     def __init__(
         self, engine: Any, objective: PretrainingObjective, optimizer: HiddenAccumulation, flat_steps: FlatSteps
     ) -> None:
-        self._engine, self._model = engine, objective.model
+        self._engine, self._objective = engine, objective
         self._optimizer, self._flat_steps = optimizer, flat_steps
         params = [param for group in optimizer.param_groups for param in group["params"]]
         self._partitions = ZeroPartitions(engine, params)
@@ -41,6 +41,8 @@ class ZeroEngine:
         loss, terms = cast(tuple[Tensor, Tensor], self._engine(batch))
         self._engine.backward(loss)
         optimizer, flat_steps = self._optimizer, self._flat_steps
+        if optimizer.options.lazy_tensors:
+            flat_steps.note_trained(self._objective.trained_by(batch))
         if flat_steps.wants_gradients:
             gradients = self._partitions.gradients()
             flat_steps.fold(gradients)
@@ -62,6 +64,6 @@ class ZeroEngine:
     def full_tensors(self) -> FullTensors:
         """Gather weights and optimizer state from all ranks on rank 0; empty elsewhere. A collective call."""
         keep = dist.get_rank() == 0
-        weights = {name: whole.cpu() for name, whole in self._partitions.whole_weights(self._model) if keep}
+        weights = {name: whole.cpu() for name, whole in self._partitions.whole_weights(self._objective.model) if keep}
         moments = {name: whole.cpu() for name, whole in self._flat_steps.whole_moments() if keep}
         return FullTensors(weights, moments)

@@ -15,6 +15,7 @@ from torch import Size, Tensor
 
 from kexue_train.optim import accumulation
 from kexue_train.optim.accumulation import HiddenAccumulation
+from kexue_train.optim.options import Options
 from kexue_train.optim.param_groups import Role
 from kexue_train.optim.partitioned import FlatSteps, SliceMap, TensorSlice
 from kexue_train.optim.step_sizes import ScalarLayout
@@ -164,3 +165,101 @@ def test_whole_moments_are_freed_when_slices_are_made_and_kernels_never_hear_of_
     FlatSteps(optimizer).attach(flats, slices)
     gc.collect()
     assert whole() is None
+
+
+DEFAULTS = {"lr": 1e-2, "beta": 0.9, "weight_decay": 0.1}
+
+
+def make_heads() -> torch.nn.ModuleList:
+    """A layer that is always trained, and two heads."""
+    torch.manual_seed(0)
+    return torch.nn.ModuleList(torch.nn.Linear(5, 4) for _ in range(3))
+
+
+def halves_of(params: list[Tensor]) -> tuple[list[Tensor], list[TensorSlice]]:
+    """The parameters in two slices each, in one flat tensor."""
+    flat, slices, end = torch.cat([param.detach().flatten() for param in params]), [], 0
+    for index, param in enumerate(params):
+        half = param.numel() // 2
+        slices += [TensorSlice(index, 0, half, 0, end), TensorSlice(index, half, param.numel() - half, 0, end + half)]
+        end += param.numel()
+    return [flat], slices
+
+
+def train_whole(options: Options, heads_of: list[list[int]]) -> dict[str, Tensor]:
+    """Two micro-batches per step, each with the layer and one head; what autograd leaves out gets no gradient."""
+    net = make_heads()
+    optimizer = HiddenAccumulation(net.parameters(), TigerRule(0.9), DEFAULTS, accumulation_steps=2, options=options)
+    for step, heads in enumerate(heads_of):
+        for micro, head in enumerate(heads):
+            x = torch.randn(3, 5, generator=torch.Generator().manual_seed(10 * step + micro))
+            (net[0](x) * net[head](x)).sum().backward()
+            optimizer.step()
+    return dict(net.named_parameters()) | optimizer.named_moments()
+
+
+def train_slices(options: Options, heads_of: list[list[int]]) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """The same by slices, with gradients of zero for the other head, as an engine hands them over.
+
+    Returns:
+        Parameters and moments, and what the gradient observer saw.
+    """
+    net, seen = make_heads(), []
+    params = list(net.parameters())
+    optimizer = HiddenAccumulation(
+        params, TigerRule(0.9), DEFAULTS, accumulation_steps=2, options=options, partitioned=True
+    )
+    optimizer.gradient_observer = lambda index, gradient: seen.append((index, gradient.clone()))
+    flats, slices = halves_of(params)
+    steps = FlatSteps(optimizer)
+    steps.attach(flats, slices)
+    for step, heads in enumerate(heads_of):
+        for micro, head in enumerate(heads):
+            x = torch.randn(3, 5, generator=torch.Generator().manual_seed(10 * step + micro))
+            loss = (net[0](x) * net[head](x)).sum() + net[3 - head](x[:0]).sum()
+            (loss if steps.hidden else loss / 2).backward()
+            steps.note_trained([*net[0].parameters(), *net[head].parameters()])
+            if steps.wants_gradients:
+                steps.fold([own.within(params[own.tensor].grad).clone() for own in slices])
+                net.zero_grad()
+            if optimizer.ends_step:
+                steps.decide()
+                steps.param_groups[0]["params"] = flats
+                steps.step()
+                with torch.no_grad():
+                    for own in slices:
+                        own.within(params[own.tensor]).copy_(own.of(flats))
+            optimizer.step()
+    names = [f"momentum.{name}" for name, _ in net.named_parameters()]
+    moments = dict(zip(names, (moment for _, moment in steps.whole_moments()), strict=True))
+    return dict(net.named_parameters()) | moments, seen
+
+
+@pytest.mark.parametrize("accumulate", ["momentum", "gradient"])
+def test_what_no_micro_batch_of_a_step_trains_rests_in_slices_as_in_whole_tensors(accumulate):
+    options = Options(accumulate=accumulate, lazy_tensors=True)
+    heads_of = [[1, 2], [1, 1], [2, 1], [2, 2]]
+    by_step = [train_slices(options, heads_of[:done])[0] for done in range(1, 5)]
+    for done, slices in enumerate(by_step, 1):
+        for expected, found in zip(train_whole(options, heads_of[:done]).values(), slices.values(), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+    for name in ("weight", "bias"):
+        for kept in (f"1.{name}", f"2.{name}", f"momentum.1.{name}", f"momentum.2.{name}"):
+            rests = [torch.equal(before[kept], after[kept]) for before, after in pairwise(by_step)]
+            assert rests == ([False, False, True] if "1." in kept else [True, False, False])
+
+
+def test_an_observer_sees_whole_gradients_before_they_are_cut():
+    _, seen = train_slices(Options(lazy_tensors=True), [[1, 2]])
+    net = make_heads()
+    expected = []
+    for micro, head in enumerate([1, 2]):
+        net.zero_grad()
+        x = torch.randn(3, 5, generator=torch.Generator().manual_seed(micro))
+        (net[0](x) * net[head](x)).sum().backward()
+        expected.append({i: p.grad.clone() for i, p in enumerate(net.parameters()) if p.grad is not None})
+    for micro, gradients in enumerate(expected):
+        found = dict(seen[6 * micro : 6 * micro + 6])
+        assert found.keys() == set(range(6))
+        for index, gradient in found.items():
+            assert torch.equal(gradient, gradients.get(index, torch.zeros_like(gradient)))

@@ -109,7 +109,6 @@ def test_a_share_too_small_to_be_kept_is_refused(mix):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"zero_stage": 1, "engine": "deepspeed"}, "set train.compute.zero_stage=0"),
         ({"phases": [{"steps": 4, "seq_len": 32}, {"steps": 4, "seq_len": 32}], "steps": 8}, "leave the phases out"),
     ],
 )

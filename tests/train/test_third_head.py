@@ -80,6 +80,7 @@ def third_head(monkeypatch):
                 head=SOP,
                 target=ORDER,
                 weight=WEIGHT,
+                layer=lambda model: model.cls.sentence_order,
                 score=lambda model, hidden, labels: score_classes(model.cls.sentence_order, hidden, labels),
                 mean_per_row=lambda dataset: dataset.mean_per_row("pairs"),
                 initial_loss=lambda _: math.log(2),

@@ -36,11 +36,11 @@ class TaskGradients:
     def __init__(
         self, tasks: int, *, smoothing: float, seed: int, optimizer: HiddenAccumulation, shared: Iterable[Tensor]
     ) -> None:
-        if optimizer.options.accumulate != "momentum" or optimizer.partitioned:
+        if optimizer.options.accumulate != "momentum":
             raise ValueError(
-                "this weighting watches the gradient of each micro-batch, which needs whole gradients folded into the "
-                "momentum: set optimizer.accumulate=momentum and train.compute.zero_stage=0, or take weighting.scheme="
-                "online, which needs only the losses"
+                "this weighting watches the gradient of each micro-batch, which needs gradients that are folded into "
+                "the momentum: set optimizer.accumulate=momentum, or take weighting.scheme=online, which needs only "
+                "the losses"
             )
         numbers = {id(param): number for number, param in enumerate(shared)}
         self._number = {t.index: numbers[id(t.param)] for t in optimizer.tensors if id(t.param) in numbers}
