@@ -37,6 +37,7 @@ class Purpose(IntEnum):
     REPLACEMENT = 13
     LABELLED_ROWS = 14
     TASK_ORDER = 15
+    MINHASH = 16
     PARAPHRASE = 20
     FEW_SHOT_CONTROL = 31
 

@@ -14,6 +14,7 @@ from kexue_train.foundation.errors import CorpusError, MachineLostError
 from kexue_train.foundation.write_behind import new_file
 from kexue_train.shuffle.destination import Destination
 from kexue_train.shuffle.gather import GatherResult, shard_marker_path
+from kexue_train.shuffle.near_pass import clusters_of
 from kexue_train.shuffle.outputs import shard_file_name
 from kexue_train.shuffle.passes import Passes
 from kexue_train.shuffle.proof import Account
@@ -89,7 +90,7 @@ def append_shards(passes: Passes, output: Output) -> Account:
         except MachineLostError as lost:
             passes.forget(lost)
             scattered = first_pass(passes)
-    return Account(scattered, appended)
+    return Account(scattered, appended, clusters_of(passes))
 
 
 def _write_header(passes: Passes, scattered: Sequence[ScatterResult], parts: Path) -> Path:

@@ -115,16 +115,34 @@ def iter_ordered(
         drop_duplicates: Leave out rows whose text occurred before in the input.
         scratch: Folder for that file.
     """
+    for part in iter_parts(pieces, keys, limit_bytes=limit_bytes, scratch=scratch):
+        yield from _order(part, drop_duplicates=drop_duplicates)
+
+
+def _order(part: Pieces, *, drop_duplicates: bool) -> Iterator[Ordered]:
+    rows = load_rows(part)
+    yield from _in_pieces(rows, *order_rows(rows, drop_duplicates=drop_duplicates))
+
+
+def load_rows(pieces: Pieces) -> Rows:
+    """Return all rows, in input order."""
+    buffer = RowBuffer(*pieces.sizes())
+    pieces.load(buffer)
+    return buffer.build()
+
+
+def iter_parts(pieces: Pieces, keys: tuple[int, int], *, limit_bytes: int, scratch: Path) -> Iterator[Pieces]:
+    """Yield the rows of a bucket cut by key, in the order of the keys, into parts that fit, none of them empty.
+
+    Rows of one key stay together, so a part of one key alone may be larger than ``limit_bytes``. A part can be read
+    until the next is asked for. The arguments are those of ``iter_ordered``.
+    """
     num_rows, num_bytes = pieces.sizes()
     need = held_bytes(num_rows, num_bytes)
     low, high = keys
-    if need <= _TOLERANCE * limit_bytes or num_rows <= 1 or high - low <= 1:
-        if not num_rows:
-            return
-        buffer = RowBuffer(num_rows, num_bytes)
-        pieces.load(buffer)
-        rows = buffer.build()
-        yield from _in_pieces(rows, *order_rows(rows, drop_duplicates=drop_duplicates))
+    if fits(pieces, limit_bytes) or num_rows <= 1 or high - low <= 1:
+        if num_rows:
+            yield pieces
         return
     num_parts = min(max(2, -(-2 * need // limit_bytes)), _MAX_PARTS, high - low)
     edges = [low + (high - low) * i // num_parts for i in range(num_parts + 1)]
@@ -133,15 +151,16 @@ def iter_ordered(
         index = _cut(pieces, edges, path, limit_bytes // 2)
         with SpillReader(path, index) as reader:
             for part in range(num_parts):
-                yield from iter_ordered(
-                    _Part(reader, part),
-                    (edges[part], edges[part + 1]),
-                    limit_bytes=limit_bytes,
-                    drop_duplicates=drop_duplicates,
-                    scratch=scratch,
+                yield from iter_parts(
+                    _Part(reader, part), (edges[part], edges[part + 1]), limit_bytes=limit_bytes, scratch=scratch
                 )
     finally:
         path.unlink(missing_ok=True)
+
+
+def fits(pieces: Pieces, limit_bytes: int) -> bool:
+    """Return whether rows can be held at once."""
+    return held_bytes(*pieces.sizes()) <= _TOLERANCE * limit_bytes
 
 
 @dataclass(frozen=True, slots=True)

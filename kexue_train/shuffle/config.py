@@ -11,6 +11,7 @@ from kexue_train.corpus.config import FilterConfig
 from kexue_train.corpus.formats import FormatChoice, OutputChoice
 from kexue_train.foundation.config import Config, OptionName, refuse_without_effect
 from kexue_train.foundation.runtime import check_size
+from kexue_train.shuffle.near.config import NearConfig
 
 _MAX_DRAWS = 2**32
 """Copies of a line are numbered in 32 bits."""
@@ -43,11 +44,14 @@ class ShuffleConfig(Config):
     filters: Annotated[FilterConfig, OptionName(old_flag="--filter")] = Field(default_factory=FilterConfig)
     """Which documents are dropped for their length or quality."""
     keep_dropped: bool = False
-    """Keep the documents that a filter drops, in ``dropped/``."""
+    """Keep the documents that a filter or ``dedup: near`` drops, in ``dropped/``."""
     on_bad_record: Literal["fail", "skip"] = "fail"
     """A record that cannot be used ends the shuffle (fail), or is counted and kept aside in ``rejected/`` (skip)."""
-    dedup: Literal["none", "exact"] = "none"
-    """``exact`` keeps the first of the documents whose texts are equal byte for byte."""
+    dedup: Literal["none", "exact", "near"] = "none"
+    """``exact`` keeps the first of the documents whose texts are equal byte for byte; ``near`` also keeps the first of
+    those that share most of their n-grams, directly or through others."""
+    near: NearConfig = Field(default_factory=NearConfig)
+    """Which documents are near-duplicates, with ``dedup: near``."""
     output: Annotated[OutputChoice, OptionName("--to")] = "arrow"
     """Format of the output; the later stages read arrow. A file to write implies it by its suffix."""
 
@@ -90,14 +94,19 @@ class ShuffleConfig(Config):
             refuse_without_effect(self, "document", because=f"with format={self.format}: it is about text files")
         if self.format == "text":
             refuse_without_effect(self, "text_key", because="with format=text, which has no keys")
-        if not self.filters.is_active:
-            refuse_without_effect(self, "keep_dropped", because="without a filter")
+        if self.dedup != "near":
+            because = f"with dedup={self.dedup}: it is about dedup: near"
+            refuse_without_effect(self.near, *type(self.near).model_fields, because=because)
+        if not self.filters.is_active and self.dedup != "near":
+            refuse_without_effect(self, "keep_dropped", because="without a filter or dedup: near")
         return self
 
     @model_validator(mode="after")
     def _weights_fit_dedup(self) -> Self:
-        if self.dedup == "exact" and any(weight != math.floor(weight) for weight in self.weights.values()):
-            raise ValueError("with dedup: exact, weights must be whole numbers; shuffle once for each of the two")
+        if self.dedup != "none" and any(weight != math.floor(weight) for weight in self.weights.values()):
+            raise ValueError(
+                f"with dedup: {self.dedup}, weights must be whole numbers; shuffle once for each of the two"
+            )
         if self.keep and self.keep_all:
             raise ValueError("'keep_all' keeps every key; remove it, or remove 'keep'")
         if self.output == "lines" and (self.keep or self.keep_all):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +18,7 @@ from kexue_train.foundation.runtime import keep_freed_memory_of
 from kexue_train.shuffle.bucket import Ordered, Pieces, iter_ordered
 from kexue_train.shuffle.keys import bucket_bounds, hash_rows, sum_words
 from kexue_train.shuffle.mixing import OrderSums
+from kexue_train.shuffle.near.leaving_out import LeaveOut, Shown
 from kexue_train.shuffle.outputs import ShardForm, ShardOutput, open_shard, shard_file_name
 from kexue_train.shuffle.rows import Rows
 from kexue_train.shuffle.segments import SpillFile, SpillSegment, group_by_bucket, read_spill_list, spilled_buckets
@@ -36,6 +38,10 @@ class GatherTask:
     """Memory for the rows held at a time."""
     form: ShardForm
     drop_duplicates: bool
+    near_folder: str | None
+    """Where it says which near duplicates are left out; None: none are."""
+    keep_dropped: bool
+    """Keep the near duplicates that are left out."""
     draws: tuple[Draw, ...]
     """For each ticket which rows stay."""
     folder: str
@@ -61,6 +67,11 @@ class GatherResult:
     sampled_out: int = 0
     """Rows whose ticket was not drawn, or that are beyond the first ones asked for."""
     sampled_out_checksum: int = 0
+    near_duplicates: int = 0
+    """Rows left out since they are near-duplicates of another document."""
+    near_duplicates_checksum: int = 0
+    shown: list[Shown] = field(default_factory=list)
+    """Documents of the largest clusters of near duplicates."""
     file_bytes: int = 0
     file_checksum: str = ""
     order: OrderSums = field(default_factory=OrderSums)
@@ -74,11 +85,12 @@ class GatherResult:
     def from_json(cls, text: str) -> Self:
         """Read what ``to_json`` wrote."""
         values: dict[str, Any] = json.loads(text)
-        values |= {name: int(values[name], 16) for name in _SUMS}
-        return cls(**values | {"order": OrderSums(**values["order"])})
+        values |= {name: int(values[name], 16) for name in _SUMS if name in values}
+        shown = [Shown(**entry) for entry in values.get("shown", [])]
+        return cls(**values | {"order": OrderSums(**values["order"]), "shown": shown})
 
 
-_SUMS = ("checksum", "duplicates_checksum", "sampled_out_checksum")
+_SUMS = ("checksum", "duplicates_checksum", "sampled_out_checksum", "near_duplicates_checksum")
 
 
 def shard_marker_path(folder: Path, shard: int) -> Path:
@@ -95,7 +107,7 @@ def gather(task: GatherTask, fetched: Sequence[Sequence[SpillSegment]] | None = 
     buckets = range(first, first + task.buckets_per_shard)
     path = Path(task.out_folder, shard_file_name(task.form.output, task.shard, task.num_shards))
     shard = _Shard(task)
-    with open_shard(path, task.form, durable=task.is_durable) as (output, file):
+    with open_shard(path, task.form, durable=task.is_durable) as (output, file), shard.leaving_out():
         for bucket, pieces in _pieces(files, fetched, buckets):
             bounds = bucket_bounds(bucket, task.num_shards * task.buckets_per_shard)
             for ordered in iter_ordered(
@@ -138,12 +150,21 @@ class _Shard:
         self._draws = {draw.ticket: draw for draw in task.draws}
         self._seen = dict.fromkeys(self._draws, 0)
         self._max_rows = task.max_rows
+        self._near = LeaveOut(Path(task.near_folder), task.shard, keep=task.keep_dropped) if task.near_folder else None
+
+    @contextmanager
+    def leaving_out(self) -> Iterator[None]:
+        """Keep what is left out, and check at the end that nothing is missing of what should be."""
+        with self._near or nullcontext():
+            yield
+        if self._near:
+            self.result.shown = self._near.shown
 
     def take(self, ordered: Ordered, output: ShardOutput) -> None:
         result = self.result
         result.duplicates += len(ordered.duplicates)
         result.duplicates_checksum = _add(result.duplicates_checksum, ordered.duplicates)
-        rows = self._cut(self._draw(ordered.rows))
+        rows = self._cut(self._draw(self._leave_out(ordered.rows)))
         if not len(rows):
             return
         result.order.add(rows.origins, result.rows)
@@ -151,6 +172,17 @@ class _Shard:
         result.text_bytes += values_bytes(rows.texts)
         result.checksum = _add(result.checksum, rows)
         output.write(rows.texts, rows.extras)
+
+    def _leave_out(self, rows: Rows) -> Rows:
+        if self._near is None or not len(rows):
+            return rows
+        stays = self._near.judge(rows.texts)
+        if stays.all():
+            return rows
+        out = rows.take(np.flatnonzero(~stays))
+        self.result.near_duplicates += len(out)
+        self.result.near_duplicates_checksum = _add(self.result.near_duplicates_checksum, out)
+        return rows.take(np.flatnonzero(stays))
 
     def _draw(self, rows: Rows) -> Rows:
         if rows.tickets is None or not rows.tickets.any():

@@ -69,6 +69,20 @@ def sum_words(words: Words) -> int:
     return total % (1 << 128)
 
 
+def distinct_hashes(contents: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the first of each group of equal hashes, ascending, and for each hash which of these it equals."""
+    order = np.lexsort((contents[1], contents[0]))  # stable
+    high, low = contents[0][order], contents[1][order]
+    is_first = np.append(True, (high[1:] != high[:-1]) | (low[1:] != low[:-1]))
+    firsts = order[is_first]
+    by_place = np.argsort(firsts)
+    rank = np.empty(len(firsts), np.int64)
+    rank[by_place] = np.arange(len(firsts))
+    which = np.empty(len(order), np.int64)
+    which[order] = rank[np.cumsum(is_first) - 1]
+    return firsts[by_place], which
+
+
 def _values(array: pa.LargeBinaryArray, start: int, stop: int) -> list[bytes]:
     values: list[bytes] = array.slice(start, stop - start).to_pylist()
     return values

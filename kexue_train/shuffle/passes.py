@@ -18,9 +18,12 @@ from kexue_train.executor import Executor, Fetch, LocalExecutor
 from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.errors import MachineLostError, MemoryLimitError
 from kexue_train.foundation.progress import Progress
+from kexue_train.foundation.runtime import boot_id
 from kexue_train.shuffle.config import ShufConfig, ShuffleConfig
 from kexue_train.shuffle.gather import GatherResult, GatherTask, gather, shard_marker_path
 from kexue_train.shuffle.head import limits_of_shards
+from kexue_train.shuffle.near.find import Search
+from kexue_train.shuffle.near.signing import SIGNED_SUFFIXES
 from kexue_train.shuffle.outputs import ShardForm
 from kexue_train.shuffle.plan import MemoryBudget, ShufflePlan, memory_for_reader, plan_shuffle
 from kexue_train.shuffle.replacement import DrawnRange
@@ -54,6 +57,8 @@ class Passes:
     progress: Progress
     drawn: Sequence[Sequence[DrawnRange]] | None = None
     """For the ranges of each scatter task the draws with replacement; None: there are none."""
+    search: Search | None = None
+    """The search for near duplicates between the two passes."""
 
     @property
     def input_bytes(self) -> int:
@@ -91,6 +96,7 @@ class Passes:
         write_spill_list(self.scratch, [self._spill_file(result) for result in scattered])
         draws = self._draws(scattered)
         limits = self._limits(scattered)
+        near_folder = str(self.search.folder) if self.search else None
         tasks = [
             GatherTask(
                 shard=shard,
@@ -98,7 +104,9 @@ class Passes:
                 buckets_per_shard=self.plan.buckets_per_shard,
                 bucket_bytes=self.budget.bucket_bytes,
                 form=self.form,
-                drop_duplicates=self.config.dedup == "exact",
+                drop_duplicates=self.config.dedup != "none",
+                near_folder=near_folder,
+                keep_dropped=self.config.keep_dropped,
                 draws=tuple(by_shard[shard] for by_shard in draws),
                 folder=str(self.scratch),
                 out_folder=str(out_folder),
@@ -159,6 +167,7 @@ class Passes:
         config = self.config
         samplings, shares = plan_sampling([source.weight for source in self.sources])
         options = read_options(config, self.shuf, self.budget, raw=self.raw)
+        near = config.near if self.search and not self.search.is_done else None
         return [
             ScatterTask(
                 index=index,
@@ -169,7 +178,9 @@ class Passes:
                 num_shards=self.plan.num_shards,
                 num_buckets=self.plan.num_buckets,
                 has_tickets=bool(shares),
-                drop_duplicates=config.dedup == "exact",
+                drop_duplicates=config.dedup != "none",
+                near=near,
+                num_band_buckets=self.search.num_buckets if self.search else 0,
                 fail_on_bad_record=config.on_bad_record == "fail",
                 keep_dropped=config.keep_dropped,
                 header=self.shuf.header,
@@ -226,7 +237,8 @@ class Passes:
             if not marker_path(self.scratch, task.index).exists():
                 return False
             result = self._result(task)
-            return result.machine in alive if self.spill_folder else spill_path(task.folder, None, result).exists()
+            is_there = result.machine in alive if self.spill_folder else spill_path(task.folder, None, result).exists()
+            return is_there and (task.near is None or self._is_signed(result, read=False))
 
         return [task for task in tasks if not is_done(task)]
 
@@ -238,15 +250,20 @@ class Passes:
             if not marker.exists():
                 continue
             result = self._result(task)
-            if self.spill_folder is None and not self._spill_file(result).is_whole():
+            is_lost = self.spill_folder is None and not self._spill_file(result).is_whole()
+            if is_lost or (task.near and not self._is_signed(result, read=result.boot != boot_id())):
                 marker.unlink()
             else:
                 named.add(result.spill)
-        for path in self.scratch.glob("task-*.spill"):
-            if path.name not in named:
-                path.unlink(missing_ok=True)
-        for path in self.scratch.glob("part-*.tmp"):
+        for suffix in ("", *SIGNED_SUFFIXES):
+            for path in self.scratch.glob(f"task-*.spill{suffix}"):
+                if path.name.removesuffix(suffix) not in named:
+                    path.unlink(missing_ok=True)
+        for path in (*self.scratch.glob("part-*.tmp"), *self.scratch.glob("near/*.tmp")):
             path.unlink(missing_ok=True)
+
+    def _is_signed(self, result: ScatterResult, *, read: bool) -> bool:
+        return result.signed is not None and result.signed.are_whole(self.scratch, result.spill, read=read)
 
     def _spill_file(self, result: ScatterResult) -> SpillFile:
         path = spill_path(str(self.scratch), self.spill_folder, result)
@@ -255,6 +272,10 @@ class Passes:
     def _update(self, done: float, phase: str) -> None:
         total = 2 * self.input_bytes
         self.progress.update(done, total or None, "bytes", phase=phase)
+
+    def update_search(self, share: float) -> None:
+        """Show how much of the search for near duplicates is done."""
+        self._update(self.input_bytes, f"compare, {share:.0%}")
 
     def _update_shards(self, done: int) -> None:
         self._update(self.input_bytes * (1 + done / self.plan.num_shards), "write")

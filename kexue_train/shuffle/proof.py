@@ -32,6 +32,8 @@ class Account:
 
     scattered: Sequence[ScatterResult]
     gathered: Sequence[GatherResult]
+    near: dict[str, Any] | None = None
+    """What the search for near duplicates found; None: there was none."""
 
     def of_files(self) -> Iterator[tuple[int, FileCounts]]:
         """Return (file, what one task counted in it)."""
@@ -47,8 +49,10 @@ class Account:
         offered = sum(r.offered for r in self.scattered)
         offered_sum = sum(r.offered_checksum for r in self.scattered)
         results: list[ScatterResult | GatherResult] = [*self.scattered, *self.gathered]
-        skipped = sum(r.duplicates + r.sampled_out for r in results)
-        skipped_sum = sum(r.duplicates_checksum + r.sampled_out_checksum for r in results)
+        near = sum(r.near_duplicates for r in self.gathered)
+        near_sum = sum(r.near_duplicates_checksum for r in self.gathered)
+        skipped = near + sum(r.duplicates + r.sampled_out for r in results)
+        skipped_sum = near_sum + sum(r.duplicates_checksum + r.sampled_out_checksum for r in results)
         written, written_sum = sum(r.rows for r in self.gathered), sum(r.checksum for r in self.gathered)
         proof = RowsChecksum(
             input=format_checksum(offered_sum),
@@ -151,4 +155,22 @@ def shuffle_statistics(account: Account, num_files: int) -> dict[str, Any]:
         "shards": len(account.gathered),
         "source_mixing": source_mixing(groups),
         "rank_correlation": rank_correlation([result.order for result in account.gathered]),
+        **({} if account.near is None else {"near_duplicates": describe_near(account.near, account.gathered)}),
     }
+
+
+def describe_near(found: dict[str, Any], gathered: Sequence[GatherResult]) -> dict[str, Any]:
+    """Return what the search for near duplicates found, with the beginnings of documents of the largest clusters."""
+    shown = [entry for result in gathered for entry in result.shown]
+    largest = [
+        {
+            "texts": size,
+            "documents": [
+                {"file": entry.file, "position": entry.position, "is_kept": entry.is_kept, "text": entry.text}
+                for entry in sorted(shown, key=lambda entry: (not entry.is_kept, entry.file, entry.position))
+                if entry.cluster == rank
+            ],
+        }
+        for rank, size in enumerate(found["largest"])
+    ]
+    return {"removed": sum(result.near_duplicates for result in gathered), **found, "largest": largest}

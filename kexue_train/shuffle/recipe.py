@@ -77,7 +77,8 @@ def _has_changed(uri: str, size: int, modified_ns: int) -> bool:
 
 
 def _settings_of(config: ShuffleConfig, num_shards: int, seed: int) -> dict[str, Any]:
-    return {"seed": seed, "shards": num_shards, **config.model_dump(include=_SETTINGS)}
+    names = _SETTINGS | ({"near"} if config.dedup == "near" else set())
+    return {"seed": seed, "shards": num_shards, **config.model_dump(include=names)}
 
 
 def _read_manifest(folder: Path) -> Manifest | None:

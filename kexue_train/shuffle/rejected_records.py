@@ -78,9 +78,9 @@ def _describe(entry: Rejected, source: Source) -> dict[str, Any]:
         return values | {"raw_base64": base64.b64encode(entry.raw).decode("ascii")}
 
 
-def join_records(scratch: Path, spills: Iterable[str], folder: Path, kind: str) -> None:
-    """Join one kind of all tasks in ``folder/records.jsonl``, by input and position; without records, no file."""
-    found = [path for spill in spills if (path := records_path(scratch, spill, kind)).exists()]
+def join_records(parts: Iterable[Path], folder: Path) -> None:
+    """Join the records of all parts that exist in ``folder/records.jsonl``; without records, no file."""
+    found = [path for path in parts if path.exists() and path.stat().st_size]
     if not found:
         return
     folder.mkdir(exist_ok=True)

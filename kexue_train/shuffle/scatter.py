@@ -23,6 +23,8 @@ from kexue_train.foundation.runtime import boot_id, keep_freed_memory_of
 from kexue_train.shuffle.bucket import repeats
 from kexue_train.shuffle.head import SmallestKeys
 from kexue_train.shuffle.keys import Words, bucket_of, content_keys, hash_rows, position_keys, sum_words
+from kexue_train.shuffle.near.config import NearConfig
+from kexue_train.shuffle.near.signing import Signer
 from kexue_train.shuffle.plan import InputRange
 from kexue_train.shuffle.rejected_records import RejectedRecords
 from kexue_train.shuffle.replacement import CopyCounter, DrawnRange, repeat_rows
@@ -48,6 +50,9 @@ class ScatterTask:
     has_tickets: bool
     """Whether any file of the shuffle is sampled by tickets."""
     drop_duplicates: bool
+    near: NearConfig | None
+    """How documents are signed for the search of near duplicates; None: they are not."""
+    num_band_buckets: int
     fail_on_bad_record: bool
     keep_dropped: bool
     """Keep the documents that a filter drops."""
@@ -79,7 +84,8 @@ def scatter(task: ScatterTask) -> ScatterResult:
     path = spill_path(task.folder, task.spill_folder, result)
     path.parent.mkdir(parents=True, exist_ok=True)
     records = RejectedRecords(Path(task.folder), name)
-    writer = SpillWriter(path, task.num_buckets, task.buffer_bytes, fits_memory=task.fits_memory)
+    writer = SpillWriter(path, task.num_buckets, _buffer_bytes(task), fits_memory=task.fits_memory)
+    signer = _open_signer(task, name)
     smallest = SmallestKeys.within(task.head_count, task.buffer_bytes // 4)
     unread: set[str] = set()
     try:
@@ -95,15 +101,42 @@ def scatter(task: ScatterTask) -> ScatterResult:
                 if copies:
                     _add_drawn(task, entry.file_index, copies, block, counts, result, writer)
                 else:
-                    _add(task, entry.file_index, sampling, block, counts, result, writer, smallest)
+                    contents = _add(task, entry.file_index, sampling, block, counts, result, writer, smallest)
+                    if signer:
+                        signer.add(entry.file_index, block.positions, as_binary(block.texts), contents)
         result.index = writer.finish()
+        result.signed = signer.finish() if signer else None
         result.unread_keys = sorted(unread)
     except BaseException:
         path.unlink(missing_ok=True)
+        if signer:
+            signer.discard()
         raise
     finally:
         writer.close()
+        if signer:
+            signer.close()
     return result
+
+
+def _buffer_bytes(task: ScatterTask) -> int:
+    """Return the memory for rows that wait to be written; bands take a quarter of what there is."""
+    return task.buffer_bytes * 3 // 4 if task.near else task.buffer_bytes
+
+
+def _open_signer(task: ScatterTask, spill: str) -> Signer | None:
+    if task.near is None:
+        return None
+    return Signer(
+        task.near,
+        seed=task.seed,
+        task=task.index,
+        num_buckets=task.num_band_buckets,
+        buffer_bytes=task.buffer_bytes // 4,
+        fits_memory=task.fits_memory,
+        folder=Path(task.folder),
+        spill=spill,
+    )
 
 
 def _without_header(task: ScatterTask, source: Source, entry: InputRange, counts: FileCounts) -> Iterator[RecordBlock]:
@@ -171,12 +204,14 @@ def _add(
     result: ScatterResult,
     writer: SpillWriter,
     smallest: SmallestKeys | None,
-) -> None:
+) -> Words:
     """Give the rows of a block their keys, and hand them to the writer as often as their weight says.
 
     A file of weight 2.5 has ``whole`` = 2 and a ticket: its rows are offered three times, with copies 0 and 1 that
     stay and copy 2 under the ticket, of which the gather tasks later keep exactly half. Each copy has a key of its
     own, so the copies of a document lie apart.
+
+    Returns the hashes of the texts; where duplicates stay, of the rows.
     """
     texts = as_binary(block.texts)
     hashes = hash_rows(texts, block.extras)
@@ -210,6 +245,7 @@ def _add(
             result.sampled_out_checksum = (result.sampled_out_checksum + sum_words(hashes[:, ~admitted])) % _MOD
             rows = rows.take(np.flatnonzero(admitted))
         writer.add(rows, bucket_of(rows.keys, task.num_buckets))
+    return contents
 
 
 def _add_drawn(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from kexue_train.shuffle.near.signing import SignedFiles
 from kexue_train.shuffle.spill import SpillIndex
 
 
@@ -57,10 +58,12 @@ class ScatterResult:
     spill: str = ""
     """Name of the spill file in its folder."""
     index: SpillIndex = field(default_factory=lambda: SpillIndex(0, 0, 0))
+    signed: SignedFiles | None = None
+    """What lies beside the spill file for the search of near duplicates."""
 
     def to_json(self) -> str:
         """Return one line of JSON."""
-        values = _fields(self) | {"index": _fields(self.index)}
+        values = _fields(self) | {"index": _fields(self.index), "signed": self.signed and self.signed.to_json()}
         values["files"] = {number: _fields(entry) for number, entry in self.files.items()}
         for entry in (values, *values["files"].values()):
             entry |= {name: f"{value:032x}" for name, value in entry.items() if name.endswith("checksum")}
@@ -77,6 +80,7 @@ class ScatterResult:
         values["files"] = {int(number): FileCounts(**entry) for number, entry in values["files"].items()}
         values["tickets"] = {int(ticket): rows for ticket, rows in values["tickets"].items()}
         values["index"] = SpillIndex(**values["index"])
+        values["signed"] = SignedFiles.from_json(values["signed"]) if values.get("signed") else None
         return cls(**values)
 
 

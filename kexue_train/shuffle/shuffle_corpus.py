@@ -31,6 +31,7 @@ from kexue_train.foundation.runtime import available_memory_bytes, format_size, 
 from kexue_train.foundation.stage import Outlook, Stage, StagePlan
 from kexue_train.shuffle.config import ShufConfig, ShuffleConfig
 from kexue_train.shuffle.kept_keys import describe_unread, with_all_kept
+from kexue_train.shuffle.near_pass import clusters_of, find_near, kept_records, make_search
 from kexue_train.shuffle.outputs import ShardForm, shard_file_name
 from kexue_train.shuffle.passes import Passes, check_memory, load_plan, read_options
 from kexue_train.shuffle.plan import count_shards, estimate_disk_bytes, estimate_text_bytes, plan_shuffle, split_memory
@@ -128,11 +129,12 @@ def plan_passes(
     require_disk(scratch, need - _disk_used(scratch.parent), "the shuffle")
     workers = f"{budget.workers} worker{'s' if budget.workers > 1 else ''} per machine"
     progress.note(f"needs up to {format_size(need)} of disk and {format_size(memory)} of memory, {workers}")
+    plan = load_plan(scratch, sources, num_shards, budget)
     return Passes(
         config=config,
         form=form,
         sources=sources,
-        plan=load_plan(scratch, sources, num_shards, budget),
+        plan=plan,
         budget=budget,
         seed=seed,
         raw=raw,
@@ -142,6 +144,7 @@ def plan_passes(
         spills_fit_memory=fits_memory,
         executor=executor,
         progress=progress,
+        search=make_search(config, sources, plan, budget, seed, scratch, executor),
     )
 
 
@@ -151,7 +154,10 @@ def allowed_memory(config: ShuffleConfig) -> int:
 
 
 def first_pass(passes: Passes) -> list[ScatterResult]:
-    """Scatter, then check that the inputs did not change and that they hold a document, or lines, perhaps none."""
+    """Scatter, check that the inputs did not change and hold a document (or lines, perhaps none), find near duplicates.
+
+    This is all that comes before the second pass.
+    """
     scattered = passes.scatter_all()
     check_unchanged(passes.sources)
     if line := describe_unread(passes.config, scattered):
@@ -166,6 +172,7 @@ def first_pass(passes: Passes) -> list[ScatterResult]:
             f"filtered), the first is {passes.sources[0].path}; check the inputs, the format and the text key "
             f"'{', '.join(passes.config.text_keys)}'"
         )
+    find_near(passes, scattered)
     return scattered
 
 
@@ -200,13 +207,13 @@ def _gather_folder(passes: Passes, scattered: list[ScatterResult], partial: Path
 
 
 def _finish(passes: Passes, recipe: Recipe, scattered: list[ScatterResult], partial: Path, out_dir: Path) -> Manifest:
-    account = Account(scattered, passes.gathered())
+    account = Account(scattered, passes.gathered(), clusters_of(passes))
     proof = account.prove()
     passes.remove_spills(scattered)  # the markers stay: they are the memory of the work
     for torn in partial.glob(".*.tmp"):  # of a gather task that died with its machine
         torn.unlink(missing_ok=True)
     for kind in (REJECTED, DROPPED):
-        join_records(passes.scratch, [result.spill for result in scattered], partial / kind, kind)
+        join_records(kept_records(passes, scattered, kind), partial / kind)
     output = passes.config.output
     if output == "arrow":
         names = [shard_file_name(output, shard, passes.plan.num_shards) for shard in range(passes.plan.num_shards)]

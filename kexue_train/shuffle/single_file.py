@@ -24,8 +24,9 @@ from kexue_train.shuffle.appending import Output, append_shards
 from kexue_train.shuffle.config import ShufConfig, ShuffleConfig
 from kexue_train.shuffle.destination import is_standard_output, open_destination, path_to_write
 from kexue_train.shuffle.kept_keys import with_all_kept
+from kexue_train.shuffle.near_pass import kept_records
 from kexue_train.shuffle.outputs import ShardForm
-from kexue_train.shuffle.passes import read_options
+from kexue_train.shuffle.passes import Passes, read_options
 from kexue_train.shuffle.plan import count_shards, split_memory
 from kexue_train.shuffle.proof import Account, make_manifest
 from kexue_train.shuffle.recipe import make_recipe
@@ -106,7 +107,7 @@ def shuffle_to_file(
         proof = account.prove()
         passes.remove_spills(account.scattered)
         if path:
-            _publish(account, scratch, folder, path)
+            _publish(passes, account, folder, path)
         rows = sum(result.rows for result in account.gathered)
         entry = FileEntry(bytes=output.bytes, checksum=output.checksum, rows=rows, rows_checksum=proof.output)
         return make_manifest(recipe, account, {Path(out).name: entry}, seed=seed, proof=proof)
@@ -178,9 +179,9 @@ def _weigh_by_draws(sources: Sequence[Source], drawn: Sequence[Sequence[DrawnRan
     return [replace(source, weight=draws / max(rows, 1)) for source in sources]
 
 
-def _publish(account: Account, scratch: Path, folder: Path, out: Path) -> None:
+def _publish(passes: Passes, account: Account, folder: Path, out: Path) -> None:
     for kind in (REJECTED, DROPPED):
-        join_records(scratch, [result.spill for result in account.scattered], folder / kind, kind)
+        join_records(kept_records(passes, account.scattered, kind), folder / kind)
         kept = folder / kind / "records.jsonl"
         if kept.exists():
             kept.replace(out.with_name(f"{out.name}.{kind}.jsonl"))
