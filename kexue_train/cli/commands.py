@@ -161,6 +161,7 @@ def print_manifest(folder: Path, manifest: Manifest, as_json: bool, verb: str = 
         return
     rows = f"{manifest.rows:,} rows, " if manifest.rows else ""
     excluded = {"blank": manifest.statistics.get("blank", 0), "duplicate": manifest.statistics.get("duplicates", 0)}
+    excluded["near-duplicate"] = manifest.statistics.get("near_duplicates", {}).get("removed", 0)
     excluded |= manifest.statistics.get("rejected", {})
     counted = "".join(f", {count:,} {reason}" for reason, count in excluded.items() if count)
     size = format_size(manifest.bytes)

@@ -31,8 +31,15 @@ from kexue_train.report.training import phase_speeds
 
 _MAX_INPUTS = 20
 _YEAR_9999 = 253_000_000_000  # in seconds since 1970
-# Drawn as bars, or told among the checks.
-_NOT_LISTED = {"special_token_ids", "documents_by_source", "word_lengths", "rank_correlation", "source_mixing"}
+# Drawn as bars, told among the checks, or in tables of their own.
+_NOT_LISTED = {
+    "special_token_ids",
+    "documents_by_source",
+    "word_lengths",
+    "rank_correlation",
+    "source_mixing",
+    "near_duplicates",
+}
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ def distinct_hashes(contents: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray
     """Return the first of each group of equal hashes, ascending, and for each hash which of these it equals."""
     order = np.lexsort((contents[1], contents[0]))  # stable
     high, low = contents[0][order], contents[1][order]
-    is_first = np.append(True, (high[1:] != high[:-1]) | (low[1:] != low[:-1]))
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
     firsts = order[is_first]
     by_place = np.argsort(firsts)
     rank = np.empty(len(firsts), np.int64)

@@ -132,10 +132,13 @@ def estimate_text_bytes(sources: Sequence[Source]) -> int:
     return int(sum(source.bytes * _unpacked(source) * source.weight for source in sources))
 
 
-def estimate_disk_bytes(sources: Sequence[Source], *, compress: bool) -> int:
-    """Estimate the free disk that a shuffle needs at its peak: all of the spill and the shards, and some room."""
+def estimate_disk_bytes(sources: Sequence[Source], *, compress: bool, between_rate: float = 0.0) -> int:
+    """Estimate the free disk that a shuffle needs at its peak: all of the spill and the shards, and some room.
+
+    ``between_rate`` is what lies there for a byte of text between the passes, and is gone before the shards come.
+    """
     spill_rate = _SPILL_RATE if compress else _UNCOMPRESSED_RATE
-    return int((1.0 + spill_rate) * estimate_text_bytes(sources)) + 20 * 10**6
+    return int((max(1.0, between_rate) + spill_rate) * estimate_text_bytes(sources)) + 20 * 10**6
 
 
 def split_memory(memory_bytes: int, workers: int) -> MemoryBudget:

@@ -31,6 +31,7 @@ from kexue_train.foundation.runtime import available_memory_bytes, format_size, 
 from kexue_train.foundation.stage import Outlook, Stage, StagePlan
 from kexue_train.shuffle.config import ShufConfig, ShuffleConfig
 from kexue_train.shuffle.kept_keys import describe_unread, with_all_kept
+from kexue_train.shuffle.near.estimate import measure_disk_rate
 from kexue_train.shuffle.near_pass import clusters_of, find_near, kept_records, make_search
 from kexue_train.shuffle.outputs import ShardForm, shard_file_name
 from kexue_train.shuffle.passes import Passes, check_memory, load_plan, read_options
@@ -122,10 +123,12 @@ def plan_passes(
     memory = allowed_memory(config)
     budget = split_memory(memory, executor.workers_per_machine)
     shuf = shuf or ShufConfig()
-    check_memory(sources, read_options(config, shuf, budget, raw=raw), budget)
+    options = read_options(config, shuf, budget, raw=raw)
+    check_memory(sources, options, budget)
     scratch.mkdir(exist_ok=True)
     fits_memory = estimate_text_bytes(sources) < _CACHE_SHARE * available_memory_bytes()
-    need = estimate_disk_bytes(sources, compress=not fits_memory)
+    between_rate = measure_disk_rate(sources, options, config.near) if config.dedup == "near" else 0.0
+    need = estimate_disk_bytes(sources, compress=not fits_memory, between_rate=between_rate)
     require_disk(scratch, need - _disk_used(scratch.parent), "the shuffle")
     workers = f"{budget.workers} worker{'s' if budget.workers > 1 else ''} per machine"
     progress.note(f"needs up to {format_size(need)} of disk and {format_size(memory)} of memory, {workers}")

@@ -241,7 +241,7 @@ def test_other_settings_for_a_folder_with_work_are_refused_and_it_stays(made: Pa
     ("command", "words"),
     [
         ("shuffle document.jsonl -o x", ["document.jsonl: no such input file", "did you mean", "documents.jsonl?"]),
-        ("shuffle documents.jsonl -o x --dedup exakt", ['dedup="exakt"', "'none' or 'exact'"]),
+        ("shuffle documents.jsonl -o x --dedup exakt", ['dedup="exakt"', "'none', 'exact' or 'near'"]),
         ("shuffle documents.jsonl -o x --memory lots", ["'lots' cannot be read", "512MB"]),
         ("shuffle documents.jsonl -o x --text-key body", ["documents.jsonl:1", "no key 'body'", "'text'"]),
         ("shuffle documents.jsonl -o x --workers 2 --ray local", ["--workers and --ray"]),
@@ -358,7 +358,7 @@ def test_debug_shows_the_traceback(arguments: list[str], tmp_path: Path) -> None
         ("shuf", ["No such command 'shuf'", "'shuffle'?"]),
         ("shuffle", ["Missing option '--out'"]),
         ("shuffle x -o y --on-bad-recrod skip", ["No such option: --on-bad-recrod", "--on-bad-record)"]),
-        ("shuffle x -o y --dedup exat", ['--dedup="exat"', "'none' or 'exact'", "did you mean 'exact'?"]),
+        ("shuffle x -o y --dedup exat", ['--dedup="exat"', "'none', 'exact' or 'near'", "did you mean 'exact'?"]),
         ("shuffle x -o y --shards -1", ["--shards=-1", "greater than 0"]),
         ("shuffle x -o y --shards 0", ["--shards=0", "greater than 0"]),
         ("shuffle x -o y --shards many", ['--shards="many"', "integer"]),

@@ -96,7 +96,7 @@ def match(task: MatchTask) -> None:
                 _match_long(map(_numbers, part.frames()), found)  # too many documents of one key
         found.reduce()
     marker, path = match_paths(folder, task.index)
-    with new_file(path) as file:
+    with new_file(path, durable=False) as file:  # the marker has its checksum
         file.write(found.edges.astype("<u8").tobytes())
     found.result.edges, found.result.checksum = len(found.edges), file.checksum
     write_atomic(marker, json.dumps(asdict(found.result)))

@@ -17,11 +17,13 @@ from kexue_train.shuffle.near.config import NearConfig
 from kexue_train.shuffle.near.documents import DocumentFiles, DocumentWriter, number_documents
 from kexue_train.shuffle.near.minhash import sign
 from kexue_train.shuffle.rows import Rows
-from kexue_train.shuffle.spill import SpillIndex, SpillWriter
+from kexue_train.shuffle.spill import SpillIndex, SpillReader, SpillWriter
 
 SIGNED_SUFFIXES = (".bands", ".documents", ".samples")
 """What is added to the name of a spill file for the files beside it."""
 _NUMBER_BYTES = 8
+_SLICE = 4096
+"""So many documents are signed at a time: it bounds the memory for their hashes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +46,14 @@ class SignedFiles:
             and samples.stat().st_size == expected.samples_bytes
         ):
             return False
-        return not read or (
-            file_checksum(table) == expected.table_checksum and file_checksum(samples) == expected.samples_checksum
-        )
+        if not read:
+            return True
+        with SpillReader(bands, self.index) as reader:
+            return (
+                reader.is_whole()
+                and file_checksum(table) == expected.table_checksum
+                and file_checksum(samples) == expected.samples_checksum
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -88,7 +95,15 @@ class Signer:
     def add(
         self, file_index: int, positions: npt.NDArray[np.uint64], texts: pa.LargeBinaryArray, contents: Words
     ) -> None:
-        """Sign the documents of a block; ``contents`` are the hashes of their texts. Equal texts are signed once."""
+        """Sign the documents of a block; ``contents`` are the hashes of their texts."""
+        for start in range(0, len(texts), _SLICE):
+            part = slice(start, start + _SLICE)
+            self._add(file_index, positions[part], texts[part], contents[:, part])
+
+    def _add(
+        self, file_index: int, positions: npt.NDArray[np.uint64], texts: pa.LargeBinaryArray, contents: Words
+    ) -> None:
+        """Sign some documents; equal texts are signed once."""
         distinct, sample_of = distinct_hashes(contents)
         signed = sign(texts if len(distinct) == len(texts) else texts.take(to_arrow(distinct)), self._near, self._seed)
         first = self._documents.count
