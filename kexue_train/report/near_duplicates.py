@@ -18,8 +18,8 @@ def near_duplicate_tables(run: RunData) -> list[Table]:
     if not found:
         return []
     note = (
-        f"{found['clusters']:,} clusters of {found['texts']:,} different texts, of each of which the first in the order of "
-        f"the corpus stays; {found['removed']:,} documents were left out. {found['compared']:,} pairs were compared, "
+        f"{found['clusters']:,} clusters of {found['texts']:,} different texts, of each of which the first in the order "
+        f"of the corpus stays; {found['removed']:,} documents were left out. {found['compared']:,} pairs were compared, "
         f"{found['below_threshold']:,} of them below the threshold."
     )
     rows = [
