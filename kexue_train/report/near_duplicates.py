@@ -18,9 +18,9 @@ def near_duplicate_tables(run: RunData) -> list[Table]:
     if not found:
         return []
     note = (
-        f"{found['clusters']:,} clusters of {found['texts']:,} different texts, of each of which the first in the order "
-        f"of the corpus stays; {found['removed']:,} documents were left out. {found['compared']:,} pairs were compared, "
-        f"{found['below_threshold']:,} of them below the threshold."
+        f"{found['clusters']:,} clusters of {found['texts']:,} different texts, of each of which the first in the "
+        f"order of the corpus stays; {found['removed']:,} documents were left out. "
+        f"{found['compared']:,} pairs were compared, {found['below_threshold']:,} of them below the threshold."
     )
     rows = [
         [_name_range(low, high), f"{count:,}", f"{texts - count:,}"]
