@@ -17,6 +17,7 @@ from kexue_train.cli.evaluate import evaluate_app
 from kexue_train.cli.finetune import finetune_app
 from kexue_train.cli.paraphrase import paraphrase_app
 from kexue_train.cli.publishing import publishing_app
+from kexue_train.cli.rows import rows_app
 from kexue_train.cli.runs import runs_app
 from kexue_train.cli.training import training_app
 from kexue_train.foundation.shown import take_arguments
@@ -26,7 +27,7 @@ TREE = {
     "A whole run": ("pipeline",),
     "Data": ("corpus-from-docs", "shuffle", "tokenizer", "samples", "verify"),
     "Training": ("train", "supervise", "export", "import-weights"),
-    "Results": ("ask", "evaluate", "finetune", "paraphrase", "report", "publish", "metrics"),
+    "Results": ("ask", "rows", "evaluate", "finetune", "paraphrase", "report", "publish", "metrics"),
 }
 """The commands in the order of the data, under the headings of ``kexue --help``."""
 
@@ -54,7 +55,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings=HELP_OPTIONS,
 )
-for commands in (runs_app, data_app, training_app, publishing_app, ask_app, paraphrase_app):
+for commands in (runs_app, data_app, training_app, publishing_app, ask_app, rows_app, paraphrase_app):
     app.add_typer(commands)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(finetune_app, name="finetune")

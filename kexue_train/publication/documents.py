@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from kexue_train.corpus.config import FilterConfig
-from kexue_train.corpus.filters import drop_reasons
 from kexue_train.corpus.inputs import Source, find_inputs
-from kexue_train.corpus.readers import read_records
-from kexue_train.corpus.records import ReadOptions
-from kexue_train.foundation.arrow_arrays import to_mask
 from kexue_train.foundation.arrow_shards import format_checksum
 from kexue_train.foundation.artifacts import InputFile, Manifest
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.foundation.progress import SILENT, Progress
-from kexue_train.shuffle.keys import hash_rows, sum_words
-from kexue_train.shuffle.rows import as_binary
+from kexue_train.shuffle.keys import sum_words
+from kexue_train.shuffle.read_again import hash_documents, read_again
 
 
 class Compared(NamedTuple):
@@ -50,21 +45,10 @@ def compare_documents(shards: Manifest, corpus: Sequence[str], progress: Progres
 
 def count_documents(source: Source, settings: dict[str, Any]) -> tuple[int, str]:
     """Return how many documents the shuffle accepts of ``source``, and the sum of their hashes."""
-    keys = settings["text_key"]
-    options = ReadOptions(
-        text_keys=(keys,) if isinstance(keys, str) else tuple(keys),
-        keep=tuple(settings["keep"]),
-        document=settings["document"],
-    )
-    filters = FilterConfig.model_validate(settings["filters"])
     rows = checksum = 0
-    for block in read_records(source, options):
-        texts, extras = block.texts, block.extras
-        if filters.is_active and len(block.positions):
-            kept = to_mask(drop_reasons(texts, filters) == 0)
-            texts, extras = texts.filter(kept), None if extras is None else extras.filter(kept)
-        rows += len(texts)
-        checksum += sum_words(hash_rows(as_binary(texts), extras))
+    for block in read_again(source, settings):
+        rows += len(block.texts)
+        checksum += sum_words(hash_documents(block.texts, block.extras))
     return rows, format_checksum(checksum)
 
 

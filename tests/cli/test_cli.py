@@ -23,7 +23,7 @@ from kexue_train.foundation import runtime
 COMMANDS = [
     "doctor", "init", "corpus-from-docs", "shuffle", "verify", "tokenizer", "samples", "train", "export",
     "import-weights",
-    "ask", "evaluate", "evaluate mlm", "evaluate nsp-zero-shot", "evaluate sts", "evaluate explain",
+    "ask", "rows", "evaluate", "evaluate mlm", "evaluate nsp-zero-shot", "evaluate sts", "evaluate explain",
     "finetune task", "finetune whitening", "finetune sentence-vectors", "plan", "report", "pipeline",
     "publish", "metrics",
 ]  # fmt: skip
