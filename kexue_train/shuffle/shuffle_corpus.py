@@ -47,6 +47,7 @@ _MIN_BLANK_SHARE = 0.01
 # JSON Lines, 512 MB of memory: 121 to 127 MB/s on 2 cores; ``dd`` twice on the same disk, in bytes of input: a disk may
 # allow no more, whatever its CPUs (benchmarks/RESULTS.md, "the shuffle beside its peers").
 _BYTES_PER_CPU_SECOND, _BYTES_PER_DISK_SECOND = 62e6, 185e6
+_NEAR_SECONDS_PER_BYTE = 0.07e-6  # more with dedup: near, on one CPU ("near duplicates that were planted")
 _START_SECONDS = 4.0
 """A local Ray, its first tasks, the end: 4.8 s for a shuffle of 15.5 MB ("demo run")."""
 _CACHE_SHARE = 0.4
@@ -309,7 +310,8 @@ def _plan(config: _Config, outlook: Outlook) -> StagePlan:
     budget = split_memory(memory, outlook.cpus)
     plan = plan_shuffle(outlook.sources, planned_shards(config.shuffle, outlook.sources), budget.bucket_bytes)
     compress = outlook.text_bytes > outlook.memory_bytes // 2
-    by_cpus = _BYTES_PER_CPU_SECOND * budget.workers
+    near_seconds = _NEAR_SECONDS_PER_BYTE if config.shuffle.dedup == "near" else 0.0
+    by_cpus = budget.workers / (1 / _BYTES_PER_CPU_SECOND + near_seconds)
     rate = min(by_cpus, _BYTES_PER_DISK_SECOND)
     limit = "CPUs" if by_cpus < _BYTES_PER_DISK_SECOND else "the disk of that machine"
     return StagePlan(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from kexue_train.foundation.runtime import format_size
 from kexue_train.shuffle.keys import distinct_hashes
 from kexue_train.shuffle.near.config import NearConfig
 from kexue_train.shuffle.near.documents import DocumentReader
-from kexue_train.shuffle.near.grouping import BYTES_PER_DOCUMENT, Edges, connect, join_edges
+from kexue_train.shuffle.near.grouping import BYTES_PER_DOCUMENT, Edges, connect, spanning_edges
 from kexue_train.shuffle.near.leaving_out import FILES_NAME
 from kexue_train.shuffle.near.match import MatchResult, MatchTask, match, read_edges
 from kexue_train.shuffle.near.removal import VERDICT, write_verdicts
@@ -102,7 +102,7 @@ class Search:
         tasks = self._tasks()
         results = self._match(tasks, update)
         reader = DocumentReader([(table, samples) for _, table, samples in paths])
-        found = self._group(join_edges(self._edges(tasks)), reader)
+        found = self._group(self._join(tasks), reader)
         found |= {
             "compared": sum(result.candidates for result in results),
             "below_threshold": sum(result.too_low for result in results),
@@ -146,20 +146,25 @@ class Search:
             update(done / len(tasks))
         return [result for task in tasks if (result := MatchResult.read(self.folder, task.index))]
 
-    def _edges(self, tasks: Sequence[MatchTask]) -> Iterator[Edges]:
-        """Yield the edges of all tasks as long as grouping them fits into the memory."""
-        limit = self.budget.workers * self.budget.bucket_bytes
-        held = 0
+    def _join(self, tasks: Sequence[MatchTask]) -> Edges:
+        """Return the edges that connect what those of all tasks connect, as long as they fit into the memory."""
+        joined = np.zeros((0, 2), np.uint64)
         for task in tasks:
-            edges = read_edges(self.folder, task.index)
-            held = max(held, len(edges))
-            if held * BYTES_PER_DOCUMENT > limit:
-                raise ResourceError(
-                    f"more than {held:,} documents have near duplicates, and grouping them takes more than the "
-                    f"{format_size(limit)} that --memory leaves for it; give it twice as much (shuffle.memory), then "
-                    "run the same command again: finished work is kept"
-                )
-            yield edges
+            found = read_edges(self.folder, task.index)
+            self._check_memory(max(len(joined), len(found)))
+            joined = spanning_edges(np.concatenate([joined, found]))
+        self._check_memory(len(joined))
+        return joined
+
+    def _check_memory(self, num_documents: int) -> None:
+        limit = self.budget.workers * (self.budget.bucket_bytes + self.budget.buffer_bytes)  # no task runs meanwhile
+        need = num_documents * BYTES_PER_DOCUMENT
+        if need > limit:
+            raise ResourceError(
+                f"{num_documents:,} documents or more are near-duplicates of others, and grouping them takes "
+                f"{format_size(need)} of memory where --memory leaves {format_size(limit)} for it; give it "
+                "more (shuffle.memory), then run the same command again: finished work is kept"
+            )
 
     def _group(self, edges: Edges, reader: DocumentReader) -> dict[str, Any]:
         """Write the verdicts on all documents that are in a cluster, and return the clusters in numbers."""

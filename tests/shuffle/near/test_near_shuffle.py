@@ -104,7 +104,7 @@ def test_memory_and_the_way_to_cut_the_input_change_no_byte(tmp_path, near_corpu
     shuffle(near_corpus, tmp_path / "whole", **SETTINGS)
     with monkeypatch.context() as patch:
         patch.setattr(stage, "split_memory", lambda *_: SMALL)
-        patch.setattr("kexue_train.shuffle.near.find.Search._edges", unlimited_edges)
+        patch.setattr(find, "BYTES_PER_DOCUMENT", 0)
         patch.setattr("kexue_train.shuffle.plan._MAX_BUCKETS", 1)
         shuffle(near_corpus, tmp_path / "split", **SETTINGS)
     with monkeypatch.context() as patch:
@@ -116,10 +116,6 @@ def test_memory_and_the_way_to_cut_the_input_change_no_byte(tmp_path, near_corpu
     dropped = [sorted(file.read_text(encoding="utf-8").splitlines()) for file in files]
     assert dropped[0] == dropped[1]
     assert list(iter_texts(tmp_path / "cut")) == list(iter_texts(tmp_path / "whole"))
-
-
-def unlimited_edges(self, tasks):
-    return (match.read_edges(self.folder, task.index) for task in tasks)
 
 
 class KilledError(RuntimeError):
@@ -253,7 +249,7 @@ def test_too_many_clustered_documents_for_the_memory_are_refused_and_the_work_is
     monkeypatch.setattr("kexue_train.shuffle.plan._MIN_RANGE_BYTES", 5_000)
     with monkeypatch.context() as patch:
         patch.setattr(find, "BYTES_PER_DOCUMENT", 10**9)
-        with pytest.raises(ResourceError, match=r"grouping them takes more than .*finished work is kept"):
+        with pytest.raises(ResourceError, match=r"grouping them takes .* of memory .*finished work is kept"):
             shuffle(near_corpus, tmp_path / "out", **SETTINGS)
     monkeypatch.setattr(find, "match", None)
     shuffle(near_corpus, tmp_path / "out", **SETTINGS)
