@@ -171,8 +171,11 @@ PHASE_FIELDS = (PHASE, SEQ_LEN, GLOBAL_BATCH_SIZE, MICRO_BATCH_SIZE, ACCUMULATIO
 
 # A start or resume.
 PARAMETERS = Metric("parameters", "parameters", "count")
+CHOICE = TextField("choice")
+"""What was chosen by a measurement, and why."""
 _START_FIELDS: tuple[Metric | TextField, ...] = (
     *(TextField(key) for key in ("engine", "device", "precision", "recompute")),
+    CHOICE,
     Metric("world_size", "workers", "count"),
     Metric("zero_stage", "ZeRO stage", "count"),
     *PHASE_FIELDS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,7 @@ from kexue_train.train.checkpoint import (
     Events,
     FullTensors,
     Mirror,
+    Restored,
     Retention,
     Storage,
     TrainerState,
@@ -47,6 +49,7 @@ from kexue_train.train.monitor.profiling import StepProfiler
 from kexue_train.train.monitor.symptoms import SymptomWatch
 from kexue_train.train.objective import PretrainingObjective, prior_losses
 from kexue_train.train.phases import Phase, plan_phases
+from kexue_train.train.precision import ChosenPrecision, choose_precision
 from kexue_train.train.task_heads import add_task_layers, heads_of
 from kexue_train.train.weighting.build import build_weights
 from kexue_train.train.weighting.scheme import TaskWeights
@@ -70,8 +73,14 @@ def build_training(
     Raises:
         KexueError: If model, samples, weights or checkpoint do not fit together.
     """
-    train = config.train
-    objective = _build_objective(config, datasets[0], device)
+    train, notes = config.train, _Notes()
+    recipe = config.recipe(samples_digest(datasets))
+    found = _find_checkpoint(config, recipe, paths, device, notes)
+    kept = found.state.precision if found else None
+    precision = choose_precision(train, config.model, datasets[0].seq_len, device, kept)
+    if precision.reason:
+        logger.info(precision.reason)
+    objective = _build_objective(config, datasets[0], device, precision)
     phases = _plan(config, objective, datasets, paths)
     if train.compute.compile:
         compile_layers(objective.model.roformer, cuda_graphs=train.compute.cuda_graphs)
@@ -85,8 +94,10 @@ def build_training(
     )
     if train.init_from:
         load_initial_weights(train.init_from, objective.model)
-    recipe, notes = config.recipe(samples_digest(datasets)), _Notes()
-    saved, is_scored = _resume(config, recipe, paths, FullTensors.of(objective.model, optimizer), device, notes)
+    saved, is_scored = _resume(found, FullTensors.of(objective.model, optimizer), config.seed)
+    if train.precision == "auto":
+        saved = replace(saved, precision=precision.name)
+    del found  # copied
     optimizer.restart_at(saved.step)
     setup = Setup(
         config=config,
@@ -95,11 +106,12 @@ def build_training(
         phases=phases,
         datasets=datasets,
         device=device,
+        precision=precision,
         objective=objective,
         num_parameters=sum(p.numel() for p in objective.model.parameters()),  # an engine may leave less to count
         optimizer=optimizer,
         engine=build_engine(train, phases[0], objective, optimizer, paths.root),
-        speed=_speed(config, datasets[0], device, saved.step),
+        speed=_speed(config, datasets[0], device, precision, saved.step),
         profiler=StepProfiler(train.logging.profile, paths.logs, dist.get_rank()),
         norms=_norms(train, optimizer),
     )
@@ -123,7 +135,9 @@ def _norms(train: TrainConfig, optimizer: AccumulatingOptimizer) -> StepNorms | 
     return StepNorms(optimizer) if whole and isinstance(optimizer, HiddenAccumulation) else None
 
 
-def _build_objective(config: JobConfig, dataset: TrainingData, device: torch.device) -> PretrainingObjective:
+def _build_objective(
+    config: JobConfig, dataset: TrainingData, device: torch.device, precision: ChosenPrecision
+) -> PretrainingObjective:
     """The model, initialised from the seed alike on every rank, with its loss."""
     train = config.train
     torch.manual_seed(int(random_words(config.seed, Purpose.INIT, 0, 0)[0, 0]) & (2**63 - 1))
@@ -133,7 +147,7 @@ def _build_objective(config: JobConfig, dataset: TrainingData, device: torch.dev
         enable_recompute(model.roformer, "full", every=train.compute.recompute.every)
     elif train.compute.recompute != "none":
         enable_recompute(model.roformer, train.compute.recompute)
-    autocast = torch.bfloat16 if train.precision == "bf16" else None
+    autocast = torch.bfloat16 if precision.name == "bf16" else None
     add_task_layers(model, dataset)
     model.to(device, weights)
     heads = heads_of(train.objective, dataset)
@@ -175,17 +189,18 @@ def _plan(
     return plan_phases(config.train, [dataset.seq_len for dataset in datasets], sizes)
 
 
-def _resume(
-    config: JobConfig, recipe: Recipe, paths: TrainDir, tensors: FullTensors, device: torch.device, notes: Progress
-) -> tuple[TrainerState, bool]:
-    """Load the newest whole checkpoint that rank 0 sees, the same on every rank.
-
-    Return its state, or a fresh one if there is none, and whether it tells the validation loss of its step.
-    """
+def _find_checkpoint(
+    config: JobConfig, recipe: Recipe, paths: TrainDir, device: torch.device, notes: Progress
+) -> Restored | None:
+    """Read the newest whole checkpoint that rank 0 sees, the same on every rank. A collective call."""
     storage = Storage(config.train.checkpoints.mirror) if config.train.checkpoints.mirror else None
-    found = restore(lambda: latest_checkpoint(paths.checkpoints, notes, storage=storage, recipe=recipe), device)
+    return restore(lambda: latest_checkpoint(paths.checkpoints, notes, storage=storage, recipe=recipe), device)
+
+
+def _resume(found: Restored | None, tensors: FullTensors, seed: int) -> tuple[TrainerState, bool]:
+    """Load what was found; return its state, or a fresh one, and whether it tells the validation loss of its step."""
     if found is None:
-        return TrainerState(seed=config.seed), True
+        return TrainerState(seed=seed), True
     try:
         tensors.overwrite(found.weights, found.optimizer_tensors)
     except ArtifactError as error:
@@ -194,9 +209,10 @@ def _resume(
     return found.state, found.is_scored
 
 
-def _speed(config: JobConfig, dataset: TrainingData, device: torch.device, step: int) -> Speedometer:
-    dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
-    return Speedometer(flop_rule(config.model, dataset.vocab_size), peak_rates(dtype, device), step)
+def _speed(
+    config: JobConfig, dataset: TrainingData, device: torch.device, precision: ChosenPrecision, step: int
+) -> Speedometer:
+    return Speedometer(flop_rule(config.model, dataset.vocab_size), peak_rates(precision.dtype, device), step)
 
 
 class _Notes(Silent):

@@ -16,6 +16,7 @@ from kexue_train.train.weighting.config import LOSS_SCHEMES, WeightingConfig
 
 LauncherName = Literal["ray", "torchrun", "local"]
 """What starts the workers; ``launch.py`` has the function of each."""
+Precision = Literal["fp32", "bf16"]
 LossUnit = Literal["nat", "initial", "prior", "online"]
 MicroBatchSize = Annotated[int, Field(gt=0)] | Literal["auto"]
 
@@ -278,8 +279,10 @@ class TrainConfig(Config):
     and still make it faster, tried when training starts and kept in micro_batch_sizes.json."""
     num_workers: int = Field(default=1, gt=0)
     """Worker processes (= data-parallel size), one per device."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """"bf16" runs matrix products in bfloat16 under autocast; weights, norms and the optimizer stay fp32."""
+    precision: Precision | Literal["auto"] = "fp32"
+    """"bf16" runs matrix products in bfloat16 under autocast; weights, norms and the optimizer stay fp32. "auto" takes
+    bf16 where a layer of the model is faster with it, measured once when training starts and kept in the
+    checkpoints."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """"auto" takes CUDA devices if there is one for each worker."""
     objective: ObjectiveConfig = ObjectiveConfig()

@@ -43,6 +43,7 @@ from kexue_train.train.monitor.profiling import StepProfiler
 from kexue_train.train.monitor.symptoms import SymptomWatch
 from kexue_train.train.objective import Heads, PretrainingObjective, total_loss, validate
 from kexue_train.train.phases import Phase, phase_after, phase_of
+from kexue_train.train.precision import ChosenPrecision
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Setup:
     datasets: Sequence[TrainingData]
     """The samples of each phase."""
     device: torch.device
+    precision: ChosenPrecision
     objective: PretrainingObjective
     num_parameters: int
     optimizer: AccumulatingOptimizer

@@ -161,7 +161,7 @@ def activation_bytes(config: TrainSections) -> float:
 
 
 def _is_bf16_on_gpu(config: TrainSections) -> bool:
-    return config.train.precision == "bf16" and config.train.device == "cuda"
+    return config.train.precision != "fp32" and config.train.device == "cuda"
 
 
 def _of_recompute(config: TrainSections, values: Mapping[str, float]) -> float:

@@ -230,7 +230,7 @@ def _train(
         metrics.write(
             Kind.RESUME if state.step else Kind.START,
             state.step,
-            **start_values(train, phase, world_size=dist.get_world_size(), device=setup.device.type),
+            **start_values(train, phase, setup.precision, world_size=dist.get_world_size(), device=setup.device.type),
             parameters=setup.num_parameters,
             rows_per_epoch=setup.datasets[phase.number - 1].num_training_rows,
             peak_flops_per_second=setup.speed.peak.measured,

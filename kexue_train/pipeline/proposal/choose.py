@@ -220,6 +220,8 @@ def _training_values(request: Request, steps: int, rows: int) -> dict[str, Any]:
         del train["objective"]
     if on_gpu:
         train |= {"precision": "bf16", "device": "cuda"}
+    else:
+        train["precision"] = "auto"
     lr = 1.76e-3 if steps > _MANY_STEPS else 5.0e-3
     return {"optimizer": {"lr": lr, "schedule": {max(steps // 25, 1): 1.0, steps: 0.05}}, "train": train}
 
@@ -230,6 +232,7 @@ def _training_reasons(request: Request, steps: int, pace: float) -> dict[str, st
     reasons = {
         "train.steps": time if is_short else f"{MOST_EPOCHS} passes are as many as pay",
         "train.global_batch_size": f"rows; for about {_USUAL_STEPS:,} steps, but {_FEWEST_ROWS} to {_MOST_ROWS}",
+        "train.precision": "GPUs multiply it fastest" if request.hardware.gpus else "bf16 where it is faster here",
         "optimizer.lr": "the released value" if steps > _MANY_STEPS else "several times the usual, as steps are few",
         "optimizer.schedule": "warm-up in 4 % of the steps, then down to 5 %",
     }

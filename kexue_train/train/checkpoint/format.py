@@ -34,12 +34,14 @@ from kexue_train.foundation.errors import ArtifactError, ResourceError
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.hf_folder import untied_weights, without_task_heads, write_hf_folder
 from kexue_train.optim.build import AccumulatingOptimizer
+from kexue_train.train.config import Precision
 from kexue_train.train.faults.spikes import SkippedRows
 
 SCHEMA_VERSION = 1
 VALIDATION_LOSS = "validation_loss"
 """Its name among the manifest's statistics."""
-_OF_TASKS = frozenset({"recent_task_losses", "weighting"})
+_OF_SOME = frozenset({"recent_task_losses", "weighting", "precision"})
+"""What is written only where there is something to say, and missing in older checkpoints."""
 _WEIGHTS, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "trainer_state.json"
 
 
@@ -63,6 +65,8 @@ class TrainerState:
     """The same for each labelled task, by its name."""
     weighting: dict[str, Any] = field(default_factory=dict)
     """State of what weighs the tasks; see ``weighting/scheme.py``."""
+    precision: Precision | None = None
+    """What ``train.precision: auto`` has chosen; None if it was named."""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -74,8 +78,8 @@ class TrainerState:
 
     @property
     def described(self) -> dict[str, Any]:
-        """The state as JSON has it; what is of labelled tasks only if there are any."""
-        return {key: value for key, value in asdict(self).items() if value or key not in _OF_TASKS}
+        """The state as JSON has it; what is of labelled tasks or chosen only if there is any."""
+        return {key: value for key, value in asdict(self).items() if value or key not in _OF_SOME}
 
 
 class FullTensors(NamedTuple):
@@ -173,7 +177,7 @@ def save_checkpoint(
 def read_checkpoint(path: Path) -> tuple[TrainerState, dict[str, Tensor], dict[str, Tensor]]:
     """Where training was, the weights, and the optimizer's tensors, on the CPU; see ``save_checkpoint``."""
     described: dict[str, Any] = json.loads((path / _STATE).read_text(encoding="utf-8"))
-    expected = TrainerState.__dataclass_fields__.keys() - (_OF_TASKS - described.keys())
+    expected = TrainerState.__dataclass_fields__.keys() - (_OF_SOME - described.keys())
     state = TrainerState(**{key: described[key] for key in expected})
     return state, load_file(path / _WEIGHTS), load_file(path / _OPTIMIZER)
 

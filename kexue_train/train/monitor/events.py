@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Self
 from kexue_train.foundation.progress import Progress
 from kexue_train.metrics.failure import FailureKind, read_failure
 from kexue_train.metrics.fields import (
+    CHOICE,
     ETA_SECONDS,
     GLOBAL_BATCH_SIZE,
     MESSAGE,
@@ -193,7 +194,10 @@ class ProgressReporter:
             self._has_trained |= kind == Kind.TRAIN
             return True
         # The first resume is that of whoever has started the workers; a warning may come before the first step.
-        return bool(step == self._first_step and (kind == Kind.WARNING or (kind == Kind.RESUME and self._has_trained)))
+        return bool(
+            step == self._first_step
+            and (kind in (Kind.START, Kind.WARNING) or (kind == Kind.RESUME and self._has_trained))
+        )
 
 
 def describe(record: Record) -> str | None:
@@ -207,6 +211,8 @@ def describe(record: Record) -> str | None:
             return f"{step}validation of {TASK.of(record)}: {_describe_scores(record, TASK_LOSS, TASK_ACCURACY)}"
         case Kind.WARNING:
             return f"{step}{MESSAGE.of(record)}"
+        case Kind.START:
+            return CHOICE.of(record) or None
         case Kind.PROFILE:
             return f"{step}profile in {PATH.of(record)}"
         case Kind.PHASE:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from kexue_train.metrics.fields import PHASE, PHASE_FIELDS, TASK_ACCURACY, TASK_LABELS, TASK_LOSS
+from kexue_train.metrics.fields import CHOICE, PHASE, PHASE_FIELDS, TASK_ACCURACY, TASK_LABELS, TASK_LOSS
 from kexue_train.metrics.heads import HEADS, Head
 from kexue_train.train.checkpoint import TrainerState
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.monitor.meter import Totals
 from kexue_train.train.phases import Phase
+from kexue_train.train.precision import ChosenPrecision
 
 
 def phase_values(phase: Phase) -> dict[str, int]:
@@ -18,16 +19,19 @@ def phase_values(phase: Phase) -> dict[str, int]:
     return {PHASE.key: phase.number} | {field.key: getattr(phase, field.key) for field in PHASE_FIELDS[1:]}
 
 
-def start_values(train: TrainConfig, phase: Phase, *, world_size: int, device: str) -> dict[str, Any]:
+def start_values(
+    train: TrainConfig, phase: Phase, precision: ChosenPrecision, *, world_size: int, device: str
+) -> dict[str, Any]:
     """Return on what a training starts or resumes, and with what."""
     return {
         "world_size": world_size,
         "engine": train.compute.engine,
         "zero_stage": train.compute.zero_stage,
         "device": device,
-        "precision": train.precision,
+        "precision": precision.name,
         "recompute": train.compute.model_dump(mode="json")["recompute"],
         **phase_values(phase),
+        **({CHOICE.key: precision.reason} if precision.reason else {}),
     }
 
 
