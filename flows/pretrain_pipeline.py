@@ -39,7 +39,7 @@ def pretrain_pipeline(
         fresh: Empty the run folder and start over.
     """
     with run_context(STAGES, config_path, run_dir, overrides, ray_address, fresh) as run:
-        # The text: files as given, or the documentation installed here. Demo: 4,932 documents, 16.0 MB, 36 s.
+        # The text: files as given, or the documentation installed here. Demo: 4,899 documents, 16.0 MB, 28 CPU s.
         documents = corpus(run)
         # Uniform random order on disk: every order is equally likely. 4 shards, 15.5 MB, 5 s.
         shards = shuffle(run, documents)
@@ -47,7 +47,7 @@ def pretrain_pipeline(
         vocabulary = tokenizer(run, shards)
         # Rows of one length, full of sentence pairs; the first are held out. 35,804 rows of 128 tokens, 10.7 MB, 2 s.
         rows = samples(run, shards, vocabulary)
-        # The encoder, saved in checkpoints. 2.9 million weights, 1,600 steps, 3.3 million tokens, 6 min 46 s.
+        # The encoder, saved in checkpoints. 2.9 million weights, 1,600 steps, 3.3 million tokens, minutes.
         weights = train(run, rows)
         # Labelled tasks and masked words together, in runs with a section "supervised"; the demo has none.
         further = supervise(run, shards, rows, weights) if SUPERVISE.is_wanted(run.run.config) else None

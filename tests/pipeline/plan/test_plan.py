@@ -36,8 +36,12 @@ from kexue_train.train.plan import activation_bytes, flops_per_token, planned_pa
 ROOT = Path(__file__).resolve().parents[3]
 GB = 10**9
 # benchmarks/RESULTS.md, "demo run" of 2026-11-24: 2 cores, nothing beside it.
-DEMO_SECONDS = {"corpus": 38.9, "tokenizer": 6.8, "train": 618.7}
-DEMO_SECONDS_IN_ALL = 676.4
+DEMO_SECONDS = {"tokenizer": 6.8, "train": 618.7}
+DEMO_SECONDS_WITHOUT_CORPUS = 637.5
+DEMO_THEN = [
+    "train.steps=1600", "train.global_batch_size=16", "train.micro_batch_size=4", "train.compute.recompute=full"
+]  # fmt: skip
+"""What was measured; the configuration takes other steps now."""
 DEMO_BYTES = {"corpus": 15_994_641, "shuffle": 15_500_557, "samples": 10_724_992, "export": 12_053_272}
 DEMO_ROWS, DEMO_PARAMETERS, DEMO_CHECKPOINT_BYTES = 35_914, 2_937_600, 23_812_465
 DEMO_WORKER_BYTES = 1_392_832_512
@@ -79,17 +83,17 @@ def test_the_stages_are_those_of_a_run() -> None:
 
 
 def test_the_demo_takes_what_it_took() -> None:
-    planned = plan(config("demo"))
+    planned = plan(config("demo", *DEMO_THEN))
     seconds = {name: found.seconds for name, found in planned.stages.items()}
     assert {name: seconds[name] for name in DEMO_SECONDS} == pytest.approx(DEMO_SECONDS, rel=0.1)
-    assert planned.seconds == pytest.approx(DEMO_SECONDS_IN_ALL, rel=0.1)
+    assert planned.seconds - seconds["corpus"] == pytest.approx(DEMO_SECONDS_WITHOUT_CORPUS, rel=0.1)
     sizes = {name: found.disk_bytes for name, found in planned.stages.items()}
     assert {name: sizes[name] for name in DEMO_BYTES} == pytest.approx(DEMO_BYTES, rel=0.02)
     assert planned.text_bytes * SLOTS_PER_TEXT_BYTE / 128 == pytest.approx(DEMO_ROWS, rel=0.02)
 
 
 def test_the_demos_training_takes_the_memory_and_disk_it_took() -> None:
-    demo = config("demo")
+    demo = config("demo", *DEMO_THEN)
     training = stage(plan(demo), "train")
     assert training.scratch_bytes == pytest.approx(DEMO_CHECKPOINT_BYTES, rel=0.01)
     assert training.disk_bytes == 3 * training.scratch_bytes  # two kept and the best
