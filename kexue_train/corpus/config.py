@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from kexue_train.corpus.formats import allowed_suffixes
-from kexue_train.foundation.config import Config, refuse_without_effect
+from kexue_train.foundation.config import Config, OptionName, refuse_without_effect
 from kexue_train.foundation.runtime import check_size
 
 
@@ -36,8 +36,21 @@ class CorpusConfig(Config):
         return self
 
 
+PublishedFilter = Literal["gopher", "gopher_repetition", "c4", "fineweb"]
+
+
+def names_will_do(schema: dict[str, Any]) -> None:
+    """Tell editors, in the schema of a field of ``FilterConfig``, that a name or a list of names is as good."""
+    name = {"enum": list(get_args(PublishedFilter)), "type": "string"}
+    section = {key: schema.pop(key) for key in ("$ref", "allOf") if key in schema}
+    schema["anyOf"] = [section, name, {"items": name, "type": "array"}]
+
+
 class FilterConfig(Config):
-    """The section ``filters``: which documents are dropped. null switches a rule off."""
+    """The section ``filters``: which documents are dropped. null switches a rule off.
+
+    A list of names, such as ``filters: [gopher, fineweb]``, stands for ``published``.
+    """
 
     min_chars: int | None = Field(default=None, gt=0)
     """Documents of fewer characters (Unicode code points) are dropped."""
@@ -56,6 +69,20 @@ class FilterConfig(Config):
     """Documents where a larger share of all stretches of 32 bytes (UTF-8; one begins at each byte) stood before in the
     document are dropped: text copied over and over, whatever its lines. Prose has 0 to 0.1; 0.3 is a good limit."""
 
+    published: Annotated[tuple[PublishedFilter, ...], OptionName("--published-filter")] = ()
+    """Filters of published corpora with their published limits. They were made for English web pages; rules about words
+    do not judge texts in scripts that do not set words apart."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_stand_for_published(cls, values: Any) -> Any:
+        names = [values] if isinstance(values, str) else values
+        if isinstance(names, list):
+            return {"published": tuple(names)}
+        if isinstance(names, dict) and isinstance(names.get("published"), list):
+            return names | {"published": tuple(names["published"])}
+        return names
+
     @model_validator(mode="after")
     def _lengths_leave_room(self) -> Self:
         if self.min_chars is not None and self.max_chars is not None and self.min_chars > self.max_chars:
@@ -68,4 +95,4 @@ class FilterConfig(Config):
     @property
     def is_active(self) -> bool:
         """Whether any rule is set."""
-        return any(value is not None for _, value in self)
+        return any(value not in (None, ()) for _, value in self)

@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kexue_train.corpus.config import FilterConfig
+from kexue_train.corpus.published_filters import RULES, published_reason
+from kexue_train.corpus.text_view import TextView
 from kexue_train.foundation.arrow_arrays import to_arrow
 
 HEAD_CHARS = 2**20
@@ -75,7 +77,17 @@ def _piece_reasons(texts: pa.LargeStringArray, rules: FilterConfig) -> npt.NDArr
             part = pc.utf8_slice_codeunits(part, 0, HEAD_CHARS)
         values = rule.measure(part)
         reasons[left[values < limit if rule.is_lower_limit else values > limit]] = number
+    if rules.published and not reasons.all():
+        _judge_by_published(texts, rules, reasons)
     return reasons
+
+
+def _judge_by_published(texts: pa.LargeStringArray, rules: FilterConfig, reasons: npt.NDArray[np.uint8]) -> None:
+    """Write into ``reasons`` the first rule of the published filters that drops a text."""
+    view = TextView(pc.utf8_slice_codeunits(texts, 0, HEAD_CHARS))
+    for number, rule in enumerate(RULES, 1 + len(_RULES)):
+        if rule.filter in rules.published:
+            reasons[(reasons == 0) & rule.drops(view)] = number
 
 
 def _num_chars(texts: pa.LargeStringArray) -> npt.NDArray[np.int64]:
@@ -176,5 +188,5 @@ _RULES = (
     _Rule("max_repeated_line_share", "repeated lines above max_repeated_line_share", _repeated_line_share, 2),
     _Rule("max_repetition", "repetition above max_repetition", _repetition, GRAM_BYTES + 1),
 )
-REASONS: tuple[str, ...] = tuple(rule.reason for rule in _RULES)
+REASONS: tuple[str, ...] = (*(rule.reason for rule in _RULES), *map(published_reason, RULES))
 """What the numbers of ``drop_reasons`` mean, from 1 on."""

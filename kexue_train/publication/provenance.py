@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kexue_train.foundation.arrow_shards import format_checksum
 from kexue_train.foundation.artifacts import Manifest, read_manifest, read_manifest_file, write_atomic
@@ -161,7 +161,16 @@ def without_common_folder(manifest: Manifest) -> Manifest:
     if any(not entry.uri.startswith(shared) for entry in manifest.inputs):
         return manifest
     inputs = [entry.model_copy(update={"uri": entry.uri[len(shared) :].lstrip("/")}) for entry in manifest.inputs]
-    return manifest.model_copy(update={"inputs": inputs})
+    statistics = _without_prefix(manifest.statistics, f"{shared}/")
+    return manifest.model_copy(update={"inputs": inputs, "statistics": statistics})
+
+
+def _without_prefix(value: Any, prefix: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_prefix(member, prefix) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_without_prefix(member, prefix) for member in value]
+    return value.removeprefix(prefix) if isinstance(value, str) else value
 
 
 def _parents_first(model: Manifest, known: Sequence[Manifest]) -> tuple[list[Manifest], list[Origin]]:

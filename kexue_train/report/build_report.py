@@ -22,6 +22,7 @@ from kexue_train.report import compare, plots, tables
 from kexue_train.report.anomalies import LOOKED_FOR, find_anomalies
 from kexue_train.report.card_results import add_results_to_card
 from kexue_train.report.checks import check_run
+from kexue_train.report.dropped_documents import dropped_document_tables
 from kexue_train.report.near_duplicates import near_duplicate_tables
 from kexue_train.report.results import evaluation_tables, headlines_of
 from kexue_train.report.run_data import RunData, load_run
@@ -75,6 +76,7 @@ def render_run(run: RunData) -> str:
         evaluation=evaluation_tables(run),
         artifacts=tables.artifact_tables(run),
         inputs=tables.input_table(run),
+        dropped_documents=dropped_document_tables(run),
         near_duplicates=near_duplicate_tables(run),
         stages=tables.stage_table(run),
         phases=tables.phase_table(run),

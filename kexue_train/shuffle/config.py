@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from kexue_train.corpus.config import FilterConfig
+from kexue_train.corpus.config import FilterConfig, names_will_do
 from kexue_train.corpus.formats import FormatChoice, OutputChoice
 from kexue_train.foundation.config import Config, OptionName, refuse_without_effect
 from kexue_train.foundation.runtime import check_size
@@ -41,7 +41,9 @@ class ShuffleConfig(Config):
     another one cannot be used."""
     weights: Annotated[dict[str, float], OptionName("--weight")] = Field(default_factory=dict)
     """Input, written as among the inputs -> how often its documents are taken: 2 is twice, 0.5 every other one."""
-    filters: Annotated[FilterConfig, OptionName(old_flag="--filter")] = Field(default_factory=FilterConfig)
+    filters: Annotated[FilterConfig, OptionName(old_flag="--filter")] = Field(
+        default_factory=FilterConfig, json_schema_extra=names_will_do
+    )
     """Which documents are dropped for their length or quality."""
     keep_dropped: bool = False
     """Keep the documents that a filter or ``dedup: near`` drops, in ``dropped/``."""

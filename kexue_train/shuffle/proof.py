@@ -19,6 +19,7 @@ from kexue_train.foundation.artifacts import (
     file_checksum,
 )
 from kexue_train.foundation.errors import ArtifactError
+from kexue_train.shuffle.dropped_samples import join_samples, name_files
 from kexue_train.shuffle.gather import GatherResult
 from kexue_train.shuffle.mixing import count_groups, rank_correlation, source_mixing
 from kexue_train.shuffle.outputs import shard_file_name
@@ -79,7 +80,7 @@ def make_manifest(
         rows=sum(result.rows for result in account.gathered),
         rows_checksum=proof,
         inputs=describe_inputs(recipe, account),
-        statistics=shuffle_statistics(account, len(recipe.inputs)),
+        statistics=shuffle_statistics(account, [uri for uri, _, _ in recipe.inputs]),
     )
 
 
@@ -127,23 +128,24 @@ def describe_inputs(recipe: Recipe, account: Account) -> list[InputFile]:
     ]
 
 
-def shuffle_statistics(account: Account, num_files: int) -> dict[str, Any]:
-    """Return the figures for the summary and the report."""
+def shuffle_statistics(account: Account, names: Sequence[str]) -> dict[str, Any]:
+    """Return the figures for the summary and the report; ``names`` are those of the input files."""
     documents, text_bytes = (sum(getattr(r, name) for r in account.gathered) for name in ("rows", "text_bytes"))
     rejected: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     for _, counts in account.of_files():
         rejected.update(counts.rejected)
         dropped.update(counts.dropped)
+    samples = join_samples(result.dropped_samples for result in account.scattered)
     groups = count_groups(
-        ((number, counts.shard_rows) for number, counts in account.of_files()), num_files, len(account.gathered)
+        ((number, counts.shard_rows) for number, counts in account.of_files()), len(names), len(account.gathered)
     )
     return {
         "documents": documents,
         "text_bytes": text_bytes,
         "mean_document_bytes": round(text_bytes / documents, 1) if documents else 0.0,
         "longest_document_bytes": max((counts.longest for _, counts in account.of_files()), default=0),
-        "input_files": num_files,
+        "input_files": len(names),
         "input_documents": sum(counts.rows for _, counts in account.of_files()),
         "offered": sum(r.offered for r in account.scattered),
         "blank": sum(counts.blank for _, counts in account.of_files()),
@@ -155,6 +157,7 @@ def shuffle_statistics(account: Account, num_files: int) -> dict[str, Any]:
         "shards": len(account.gathered),
         "source_mixing": source_mixing(groups),
         "rank_correlation": rank_correlation([result.order for result in account.gathered]),
+        **({"dropped_samples": name_files(samples, names)} if samples else {}),
         **({} if account.near is None else {"near_duplicates": describe_near(account.near, account.gathered)}),
     }
 

@@ -78,7 +78,10 @@ def _has_changed(uri: str, size: int, modified_ns: int) -> bool:
 
 def _settings_of(config: ShuffleConfig, num_shards: int, seed: int) -> dict[str, Any]:
     names = _SETTINGS | ({"near"} if config.dedup == "near" else set())
-    return {"seed": seed, "shards": num_shards, **config.model_dump(include=names)}
+    settings = config.model_dump(include=names)
+    if not config.filters.published:  # which earlier releases did not know
+        del settings["filters"]["published"]
+    return {"seed": seed, "shards": num_shards, **settings}
 
 
 def _read_manifest(folder: Path) -> Manifest | None:

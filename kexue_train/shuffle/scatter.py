@@ -21,6 +21,7 @@ from kexue_train.foundation.arrow_arrays import lengths_of, to_arrow, to_binary,
 from kexue_train.foundation.errors import CorpusError, DamagedInputError
 from kexue_train.foundation.runtime import boot_id, keep_freed_memory_of
 from kexue_train.shuffle.bucket import repeats
+from kexue_train.shuffle.dropped_samples import join_samples, sample_dropped
 from kexue_train.shuffle.head import SmallestKeys
 from kexue_train.shuffle.keys import Words, bucket_of, content_keys, hash_rows, position_keys, sum_words
 from kexue_train.shuffle.near.config import NearConfig
@@ -95,7 +96,7 @@ def scatter(task: ScatterTask) -> ScatterResult:
             for block in _without_header(task, source, entry, counts):
                 if len(unread) < MAX_KEYS:
                     unread |= block.unread
-                block = _accept(task, source, block, counts, records)
+                block = _accept(task, entry.file_index, source, block, counts, records, result)
                 if not len(block.positions):
                     continue
                 if copies:
@@ -173,7 +174,13 @@ def _read(task: ScatterTask, source: Source, entry: InputRange) -> Iterator[Reco
 
 
 def _accept(
-    task: ScatterTask, source: Source, block: RecordBlock, counts: FileCounts, records: RejectedRecords
+    task: ScatterTask,
+    file_index: int,
+    source: Source,
+    block: RecordBlock,
+    counts: FileCounts,
+    records: RejectedRecords,
+    result: ScatterResult,
 ) -> RecordBlock:
     """Count and keep aside what is refused or filtered; returns the block without it."""
     counts.blank += block.blank
@@ -188,6 +195,7 @@ def _accept(
     if not reasons.any():
         return block
     counts.dropped.update(REASONS[reason - 1] for reason in reasons[reasons > 0].tolist())
+    result.dropped_samples = join_samples([result.dropped_samples, sample_dropped(block, reasons, file_index)])
     if task.keep_dropped:
         records.keep_dropped(block, reasons, source)
     keep = to_mask(reasons == 0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from kexue_train.shuffle.dropped_samples import Samples
 from kexue_train.shuffle.near.signing import SignedFiles
 from kexue_train.shuffle.spill import SpillIndex
 
@@ -50,6 +51,8 @@ class ScatterResult:
     sampled_out_checksum: int = 0
     unread_keys: list[str] = field(default_factory=list)
     """Keys or columns of the inputs that are neither text nor kept, sorted."""
+    dropped_samples: Samples = field(default_factory=dict)
+    """Some of the documents that filters dropped, by rule."""
     tickets: dict[int, list[int]] = field(default_factory=dict)
     """Rows by ticket and shard."""
     machine: str = ""
