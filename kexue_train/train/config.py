@@ -16,9 +16,9 @@ from kexue_train.train.weighting.config import LOSS_SCHEMES, WeightingConfig
 
 LauncherName = Literal["ray", "torchrun", "local"]
 """What starts the workers; ``launch.py`` has the function of each."""
-Precision = Literal["fp32", "bf16"]
 LossUnit = Literal["nat", "initial", "prior", "online"]
 MicroBatchSize = Annotated[int, Field(gt=0)] | Literal["auto"]
+Precision = Literal["fp32", "bf16"]
 
 
 class MaskingConfig(Config):
