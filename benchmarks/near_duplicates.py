@@ -157,7 +157,7 @@ def read_ids(path: Path) -> set[str]:
     """Return the ids that a tool kept."""
     if not path.exists():
         return set()
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")  # texts have line ends of other kinds
     return {json.loads(line)["id"] if line.startswith("{") else line for line in lines}
 
 
