@@ -20,7 +20,7 @@ def near_duplicate_tables(run: RunData) -> list[Table]:
     note = (
         f"{found['clusters']:,} clusters of {found['texts']:,} different texts, of each of which the first in the "
         f"order of the corpus stays; {found['removed']:,} documents were left out. "
-        f"{found['compared']:,} pairs were compared, {found['below_threshold']:,} of them below the threshold."
+        f"In all bands {found['compared']:,} comparisons were made, {found['below_threshold']:,} of them below it."
     )
     rows = [
         [_name_range(low, high), f"{count:,}", f"{texts - count:,}"]

@@ -51,8 +51,8 @@ def find_near(passes: Passes, scattered: Sequence[ScatterResult]) -> None:
     signed = [(result.machine, result.boot, result.spill, result.signed) for result in scattered if result.signed]
     found = search.run(signed, passes.update_search)
     passes.progress.note(
-        f"near duplicates: {found['clusters']:,} clusters of {found['texts']:,} different texts, of each of which one "
-        f"stays ({found['compared']:,} pairs compared)"
+        f"near duplicates: {found['texts']:,} different texts in clusters, {found['clusters']:,} in all, of each of "
+        f"which one stays ({found['compared']:,} comparisons)"
     )
 
 

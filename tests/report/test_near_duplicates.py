@@ -34,7 +34,7 @@ def test_clusters_are_counted_by_size_and_the_largest_shown_with_their_texts():
     by_size, largest = near_duplicate_tables(run_with({"near_duplicates": FOUND}))
     assert by_size.rows == [["2", "1", "1"], ["4", "1", "3"]]
     assert "2 clusters of 6 different texts" in by_size.notes[0]
-    assert "70 pairs were compared, 9 of them below" in by_size.notes[0]
+    assert "70 comparisons were made, 9 of them below it" in by_size.notes[0]
     assert largest.rows == [
         ["4 texts", "kept", "a.jsonl, 0", "One two three."],
         ["", "left out", "b.jsonl, 1,234", "One two four."],
