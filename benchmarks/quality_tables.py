@@ -56,7 +56,7 @@ def contender_table(found: Findings, plateau: float) -> Table:
         ends = [outcome["curve"][-1] for outcome in outcomes]
         seconds = found.seconds_per_step(name)
         table.add_row(
-            EVERYBODY[name].title, f"{found.lrs[name]:g}", str(len(ends)),
+            EVERYBODY[name].title, _rate(name, found.lrs[name]), str(len(ends)),
             mean_and_deviation([end[LOSS] for end in ends]),
             "–" if math.isnan(ends[0][PAIRS]) else _percent([end[PAIRS] for end in ends]),
             f"{outcomes[0]['parameters'] / 1e6:.2f} M", f"{1000 * seconds:.0f}",
@@ -115,15 +115,31 @@ def trainer_table(found: Findings) -> Table:
 
 
 def curve_table(found: Findings) -> Table:
-    """Make the table of mean losses on the way, by step; ours and peers."""
+    """Make the table of the way: mean loss, NSP accuracy and processor seconds by step and tokens; ours and peers."""
     names = [name for name in found.outcomes if EVERYBODY[name] in (*OURS, *PEERS)]
-    table = Table("step", *(EVERYBODY[name].title for name in names), title="Held-out loss on the way, nats")
+    table = Table("step", "tokens", *(EVERYBODY[name].title for name in names))
+    table.title = "On the way: held-out loss in nats / NSP % / processor s, means over seeds"
     curves = {name: [outcome["curve"] for outcome in found.outcomes[name]] for name in names}
-    steps = sorted({point[STEP] for some in curves.values() for curve in some for point in curve})
-    for step in steps:
-        means = ([p[LOSS] for curve in curves[name] for p in curve if p[STEP] == step] for name in names)
-        table.add_row(str(step), *(f"{statistics.fmean(losses):.3f}" if losses else "" for losses in means))
+    marks = sorted({(point[STEP], point[TOKENS]) for some in curves.values() for point in some[0]})
+    for step, tokens in marks:
+        cells = (_way([p for curve in curves[name] for p in curve if p[STEP] == step], found, name) for name in names)
+        table.add_row(str(step), f"{tokens:,}", *cells)
     return table
+
+
+def _way(points: Sequence[Sequence[float]], found: Findings, name: str) -> str:
+    if not points:
+        return ""
+    loss, pairs = (statistics.fmean(point[column] for point in points) for column in (LOSS, PAIRS))
+    seconds = points[0][STEP] * found.seconds_per_step(name)
+    return f"{loss:.3f} / {'–' if math.isnan(pairs) else f'{100 * pairs:.0f}'} / {seconds:.0f}"
+
+
+def _rate(name: str, lr: float) -> str:
+    """Format a learning rate; says if it is the lowest or highest of those tried: a better one may lie beyond."""
+    lrs = EVERYBODY[name].lrs
+    beyond = {min(lrs): " (lowest tried)", max(lrs): " (highest tried)"} if lrs else {}
+    return f"{lr:g}{beyond.get(lr, '')}"
 
 
 def _percent(shares: Sequence[float]) -> str:

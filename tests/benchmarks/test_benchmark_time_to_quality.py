@@ -197,9 +197,12 @@ def test_everybody_runs_with_the_best_rate_and_ours_reach_the_peers_loss():
     assert len(race) == 6
     assert [row[2] for row in rows_of(tables.ablation_table(found, 7.0))][:2] == ["+0.000 ± 0.000", "+2.000 ± 0.000"]
     first = rows_of(tables.contender_table(found, plateau=6.98))[0]
+    assert first[1] == "0.005"
     assert [first[3], first[8]] == ["3.995 ± 0.007", "28, 28"]
     assert len(rows_of(tables.trainer_table(found))) == 2
-    assert len(rows_of(tables.curve_table(found))) == 10
+    way = rows_of(tables.curve_table(found))
+    assert len(way) == 10
+    assert way[-1][:3] == ["100", "10,000", "3.995 / 50 / 20"]
 
 
 @pytest.mark.parametrize("most", [0, 7, 15, 16, 21, 26])
