@@ -53,10 +53,11 @@ def config(scheme="min-norm", **changes):
     return JobConfig.parse(values, where="test")
 
 
-def make_objective(data, **options):
+def make_objective(data, dropout=0.0, **options):
     torch.manual_seed(0)
     made = config()
-    model = RoFormerV2ForPreTraining(build_hf_config(made.model, data.vocab_size))
+    changes = dict.fromkeys(STILL, dropout)
+    model = RoFormerV2ForPreTraining(build_hf_config(made.model.model_copy(update=changes), data.vocab_size))
     add_task_layers(model, data)
     return PretrainingObjective(model, heads_of(made.train.objective, data), **options)
 
@@ -71,7 +72,7 @@ def test_calling_all_heads_changes_nothing_but_that_every_parameter_gets_a_gradi
     data = open_mix(mix)
     batch, results = batch_of(data, task), []
     for calls_all_heads in (False, True):
-        objective = make_objective(data, calls_all_heads=calls_all_heads)
+        objective = make_objective(data, dropout=0.2, calls_all_heads=calls_all_heads)
         loss, sums = objective(batch)
         loss.backward()
         gradients = {name: param.grad for name, param in objective.model.named_parameters()}

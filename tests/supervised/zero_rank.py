@@ -21,6 +21,7 @@ import torch.distributed as dist
 from kexue_train.train import engine, worker
 from kexue_train.train.job import JobConfig
 from kexue_train.train.zero_engine import ZeroEngine
+from tests.train.tiny_training import SECONDS
 
 
 class KilledError(Exception):
@@ -63,7 +64,7 @@ def run(job: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # DeepSpeed calls deprecated functions
-    dist.init_process_group("gloo", timeout=timedelta(seconds=300))
+    dist.init_process_group("gloo", timeout=timedelta(seconds=SECONDS))
     with (
         patch.object(worker, "join_process_group", lambda *_, **__: None),
         patch.object(engine, "make_deepspeed_config", as_for_a_large_model),
