@@ -47,7 +47,7 @@ def pretrain_pipeline(
         vocabulary = tokenizer(run, shards)
         # Rows of one length, full of sentence pairs; the first are held out. 35,804 rows of 128 tokens, 10.7 MB, 2 s.
         rows = samples(run, shards, vocabulary)
-        # The encoder, saved in checkpoints. 2.9 million weights, 1,600 steps, 3.3 million tokens, minutes.
+        # The encoder, saved in checkpoints. 2.9 million weights, 1,800 steps, 3.7 million tokens, minutes.
         weights = train(run, rows)
         # Labelled tasks and masked words together, in runs with a section "supervised"; the demo has none.
         further = supervise(run, shards, rows, weights) if SUPERVISE.is_wanted(run.run.config) else None
