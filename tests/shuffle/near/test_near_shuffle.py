@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from kexue_train.executor import LocalExecutor
+from kexue_train.executor.interface import machine_lost
 from kexue_train.foundation.artifacts import partial_dir
 from kexue_train.foundation.errors import ArtifactError, ConfigError, ResourceError
 from kexue_train.shuffle import passes, single_file
@@ -170,6 +171,35 @@ def test_files_of_the_first_pass_that_are_gone_are_made_again(
     bands.write_bytes(b"")
     shuffle(near_corpus, tmp_path / "out", **SETTINGS)
     assert contents(tmp_path / "out") == whole
+
+
+def test_spill_files_on_the_machines_own_disks_change_no_byte(
+    tmp_path, near_corpus, shuffle, contents, monkeypatch, whole
+):
+    monkeypatch.setattr("kexue_train.shuffle.plan._MIN_RANGE_BYTES", 5_000)
+    shuffle(near_corpus, tmp_path / "out", spill=str(tmp_path / "spill"), **SETTINGS)
+    assert contents(tmp_path / "out") == whole
+    assert not list(tmp_path.glob("spill/*"))
+
+
+def test_a_machine_that_is_lost_after_the_search_is_read_again_without_it(
+    tmp_path, near_corpus, shuffle, contents, monkeypatch, whole
+):
+    monkeypatch.setattr("kexue_train.shuffle.plan._MIN_RANGE_BYTES", 5_000)
+    signed = []
+    scatter = passes.scatter
+    monkeypatch.setattr(passes, "scatter", lambda task: (signed.append(task.near is not None), scatter(task))[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(passes, "gather", lambda *_: (_ for _ in ()).throw(machine_lost(["local"])))
+        patch.setattr(passes.Passes, "forget", lambda *_: (_ for _ in ()).throw(KilledError))
+        with pytest.raises(KilledError):
+            shuffle(near_corpus, tmp_path / "out", spill=str(tmp_path / "spill"), **SETTINGS)
+    for marker in (partial_dir(tmp_path / "out") / ".spill").glob("task-*.json"):
+        marker.unlink()
+    first = len(signed)
+    shuffle(near_corpus, tmp_path / "out", spill=str(tmp_path / "spill"), **SETTINGS)
+    assert contents(tmp_path / "out") == whole
+    assert (all(signed[:first]), any(signed[first:]), len(signed)) == (True, False, 2 * first)
 
 
 def test_without_near_duplicates_the_shards_are_those_of_exact(tmp_path, make_corpus, shuffle, contents):
