@@ -7,7 +7,9 @@ import decimal
 import json
 import logging
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -169,6 +171,7 @@ class BlockBuilder:
         self._extras: list[bytes] = []
         self._rejected: list[Rejected] = []
         self._blank = 0
+        self._left_out: Counter[str] = Counter()
         self.num_bytes = 0
         """About how much is held."""
 
@@ -219,6 +222,10 @@ class BlockBuilder:
         """Count a record that holds nothing."""
         self._blank += 1
 
+    def leave_out(self, reason: str) -> None:
+        """Count a record that is no document; see ``RecordBlock.left_out``."""
+        self._left_out[reason] += 1
+
     def build(self) -> RecordBlock:
         """Return the records since the last call."""
         block = make_block(
@@ -230,6 +237,8 @@ class BlockBuilder:
             is_utf8=True,
             unread=self._watch.take(),
         )
+        if self._left_out:
+            block = replace(block, left_out=self._left_out)
         self._begin()
         return block
 
@@ -239,6 +248,13 @@ def reject_only(rejected: Rejected, options: ReadOptions) -> RecordBlock:
     nothing = to_binary([])
     texts = nothing if options.raw else nothing.view(pa.large_string())
     return RecordBlock(np.zeros(0, np.uint64), texts, [rejected], 0, nothing if options.keep else None)
+
+
+def leave_out_only(reason: str, options: ReadOptions) -> RecordBlock:
+    """Return a block of no text and one record that is no document."""
+    builder = BlockBuilder(options)
+    builder.leave_out(reason)
+    return builder.build()
 
 
 def gather_blocks(steps: Iterator[None], builder: BlockBuilder, block_bytes: int) -> Iterator[RecordBlock]:

@@ -22,7 +22,8 @@ from kexue_train.foundation.errors import CorpusError, DamagedInputError
 logger = logging.getLogger(__name__)
 
 _CHECKED_BYTES = 1 << 12
-_HEAD_BYTES = 1 << 16
+HEAD_BYTES = 1 << 16
+"""How much of a file is looked at to tell its format."""
 
 
 def check_content(path: str, format: str, compression: str | None, *, any_bytes: bool = False) -> None:
@@ -47,7 +48,7 @@ def check_content(path: str, format: str, compression: str | None, *, any_bytes:
                 head = stream.read(_CHECKED_BYTES)
         except DamagedInputError:  # reading it will say so, after the records before the damage
             return
-    _check_format(path, format, head, any_bytes)
+    check_head(path, format, head, any_bytes=any_bytes)
 
 
 def _check_compression(path: str, compression: str, head: bytes) -> None:
@@ -56,11 +57,16 @@ def _check_compression(path: str, compression: str, head: bytes) -> None:
         raise _mismatch(f"{path}: the name says {compression}", head, found)
 
 
-def _check_format(path: str, format: str, head: bytes, any_bytes: bool) -> None:
+def check_head(path: str, format: str, head: bytes, *, any_bytes: bool = False) -> None:
+    """Refuse a file that begins with ``head`` as something else than a file of ``format`` does.
+
+    Raises:
+        CorpusError: If it does.
+    """
     expected, subject = FORMATS[format], f"{path}: is to be read as {format}"
     if pointer := find_pointer(path, head):
         raise _mismatch(subject, head, pointer)
-    if expected.magic and head.startswith(expected.magic):
+    if expected.magic and head.startswith(expected.magic, expected.magic_at):
         return
     page = find_web_page(head)
     found = page or find_magic(head) or (None if expected.magic else find_encoding(head))
@@ -88,21 +94,31 @@ def tell_format(path: str) -> tuple[str | None, str | None]:
     found = find_readable(head)
     compression = found if found in COMPRESSIONS else None
     try:
-        head = _read_head(path, compression, _HEAD_BYTES)
+        head = _read_head(path, compression, HEAD_BYTES)
     except CorpusError:
         if compression is None:
             raise
         return None, None  # damaged from its first bytes on
+    return tell_head(head), compression
+
+
+def tell_head(head: bytes) -> str | None:
+    """Return the format of a file that begins with ``head`` (``HEAD_BYTES`` of it), if that leaves no doubt."""
     found = find_readable(head)
-    return (found if found in FORMATS else _tell_json(head)), compression
+    return found if found in FORMATS else _tell_json(head)
 
 
 def is_json_lines(path: str, compression: str | None) -> bool:
     """Return whether a ``.json`` file begins with an object: many corpora give JSON Lines that name."""
     try:
-        return _read_head(path, compression, _HEAD_BYTES).removeprefix(BOM).lstrip().startswith(b"{")
+        return begins_with_object(_read_head(path, compression, HEAD_BYTES))
     except CorpusError:  # damaged from its first bytes on: reading it will say so
         return False
+
+
+def begins_with_object(head: bytes) -> bool:
+    """Return whether the first thing in a file is a JSON object."""
+    return head.removeprefix(BOM).lstrip().startswith(b"{")
 
 
 def _read_head(path: str, compression: str | None, size: int) -> bytes:
@@ -112,7 +128,7 @@ def _read_head(path: str, compression: str | None, size: int) -> bytes:
 
 def _tell_json(head: bytes) -> str | None:
     """Return ``jsonl`` if every line is an object, ``json`` for an array of objects; the last one may be cut off."""
-    is_cut = len(head) == _HEAD_BYTES
+    is_cut = len(head) == HEAD_BYTES
     try:
         text = head.removeprefix(BOM).strip().decode("utf-8", "ignore" if is_cut else "strict")
         is_array = text.startswith("[")

@@ -22,7 +22,7 @@ from kexue_train.corpus.folder_lists import (
     find_list,
     is_artifact,
 )
-from kexue_train.corpus.formats import inner_suffix, is_packed, split_suffixes
+from kexue_train.corpus.formats import inner_suffix, is_archive, is_packed, split_suffixes
 
 _LEFTOVER = re.compile(r"cache-[0-9a-f]{16}.*\.arrow|_temporary/|.*\.incomplete/|_SUCCESS")
 """Caches of ``datasets``, unfinished work of it and of Spark; a folder has a slash at its end."""
@@ -37,6 +37,7 @@ class Reason(Enum):
 
     HIDDEN = "hidden", ""
     PACKED = "packed", "to be unpacked first"
+    ARCHIVE = "archives", "read only by name"
     ARTIFACT = "made by kexue_train", "read only by name"
     UNLISTED = "not in the list of its folder", ""
     LEFTOVER = "left by other programs", ""
@@ -148,13 +149,16 @@ def _reason_of(folder: Folder, name: str, format: str) -> Reason | None:
         return Reason.ARTIFACT
     if is_packed(name):
         return Reason.PACKED
+    known = split_suffixes(name)[0]
+    if format == "auto" and known is None and _may_tell(name):
+        known = tell_format(folder.path_of(name))[0]
+    if is_archive(known) and format != known:
+        return Reason.ARCHIVE
     if format != "auto":
         return None
     if name in DESCRIPTIONS:
         return Reason.DESCRIPTION
-    if split_suffixes(name)[0] is not None or (_may_tell(name) and tell_format(folder.path_of(name))[0] is not None):
-        return None
-    return Reason.UNKNOWN
+    return Reason.UNKNOWN if known is None else None
 
 
 def _may_tell(name: str) -> bool:

@@ -38,10 +38,18 @@ class InputFormat:
     """Refuses a plain file with a part that takes more memory to read than there is: ``f(path, options)``."""
     record_name: str | None = None
     """What its records are numbered as; None: by line."""
+    part_name: str | None = None
+    """What its parts are called, if it has such; see ``records.PART_BITS``."""
     magic: bytes | None = None
     """How its files begin."""
+    magic_at: int = 0
+    """The byte at which ``magic`` stands."""
     needs_magic: bool = False
     """Whether all of its files begin so."""
+    is_archive: bool = False
+    """Whether it holds files; in a folder, an archive of it is read only by name, as its files may lie there too."""
+    reads_forward: bool = True
+    """Whether its reader goes from front to back, so that a file of it can be read where it lies in an archive."""
     expansion: float = 1.0
     """Bytes of text in a byte of a plain file, about."""
 
@@ -147,6 +155,7 @@ _INPUTS = (
         record_name="row",
         magic=b"PAR1",
         needs_magic=True,
+        reads_forward=False,
         expansion=3.0,
         description="a table",
     ),
@@ -158,13 +167,51 @@ _INPUTS = (
         memory_check=f"{_CORPUS}.arrow_files:check_arrow",
         record_name="row",
         magic=b"ARROW1",
+        reads_forward=False,
         description="a table; Arrow IPC, a stream or a file",
+    ),
+    InputFormat(
+        name="wikiextractor",
+        suffixes=(".wikiextractor",),
+        reader=f"{_CORPUS}.wikiextractor:read_wikiextractor",
+        record_name="document",
+        magic=b'<doc id="',
+        description="`<doc id=… url=… title=…>` and `</doc>` around each page, as wikiextractor writes them; its files "
+        "(`wiki_00`) have no suffix and are known by their content",
+    ),
+    InputFormat(
+        name="zip",
+        suffixes=(".zip",),
+        reader=f"{_CORPUS}.zip_files:read_zip",
+        unit_counter=f"{_CORPUS}.zip_files:count_members",
+        record_name="position",
+        part_name="member",
+        is_archive=True,
+        magic=b"PK\x03\x04",
+        reads_forward=False,
+        expansion=3.5,
+        description="an archive; its members are read as files of their own",
+    ),
+    InputFormat(
+        name="tar",
+        suffixes=(".tar",),
+        reader=f"{_CORPUS}.tar_files:read_tar",
+        record_name="position",
+        part_name="member",
+        is_archive=True,
+        magic=b"ustar",
+        magic_at=257,
+        reads_forward=False,
+        description="an archive; its members are read as files of their own",
     ),
     InputFormat(
         name="hub",
         suffixes=(),
         reader=f"{_CORPUS}.hub:read_hub",
         unit_counter=f"{_CORPUS}.hub:count_hub_shards",
+        record_name="row",
+        part_name="shard",
+        reads_forward=False,
         description="`hf://NAME[@REVISION][:CONFIG][:SPLIT]`, a data set of the Hugging Face hub, streamed",
     ),
     InputFormat(
@@ -195,10 +242,18 @@ COMPRESSIONS = {
 }
 """Name -> compression."""
 _PACKED = {
-    *(".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".7z", ".rar"),
+    *(".7z", ".rar"),
     *(".z", ".lz", ".br", ".sz", ".snappy", ".lzo", ".zlib"),
 }
-"""Suffixes of archives, and of compressions that are not read."""
+"""Suffixes of archives and compressions that are not read."""
+_SHORT_SUFFIXES = {
+    ".tgz": ".tar.gz",
+    ".tbz": ".tar.bz2",
+    ".tbz2": ".tar.bz2",
+    ".txz": ".tar.xz",
+    ".tzst": ".tar.zst",
+}
+"""Suffix that stands for two -> those."""
 OUTPUTS = {
     entry.name: entry
     for entry in (
@@ -292,9 +347,16 @@ def is_packed(name: str) -> bool:
     return inner_suffix(name) in _PACKED
 
 
+def is_archive(format: str | None) -> bool:
+    """Return whether that is the name of the format of an archive."""
+    return format is not None and FORMATS[format].is_archive
+
+
 def _split_compression(name: str) -> tuple[str, str | None]:
     """Return the name without the suffix of a compression, in lower case, and the compression."""
     path = PurePosixPath(name.lower())
+    if path.suffix in _SHORT_SUFFIXES:
+        path = path.with_suffix(_SHORT_SUFFIXES[path.suffix])
     found = next((entry.name for entry in COMPRESSIONS.values() if path.suffix in entry.suffixes), None)
     return (path.stem if found else path.name), found
 

@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from kexue_train.corpus.builder import BlockBuilder, gather_blocks
-from kexue_train.corpus.records import ReadOptions, RecordBlock
+from kexue_train.corpus.records import PART_BITS, ReadOptions, RecordBlock
 from kexue_train.foundation.errors import CorpusError
 
 HUB = "hf://"
-SHARD_BITS = 40
-"""A position is ``shard << SHARD_BITS | row``."""
 _DEFAULT_SPLIT = "train"
 
 
@@ -60,7 +58,7 @@ def _fill(builder: BlockBuilder, path: str, start: int, end: int | None) -> Iter
             rows = iter(dataset.shard(num_shards, shard))
         number = 0
         while (row := _next_row(path, rows)) is not None:
-            builder.add(shard << SHARD_BITS | number, row)
+            builder.add(shard << PART_BITS | number, row)
             number += 1
             yield
 

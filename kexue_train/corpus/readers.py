@@ -7,9 +7,8 @@ from contextlib import suppress
 
 from kexue_train.corpus.content import check_content
 from kexue_train.corpus.formats import FORMATS, LINE_FORMATS, load_function
-from kexue_train.corpus.hub import SHARD_BITS
 from kexue_train.corpus.inputs import Source
-from kexue_train.corpus.records import ReadOptions, RecordBlock
+from kexue_train.corpus.records import PART_BITS, ReadOptions, RecordBlock
 from kexue_train.corpus.remote import is_uri
 from kexue_train.corpus.streams import STANDARD_INPUT, is_pipe, open_stream
 from kexue_train.corpus.xz_dictionary import check_dictionary
@@ -37,7 +36,7 @@ def read_records(
         MemoryLimitError: If a part of the file takes more than ``options.memory_bytes`` to read.
         CorpusError: If the file as a whole cannot be used; a bad record is no error but a ``Rejected``.
     """
-    _check_options(source, options)
+    check_options(source.path, source.format, options)
     is_elsewhere = is_uri(source.path) and source.format != "hub"
     if start == 0 and not options.raw and (is_elsewhere or source.path == STANDARD_INPUT):
         check_content(source.path, source.format, source.compression)
@@ -71,10 +70,12 @@ def check_memory(source: Source, options: ReadOptions) -> None:
 def describe_position(source: Source, position: int) -> str:
     """Return where in an input the record at ``position`` is, in words; reads a plain line file up to there."""
     path = "standard input" if source.path == STANDARD_INPUT else source.path
-    if source.format == "hub":
-        return f"{path}: row {position & (1 << SHARD_BITS) - 1} of shard {position >> SHARD_BITS}"
-    if name := FORMATS[source.format].record_name:
-        return f"{path}: {name} {position}"
+    format = FORMATS[source.format]
+    if format.part_name:
+        number = position & (1 << PART_BITS) - 1
+        return f"{path}: {format.record_name} {number} of {format.part_name} {position >> PART_BITS}"
+    if format.record_name:
+        return f"{path}: {format.record_name} {position}"
     if source.compression:
         return f"{path}: line {position + 1} of the unpacked text"
     if is_uri(path) or is_pipe(source.path):
@@ -92,14 +93,18 @@ def count_lines(source: Source, position: int) -> int:
     return lines
 
 
-def _check_options(source: Source, options: ReadOptions) -> None:
-    if options.keep and source.format == "text":
+def check_options(path: str, format: str, options: ReadOptions) -> None:
+    """Refuse options that make no sense for an input of a format.
+
+    Raises:
+        CorpusError: If they do not.
+    """
+    if options.keep and format == "text":
         raise CorpusError(
-            f"{source.path}: is a text file, which has no columns to keep besides the text, but these were asked for: "
+            f"{path}: is a text file, which has no columns to keep besides the text, but these were asked for: "
             f"{', '.join(options.keep)}; keep nothing, or give JSON Lines or a table"
         )
-    if options.raw and (source.format not in LINE_FORMATS or options.document != "line"):
+    if options.raw and (format not in LINE_FORMATS or options.document != "line"):
         raise CorpusError(
-            f"{source.path}: {source.format} with document {options.document} cannot be read raw; only the lines of "
-            "text files can"
+            f"{path}: {format} with document {options.document} cannot be read raw; only the lines of text files can"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,6 +19,10 @@ MAX_RECORD_BYTES = 64 * 2**20
 """A longer record is rejected: it bounds the memory of a reader, whatever the file holds."""
 RAW_LIMIT_BYTES = 64 * 2**10
 """How much of a rejected record is kept."""
+
+PART_BITS = 40
+"""In inputs of several parts (the shards of a data set, the members of an archive), a position is
+``part << PART_BITS | position in the part``."""
 
 _MAY_BEGIN_SPACE = np.zeros(256, bool)
 _MAY_BEGIN_SPACE[[*range(0x21), 0xC2, 0xE1, 0xE2, 0xE3]] = True
@@ -69,7 +73,7 @@ class RecordBlock:
     positions: npt.NDArray[np.uint64]
     """Shape (n,), increasing, and unique within the input: the byte offset of the record in a plain line file; its line
     number from 0 in a compressed one; else its number from 0 among rows, elements or records (blank and rejected ones
-    count); shard << 40 | row for a hub dataset."""
+    count); with the number of the part before it where an input has parts, see ``PART_BITS``."""
     texts: pa.LargeStringArray | pa.LargeBinaryArray
     """The n accepted texts: valid UTF-8, not blank; with ``ReadOptions.raw`` any bytes, as a binary array."""
     rejected: list[Rejected] = field(default_factory=list)
@@ -79,6 +83,9 @@ class RecordBlock:
     """The kept values of each text, as JSON (see ``encode_extras``); None if nothing is to be kept."""
     unread: frozenset[str] = frozenset()
     """Keys or columns of the input that are neither text nor kept, as far as it is read."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Reason -> how many records were left out as no documents by the rules of the format, such as redirects of a wiki:
+    no fault of theirs, unlike that of rejected ones."""
 
 
 def make_block(

@@ -50,7 +50,6 @@ _POINTERS = (
 )
 _WEB_PAGE = re.compile(rb"\s*<(!doctype html|html\b|\?xml[^>]*>\s*<error)", re.IGNORECASE)
 _OTHERS = {
-    b"PK\x03\x04": "a zip archive",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
     b"Rar!\x1a\x07": "a rar archive",
     b"LZIP\x01": "lzip data",
@@ -67,7 +66,6 @@ _OTHERS = {
     b"\xff\xd8\xff": "a JPEG image",
     b"\x37\xa4\x30\xec": "a zstd dictionary",
 } | {bytes([0x20 + i]) + b"\xb5\x2f\xfd": "zstd data of a version before 0.8" for i in range(2, 8)}
-_TAR_AT, _TAR = 257, b"ustar"
 
 
 def find_pointer(path: str, head: bytes) -> Contents | None:
@@ -101,9 +99,9 @@ def find_text(head: bytes) -> Contents | None:
 
 def find_readable(head: bytes) -> str | None:
     """Return the compression or the format that surely begins with ``head``."""
-    magics = {entry.name: entry.long_magic or entry.magics for entry in COMPRESSIONS.values()}
-    magics |= {entry.name: entry.magic for entry in FORMATS.values() if entry.magic}
-    return next((name for name, magic in magics.items() if head.startswith(magic)), None)
+    packed = (entry.name for entry in COMPRESSIONS.values() if head.startswith(entry.long_magic or entry.magics))
+    plain = (e.name for e in FORMATS.values() if e.magic and head.startswith(e.magic, e.magic_at))
+    return next(packed, None) or next(plain, None)
 
 
 def find_magic(head: bytes) -> Contents | None:
@@ -112,8 +110,6 @@ def find_magic(head: bytes) -> Contents | None:
         suffix = (COMPRESSIONS.get(name) or FORMATS[name]).suffixes[0]
         other = "unpack it" if name in COMPRESSIONS else f"say so with --format {name}"
         return Contents(f"{name} data", f"let its name end in {suffix}, or {other}")
-    if head.startswith(_TAR, _TAR_AT):
-        return Contents("a tar archive", "unpack it, and name the files in it")
     name = next((name for magic, name in _OTHERS.items() if head.startswith(magic)), None)
     return Contents(name, "unpack or convert it, and name what comes out") if name else None
 

@@ -55,6 +55,20 @@ class ByteStream(Protocol):
         ...
 
 
+class LentPath(str):
+    """The name of an input that is open already, as a member of an archive is, and the stream to read it from."""
+
+    __slots__ = ("stream",)
+
+    def __new__(cls, name: str, stream: ByteStream) -> LentPath:
+        """Let ``open_stream`` give ``stream`` for the path ``name``, once."""
+        path = super().__new__(cls, name)
+        path.stream = stream
+        return path
+
+    stream: ByteStream
+
+
 class Unpacked:
     """The contents of a compressed stream, all its members or frames one after the other."""
 
@@ -237,7 +251,9 @@ def unreadable(path: Path | str, error: OSError) -> CorpusError:
 
 @contextmanager
 def _open_raw(path: str) -> Iterator[IO[bytes]]:
-    if path == STANDARD_INPUT:
+    if isinstance(path, LentPath):
+        yield cast("IO[bytes]", path.stream)
+    elif path == STANDARD_INPUT:
         if sys.stdin is None:
             raise CorpusError("standard input is closed, so there is nothing to read; leave it open, or name files")
         yield sys.stdin.buffer

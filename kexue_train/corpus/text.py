@@ -97,7 +97,9 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
+    """One line of a text file."""
+
     offset: int
     number: int
     data: bytes
@@ -106,11 +108,12 @@ class _Line(NamedTuple):
 
     @property
     def is_blank(self) -> bool:
+        """Whether it holds nothing but blanks."""
         return self.num_bytes == len(self.data) and not self.data.strip(b" \r\n")
 
 
 @dataclass(slots=True)
-class _Document:
+class GrowingText:
     """A document as its lines come in; beyond the limit only its beginning and length are kept."""
 
     position: int
@@ -119,21 +122,27 @@ class _Document:
     num_bytes: int = 0
 
     def append(self, data: bytes, num_bytes: int) -> None:
+        """Take a piece of ``num_bytes``, or the beginning of it."""
         self.parts.append(data)
         self.num_bytes += num_bytes
         if self.num_bytes > self.limit:
             self.parts = [b"".join(self.parts)[:RAW_LIMIT_BYTES]]
 
     def give(self, builder: BlockBuilder) -> None:
+        """Let ``builder`` have the document, or the refusal of it."""
+        found = self.finish()
+        if isinstance(found, Rejected):
+            builder.reject(found)
+        else:
+            builder.add_utf8(self.position, found)
+
+    def finish(self) -> bytes | Rejected:
+        """Return the document, which is UTF-8, without its last line end."""
         raw = b"".join(self.parts)
         if self.num_bytes > self.limit:
-            builder.reject(too_long(self.position, self.num_bytes, raw))
-            return
+            return too_long(self.position, self.num_bytes, raw)
         raw = raw.removesuffix(b"\n").removesuffix(b"\r").replace(b"\r\n", b"\n")
-        if rejected := not_utf8(self.position, raw) or holds_nul(self.position, raw):
-            builder.reject(rejected)
-        else:
-            builder.add_utf8(self.position, raw)
+        return not_utf8(self.position, raw) or holds_nul(self.position, raw) or raw
 
 
 def read_blocks(
@@ -151,7 +160,7 @@ def read_blocks(
     """
     builder = BlockBuilder(options)
     with open_stream(path, compression, offset=max(start - 1, 0)) as stream:
-        lines = _iter_lines(stream, start, options.block_bytes, max_record_bytes)
+        lines = iter_lines(stream, start, options.block_bytes, max_record_bytes)
         steps = _fill(builder, lines, start, end, compression is None, max_record_bytes)
         yield from gather_blocks(steps, builder, options.block_bytes)
 
@@ -160,7 +169,7 @@ def _read_file(
     path: str, compression: str | None, options: ReadOptions, max_record_bytes: int = MAX_RECORD_BYTES
 ) -> Iterator[RecordBlock]:
     r"""Yield the whole file as one document, without its final newline; ``\r\n`` becomes ``\n``."""
-    builder, document = BlockBuilder(options), _Document(0, max_record_bytes)
+    builder, document = BlockBuilder(options), GrowingText(0, max_record_bytes)
     with open_stream(path, compression) as stream:
         while data := stream.read(_CHUNK_BYTES):
             document.append(data if document.num_bytes else data.removeprefix(BOM), len(data))
@@ -169,9 +178,9 @@ def _read_file(
 
 
 def _fill(
-    builder: BlockBuilder, lines: Iterator[_Line], start: int, end: int | None, by_offset: bool, limit: int
+    builder: BlockBuilder, lines: Iterator[Line], start: int, end: int | None, by_offset: bool, limit: int
 ) -> Iterator[None]:
-    document: _Document | None = None
+    document: GrowingText | None = None
     is_ours = start == 0  # whether a document that begins at the next line is one of this range
     for line in lines:
         is_beyond = end is not None and line.offset >= end
@@ -182,7 +191,7 @@ def _fill(
                 yield
             is_ours = not is_beyond
         elif document or is_ours:
-            document = document or _Document(line.offset if by_offset else line.number, limit)
+            document = document or GrowingText(line.offset if by_offset else line.number, limit)
             document.append(line.data, line.num_bytes)
             is_ours = False
         if is_beyond and not document:
@@ -192,11 +201,12 @@ def _fill(
         yield
 
 
-def _iter_lines(stream: ByteStream, start: int, block_bytes: int, limit: int) -> Iterator[_Line]:
+def iter_lines(stream: ByteStream, start: int, block_bytes: int, limit: int) -> Iterator[Line]:
+    """Yield the lines of a stream that stands at byte ``max(start - 1, 0)``, beginning with the first one after it."""
     number = 0
     for block in iter_line_blocks(stream, start=start, block_bytes=block_bytes, max_record_bytes=limit):
         text = block.without_bom()
         offsets = (block.offset + block.bounds[:-1]).tolist()
         for offset, (low, high) in zip(offsets, itertools.pairwise(text.bounds.tolist()), strict=True):
-            yield _Line(offset, number, text.data[low:high], block.long_line_bytes or high - low)
+            yield Line(offset, number, text.data[low:high], block.long_line_bytes or high - low)
             number += 1

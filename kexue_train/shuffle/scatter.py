@@ -184,6 +184,7 @@ def _accept(
 ) -> RecordBlock:
     """Count and keep aside what is refused or filtered; returns the block without it."""
     counts.blank += block.blank
+    counts.dropped.update(block.left_out)
     if block.rejected:
         if task.fail_on_bad_record:
             raise records.refuse(block.rejected[0], source)

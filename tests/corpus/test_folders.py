@@ -210,7 +210,7 @@ def test_what_is_passed_over_is_named_by_kind(tmp_path):
     found, (note,) = find(tmp_path)
     assert found == ["a.jsonl"]
     assert note == (
-        f"{tmp_path}: not read: 2 hidden (.hidden.jsonl, .git/); 2 packed (c.tar.gz, sub/b.zip: to be unpacked first); "
+        f"{tmp_path}: not read: 2 hidden (.hidden.jsonl, .git/); 2 archives (c.tar.gz, sub/b.zip: read only by name); "
         "1 left by other programs (_SUCCESS); 1 of unknown format (notes.md: read only with --format)"
     )
 
@@ -234,7 +234,7 @@ def test_a_format_that_is_given_is_that_of_all_visible_files(tmp_path):
     put(tmp_path, "a.jsonl", "part-00000", "b.log", ".hidden", "c.zip")
     found, (note,) = find(tmp_path, format="jsonl")
     assert found == ["a.jsonl", "b.log", "part-00000"]
-    assert "1 hidden (.hidden); 1 packed (c.zip" in note
+    assert "1 hidden (.hidden); 1 archives (c.zip: read only by name)" in note
 
 
 def test_unfinished_work_of_other_programs_is_not_read(tmp_path):
@@ -245,9 +245,9 @@ def test_unfinished_work_of_other_programs_is_not_read(tmp_path):
 
 
 def test_an_archive_that_is_named_is_refused_with_what_to_do(tmp_path):
-    put(tmp_path, "a.jsonl.zip", data=b"PK\x03\x04")
-    with pytest.raises(CorpusError, match=r"a\.jsonl\.zip: is packed .*unpack it"):
-        find(tmp_path / "a.jsonl.zip")
+    put(tmp_path, "a.jsonl.7z", data=b"7z\xbc\xaf\x27\x1c")
+    with pytest.raises(CorpusError, match=r"a\.jsonl\.7z: is packed .*unpack it"):
+        find(tmp_path / "a.jsonl.7z")
 
 
 def test_a_source_that_is_named_twice_is_read_once_with_a_word(tmp_path, monkeypatch):
@@ -309,7 +309,7 @@ def test_a_store_is_read_by_the_same_rules(tmp_path):
     assert globbed == found[-1:]
     note, of_glob = notes
     assert "1 not in the list of its folder (memory:///folders/s/cache-0123456789abcdef.arrow)" in of_glob
-    assert "1 hidden (.x/); 1 packed (c.zip: to be unpacked first); 1 made by kexue_train (made/" in note
+    assert "1 hidden (.x/); 1 archives (c.zip: read only by name); 1 made by kexue_train (made/" in note
     assert "1 not in the list of its folder (s/cache-0123456789abcdef.arrow)" in note
     assert "1 of unknown format (a.jsonl.md/d.md" in note
 

@@ -109,8 +109,8 @@ def _tar():
 @pytest.mark.parametrize(
     ("data", "name"),
     [
-        (_tar(), "a tar archive"),
-        (b"PK\x03\x04rest", "a zip archive"),
+        (_tar(), "tar data"),
+        (b"PK\x03\x04rest", "zip data"),
         (b"\x02\x21\x4c\x18rest", "lz4 data"),
         (b"\x93NUMPY\x01\0", "a NumPy array"),
         (bytes(5000), "binary data"),
