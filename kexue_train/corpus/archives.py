@@ -100,8 +100,8 @@ def _shown(name: str) -> str:
 def _read_member(path: str, member: Member, options: ReadOptions) -> Iterator[RecordBlock]:
     first = member.number << PART_BITS
     if member.link is not None:
-        refusal = Refusal("link out of an archive", f"to {_shown(member.link)}, which is not in it")
-        yield _refuse(member, refusal, options, first)
+        leads_out = Refusal("link out of an archive", f"to {_shown(member.link)}, which is not in it")
+        yield _refuse(member, leads_out, options, first)
         return
     if member.problem:
         yield _refuse(member, member.problem, options, first)

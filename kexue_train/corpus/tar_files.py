@@ -36,7 +36,7 @@ def _iter_members(stream: ForwardStream) -> Iterator[Member]:
         return
     number = 0
     while (entry := _next(archive, stream)) is not None:
-        archive.members.clear()  # it would remember all
+        archive.members.clear()  # type: ignore[attr-defined]  # it would remember all
         body = _Body(stream, entry.size if entry.isreg() and not entry.issparse() else 0)
         if not entry.isdir():
             link = _target(entry)

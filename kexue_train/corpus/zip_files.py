@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import IO
+from typing import IO, Any
 
 from kexue_train.corpus.archives import Member, read_members
 from kexue_train.corpus.builder import Refusal
@@ -134,7 +134,7 @@ def _as_damage(error: Exception) -> DamagedInputError:
 class _Steady:
     """A member, unpacked in fixed steps; damage is raised once all before it has been read."""
 
-    def __init__(self, file: zipfile.ZipExtFile) -> None:
+    def __init__(self, file: Any) -> None:
         self._file = file
         self._rest = b""
         self._damage: DamagedInputError | None = None
@@ -150,7 +150,7 @@ class _Steady:
         if self._damage:
             raise self._damage
         try:
-            return self._file.read1(_STEP_BYTES)
+            return bytes(self._file.read1(_STEP_BYTES))
         except _DAMAGE as error:
             self._damage = _as_damage(error)
             raise self._damage from None
