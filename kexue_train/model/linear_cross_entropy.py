@@ -72,7 +72,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(weight.dtype, torch.float32)
         loss, correct, count = torch.zeros(3, dtype=wide, device=hidden.device).unbind()
         if wants_gradients:
-            hidden_grad, weight_grad = torch.empty_like(hidden), torch.zeros_like(weight, dtype=wide)
+            hidden_grad, weight_grad = torch.empty_like(hidden), None
         table = weight.to(product_dtype)
         # Products are in product_dtype by hand: autocast would cast the table again for every chunk.
         with torch.autocast(hidden.device.type, enabled=False):
@@ -92,8 +92,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     chunk.mul_(counts / total).scatter_add_(1, index, -counts.to(wide))
                     error = chunk.to(product_dtype)
                     hidden_grad[rows] = error @ table
-                    weight_grad += error.T @ states
+                    product = (error.T @ states).to(wide)
+                    weight_grad = product if weight_grad is None else weight_grad.add_(product)
         if wants_gradients:
+            if weight_grad is None:  # of no rows
+                weight_grad = torch.zeros_like(weight)
             ctx.save_for_backward(hidden_grad, weight_grad.to(weight.dtype))
         ctx.mark_non_differentiable(correct, count)
         return loss, correct, count

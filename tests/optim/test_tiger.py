@@ -384,3 +384,19 @@ def test_plain_parameters_get_their_role_from_their_shape():
     for name in ("matrix", "vector"):
         expected = tiger_micro_steps(start[name], stacked(gradients, name), name, **SETTINGS, k=2)[-1]
         np.testing.assert_allclose(toy.numpy()[name], expected, atol=TOLERANCE, rtol=0)
+
+
+def test_pieces_of_any_size_give_the_same_bits(monkeypatch):
+    def train(piece: int) -> list[torch.Tensor]:
+        monkeypatch.setattr("kexue_train.optim.whole_tensors._PIECE", piece)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(50, 12), nn.Linear(12, 30))
+        optimizer = Tiger(build_param_groups(model), accumulation_steps=2)
+        for _ in range(4):
+            model(torch.randint(50, (20,))).square().sum().backward()
+            optimizer.step()
+        return [*model.parameters(), *optimizer.named_moments().values()]
+
+    whole = train(1 << 18)
+    for piece in (7, 64, 359, 360):
+        assert all(map(torch.equal, train(piece), whole))
