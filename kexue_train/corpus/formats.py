@@ -180,6 +180,14 @@ _INPUTS = (
         "(`wiki_00`) have no suffix and are known by their content",
     ),
     InputFormat(
+        name="warc",
+        suffixes=(".warc", ".wet"),
+        reader=f"{_CORPUS}.warc_files:read_warc",
+        record_name="record",
+        magic=b"WARC/",
+        description="a web archive; the records of plain text, as Common Crawl's WET files have them",
+    ),
+    InputFormat(
         name="zip",
         suffixes=(".zip",),
         reader=f"{_CORPUS}.zip_files:read_zip",
