@@ -56,6 +56,8 @@ def _account(shards: Manifest) -> Iterator[str]:
     statistics = shards.statistics
     yield f"Training read {shards.rows:,} documents"
     yield f"{statistics.get('duplicates', 0):,} duplicates were left out"
+    if near := statistics.get("near_duplicates"):
+        yield f"{near['removed']:,} near-duplicates were left out"
     yield f"{sum(statistics.get('dropped', {}).values()):,} were dropped by filters"
     yield f"{sum(statistics.get('rejected', {}).values()):,} could not be read"
 

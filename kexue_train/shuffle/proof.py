@@ -158,18 +158,18 @@ def shuffle_statistics(account: Account, names: Sequence[str]) -> dict[str, Any]
         "source_mixing": source_mixing(groups),
         "rank_correlation": rank_correlation([result.order for result in account.gathered]),
         **({"dropped_samples": name_files(samples, names)} if samples else {}),
-        **({} if account.near is None else {"near_duplicates": describe_near(account.near, account.gathered)}),
+        **({} if account.near is None else {"near_duplicates": describe_near(account.near, account.gathered, names)}),
     }
 
 
-def describe_near(found: dict[str, Any], gathered: Sequence[GatherResult]) -> dict[str, Any]:
+def describe_near(found: dict[str, Any], gathered: Sequence[GatherResult], names: Sequence[str]) -> dict[str, Any]:
     """Return what the search for near duplicates found, with the beginnings of documents of the largest clusters."""
     shown = [entry for result in gathered for entry in result.shown]
     largest = [
         {
             "texts": size,
             "documents": [
-                {"file": entry.file, "position": entry.position, "is_kept": entry.is_kept, "text": entry.text}
+                {"file": names[entry.file], "position": entry.position, "is_kept": entry.is_kept, "text": entry.text}
                 for entry in sorted(shown, key=lambda entry: (not entry.is_kept, entry.file, entry.position))
                 if entry.cluster == rank
             ],

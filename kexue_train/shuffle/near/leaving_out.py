@@ -33,7 +33,8 @@ class Shown:
     cluster: int
     """Rank of its cluster by size, from 0 on."""
     is_kept: bool
-    file: str
+    file: int
+    """Its number among the inputs."""
     position: int
     text: str
     """The beginning."""
@@ -95,7 +96,7 @@ class LeaveOut:
                 Shown(
                     cluster=int(entry["shown"]) - 1,
                     is_kept=not entry["is_removed"],
-                    file=self._files[int(entry["file"])],
+                    file=int(entry["file"]),
                     position=int(entry["position"]),
                     text=_begin(texts[row].as_buffer()),
                 )
