@@ -162,9 +162,9 @@ def _reason_of(folder: Folder, name: str, format: str) -> Reason | None:
 
 
 def _may_tell(name: str) -> bool:
-    """Return whether a file is worth a look: without suffix, or with a number for one, as parts of a whole have it."""
+    """Return whether a file is worth a look: without a suffix that tells, as parts of a whole and dumps have it."""
     suffix = inner_suffix(name)
-    return not name.startswith("_") and (not suffix or any(sign.isdigit() for sign in suffix))
+    return not name.startswith("_") and (suffix in ("", ".xml") or any(sign.isdigit() for sign in suffix))
 
 
 def _describe(reason: Reason, names: Sequence[str]) -> str:

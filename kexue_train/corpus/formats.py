@@ -188,6 +188,15 @@ _INPUTS = (
         description="a web archive; the records of plain text, as Common Crawl's WET files have them",
     ),
     InputFormat(
+        name="mediawiki",
+        suffixes=(".mediawiki",),
+        reader=f"{_CORPUS}.mediawiki:read_mediawiki",
+        record_name="page",
+        magic=b"<mediawiki",
+        description="an XML dump of a wiki (`.xml.bz2`, also multistream), known by its content; the articles "
+        "as plain text",
+    ),
+    InputFormat(
         name="zip",
         suffixes=(".zip",),
         reader=f"{_CORPUS}.zip_files:read_zip",
