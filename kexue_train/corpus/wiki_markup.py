@@ -50,7 +50,8 @@ def load_parser(path: str) -> Callable[[str], Any]:
             f"{path}: mwparserfromhell is not installed, which reads the markup of a wiki; install it with "
             "pip install 'kexue_train[web]'"
         ) from None
-    return parse
+    parser: Callable[[str], Any] = parse
+    return parser
 
 
 def to_plain(code: Any, dropped_namespaces: Collection[str]) -> str:
