@@ -58,7 +58,7 @@ def _account(shards: Manifest) -> Iterator[str]:
     yield f"{statistics.get('duplicates', 0):,} duplicates were left out"
     if near := statistics.get("near_duplicates"):
         yield f"{near['removed']:,} near-duplicates were left out"
-    yield f"{sum(statistics.get('dropped', {}).values()):,} were dropped by filters"
+    yield f"{sum(statistics.get('dropped', {}).values()):,} were left out for what they are or by filters"
     yield f"{sum(statistics.get('rejected', {}).values()):,} could not be read"
 
 

@@ -140,7 +140,7 @@ def _records(run: RunData) -> Iterator[Anomaly]:
         if rejected.total():
             yield Anomaly("warning", f"{rejected.total():,} records were rejected in {name}", _reasons(rejected))
         if dropped.total():
-            yield Anomaly("note", f"{dropped.total():,} records were dropped by filters in {name}", _reasons(dropped))
+            yield Anomaly("note", f"{dropped.total():,} records were left out in {name}", _reasons(dropped))
 
 
 def _samples(run: RunData) -> Iterator[Anomaly]:

@@ -1,4 +1,4 @@
-"""What the filters of the shuffle dropped: how many documents by rule, and a few of them."""
+"""What the shuffle left out for its kind or by a filter: how many documents by reason, and a few of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHOWN_CHARS = 160
 
 
 def dropped_document_tables(run: RunData) -> list[Table]:
-    """Return the table; none if no filter dropped a document."""
+    """Return the table; none if nothing was left out."""
     shards = run.manifests.get("shards")
     counts = sum((Counter(entry.dropped) for entry in shards.inputs), Counter[str]()) if shards else Counter[str]()
     if shards is None or not counts:
@@ -25,7 +25,7 @@ def dropped_document_tables(run: RunData) -> list[Table]:
             text = " ".join(document["text"].split())[:_SHOWN_CHARS]
             rows.append([*([reason, f"{count:,}"] if number == 0 else ["", ""]), where, text])
     note = (
-        f"Of {counts.total() + sum(entry.rows for entry in shards.inputs):,} documents {counts.total():,} were dropped."
+        f"Of {counts.total() + sum(entry.rows for entry in shards.inputs):,} documents {counts.total():,} were left out."
     )
-    header = ["Rule", "Documents", "File, position", "The start of some of them"]
-    return [Table("Documents that filters dropped", header, rows, numeric=False, notes=[note], wide=True)]
+    header = ["Reason", "Documents", "File, position", "The start of some of them"]
+    return [Table("Documents that were left out", header, rows, numeric=False, notes=[note], wide=True)]

@@ -51,7 +51,7 @@ def test_the_card_names_licence_repository_texts_and_notes(made: Path) -> None:
     assert "license: cc-by-4.0" in card
     assert 'from_pretrained("eva/small")' in card
     assert "| news.jsonl | 2 |" in card
-    assert "1 duplicates were left out, 1 were dropped by filters" in card
+    assert "1 duplicates were left out, 1 were left out for what they are or by filters" in card
     assert "All is ours." in card
     assert "kexue verify small FILES..." in card
     assert str(made) not in card

@@ -38,7 +38,7 @@ def test_everything_that_happened_is_told_with_warnings_first(eventful_run):
         "3 records were rejected in shards",
         "tnews has no score in zero_shot",
         "Training was resumed 1 time",
-        "41 records were dropped by filters in shards",
+        "41 records were left out in shards",
     }
 
 

@@ -65,7 +65,7 @@ def test_the_page_counts_every_rule_and_shows_its_samples():
     shards = SimpleNamespace(inputs=inputs, statistics={"dropped_samples": samples})
     (table,) = dropped_document_tables(SimpleNamespace(manifests={"shards": shards}))
     assert table.rows == [[SHORT, "2", "a.jsonl, 1,234", "x 1"], [BRACKET, "1", "", ""]]
-    assert table.notes == ["Of 10 documents 3 were dropped."]
+    assert table.notes == ["Of 10 documents 3 were left out."]
     nothing = SimpleNamespace(inputs=[InputFile(uri="a", bytes=1, rows=7)], statistics={})
     assert dropped_document_tables(SimpleNamespace(manifests={"shards": nothing})) == []
     assert dropped_document_tables(SimpleNamespace(manifests={})) == []
