@@ -24,6 +24,7 @@ def dropped_document_tables(run: RunData) -> list[Table]:
             where = f"{document['file']}, {document['position']:,}" if document["file"] else ""
             text = " ".join(document["text"].split())[:_SHOWN_CHARS]
             rows.append([*([reason, f"{count:,}"] if number == 0 else ["", ""]), where, text])
-    note = f"Of {counts.total() + sum(entry.rows for entry in shards.inputs):,} documents {counts.total():,} were left out."
+    documents = counts.total() + sum(entry.rows for entry in shards.inputs)
+    note = f"Of {documents:,} documents {counts.total():,} were left out."
     header = ["Reason", "Documents", "File, position", "The start of some of them"]
     return [Table("Documents that were left out", header, rows, numeric=False, notes=[note], wide=True)]
