@@ -33,7 +33,8 @@ def test_samples_of_other_lengths_lie_beside_those_of_the_one_that_is_scored() -
 
 def test_the_folders_that_a_run_folder_names_are_those_of_the_stages() -> None:
     named = {path.name for name in vars(RunDir) if isinstance(path := getattr(RunDir(Path("run")), name, None), Path)}
-    assert {stage.folder for stage in STAGES} == named - {"run", "config.yaml", "stages.jsonl", "generations"}
+    others = {"run", "config.yaml", "stages.jsonl", "generations", "published"}
+    assert {stage.folder for stage in STAGES} == named - others
 
 
 def test_a_new_stage_is_missed_and_shown_by_the_report_without_more_ado(tmp_path: Path) -> None:

@@ -194,6 +194,7 @@ def test_graphs_and_gradients_that_wait_for_the_end_of_a_step_are_refused():
 @pytest.mark.filterwarnings("ignore")  # the compiler looks at every tensor's gradient
 def test_more_shapes_than_programs_may_be_end_the_run(monkeypatch):
     """A graph is made for each; torch would go on without, and slowly, if layers were not compiled as wholes."""
+    torch._dynamo.reset()  # programs of tests before this one would count
     model = make_model(128)[0]
     compile_layers(model.roformer, backend="eager")
     monkeypatch.setattr(torch._dynamo.config, "cache_size_limit", 2)

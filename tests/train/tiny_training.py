@@ -21,6 +21,7 @@ from kexue_train.foundation.artifacts import (
     open_partial,
     publish,
     read_manifest,
+    write_atomic,
 )
 from kexue_train.metrics.file import read_metrics
 from kexue_train.model import RoFormerV2ForPreTraining
@@ -123,7 +124,7 @@ def start_worker(
 ) -> WarmProcess:
     """Start the worker as a process of its own; ``script`` may be a program that calls the worker's ``main``."""
     file = out.with_name(f"{out.name}.yaml")
-    file.write_text(config.model_dump_json(), encoding="utf-8")
+    write_atomic(file, config.model_dump_json())  # a rank before this one may be reading it
     return WarmProcess([*script.split(), "--config", file, "--samples", samples, "--out", out], environment)
 
 

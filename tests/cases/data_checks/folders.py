@@ -18,7 +18,7 @@ def _is_read_by_its_list(data: Path) -> None:
 def _all_is_read_or_named(data: Path) -> None:
     ended = shuffle(data, "left_out")
     assert (ended.code, count_rows(data / "out.jsonl")) == (0, 6 * 40 + 12)  # of .pq, the others are all.jsonl
-    assert "2 packed (e.jsonl.zip, h.tar: to be unpacked first)" in ended.err
+    assert "2 archives (e.jsonl.zip, h.tar: read only by name)" in ended.err
 
 
 def _own_output_is_not_read(data: Path) -> None:
