@@ -57,7 +57,7 @@ def render_page(claims: Sequence[Claim], entries: Mapping[str, Entry], pictures:
     sections = []
     for claim in claims:
         entry = entries.get(claim.name)
-        verdict, figures, seconds = "not measured", "", ""
+        verdict, figures, seconds = "not measured yet", "", ""
         if entry:
             verdict, seconds = f"**{entry.outcome.status}**", f"{entry.outcome.seconds:.0f}"
             figures = describe_figures(claim, entry.outcome)
@@ -73,6 +73,8 @@ def _section(claim: Claim, entry: Entry | None, pictures: str) -> str:
     if entry:
         figures = describe_figures(claim, entry.outcome)
         lines.append(f"* **{entry.outcome.status.capitalize()}:** {figures}, {claim.seeds} seeds.")
+    else:
+        lines.append("* **Not measured yet:** its tests run it at tiny sizes; nobody has kept figures of the whole.")
     if claim.remark:
         lines.append(f"* **Note:** {claim.remark}")
     if entry:

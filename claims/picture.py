@@ -124,7 +124,8 @@ def _placer(low: float, high: float, start: float, end: float, *, log: bool) -> 
 def _ticks(low: float, high: float, *, log: bool) -> list[float]:
     if log:
         first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
-        return [10.0**power for power in range(first, last + 1)] or [low, high]
+        powers = [10.0**power for power in range(first, last + 1)]
+        return powers if len(powers) > 1 else [low, *powers, high]
     raw = (high - low) / 4
     step = next(s for s in (1, 2, 5, 10) if s * 10 ** math.floor(math.log10(raw)) >= raw) * 10 ** math.floor(
         math.log10(raw)

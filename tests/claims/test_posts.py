@@ -13,12 +13,21 @@ from claims.claim import Setting
 from claims.posts import (
     adam_second_moment,
     drift_remedies,
+    faster_than_roberta,
+    fewer_updates,
     hidden_accumulation,
     increments,
     initial_losses,
+    log_n,
+    nsp_zero_shot,
     pmi_phrases,
     post_norm_gradients,
+    recomputation,
     sign_drift,
+    sign_steps_and_noise,
+    tiger_and_adamw,
+    whitening,
+    window_mask,
 )
 from claims.training.two_tokens import NONE, REMEDIES, largest_of_rare_row, sum_of_rates_to_half
 from claims.verdict import Verdict
@@ -87,11 +96,39 @@ JUDGED = [
     ),
     (increments, {"ε = 1": 1e9, "ε = 1/√N": 1.1, "Tiger, scaled weights": 0.9}, {"ε = 1/√N": 20.0}),
     (post_norm_gradients, {"post, unscaled at 1": 1e-7}, {"post, unscaled at 1": 0.7}),
+    (recomputation, {"batch": 3.0, "time": 1.25}, {"time": 2.0}),
+    (
+        faster_than_roberta,
+    fewer_updates,
+        {"RoBERTa / ours at 128": 1.3, "RoBERTa / ours at 512": 1.2},
+        {"RoBERTa / ours at 512": 1.0},
+    ),
     (
         pmi_phrases,
         {"planted phrases found, %": 99.0, "found that were planted, %": 95.0, "found in mixed characters": 0.0},
         {"planted phrases found, %": 10.0},
     ),
+    (fewer_updates, {"every 1": 2.5, "every 4": 2.4}, {"every 4": 2.6}),
+    (tiger_and_adamw, {"AdamW": 2.5, "LAMB": 2.5, "Lion": 2.5, "Tiger": 2.45}, {"Tiger": 2.6}),
+    (
+        sign_steps_and_noise,
+        {"Lion at 2": 0.2, "Tiger at 2": 0.3, "Lion at 16": 0.1, "Tiger at 16": 0.1},
+        {"Lion at 16": 0.3, "Tiger at 16": 0.4},
+    ),
+    (
+        window_mask,
+        {"plain at 64": 2.2, "plain at 1024": 2.9, "window of 64 at 1024": 2.2},
+        {"window of 64 at 1024": 3.0},
+    ),
+    (
+        log_n,
+        {
+            "plain at 64": 2.2, "plain at 256": 2.6, "trained with log n at 64": 2.2, "trained with log n at 256": 2.4,
+        },
+        {"trained with log n at 256": 2.8},
+    ),
+    (nsp_zero_shot, {"zero-shot": 60.0, "prompts permuted": 15.0}, {"zero-shot": 20.0}),
+    (whitening, {"as they are": 30.0, "whitened": 40.0}, {"whitened": 25.0}),
 ]  # fmt: skip
 
 
