@@ -68,6 +68,7 @@ def _make(setting: Setting, last: str) -> Path:
             "tokenizer": {"vocab_size": 4096},
             "samples": {"seq_len": SEQ_LEN, "heldout_fraction": 0.02},
             "train": {"steps": 1000, "global_batch_size": 8, "micro_batch_size": 8},
+            "execution": {"tasks": "local", "num_workers": 1},
         }
     )
     name = "installed-docs" if not setting.corpus else f"files-{setting.corpus.resolve().name}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -17,12 +16,8 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "Lion": {"name": "lion", "accumulate": "gradient", "weight_decay": 0.1},
     "Tiger": {"name": "tiger"},
 }
-RATES: dict[str, tuple[float, ...]] = {
-    "AdamW": (2.5e-3, 5e-3, 1e-2),
-    "LAMB": (5e-3, 1e-2, 2e-2),
-    "Lion": (2.5e-4, 5e-4, 1e-3),
-    "Tiger": (5e-3, 1e-2, 2e-2),
-}
+_FIRST_RATE = {"AdamW": 5e-3, "LAMB": 1e-2, "Lion": 5e-4, "Tiger": 1e-2}
+"""Where the search for the rate begins."""
 
 
 @cache
@@ -33,16 +28,29 @@ def _loss(setting: Setting, optimizer: str, lr: float, seed: int, shape: tuple[t
     return found if math.isfinite(found) else math.inf
 
 
-def final_loss(setting: Setting, optimizer: str, seed: int, *, rates: Sequence[float] = (), **shape: int) -> float:
+def final_loss(setting: Setting, optimizer: str, seed: int, **shape: int) -> float:
     """Return the held-out loss in nats after training with the rate that is best for the first seed.
 
     Args:
         setting: Where the text is.
         optimizer: A name of ``OPTIMIZERS``.
         seed: Weights, rows and hidden bytes.
-        rates: Those that are tried; by default ``RATES``.
         **shape: Fields of ``ByteTraining``.
     """
     fields = tuple(sorted(shape.items()))
-    best = min(rates or RATES[optimizer], key=lambda lr: _loss(setting, optimizer, lr, 0, fields))
-    return _loss(setting, optimizer, best, seed, fields)
+    return _loss(setting, optimizer, _best_rate(setting, optimizer, fields), seed, fields)
+
+
+def _best_rate(setting: Setting, optimizer: str, fields: tuple[tuple[str, int], ...]) -> float:
+    """Return the rate, a power of two times the first, that half and twice of it are worse than."""
+
+    def rate(power: int) -> float:
+        return float(_FIRST_RATE[optimizer] * 2.0**power)
+
+    def loss(power: int) -> float:
+        return _loss(setting, optimizer, rate(power), 0, fields)
+
+    power, way = 0, 1 if loss(1) < loss(0) else -1
+    while loss(power + way) < loss(power):
+        power += way
+    return rate(power)
