@@ -22,7 +22,7 @@ from kexue_train.shuffle.shuffle_corpus import SHUFFLE
 
 Bytes = npt.NDArray[np.uint8]
 SEQ_LEN = 128
-_MAX_SIZE = "6MB"
+_MAX_SIZE, _VOCAB_SIZE = "6MB", 4096
 
 
 @cache
@@ -65,7 +65,7 @@ def _make(setting: Setting, last: str) -> Path:
             "name": "claims",
             "corpus": source,
             "shuffle": {"shards": 1, "dedup": "exact"},
-            "tokenizer": {"vocab_size": 4096},
+            "tokenizer": {"vocab_size": _VOCAB_SIZE},
             "samples": {"seq_len": SEQ_LEN, "heldout_fraction": 0.02},
             "train": {"steps": 1000, "global_batch_size": 8, "micro_batch_size": 8},
             "execution": {"tasks": "local", "num_workers": 1},

@@ -99,7 +99,6 @@ JUDGED = [
     (recomputation, {"batch": 3.0, "time": 1.25}, {"time": 2.0}),
     (
         faster_than_roberta,
-    fewer_updates,
         {"RoBERTa / ours at 128": 1.3, "RoBERTa / ours at 512": 1.2},
         {"RoBERTa / ours at 512": 1.0},
     ),

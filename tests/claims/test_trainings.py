@@ -14,7 +14,7 @@ from claims.all_claims import CLAIMS
 from claims.claim import Bars, Setting, at
 from claims.posts import fewer_updates, log_n, nsp_zero_shot, sign_steps_and_noise, tiger_and_adamw, whitening
 from claims.posts import window_mask as window
-from claims.training import length_models, pretrained, tuned
+from claims.training import length_models, pretrained, text, tuned
 from claims.training.byte_encoder import ByteTraining, heldout_loss, train
 from claims.training.text import all_bytes, documents
 from claims.training.topics import find_topics
@@ -46,10 +46,10 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
 
 @pytest.mark.slow
 def test_a_byte_encoder_learns_and_its_seed_decides(setting: Setting) -> None:
-    text = all_bytes(setting)
+    learned = all_bytes(setting)
     assert len(documents(setting)) == 100
     first, again, other = (
-        heldout_loss(train(ByteTraining(lr=5e-3, steps=6, rows=4), text, seed), text, 64, size=4096)
+        heldout_loss(train(ByteTraining(lr=5e-3, steps=6, rows=4), learned, seed), learned, 64, size=4096)
         for seed in (0, 0, 1)
     )
     assert first == again != other
@@ -74,6 +74,7 @@ def test_claims_about_pretrained_encoders_measure_every_figure_they_show(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrained, "_STEPS", 10)
+    monkeypatch.setattr(text, "_VOCAB_SIZE", 700)  # made-up words have few pieces
     for post in (nsp_zero_shot, whitening):
         figures = post.measure(0, setting)
         assert shown_names(post.CLAIM) <= figures.keys()
