@@ -17,8 +17,8 @@ _HEAD = f"""# What the blog says, measured
 
 Posts of [kexue.fm](https://kexue.fm) make every sentence below, and each can be measured. `claims/posts/` has one file
 for each: what is measured, on what, and the thresholds that confirm or refute it. They were fixed before measuring; the
-number of seeds of initial-losses and the logarithm in which increments is judged were chosen after a first look. A claim
-is *undecidable here* if the seeds differ by more than the effect, or if the figure lies between the thresholds.
+number of seeds of initial-losses and the logarithm in which increments is judged were chosen after a first look. A
+claim is *undecidable here* if the seeds differ by more than the effect, or if the figure lies between the thresholds.
 
     {COMMAND}
     python -m claims --only NAME          # one claim: its figures and its verdict
