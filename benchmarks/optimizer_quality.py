@@ -17,12 +17,12 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from benchmarks.optimizer_training import make_objective
 from benchmarks.rate_search import best_power
 from kexue_train.batches.collate import make_batch
 from kexue_train.batches.dataset import SampleDataset
 from kexue_train.batches.loader import Plan, iter_batches
 from kexue_train.foundation.errors import ConfigError
-from kexue_train.model import RoFormerV2Config, RoFormerV2ForPreTraining
 from kexue_train.model.linear_cross_entropy import LabelScores
 from kexue_train.optim.build import AccumulatingOptimizer, build_optimizer, set_learning_rate
 from kexue_train.optim.config import OptimizerConfig
@@ -30,9 +30,7 @@ from kexue_train.optim.library import GradientAccumulation, build_library_optimi
 from kexue_train.optim.options import Options
 from kexue_train.optim.param_groups import build_param_groups
 from kexue_train.optim.schedule import Knots
-from kexue_train.train.config import ObjectiveConfig
 from kexue_train.train.data import Tensors, to_device, to_tensors
-from kexue_train.train.heads import pretraining_heads
 from kexue_train.train.objective import PretrainingObjective
 
 _HELDOUT_BATCH = 64
@@ -151,7 +149,7 @@ def train(
 ) -> Iterator[tuple[int, float]]:
     """Train once; yields (step, held-out MLM loss in nats). Each seed has weights, rows and masks of its own."""
     torch.manual_seed(seed)
-    objective = _objective(task, dataset)
+    objective = make_objective(dataset, layers=task.layers, hidden=task.hidden, rows=task.micro_batch_size)
     optimizer = make_optimizer(contender, objective.model, task, lr=lr, seed=seed, embedding_lr=embedding_lr)
     plan = Plan(
         seed=seed, rank=0, world_size=1, micro_batch_size=task.micro_batch_size,
@@ -192,24 +190,6 @@ def heldout_loss(objective: PretrainingObjective, batches: Sequence[Tensors]) ->
     """Mean over the predictions of all ``batches``."""
     mlm = LabelScores(*sum(_forward(objective, batch)[1][0] for batch in batches))
     return float(mlm.loss / mlm.num_labels)
-
-
-def _objective(task: Task, dataset: SampleDataset) -> PretrainingObjective:
-    model = RoFormerV2ForPreTraining(
-        RoFormerV2Config(
-            vocab_size=dataset.vocab_size,
-            hidden_size=task.hidden,
-            num_hidden_layers=task.layers,
-            num_attention_heads=task.hidden // 64,
-            intermediate_size=4 * task.hidden,
-            max_position_embeddings=dataset.seq_len,
-            hidden_dropout_prob=0.0,  # no row is seen twice
-            attention_probs_dropout_prob=0.0,
-        )
-    )
-    objective = PretrainingObjective(model, pretraining_heads(ObjectiveConfig(nsp_weight=0.5)))
-    objective.scale_to(dataset, task.micro_batch_size)
-    return objective
 
 
 def _forward(objective: PretrainingObjective, batch: Tensors) -> Any:

@@ -85,7 +85,7 @@ def train(dataset: SampleDataset, cell: Cell, rule: Rule, lr: float, seed: int) 
         ``gradient_bytes`` that exist between micro-batches.
     """
     torch.manual_seed(seed)
-    objective = _make_objective(dataset, cell)
+    objective = make_objective(dataset, layers=cell.layers, hidden=cell.hidden, rows=min(cell.rows, _MICRO_BATCH_ROWS))
     k = max(1, cell.rows // _MICRO_BATCH_ROWS)
     optimizer = make_optimizer(rule, objective.model, lr=lr, accumulation_steps=k, seed=seed)
     schedule = Knots({max(1, round(cell.steps * cell.warmup_share)): 1.0, cell.steps: _FINAL_MULTIPLIER})
@@ -145,21 +145,22 @@ def make_optimizer(
     return build_optimizer(OptimizerConfig(**config), model, accumulation_steps=accumulation_steps, seed=seed)
 
 
-def _make_objective(dataset: SampleDataset, cell: Cell) -> PretrainingObjective:
+def make_objective(dataset: SampleDataset, *, layers: int, hidden: int, rows: int) -> PretrainingObjective:
+    """A fresh encoder with heads of 64 and its two losses, for micro-batches of ``rows``."""
     model = RoFormerV2ForPreTraining(
         RoFormerV2Config(
             vocab_size=dataset.vocab_size,
-            hidden_size=cell.hidden,
-            num_hidden_layers=cell.layers,
-            num_attention_heads=cell.hidden // 64,
-            intermediate_size=4 * cell.hidden,
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=hidden // 64,
+            intermediate_size=4 * hidden,
             max_position_embeddings=dataset.seq_len,
             hidden_dropout_prob=0.0,  # no row is seen twice
             attention_probs_dropout_prob=0.0,
         )
     )
     objective = PretrainingObjective(model, pretraining_heads(ObjectiveConfig(nsp_weight=0.5)))
-    objective.scale_to(dataset, min(cell.rows, _MICRO_BATCH_ROWS))
+    objective.scale_to(dataset, rows)
     return objective
 
 

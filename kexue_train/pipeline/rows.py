@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from tokenizers import Tokenizer
 
 from kexue_train.batches.dataset import SampleDataset
@@ -168,8 +169,6 @@ def find_lines(step: Step, shards: Path, progress: Progress = SILENT) -> dict[st
 
 
 def _hashes(texts: Sequence[str]) -> tuple[list[int], list[int]]:
-    import pyarrow as pa  # noqa: PLC0415
-
     high, low = hash_documents(pa.array(texts, pa.large_string()))
     return high.tolist(), low.tolist()
 

@@ -200,8 +200,8 @@ def test_a_training_that_comes_to_grief_ends_and_says_so(dataset, monkeypatch):
 
     from benchmarks import optimizer_training
 
-    make = optimizer_training._make_objective
-    monkeypatch.setattr(optimizer_training, "_make_objective", lambda *args: Broken(make(*args)))
+    make = optimizer_training.make_objective
+    monkeypatch.setattr(optimizer_training, "make_objective", lambda *args, **sizes: Broken(make(*args, **sizes)))
     curve = train(dataset, CELL, ADAMW, 1e-3, 0)["curve"]
     assert curve[-1][0] == 1
     assert math.isnan(curve[-1][1])

@@ -84,4 +84,5 @@ def test_curves_have_a_dot_for_each_seed_and_labels_apart(make_claim, log: bool)
 
 
 def test_what_a_claim_says_is_escaped_in_its_picture(make_claim) -> None:
-    ET.fromstring(draw(make_claim(sentence='a < b & "c"'), {"gain": [1.0]}))
+    root = ET.fromstring(draw(make_claim(sentence='a < b & "c"'), {"gain": [1.0]}))
+    assert 'a < b & "c"' in [*root.attrib.values(), *(e.text for e in root.iter())]
