@@ -16,10 +16,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 # What must hold with every version of transformers: the code of an exported folder, and what we tell people to type.
 PORTABLE := tests/model tests/export
-CODE := kexue_train flows tests benchmarks claims
+CODE := kexue_train flows tests benchmarks claims docs
 
 .DEFAULT_GOAL := help
-.PHONY: help venv pretrain test test-fast test-peers test-oldest test-newest test-fake-cuda gpu check format clean
+.PHONY: help venv pretrain docs test test-fast test-peers test-oldest test-newest test-fake-cuda gpu check format clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ venv: $(INSTALLED) ## make .venv and install the pinned packages (once; PYTHON=.
 
 pretrain: $(INSTALLED) ## the whole run of CONFIG (default configs/demo.yaml); again: goes on where it stopped; ARGS=--fresh: start over
 	@$(BIN)/python -m flows.pretrain_pipeline $(CONFIG) $(ARGS)
+
+docs: $(INSTALLED) ## the documentation as a site: open build/site/index.html (a warning is an error)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 test: $(INSTALLED) ## all tests
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 30 $(ARGS)
