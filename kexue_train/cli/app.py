@@ -20,10 +20,11 @@ from kexue_train.cli.publishing import publishing_app
 from kexue_train.cli.rows import rows_app
 from kexue_train.cli.runs import runs_app
 from kexue_train.cli.training import training_app
+from kexue_train.cli.trying import trying_app
 from kexue_train.foundation.shown import take_arguments
 
 TREE = {
-    "Before a run": ("doctor", "init", "plan"),
+    "Before a run": ("doctor", "init", "plan", "try"),
     "A whole run": ("pipeline",),
     "Data": ("corpus-from-docs", "shuffle", "tokenizer", "samples", "verify"),
     "Training": ("train", "supervise", "export", "import-weights"),
@@ -55,7 +56,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings=HELP_OPTIONS,
 )
-for commands in (runs_app, data_app, training_app, publishing_app, ask_app, rows_app, paraphrase_app):
+for commands in (runs_app, trying_app, data_app, training_app, publishing_app, ask_app, rows_app, paraphrase_app):
     app.add_typer(commands)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(finetune_app, name="finetune")

@@ -38,6 +38,7 @@ class Purpose(IntEnum):
     LABELLED_ROWS = 14
     TASK_ORDER = 15
     MINHASH = 16
+    TRIAL = 17
     PARAPHRASE = 20
     FEW_SHOT_CONTROL = 31
 

@@ -147,14 +147,19 @@ def boot_id() -> str:
     return _read(Path("/proc/sys/kernel/random/boot_id"))
 
 
+def free_disk_bytes(folder: Path) -> int:
+    """Return the free bytes of the file system of ``folder``, which need not exist."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
 def require_disk(folder: Path, num_bytes: int, purpose: str) -> None:
     """Refuse to start what cannot end for lack of disk.
 
     Raises:
         ResourceError: If the file system of ``folder`` has less than ``num_bytes`` free.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_disk_bytes(folder)
     if free < num_bytes:
         raise ResourceError(
             f"{folder}: {purpose} needs about {format_size(num_bytes)} of disk and {format_size(free)} are free; "

@@ -36,11 +36,20 @@ class Outlook:
     """Useful operations of all CPUs."""
     tokens_per_second: float | None = None
     """Of training, all workers together, if it was measured."""
+    slots_per_text_byte: float = SLOTS_PER_TEXT_BYTE
+    """Token slots of sample rows for a byte of text: as for English, or as measured."""
+    heldout_fraction: float = 0.0
+    """Share of the documents that are kept out of training."""
 
     @property
     def token_slots(self) -> float:
-        """Token slots of the sample rows that the text makes, as for English."""
-        return self.text_bytes * SLOTS_PER_TEXT_BYTE
+        """Token slots of the sample rows that the text makes."""
+        return self.text_bytes * self.slots_per_text_byte
+
+    @property
+    def heldout_slots(self) -> float:
+        """Those of them that are scored and not trained on."""
+        return self.token_slots * self.heldout_fraction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +67,8 @@ class StagePlan:
     device_bytes: int | None = None
     """Of the memory of each GPU."""
     seconds: float | None = None
+    start_seconds: float = 0.0
+    """Of those, what the start and the end take, however much work lies between."""
     basis: str = ""
     """Where the figures come from."""
 

@@ -23,7 +23,7 @@ from kexue_train.corpus.readers import read_records
 from kexue_train.corpus.records import ReadOptions
 from kexue_train.foundation.errors import ConfigError
 from kexue_train.foundation.runtime import format_seconds, format_size, parse_size
-from kexue_train.foundation.stage import Outlook, StagePlan
+from kexue_train.foundation.stage import SLOTS_PER_TEXT_BYTE, Outlook, StagePlan
 from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import stages_of
 from kexue_train.samples.missing_pairs import describe_missing_pairs
@@ -87,7 +87,12 @@ class RunPlan:
 
 
 def plan_run(
-    config: RunConfig, sources: Sequence[Source], machine: Machine, *, tokens_per_second: float | None = None
+    config: RunConfig,
+    sources: Sequence[Source],
+    machine: Machine,
+    *,
+    tokens_per_second: float | None = None,
+    slots_per_text_byte: float = SLOTS_PER_TEXT_BYTE,
 ) -> RunPlan:
     """Return what ``config`` will take.
 
@@ -96,6 +101,7 @@ def plan_run(
         sources: Its inputs (``find_sources``); not looked at where the corpus is made.
         machine: Where it will run.
         tokens_per_second: Of training, all workers together, if it was measured.
+        slots_per_text_byte: Token slots of the sample rows for a byte of text, if they were measured.
     """
     if config.corpus.source == "installed_docs":
         sources = [text_source(int(parse_size(config.corpus.max_size) / _JSON_PER_TEXT_BYTE))]
@@ -109,6 +115,8 @@ def plan_run(
         flops_per_token=flops_per_token(config),
         flops_per_second=machine.cpus * cpu_flops_per_second(width),
         tokens_per_second=tokens_per_second,
+        slots_per_text_byte=slots_per_text_byte,
+        heldout_fraction=config.samples.heldout_fraction,
     )
     return RunPlan(
         outlook.text_bytes,

@@ -320,6 +320,7 @@ def _plan(config: _Config, outlook: Outlook) -> StagePlan:
         scratch_bytes=estimate_disk_bytes(outlook.sources, compress=compress) - outlook.text_bytes,
         memory_bytes=memory,
         seconds=_START_SECONDS + outlook.text_bytes / rate,
+        start_seconds=_START_SECONDS,
         basis=f"the shuffle beside its peers: {rate / 1e6:.0f} MB/s, by {limit}; {plan.num_shards} shards",
     )
 

@@ -86,9 +86,15 @@ def plan_pretraining(config: TrainSections, outlook: Outlook) -> StagePlan:
         scratch_bytes=checkpoint,  # the new one, before an old one goes
         memory_bytes=int(train.num_workers * (_WORKER_BYTES + (0 if on_gpu else worker_bytes))),
         device_bytes=worker_bytes if on_gpu else None,
-        seconds=None if rate is None else count_slots(config) / rate,
+        seconds=None if rate is None else (count_slots(config) + _validated_slots(config, outlook) / 3) / rate,
         basis=_basis(config, parameters, rate, measured=measured is not None),
     )
+
+
+def _validated_slots(config: TrainSections, outlook: Outlook) -> float:
+    """Token slots of all validations: forward passes alone, each a third of a training pass."""
+    train = config.train
+    return math.ceil(train.steps / train.logging.validate_every) * outlook.heldout_slots
 
 
 def plan_communication(config: TrainSections, parameters: int) -> list[Communication]:

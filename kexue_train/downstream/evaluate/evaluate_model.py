@@ -152,12 +152,13 @@ def _describe(_config: _Config, out: Path) -> str:
 
 
 def _plan(config: _Config, outlook: Outlook) -> StagePlan:
-    tokens, pace = outlook.token_slots * config.samples.heldout_fraction, outlook.tokens_per_second
+    tokens, pace = outlook.heldout_slots, outlook.tokens_per_second
     pace = pace or outlook.flops_per_second / outlook.flops_per_token
     is_known = outlook.tokens_per_second or config.train.device != "cuda"
     return StagePlan(
         disk_bytes=10_000,
         seconds=_START_SECONDS + tokens / (3 * pace) if is_known else None,  # forward alone is a third
+        start_seconds=_START_SECONDS,
         basis=f"forward passes on {tokens:.3g} held-out tokens, at the pace of training",
     )
 

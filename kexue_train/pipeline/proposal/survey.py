@@ -13,7 +13,7 @@ from kexue_train.corpus.inputs import Source, find_inputs
 from kexue_train.corpus.readers import read_records
 from kexue_train.corpus.records import ReadOptions
 from kexue_train.foundation.errors import CorpusError
-from kexue_train.foundation.runtime import available_cpus, available_memory_bytes, parse_size
+from kexue_train.foundation.runtime import available_cpus, available_memory_bytes, free_disk_bytes, parse_size
 from kexue_train.samples.sentences import sentence_cuts
 from kexue_train.shuffle.plan import estimate_text_bytes
 
@@ -95,8 +95,7 @@ def _first_texts(sources: Sequence[Source], options: ReadOptions) -> Iterator[st
 
 def survey_hardware(folder: Path) -> Hardware:
     """Look at this machine; ``folder`` need not exist."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return Hardware(available_cpus(), available_memory_bytes(), shutil.disk_usage(there).free, _gpus())
+    return Hardware(available_cpus(), available_memory_bytes(), free_disk_bytes(folder), _gpus())
 
 
 def _gpus() -> tuple[str, ...]:

@@ -1,0 +1,216 @@
+"""Draws documents from a corpus at random without reading the rest of it: (inputs, seed, size) -> one JSONL file.
+
+The inputs are cut into *cells*: ranges of bytes of plain files of lines, row groups, record batches, shards, else
+whole files. Cells are drawn without replacement, all with the same probability, and every document belongs to the cell
+that it begins in. So all documents are equally likely, wherever they lie, however long they are. What cannot be cut as
+finely as that (a large compressed file, a large row group) is read from its beginning; such inputs are counted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from kexue_train.corpus.formats import FORMATS
+from kexue_train.corpus.inputs import Source
+from kexue_train.corpus.readers import read_records
+from kexue_train.corpus.records import ReadOptions, RecordBlock
+from kexue_train.corpus.streams import is_pipe
+from kexue_train.foundation.counter_rng import Purpose, permute
+from kexue_train.foundation.errors import CorpusError
+from kexue_train.foundation.progress import SILENT, Progress
+from kexue_train.shuffle.plan import estimate_text_bytes
+
+_MOST_CELLS, _SMALLEST_CELL = 64, 1 << 16
+_BLOCK_BYTES = 1 << 18
+_MEASURED_ERROR, _USUAL_ERROR = 1.05, 1.5
+"""The factors by which the size of the text may be wrong: as sampled, and by usual rates of compression."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A part of an input that is drawn or not drawn as a whole."""
+
+    source: int
+    """Which input."""
+    start: int
+    end: int | None
+    """In the units of the input, as ``read_records`` takes them."""
+    input_bytes: float
+    """Of the file."""
+    limit: int | None
+    """Bytes of text after which reading ends; None: where it is a range of bytes, and so small enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """The cells that were drawn."""
+
+    cells: tuple[Cell, ...]
+    share: float
+    """The probability of a cell, and so of a document, of an input of weight 1."""
+
+
+@dataclass(slots=True)
+class Drawn:
+    """What came of the cells."""
+
+    documents: int = 0
+    text_bytes: int = 0
+    blank: int = 0
+    repeated: int = 0
+    """Documents whose text came before, byte for byte."""
+    rejected: Counter[str] = field(default_factory=Counter)
+    """By reason."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """The same of records that are no documents by the rules of their format."""
+    num_sources: int = 0
+    """Inputs from which cells were drawn."""
+    begun_sources: int = 0
+    """Those of them that were read from their beginning, not at random places."""
+    read_whole: dict[tuple[str, str | None], tuple[int, float]] = field(default_factory=dict)
+    """(format, compression) -> bytes of text, bytes of input: of the cells that were read to their end."""
+
+    @property
+    def records(self) -> int:
+        """All that were looked at."""
+        return self.documents + self.rejected.total() + self.blank
+
+
+def draw_cells(sources: Sequence[Source], seed: int, text_bytes: int) -> Drawing:
+    """Choose cells that hold about ``text_bytes`` of text, those of an input of weight 2 twice as often.
+
+    Raises:
+        CorpusError: If an input can be read only once.
+    """
+    for source in sources:
+        if is_pipe(source.path):
+            raise CorpusError(f"{source.path}: is read once, so nothing can be tried beforehand; name a file")
+    limit = max(text_bytes // _MOST_CELLS, _SMALLEST_CELL)
+    while _reachable(sources, limit) < text_bytes and any(_cell_text(source, limit) > limit for source in sources):
+        limit *= 2
+    share = min(1.0, text_bytes / max(_reachable(sources, limit), 1))
+    cells = []
+    for group, weight in enumerate(sorted({source.weight for source in sources})):
+        chosen = [index for index, source in enumerate(sources) if source.weight == weight]
+        counts = [_count_cells(sources[index], limit) for index in chosen]
+        total, ends = sum(counts), list(accumulate(counts))
+        number = min(total, max(1, round(total * min(1.0, share * weight))))
+        drawn = np.sort(permute(np.arange(number), total, seed, Purpose.TRIAL, group))
+        for position in drawn.tolist():
+            place = int(np.searchsorted(ends, position, side="right"))
+            within = position - (ends[place] - counts[place])
+            cells.append(_cell(chosen[place], sources[chosen[place]], within, counts[place], limit))
+    return Drawing(tuple(sorted(cells, key=lambda cell: (cell.source, cell.start))), share)
+
+
+def write_drawn(
+    path: Path, sources: Sequence[Source], drawing: Drawing, options: ReadOptions, progress: Progress = SILENT
+) -> Drawn:
+    """Write the documents of the cells to ``path`` as JSON Lines, with the kept keys beside ``text``.
+
+    Raises:
+        CorpusError: If an input cannot be read, or there is no document in the cells.
+    """
+    drawn, seen, begun = Drawn(), set[int](), set[int]()
+    with path.open("w", encoding="utf-8") as file:
+        for number, cell in enumerate(drawing.cells, 1):
+            source, before, is_whole = sources[cell.source], drawn.text_bytes, True
+            for block in read_records(source, _in_small_blocks(options), start=cell.start, end=cell.end):
+                _take(block, options.keep, file.write, drawn, seen)
+                if cell.limit is not None and drawn.text_bytes - before >= cell.limit:
+                    is_whole = False
+                    break
+            if is_whole:
+                kind = (source.format, source.compression)
+                text, size = drawn.read_whole.get(kind, (0, 0.0))
+                drawn.read_whole[kind] = (text + drawn.text_bytes - before, size + cell.input_bytes)
+            else:
+                begun.add(cell.source)
+            progress.update(number, len(drawing.cells), "pieces", documents=drawn.documents)
+    drawn.num_sources, drawn.begun_sources = len({cell.source for cell in drawing.cells}), len(begun)
+    if not drawn.documents:
+        reasons = "".join(f", {count:,} {reason}" for reason, count in drawn.rejected.most_common())
+        raise CorpusError(
+            f"the {len(drawing.cells)} pieces drawn from {len(sources)} inputs hold no document ({drawn.blank:,} blank"
+            f"{reasons}); check corpus.inputs, shuffle.text_key and shuffle.format"
+        )
+    return drawn
+
+
+def estimate_whole(sources: Sequence[Source], drawn: Drawn) -> tuple[int, int, int]:
+    """Return the bytes of text of all inputs: at least, likely and at most; by what was read where that tells."""
+    least = likely = most = 0.0
+    for source in sources:
+        text, size = drawn.read_whole.get((source.format, source.compression), (0, 0.0))
+        is_measured = text > 0 and size > 0
+        here = source.bytes * source.weight * text / size if is_measured else estimate_text_bytes([source])
+        error = _MEASURED_ERROR if is_measured else _USUAL_ERROR
+        least, likely, most = least + here / error, likely + here, most + here * error
+    return int(least), int(likely), int(most)
+
+
+def _take(
+    block: RecordBlock, keep: Sequence[str], write: Callable[[str], object], drawn: Drawn, seen: set[int]
+) -> None:
+    drawn.blank += block.blank
+    drawn.rejected.update(entry.reason for entry in block.rejected)
+    drawn.left_out.update(block.left_out)
+    for text, values in zip(block.texts.to_pylist(), _kept(block, keep), strict=True):
+        encoded = text.encode()
+        digest = xxhash.xxh3_64_intdigest(encoded)
+        drawn.documents += 1
+        drawn.text_bytes += len(encoded)
+        drawn.repeated += digest in seen
+        seen.add(digest)
+        write(json.dumps({"text": text} | values, ensure_ascii=False) + "\n")
+
+
+def _kept(block: RecordBlock, keep: Sequence[str]) -> Iterable[dict[str, object]]:
+    if block.extras is None:
+        return [{}] * len(block.texts)
+    return [dict(zip(keep, json.loads(values), strict=True)) for values in block.extras.to_pylist()]
+
+
+def _in_small_blocks(options: ReadOptions) -> ReadOptions:
+    return replace(options, block_bytes=min(options.block_bytes, _BLOCK_BYTES))
+
+
+def _is_cut_by_bytes(source: Source) -> bool:
+    return source.units > 1 and FORMATS[source.format].is_cut_by_bytes
+
+
+def _text_of(source: Source) -> float:
+    """Return the estimated bytes of text of the input, once."""
+    return estimate_text_bytes([replace(source, weight=1.0)])
+
+
+def _count_cells(source: Source, limit: int) -> int:
+    return max(1, math.ceil(_text_of(source) / limit)) if _is_cut_by_bytes(source) else source.units
+
+
+def _cell_text(source: Source, limit: int) -> float:
+    """Return the bytes of text of one of its cells; of an input of unknown size as much as may be read."""
+    return _text_of(source) / _count_cells(source, limit) or limit
+
+
+def _reachable(sources: Sequence[Source], limit: int) -> float:
+    """Return how much text all cells together give."""
+    return sum(
+        _count_cells(source, limit) * min(_cell_text(source, limit), limit) * source.weight for source in sources
+    )
+
+
+def _cell(index: int, source: Source, number: int, count: int, limit: int) -> Cell:
+    size = source.bytes / count
+    if _is_cut_by_bytes(source):
+        return Cell(index, source.bytes * number // count, source.bytes * (number + 1) // count, size, None)
+    return Cell(index, number, number + 1 if source.units > 1 else None, size, limit)

@@ -1,0 +1,188 @@
+"""What the whole run will take and reach, from what a trial measured; pure functions.
+
+The plans of the stages (``kexue plan``) say how time and disk grow with the run. The trial says how far they are off
+on this machine: each stage's plan for the trial is compared with what the trial took, and its plan for the run is
+corrected by that. A forecast is three such plans: at least, likely, at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from kexue_train.foundation.stage import StagePlan
+from kexue_train.pipeline.plan import Machine, RunPlan, plan_run, text_source
+from kexue_train.pipeline.run_config import RunConfig
+from kexue_train.pipeline.trial.loss import LossForecast, forecast_loss
+from kexue_train.pipeline.trial.measure import Measures, StageMeasure, TrainingMeasure
+from kexue_train.train.plan import count_slots, flops_per_token
+
+MODEL_ERROR = 1.25
+"""The factor by which time may differ beyond the spread of the trial: other work, another part of the corpus."""
+PLAN_ERROR = 3.0
+"""The factor by which the rate of a stage may differ from that of its plan; a trial that is too short to tell is
+trusted within it."""
+DISK_ERROR = 1.1
+_START_ERROR, _LONGER_START_SECONDS = 2.0, 1.0
+_SMALL_BATCH_GAIN = 1.5
+"""How much faster tokens may be in the batches of the run where those of the trial are smaller."""
+_TINY = 1e-9
+
+Bound = Literal["least", "likely", "most"]
+BOUNDS: tuple[Bound, ...] = ("least", "likely", "most")
+
+
+class Text(NamedTuple):
+    """Bytes of text of the whole corpus."""
+
+    least: int
+    likely: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """The whole run: plans with the least, the likely and the most that it takes, and its loss."""
+
+    least: RunPlan
+    likely: RunPlan
+    most: RunPlan
+    loss: LossForecast | None
+    tokens: int
+    """That training reads."""
+    passes: float
+    """Over the text."""
+
+    def of(self, take: Callable[[RunPlan], float | None]) -> tuple[float, float, float] | None:
+        """Return a figure of the plans: at least, likely, at most; None if it is not known."""
+        found = [take(plan) for plan in (self.least, self.likely, self.most)]
+        return (found[0], found[1], found[2]) if None not in found else None  # type: ignore[return-value]  # just seen
+
+
+def forecast_run(
+    config: RunConfig, trial: RunConfig, text: Text, machine: Machine, measures: Measures, *, is_reduced: bool
+) -> Forecast:
+    """Return what the run of ``config`` will take.
+
+    Args:
+        config: The run.
+        trial: What the trial ran.
+        text: The corpus of the run.
+        machine: This machine.
+        measures: What the trial measured.
+        is_reduced: Whether the trial had smaller batches than the run.
+    """
+    pace = measures.training.pace
+    smaller = flops_per_token(_with_vocabulary(config, measures.vocab_size)) / flops_per_token(config)
+    rates = {
+        "least": pace.fastest * MODEL_ERROR * (_SMALL_BATCH_GAIN if is_reduced else 1.0),
+        "likely": pace.likely,
+        "most": pace.slowest / MODEL_ERROR,
+    }
+    rows = measures.slots_per_text_byte
+    tried = plan_run(
+        trial, [text_source(measures.text_bytes)], machine, tokens_per_second=pace.likely, slots_per_text_byte=rows
+    )
+
+    def plan(bound: Bound) -> RunPlan:
+        size = getattr(text, bound)
+        whole = plan_run(
+            config, [text_source(size)], machine, tokens_per_second=rates[bound] * smaller, slots_per_text_byte=rows
+        )
+        stages = {
+            name: _corrected(name, stage, tried.stages[name], config, measures, bound, is_reduced)
+            for name, stage in whole.stages.items()
+        }
+        return replace(whole, stages=stages)
+
+    least, likely, most = map(plan, BOUNDS)
+    tokens = count_slots(config)
+    in_text = likely.text_bytes * rows * (1 - config.samples.heldout_fraction)
+    loss = forecast_loss(measures.entropy, tokens, measures.heldout_loss)
+    return Forecast(least, likely, most, loss, tokens, tokens / max(in_text, 1.0))
+
+
+def _with_vocabulary(config: RunConfig, size: int) -> RunConfig:
+    """Return the run with the vocabulary of the trial, if its text gave a smaller one than was asked for."""
+    if config.tokenizer.source or size >= config.tokenizer.vocab_size:
+        return config
+    return config.model_copy(update={"tokenizer": config.tokenizer.model_copy(update={"vocab_size": size})})
+
+
+def _corrected(
+    name: str,
+    whole: StagePlan,
+    tried: StagePlan,
+    config: RunConfig,
+    measures: Measures,
+    bound: Bound,
+    is_reduced: bool,
+) -> StagePlan:
+    measured = measures.stages[name]
+    if name == "train":
+        return _corrected_training(whole, tried, config, measures.training, bound, is_reduced)
+    corrected = replace(whole, seconds=stage_seconds(whole, tried, measured.seconds, bound))
+    if name == "supervise" and measures.supervised and config.supervised:
+        seconds = _supervised_seconds(measures.supervised, config.supervised.steps, bound)
+        corrected = replace(corrected, seconds=seconds)
+    return _with_disk(corrected, tried, measured, bound)
+
+
+def stage_seconds(whole: StagePlan, tried: StagePlan, measured: float, bound: Bound) -> float | None:
+    """Return what a stage of the run takes, if it took ``measured`` seconds in the trial.
+
+    What the trial took is its start and its work. How much of it is which is not measured: the start takes between
+    nothing and twice its plan. The work grows as the plan says. Within ``PLAN_ERROR`` the rate of the plan is believed
+    as far as the trial does not contradict it.
+    """
+    if whole.seconds is None or tried.seconds is None:
+        return None
+    planned, start = tried.seconds - tried.start_seconds, tried.start_seconds
+    starts = {"most": 0.0, "likely": start, "least": _START_ERROR * start + _LONGER_START_SECONDS}
+    factors = {key: max(measured - taken, 0.0) / max(planned, _TINY) for key, taken in starts.items()}
+    low, high = max(factors["least"], 1 / PLAN_ERROR), min(factors["most"], PLAN_ERROR)
+    if low > high:  # the machine is slower or faster than any plan allows for
+        low, high = factors["least"], factors["most"]
+    chosen = {
+        "least": low / MODEL_ERROR,
+        "likely": min(max(factors["likely"], low), high),
+        "most": high * MODEL_ERROR,
+    }
+    factor = chosen[bound]
+    begun = max(measured - factor * planned, 0.0)
+    return begun + factor * max(whole.seconds - whole.start_seconds, 0.0)
+
+
+def _supervised_seconds(measured: TrainingMeasure, steps: int, bound: Bound) -> float:
+    error = {"least": 1 / MODEL_ERROR, "likely": 1.0, "most": MODEL_ERROR}[bound]
+    return measured.beside_seconds + steps * measured.step_seconds * error
+
+
+def _corrected_training(
+    whole: StagePlan, tried: StagePlan, config: RunConfig, measured: TrainingMeasure, bound: Bound, is_reduced: bool
+) -> StagePlan:
+    error = {"least": 1 / MODEL_ERROR, "likely": 1.0, "most": MODEL_ERROR}[bound]
+    saving = measured.stall_seconds * (config.train.steps // config.train.checkpoints.every)
+    seconds = (whole.seconds or 0.0) + (measured.beside_seconds + saving) * error
+    corrected = replace(whole, seconds=seconds)
+    if measured.memory_bytes and not is_reduced:
+        corrected = _with_memory(corrected, int(measured.memory_bytes), config.train.num_workers)
+    one = StageMeasure(0.0, measured.checkpoint_bytes)
+    return _with_disk(corrected, replace(tried, disk_bytes=tried.scratch_bytes), one, bound)
+
+
+def _with_memory(stage: StagePlan, measured: int, workers: int) -> StagePlan:
+    if stage.device_bytes is not None:
+        return replace(stage, device_bytes=measured)
+    return replace(stage, memory_bytes=workers * measured)
+
+
+def _with_disk(whole: StagePlan, tried: StagePlan, measured: StageMeasure, bound: Bound) -> StagePlan:
+    """Return ``whole`` with disk as many times as much as planned as in the trial."""
+    if not tried.disk_bytes or not measured.disk_bytes:
+        return whole
+    ratio = measured.disk_bytes / tried.disk_bytes
+    if whole.disk_bytes != tried.disk_bytes:
+        ratio *= {"least": 1 / DISK_ERROR, "likely": 1.0, "most": DISK_ERROR}[bound]
+    return replace(whole, disk_bytes=int(whole.disk_bytes * ratio), scratch_bytes=int(whole.scratch_bytes * ratio))
