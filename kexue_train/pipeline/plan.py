@@ -28,6 +28,7 @@ from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import stages_of
 from kexue_train.samples.missing_pairs import describe_missing_pairs
 from kexue_train.shuffle.plan import estimate_text_bytes
+from kexue_train.shuffle.shuffle_corpus import planned_shards
 from kexue_train.train.communication import Communication
 from kexue_train.train.plan import (
     cpu_flops_per_second,
@@ -116,7 +117,8 @@ def plan_run(
         flops_per_second=machine.cpus * cpu_flops_per_second(width),
         tokens_per_second=tokens_per_second,
         slots_per_text_byte=slots_per_text_byte,
-        heldout_fraction=config.samples.heldout_fraction,
+        # The first shard holds them all.
+        heldout_fraction=min(config.samples.heldout_fraction, 1 / planned_shards(config.shuffle, sources)),
     )
     return RunPlan(
         outlook.text_bytes,

@@ -25,7 +25,7 @@ COMMANDS = [
     "import-weights",
     "ask", "rows", "evaluate", "evaluate mlm", "evaluate nsp-zero-shot", "evaluate sts", "evaluate explain",
     "finetune task", "finetune whitening", "finetune sentence-vectors", "plan", "report", "pipeline",
-    "publish", "metrics",
+    "publish", "metrics", "try",
 ]  # fmt: skip
 HEAVY = {"torch", "ray", "pyarrow", "datasets", "transformers", "tokenizers", "numpy", "prefect"}
 SENTENCES = ["the cat sat on the mat", "a dog ran over the hill", "who let the dog out", "no cat was seen that day"]

@@ -22,14 +22,14 @@ from kexue_train.train.plan import cpu_flops_per_second, cpu_tokens_per_second, 
 
 TOKENS_PER_WEIGHT, MOST_EPOCHS = 20, 4
 _FEWEST_TEXT_BYTES = 1_000_000
-_TRAINING_SHARE = 0.85
-"""Of the hours; the rest is for the other stages, validation and checkpoints."""
+_TRAINING_SHARE, _VALIDATION_SHARE = 0.82, 0.04
+"""Of the hours; the rest is for the other stages and checkpoints."""
 _USUAL_STEPS, _FEWEST_STEPS = 5_000, 200
 _FEWEST_ROWS, _MOST_ROWS = 16, 512
 _MANY_STEPS = 50_000
 _SHORT, _LONG = 128, 512
 _MOST_CPU_WORKERS = 8
-_HELDOUT_BYTES = 1_000_000
+_HELDOUT_BYTES, _VALIDATIONS = 1_000_000, 10
 _FEW_PAIRS, _MANY_COPIES = 0.05, 0.1
 
 
@@ -136,6 +136,7 @@ def _of_size(size: Size, request: Request) -> Proposal:
     in_rows = tokens / request.seq_len
     rows = min(max(_power_of_two(in_rows / _USUAL_STEPS), _FEWEST_ROWS, request.num_workers), _MOST_ROWS)
     steps = max(_two_digits(in_rows / rows), _FEWEST_STEPS)
+    values["samples"]["heldout_fraction"] = _heldout_fraction(request.data.text_bytes, tokens)
     tokens, values = float(steps * rows * request.seq_len), values | _training_values(request, steps, rows)
     passes, per_weight = tokens / request.tokens_there, tokens / size.body
     reasons |= _training_reasons(request, steps, pace)
@@ -154,14 +155,13 @@ def _of_size(size: Size, request: Request) -> Proposal:
 def _text_values(request: Request) -> tuple[dict[str, Any], dict[str, str]]:
     """The sections before the model, and the reasons."""
     data, reasons = request.data, {}
-    heldout = min(max(_HELDOUT_BYTES / data.text_bytes, 0.001), 0.02)
     values: dict[str, Any] = {
         "name": request.name,
         "seed": 0,
         "corpus": {"source": "installed_docs", "max_size": INSTALLED_DOCS_SIZE},
         "shuffle": {"dedup": "exact", "on_bad_record": "skip"},
         "tokenizer": {"vocab_size": _vocabulary(data)},
-        "samples": {"seq_len": request.seq_len, "heldout_fraction": float(f"{heldout:.1g}")},
+        "samples": {"seq_len": request.seq_len},
     }
     if data.inputs:
         values["corpus"] = {"source": "files", "inputs": list(data.inputs)}
@@ -177,8 +177,18 @@ def _text_values(request: Request) -> tuple[dict[str, Any], dict[str, str]]:
     reasons["samples.seq_len"] = f"documents of {data.mean_bytes:,.0f} bytes on average" + (
         "" if request.hardware.gpus else "; on a CPU short rows cost less"
     )
-    reasons["samples.heldout_fraction"] = "about 1 MB, between 0.1 and 2 % of the text"
+    reasons["samples.heldout_fraction"] = (
+        f"at most 1 MB and 2 % of the text, so that {_VALIDATIONS} validations take little time"
+    )
     return values, reasons
+
+
+def _heldout_fraction(text_bytes: int, tokens: float) -> float:
+    """Return the share that leaves validations, forward passes alone, ``_VALIDATION_SHARE`` of the hours."""
+    slots = tokens / _TRAINING_SHARE * _VALIDATION_SHARE * 3 / _VALIDATIONS
+    fraction = min(_HELDOUT_BYTES / text_bytes, slots / SLOTS_PER_TEXT_BYTE / text_bytes, 0.02)
+    digits = f"{fraction:.0e}"
+    return float(digits) if float(digits) <= fraction else float(f"{fraction * 0.9:.0e}")
 
 
 def _vocabulary(data: Data) -> int:
@@ -204,7 +214,7 @@ def _model_values(size: Size, request: Request) -> tuple[dict[str, Any], str]:
 
 
 def _training_values(request: Request, steps: int, rows: int) -> dict[str, Any]:
-    every, on_gpu = max(steps // 10, 50), bool(request.hardware.gpus)
+    every, on_gpu = max(-(-steps // _VALIDATIONS), 50), bool(request.hardware.gpus)
     train: dict[str, Any] = {
         "steps": steps,
         "global_batch_size": rows,

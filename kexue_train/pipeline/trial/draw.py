@@ -120,6 +120,14 @@ def write_drawn(
     Raises:
         CorpusError: If an input cannot be read, or there is no document in the cells.
     """
+    try:
+        return _write(path, sources, drawing, options, progress)
+    except CorpusError:
+        path.unlink()
+        raise
+
+
+def _write(path: Path, sources: Sequence[Source], drawing: Drawing, options: ReadOptions, progress: Progress) -> Drawn:
     drawn, seen, begun = Drawn(), set[int](), set[int]()
     with path.open("w", encoding="utf-8") as file:
         for number, cell in enumerate(drawing.cells, 1):

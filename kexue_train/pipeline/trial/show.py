@@ -104,9 +104,10 @@ def forecast_values(
 def _sample_values(trial: Trial) -> dict[str, Any] | None:
     if trial.drawn is None:
         return None
-    values = asdict(trial.drawn)
-    del values["read_whole"]
-    return values
+    drawn = trial.drawn
+    names = ("documents", "text_bytes", "blank", "repeated", "num_sources", "begun_sources")
+    counts = {"rejected": dict(drawn.rejected), "left_out": dict(drawn.left_out)}
+    return {name: getattr(drawn, name) for name in names} | counts
 
 
 def _rows(forecast: Forecast, price: float | None) -> Iterator[tuple[str, tuple[str, str, str]]]:

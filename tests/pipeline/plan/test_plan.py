@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -193,6 +194,19 @@ def test_bytes_per_weight_are_those_of_the_documentation(overrides: list[str], e
     assert state_bytes(config("base", *overrides)) == expected
 
 
+def validated_slots(run: RunConfig, text_bytes: int = GB) -> float:
+    """A forward pass is a third of a training pass; the last step is validated too."""
+    times = math.ceil(run.train.steps / run.train.logging.validate_every)
+    return times * text_bytes * SLOTS_PER_TEXT_BYTE * run.samples.heldout_fraction / 3
+
+
+def test_validation_reads_no_more_than_the_first_shard() -> None:
+    every = [plan(config("base", f"samples.heldout_fraction={share}"), 100 * GB, tokens_per_second=1.0)
+             for share in (0.4, 0.01, 0.001)]  # fmt: skip
+    most, middle, least = (stage(planned, "train").seconds for planned in every)
+    assert most == middle > least
+
+
 def test_a_gpus_time_is_not_made_up() -> None:
     run = config("base")
     unknown = plan(run)
@@ -201,14 +215,17 @@ def test_a_gpus_time_is_not_made_up() -> None:
     assert "--tokens-per-second" in stage(unknown, "train").basis
     assert "A100s at 45 % of their peak would read" in stage(unknown, "train").basis
     known = plan(run, tokens_per_second=200_000.0)
-    assert stage(known, "train").seconds == pytest.approx(1_000_000 * 512 * 512 / 200_000)
+    slots = 1_000_000 * 512 * 512 + validated_slots(run)
+    assert stage(known, "train").seconds == pytest.approx(slots / 200_000)
     assert known.seconds is not None
     assert known.seconds > stage(known, "train").seconds
 
 
 def test_phases_count_their_own_rows() -> None:
-    planned = plan(config("base-128-512"), tokens_per_second=1.0)
-    assert stage(planned, "train").seconds == 900_000 * 2048 * 128 + 100_000 * 512 * 512
+    run = config("base-128-512")
+    planned = plan(run, tokens_per_second=1.0)
+    slots = 900_000 * 2048 * 128 + 100_000 * 512 * 512 + validated_slots(run)
+    assert stage(planned, "train").seconds == pytest.approx(slots)
     alone = plan(config("base"), tokens_per_second=1.0)
     assert stage(planned, "samples").tasks == 2 * stage(alone, "samples").tasks
     assert stage(planned, "samples").disk_bytes > 1.9 * stage(alone, "samples").disk_bytes
