@@ -1,4 +1,7 @@
-"""Whole tensors, with plain torch operations: on a CPU in pieces that fit its cache, on a GPU at once."""
+"""Whole tensors: large ones of Tiger on a CPU by ``cpu_tiger``, all others with plain torch operations.
+
+Those take a tensor on a CPU in pieces that fit its cache, on a GPU at once.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from kexue_train.optim.cpu_tiger import kernels_for
 from kexue_train.optim.param_groups import Role, Tracked
 from kexue_train.optim.random_bits import PARAMETER, Rounding, part_number
 from kexue_train.optim.rules import Rule
 from kexue_train.optim.step_sizes import ScalarLayout, StepSizes
-from kexue_train.optim.tiger_update import fold_gradient_, move_parameter_
+from kexue_train.optim.tiger_update import TigerRule, fold_gradient_, move_parameter_
 
 _PIECE = 1 << 18
 """Elements of a piece for each thread of a CPU: few enough that momentum, parameter and direction stay in its caches,
@@ -128,6 +132,13 @@ def fold_tensor_(
         # On a GPU a bad gradient is folded as zeros and without the decay, which leaves the moment as it was.
         decay = torch.where(bad, 1.0, moment.beta) if is_first and isinstance(bad, Tensor) else moment.beta
         weight = (1 - moment.beta) * share
+        kernels = kernels_for(kept, grad) if moment.power == 1 else None
+        if kernels:
+            kernels.fold_(
+                kept, grad, decay=moment.beta if is_first else 1.0, weight=weight,
+                rounding=rounding, number=part_number(number, index),
+            )  # fmt: skip
+            continue
         for start, (state, piece) in _pieces(kept, grad.contiguous()):
             value = state.to(torch.promote_types(state.dtype, torch.float32))  # itself, if it is that wide
             part = piece.to(value.dtype)
@@ -163,6 +174,12 @@ def move_tensor_(
         rounding: For bf16 parameters.
         number: Index of the tensor.
     """
+    is_sign_step = isinstance(rule, TigerRule) and not rule.dead_zone and sizes.shift is None
+    if is_sign_step and (kernels := kernels_for(param, moments[0])):
+        kernels.move_(
+            param, moments[0], sizes.step, sizes.decay, rounding=rounding, number=part_number(number, PARAMETER)
+        )
+        return
     # A table [1000, 64] has 1000 scalars and a width of 64. In pieces of 300 rows the second begins at element 19,200
     # and holds the rows 300 ... 599, so it takes the scalars [300:600] as a column beside its view [300, 64]. A tensor
     # with one scalar is cut anywhere (width 1), and on a CPU its scalars are plain numbers.
