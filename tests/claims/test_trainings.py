@@ -12,10 +12,19 @@ import pytest
 
 from claims.all_claims import CLAIMS
 from claims.claim import Bars, Setting, at
-from claims.posts import fewer_updates, log_n, nsp_zero_shot, sign_steps_and_noise, tiger_and_adamw, whitening
+from claims.posts import (
+    fewer_updates,
+    log_n,
+    nsp_zero_shot,
+    post_norm_finetuned,
+    sign_steps_and_noise,
+    tiger_and_adamw,
+    whitening,
+)
 from claims.posts import window_mask as window
 from claims.training import length_models, pretrained, text, tuned
 from claims.training.byte_encoder import ByteTraining, heldout_loss, train
+from claims.training.exchanged_words import exchange_words
 from claims.training.text import all_bytes, documents
 from claims.training.topics import find_topics
 
@@ -81,6 +90,35 @@ def test_claims_about_pretrained_encoders_measure_every_figure_they_show(
         assert all(map(math.isfinite, figures.values()))
 
 
+@pytest.mark.slow
+def test_the_claim_about_fine_tuning_measures_every_figure_it_shows(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"steps": 2, "length": 128, "layers": 2}
+    monkeypatch.setattr(post_norm_finetuned, "_PRETRAINING", small)
+    monkeypatch.setattr(post_norm_finetuned, "_FINETUNING", {"steps": 2, "rows": 4, "length": 128})
+    monkeypatch.setattr(post_norm_finetuned, "_RATES", (1e-3,))
+    monkeypatch.setattr(post_norm_finetuned, "_FINETUNING_RATES", (1e-3,))
+    figures = post_norm_finetuned.measure(0, setting)
+    assert shown_names(post_norm_finetuned.CLAIM) == figures.keys()
+    assert all(map(math.isfinite, figures.values()))
+
+
+def test_two_neighbouring_words_change_places_and_nothing_else() -> None:
+    text, generator, seen = b"of the one two three end", np.random.default_rng(0), set()
+    for _ in range(50):
+        row = np.frombuffer(text, np.uint8).copy()
+        assert exchange_words(row, generator)
+        seen.add(row.tobytes())
+    words = text.split()
+    swapped = [[*words[:n], words[n + 1], words[n], *words[n + 2 :]] for n in range(1, 4)]  # neither first nor last
+    assert seen == {b" ".join(some) for some in swapped}
+    for unchanged in (b"no second space", b"a same same b"):
+        row = np.frombuffer(unchanged, np.uint8).copy()
+        assert not exchange_words(row, generator)
+        assert row.tobytes() == unchanged
+
+
 def test_topics_are_the_words_that_documents_repeat() -> None:
     texts = [f"{word} is here and {word} is there, {word} again, {word}." for word in TOPICS for _ in range(5)]
     topics = find_topics(texts + ["nothing of the kind is written in this one"] * 40)
@@ -118,5 +156,5 @@ def test_claims_about_optimizers_measure_every_figure_they_show(post, monkeypatc
 
 def test_claims_that_train_say_so() -> None:
     trained = {"window-mask", "log-n", "nsp-zero-shot", "whitening", "fewer-updates", "tiger-and-adamw",
-               "sign-steps-and-noise"}  # fmt: skip
+               "sign-steps-and-noise", "post-norm-finetuned"}  # fmt: skip
     assert {claim.name for claim in CLAIMS if claim.trains} == trained
