@@ -13,7 +13,7 @@ from claims.verdict import Verdict, above
 from kexue_train.model import RoFormerV2ForMaskedLM
 
 _LENGTH = 128
-_PRETRAINING = {"steps": 400, "length": _LENGTH, "layers": 6}
+_PRETRAINING: dict[str, Any] = {"steps": 400, "length": _LENGTH, "layers": 6}
 _FINETUNING: dict[str, Any] = {"steps": 300, "rows": 16, "length": _LENGTH}
 _RATES = (1e-3, 2e-3, 4e-3)
 _FINETUNING_RATES = (5e-4, 1e-3, 2e-3)

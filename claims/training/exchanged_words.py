@@ -40,7 +40,8 @@ def finetuned_accuracy(
     encoder.train()
     for _ in range(steps):
         inputs, labels = _rows(text[:-HELDOUT_BYTES], length, rows, generator)
-        F.cross_entropy(_logits(encoder, head, inputs), labels).backward()
+        loss: Tensor = F.cross_entropy(_logits(encoder, head, inputs), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
         ramp.step()
