@@ -42,7 +42,7 @@ def publish_command(
     if push is not None:
         check_repository(push)
     folder = out or RunDir(run).published
-    notes = data_notes.read_text(encoding="utf-8") if data_notes else ""
+    notes = _read_notes(data_notes) if data_notes else ""
     with making("publish", folder) as progress:
         manifest = publish_run(
             RunDir(run), folder, license=license, data_notes=notes, repository=push or "", progress=progress
@@ -120,3 +120,10 @@ def _as_values(chain: Any, compared: list[Any]) -> dict[str, Any]:
         "origins": [origin._asdict() for origin in chain.origins],
         "documents": [entry._asdict() for entry in compared],
     }
+
+
+def _read_notes(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--data-notes {path}: cannot be read as a UTF-8 text file ({error})") from None

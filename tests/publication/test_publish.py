@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from kexue_train.cli.publishing import publish_command
 from kexue_train.foundation.artifacts import MANIFEST_NAME, digest_of, file_checksum, read_manifest
-from kexue_train.foundation.errors import ArtifactError
+from kexue_train.foundation.errors import ArtifactError, ConfigError
 from kexue_train.foundation.run_dir import RunDir
 from kexue_train.publication.documents import compare_documents
 from kexue_train.publication.provenance import check_account, read_chain
@@ -74,6 +75,14 @@ def test_publishing_again_changes_nothing_and_new_notes_replace_it(made: Path, t
     assert (out / MANIFEST_NAME).stat().st_mtime_ns == modified
     publish_run(run, out, data_notes="From the attic.")
     assert "From the attic." in (out / "README.md").read_text()
+
+
+def test_notes_that_are_no_text_are_refused_and_nothing_is_written(made: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.md"
+    notes.write_bytes("Größe".encode("latin-1"))
+    with pytest.raises(ConfigError, match="cannot be read as a UTF-8 text file"):
+        publish_command(made / "run", out=tmp_path / "out", data_notes=notes)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("target", ["run/hf", "corpus"])
