@@ -11,10 +11,13 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import xxhash
@@ -23,7 +26,7 @@ from kexue_train.corpus.formats import FORMATS
 from kexue_train.corpus.inputs import Source
 from kexue_train.corpus.readers import read_records
 from kexue_train.corpus.records import ReadOptions, RecordBlock
-from kexue_train.corpus.streams import is_pipe
+from kexue_train.corpus.streams import LentPath, is_pipe
 from kexue_train.foundation.counter_rng import Purpose, permute
 from kexue_train.foundation.errors import CorpusError
 from kexue_train.foundation.progress import SILENT, Progress
@@ -31,8 +34,11 @@ from kexue_train.shuffle.plan import estimate_text_bytes
 
 _MOST_CELLS, _SMALLEST_CELL = 64, 1 << 16
 _BLOCK_BYTES = 1 << 18
-_MEASURED_ERROR, _USUAL_ERROR = 1.05, 1.5
-"""The factors by which the size of the text may be wrong: as sampled, and by usual rates of compression."""
+_SAMPLED_ERROR, _BEGUN_ERROR, _USUAL_ERROR = 1.05, 1.25, 1.5
+"""The factors by which the size of the text may be wrong: as sampled, by the beginnings of files, and by usual rates of
+compression."""
+_NEEDS_ITS_HEAD = ("xz", "lzma")
+"""Compressions of which a reader looks at the beginning twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,8 @@ class Drawn:
     """Those of them that were read from their beginning, not at random places."""
     read_whole: dict[tuple[str, str | None], tuple[int, float]] = field(default_factory=dict)
     """(format, compression) -> bytes of text, bytes of input: of the cells that were read to their end."""
+    read_begun: dict[tuple[str, str | None], tuple[int, float]] = field(default_factory=dict)
+    """The same of beginnings of compressed files."""
 
     @property
     def records(self) -> int:
@@ -96,7 +104,7 @@ def draw_cells(sources: Sequence[Source], seed: int, text_bytes: int) -> Drawing
             raise CorpusError(f"{source.path}: is read once, so nothing can be tried beforehand; name a file")
     limit = max(text_bytes // _MOST_CELLS, _SMALLEST_CELL)
     while _reachable(sources, limit) < text_bytes and any(_cell_text(source, limit) > limit for source in sources):
-        limit *= 2
+        limit += limit // 8 + 1
     share = min(1.0, text_bytes / max(_reachable(sources, limit), 1))
     cells = []
     for group, weight in enumerate(sorted({source.weight for source in sources})):
@@ -132,17 +140,17 @@ def _write(path: Path, sources: Sequence[Source], drawing: Drawing, options: Rea
     with path.open("w", encoding="utf-8") as file:
         for number, cell in enumerate(drawing.cells, 1):
             source, before, is_whole = sources[cell.source], drawn.text_bytes, True
-            for block in read_records(source, _in_small_blocks(options), start=cell.start, end=cell.end):
-                _take(block, options.keep, file.write, drawn, seen)
-                if cell.limit is not None and drawn.text_bytes - before >= cell.limit:
-                    is_whole = False
-                    break
+            with _counted(source) as (counted, packed):
+                for block in read_records(counted, _in_small_blocks(options), start=cell.start, end=cell.end):
+                    _take(block, options.keep, file.write, drawn, seen)
+                    if cell.limit is not None and drawn.text_bytes - before >= cell.limit:
+                        is_whole = False
+                        break
             if is_whole:
-                kind = (source.format, source.compression)
-                text, size = drawn.read_whole.get(kind, (0, 0.0))
-                drawn.read_whole[kind] = (text + drawn.text_bytes - before, size + cell.input_bytes)
+                _add(drawn.read_whole, source, drawn.text_bytes - before, cell.input_bytes)
             else:
                 begun.add(cell.source)
+                _add(drawn.read_begun, source, drawn.text_bytes - before, packed.num_bytes)
             progress.update(number, len(drawing.cells), "pieces", documents=drawn.documents)
     drawn.num_sources, drawn.begun_sources = len({cell.source for cell in drawing.cells}), len(begun)
     if not drawn.documents:
@@ -158,12 +166,43 @@ def estimate_whole(sources: Sequence[Source], drawn: Drawn) -> tuple[int, int, i
     """Return the bytes of text of all inputs: at least, likely and at most; by what was read where that tells."""
     least = likely = most = 0.0
     for source in sources:
-        text, size = drawn.read_whole.get((source.format, source.compression), (0, 0.0))
-        is_measured = text > 0 and size > 0
-        here = source.bytes * source.weight * text / size if is_measured else estimate_text_bytes([source])
-        error = _MEASURED_ERROR if is_measured else _USUAL_ERROR
+        here, error = float(estimate_text_bytes([source])), _USUAL_ERROR
+        for found, its_error in ((drawn.read_begun, _BEGUN_ERROR), (drawn.read_whole, _SAMPLED_ERROR)):
+            text, size = found.get((source.format, source.compression), (0, 0.0))
+            if text and size:
+                here, error = source.bytes * source.weight * text / size, its_error
         least, likely, most = least + here / error, likely + here, most + here * error
     return int(least), int(likely), int(most)
+
+
+def _add(found: dict[tuple[str, str | None], tuple[int, float]], source: Source, text: int, size: float) -> None:
+    kind = (source.format, source.compression)
+    before = found.get(kind, (0, 0.0))
+    found[kind] = (before[0] + text, before[1] + size)
+
+
+class _Packed:
+    """A compressed file; counts what was read of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.num_bytes = file, 0
+
+    def read(self, size: int, /) -> bytes:
+        data = self._file.read(size)
+        self.num_bytes += len(data)
+        return data
+
+
+@contextmanager
+def _counted(source: Source) -> Iterator[tuple[Source, _Packed]]:
+    """Give the input with a count of its compressed bytes; of others, and where that is not possible, it stays 0."""
+    reads_forward = FORMATS[source.format].reads_forward and source.compression not in (None, *_NEEDS_ITS_HEAD)
+    if not reads_forward or not Path(source.path).is_file():
+        yield source, _Packed(BytesIO())
+        return
+    with Path(source.path).open("rb") as file:
+        packed = _Packed(file)
+        yield replace(source, path=LentPath(source.path, packed)), packed
 
 
 def _take(

@@ -24,7 +24,7 @@ PLAN_ERROR = 3.0
 """The factor by which the rate of a stage may differ from that of its plan; a trial that is too short to tell is
 trusted within it."""
 DISK_ERROR = 1.1
-_START_ERROR, _LONGER_START_SECONDS = 2.0, 1.0
+_START_ERROR, _SHORTEST_START_SECONDS = 2.0, 1.0
 _SMALL_BATCH_GAIN = 1.5
 """How much faster tokens may be in the batches of the run where those of the trial are smaller."""
 _TINY = 1e-9
@@ -132,26 +132,28 @@ def _corrected(
 def stage_seconds(whole: StagePlan, tried: StagePlan, measured: float, bound: Bound) -> float | None:
     """Return what a stage of the run takes, if it took ``measured`` seconds in the trial.
 
-    What the trial took is its start and its work. How much of it is which is not measured: the start takes between
-    nothing and twice its plan. The work grows as the plan says. Within ``PLAN_ERROR`` the rate of the plan is believed
-    as far as the trial does not contradict it.
+    What the trial took is its start and its work, and how much of it is which is not measured. Likely they share it as
+    their plans do; at least the start takes twice that share, at most nothing. The work grows as the plan says. Where
+    the share of the work is too small to tell its pace, that is taken from the plan, which is believed within
+    ``PLAN_ERROR`` and no faster than the trial on the whole.
     """
     if whole.seconds is None or tried.seconds is None:
         return None
-    planned, start = tried.seconds - tried.start_seconds, tried.start_seconds
-    starts = {"most": 0.0, "likely": start, "least": _START_ERROR * start + _LONGER_START_SECONDS}
-    factors = {key: max(measured - taken, 0.0) / max(planned, _TINY) for key, taken in starts.items()}
-    low, high = max(factors["least"], 1 / PLAN_ERROR), min(factors["most"], PLAN_ERROR)
-    if low > high:  # the machine is slower or faster than any plan allows for
-        low, high = factors["least"], factors["most"]
-    chosen = {
-        "least": low / MODEL_ERROR,
-        "likely": min(max(factors["likely"], low), high),
-        "most": high * MODEL_ERROR,
+    work, start = max(tried.seconds - tried.start_seconds, _TINY), tried.start_seconds
+    share = start / (start + work)
+    begun = max(_START_ERROR * share * measured, _SHORTEST_START_SECONDS)
+    slower = measured / (start + work)
+    low = max(max(measured - begun, 0.0) / work, min(slower, 1.0) / PLAN_ERROR)
+    high = min(measured / work, max(slower, 1.0) * PLAN_ERROR)
+    trusted: float = slower ** min(1.0, 2 * (1 - share))  # all of it, if half or more of the trial was work
+    likely = min(max(trusted, low), high)
+    factors: dict[Bound, float] = {
+        "least": min(low, likely) / MODEL_ERROR,
+        "likely": likely,
+        "most": max(high, likely) * MODEL_ERROR,
     }
-    factor = chosen[bound]
-    begun = max(measured - factor * planned, 0.0)
-    return begun + factor * max(whole.seconds - whole.start_seconds, 0.0)
+    factor = factors[bound]
+    return max(measured - factor * work, 0.0) + factor * max(whole.seconds - whole.start_seconds, 0.0)
 
 
 def _supervised_seconds(measured: TrainingMeasure, steps: int, bound: Bound) -> float:

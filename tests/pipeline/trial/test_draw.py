@@ -152,7 +152,8 @@ def bytes_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("name", ["large.jsonl", "large.jsonl.gz"])
 def test_little_is_read_of_a_large_file(tmp_path: Path, bytes_read: list[int], name: str) -> None:
-    text = "".join(json.dumps({"text": f"{i} " + "word " * 300}) + "\n" for i in range(10_000)).encode()
+    chance = np.random.default_rng(0)
+    text = "".join(json.dumps({"text": f"{i} " + chance.bytes(600).hex()}) + "\n" for i in range(10_000)).encode()
     path = tmp_path / name
     path.write_bytes(gzip.compress(text, 1) if name.endswith(".gz") else text)
     sources = find_inputs([str(path)])
@@ -166,9 +167,9 @@ def test_little_is_read_of_a_large_file(tmp_path: Path, bytes_read: list[int], n
     else:
         assert drawn.begun_sources == 0
         assert max(numbers) - min(numbers) > 7_500
-        least, likely, most = estimate_whole(sources, drawn)
-        assert likely == pytest.approx(len(text) - 10_000 * len('{"text": ""}\n'), rel=0.02)
-        assert least < likely < most
+    least, likely, most = estimate_whole(sources, drawn)
+    assert likely == pytest.approx(len(text) - 10_000 * len('{"text": ""}\n'), rel=0.05)
+    assert least < likely < most
 
 
 def test_of_many_compressed_files_some_are_drawn(tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_row_groups_are_drawn_and_begun(tmp_path: Path) -> None:
     assert sources[0].units == 4
     texts, drawn = drawn_texts(tmp_path, sources, 0, 400_000, ReadOptions(keep=("source",)))
     groups = {int(text.partition(" ")[0]) // 1000 for text in texts}
-    assert len(groups) == 3  # of each the beginning
+    assert len(groups) >= 3  # of each the beginning
     assert drawn.begun_sources == 1
     assert 300_000 < drawn.text_bytes < 1_500_000
     first = json.loads((tmp_path / "drawn.jsonl").read_text().splitlines()[0])

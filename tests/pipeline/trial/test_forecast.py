@@ -107,7 +107,7 @@ seconds_of_stage = st.floats(0.0, 1000.0)
 
 
 @settings(max_examples=40)
-@given(seconds_of_stage, seconds_of_stage, seconds_of_stage, st.floats(0.0, 1000.0), st.floats(1.0, 10_000.0))
+@given(seconds_of_stage, st.floats(0.01, 1000.0), seconds_of_stage, st.floats(0.0, 1000.0), st.floats(1.0, 10_000.0))
 def test_intervals_hold_the_likely_value_and_a_trial_of_the_whole(
     start: float, work: float, extra: float, took: float, growth: float
 ) -> None:
@@ -123,9 +123,17 @@ def test_intervals_hold_the_likely_value_and_a_trial_of_the_whole(
 
 def test_a_trial_too_short_to_tell_leaves_the_plan_a_factor_of_three() -> None:
     tried, whole = StagePlan(seconds=4.01, start_seconds=4.0), StagePlan(seconds=1004.0, start_seconds=4.0)
-    least, _, most = (stage_seconds(whole, tried, 5.0, bound) for bound in BOUNDS)
+    least, likely, most = (stage_seconds(whole, tried, 4.01, bound) for bound in BOUNDS)
     assert least == pytest.approx(1000 / 3 / MODEL_ERROR, rel=0.02)
+    assert likely == pytest.approx(1004, rel=0.02)
     assert most == pytest.approx(3000 * MODEL_ERROR, rel=0.02)
+
+
+def test_a_slow_start_is_not_taken_for_slow_work() -> None:
+    tried, whole = StagePlan(seconds=4.04, start_seconds=4.0), StagePlan(seconds=4.6, start_seconds=4.0)
+    least, likely, most = (stage_seconds(whole, tried, 50.0, bound) for bound in BOUNDS)
+    assert 50 < least < likely < 52
+    assert likely < most < 80
 
 
 def test_what_is_not_known_stays_unknown() -> None:
