@@ -1,5 +1,6 @@
 """Commands about whole runs: what this machine can do, what a run will take, the run itself and its report."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,7 +57,8 @@ def init_command(
     for title, line in write.describe(request, proposal).items():
         typer.echo(f"{title:<9} {line}")
     typer.echo(
-        f"\n{path} gives the reason of each choice. Change what you like, then run\n\n  {write.launch_command(path)}"
+        f"\n{path} gives the reason of each choice. Change what you like, try it in two minutes, then run it:\n\n"
+        f"  kexue try {shlex.quote(str(path))}\n  {write.launch_command(path)}"
     )
 
 
