@@ -79,6 +79,10 @@ def shuffle_command(
             f"{allowed_suffixes()}."
         ),
     ] = None,
+    sources: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with named sources in place of inputs: sources: [{name, inputs, weight}]."),
+    ] = None,
     given: "Given[ShuffleConfig]" = options_of("kexue_train.shuffle.config:ShuffleConfig"),
     as_shuf: "Given[ShufConfig]" = options_of("kexue_train.shuffle.config:ShufConfig"),
     echo: Annotated[bool | None, typer.Option("--echo", "-e", help="One file only: each argument is a line.")] = None,
@@ -101,18 +105,21 @@ def shuffle_command(
         raise ConfigError("--json and --out - both write to standard output; leave one of them out")
     file = None if to_standard_output or Path(out).is_dir() else output_file_of(out)
     seed, executor, shuf = choose_seed(seed, random_source), make_executor(workers, ray), as_shuf.config()
-    with open_inputs(inputs or [], shuf, echo=bool(echo)) as sources, making("shuffle", Path(out)) as progress:
+    with (
+        open_inputs(inputs or [], sources, shuf, echo=bool(echo)) as documents,
+        making("shuffle", Path(out)) as progress,
+    ):
         if file is None and not to_standard_output:
             refuse_for_folder(out, as_shuf, echo=bool(echo))
             config = given.config()
-            manifest = shuffle_corpus(config, sources, Path(out), seed=seed, executor=executor, progress=progress)
+            manifest = shuffle_corpus(config, documents, Path(out), seed=seed, executor=executor, progress=progress)
         else:
             config = given.config(output=file.format if file else "lines")
             for line in unread_variables(os.environ, spills_to_tmpdir=to_standard_output or config.spill is not None):
                 progress.note(line)
             try:
                 manifest = shuffle_to_file(
-                    config, sources, out, seed=seed, executor=executor, shuf=shuf, progress=progress
+                    config, documents, out, seed=seed, executor=executor, shuf=shuf, progress=progress
                 )
             except BrokenPipeError:  # ``| head`` has read enough
                 raise typer.Exit(_NOBODY_READS) from None

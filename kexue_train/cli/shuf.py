@@ -12,6 +12,7 @@ from pathlib import Path
 import xxhash
 
 from kexue_train.cli.options import Given
+from kexue_train.corpus.mixture import Documents, read_sources
 from kexue_train.foundation.errors import ConfigError
 from kexue_train.shuffle.config import ShufConfig
 
@@ -21,13 +22,19 @@ _VARIABLES = {"MEMORY": "--memory", "SEED": "--seed", "SKIP": "--header", "SEP":
 
 
 @contextmanager
-def open_inputs(inputs: Sequence[str], shuf: ShufConfig, *, echo: bool) -> Iterator[list[str]]:
+def open_inputs(inputs: Sequence[str], sources: Path | None, shuf: ShufConfig, *, echo: bool) -> Iterator[Documents]:
     """Yield the inputs that the arguments of a command name, or with ``echo`` a file with the arguments as its lines.
 
+    Those of a mixture are listed in the file ``sources``.
+
     Raises:
-        ConfigError: If there are none or too many, or an argument holds a line end.
+        ConfigError: If there are none or too many, an argument holds a line end, or ``sources`` is wrong.
     """
-    if shuf.input_range:
+    if sources:
+        if inputs or echo or shuf.input_range:
+            raise ConfigError("--sources takes the place of inputs, but inputs are given; leave one of them out")
+        yield read_sources(sources)
+    elif shuf.input_range:
         if inputs or echo:
             raise ConfigError("--input-range takes the place of inputs, but inputs are given; leave one of them out")
         yield []

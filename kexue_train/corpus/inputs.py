@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from kexue_train.corpus.config import NamedSource
 from kexue_train.corpus.content import check_content, is_json_lines, tell_format
 from kexue_train.corpus.formats import (
     FORMATS,
@@ -48,6 +49,8 @@ class Source:
     file, shards of a hub dataset; else 1."""
     weight: float = 1.0
     """How often it is to count beside the other inputs."""
+    named: NamedSource | None = None
+    """The source of a mixture that it belongs to, whose settings come before those of the shuffle."""
 
 
 def find_inputs(
@@ -85,7 +88,7 @@ def find_inputs(
     found: dict[object, Source] = {}
     links: list[str] = []
     for path in sorted(chosen, key=lambda path: (without_credentials(path), path)):
-        status = _inspect(path)
+        status = inspect_input(path)
         source = _describe(path, status, format, document, chosen[path])
         known = found.setdefault(status.identity, source)
         if known.weight != source.weight:
@@ -114,7 +117,7 @@ def check_unchanged(sources: Sequence[Source]) -> None:
         if not FORMATS[source.format].suffixes:  # no file
             continue
         try:
-            status = _inspect(source.path)
+            status = inspect_input(source.path)
         except CorpusError:
             status = None
         if status is None or (status.bytes, status.modified_ns) != (source.bytes, source.modified_ns):
@@ -123,20 +126,28 @@ def check_unchanged(sources: Sequence[Source]) -> None:
             )
 
 
-class _Status(NamedTuple):
+class Status(NamedTuple):
+    """An input as it lies there."""
+
     identity: object
     """Equal for all names of one file."""
     bytes: int
     modified_ns: int
     has_ranges: bool
+    """Whether it can be read from anywhere."""
 
 
-def _inspect(path: str) -> _Status:
+def inspect_input(path: str) -> Status:
+    """Return what is known of an input before it is read.
+
+    Raises:
+        CorpusError: If it is not there, or no regular file.
+    """
     if is_pipe(path) or path.startswith(HUB):
-        return _Status(path, 0, 0, has_ranges=False)
+        return Status(path, 0, 0, has_ranges=False)
     if is_uri(path):
         remote = stat_remote(path)
-        return _Status(
+        return Status(
             without_credentials(path),
             remote.bytes or 0,
             remote.modified_ns,
@@ -147,10 +158,10 @@ def _inspect(path: str) -> _Status:
         raise CorpusError(
             f"{path}: is a pipe, socket or device, not a regular file; write its data to a file first, or pipe it in"
         )
-    return _Status((status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns, has_ranges=True)
+    return Status((status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns, has_ranges=True)
 
 
-def _describe(path: str, status: _Status, format: str, document: Document, weight: float) -> Source:
+def _describe(path: str, status: Status, format: str, document: Document, weight: float) -> Source:
     size, modified_ns = status.bytes, status.modified_ns
     if is_pipe(path):
         return Source(path, "text" if format == "auto" else format, None, size, modified_ns, 1, weight)
@@ -171,7 +182,7 @@ def _describe(path: str, status: _Status, format: str, document: Document, weigh
     return Source(path, resolved, compression, size, modified_ns, max(units, 1), weight)
 
 
-def _count_units(path: str, name: str, status: _Status, document: Document) -> int:
+def _count_units(path: str, name: str, status: Status, document: Document) -> int:
     """Count the units of an input that is not compressed; 1 also for a damaged one, as reading it will say."""
     format = FORMATS[name]
     if name == "hub":

@@ -19,6 +19,7 @@ import xxhash
 
 from kexue_train.corpus.config import CorpusConfig
 from kexue_train.corpus.docs_pages import MIN_DOCUMENT_CHARS, Page, cut_page, find_pages, read_page
+from kexue_train.corpus.mixture import Documents
 from kexue_train.executor.local import LocalExecutor
 from kexue_train.foundation.arrow_shards import format_checksum
 from kexue_train.foundation.artifacts import (
@@ -153,9 +154,9 @@ def _drop_seen(text: str, seen: set[int]) -> str:
     return "\n\n".join(kept)
 
 
-def documents_of(config: CorpusConfig, folder: Path) -> tuple[str, ...]:
-    """Return the inputs of the shuffle: what the stage wrote to ``folder``, or the files that were given."""
-    return (str(folder / DOCUMENTS_NAME),) if config.source == "installed_docs" else config.inputs
+def documents_of(config: CorpusConfig, folder: Path) -> Documents:
+    """Return what the shuffle reads: what the stage wrote to ``folder``, or the inputs or sources that were given."""
+    return (str(folder / DOCUMENTS_NAME),) if config.source == "installed_docs" else config.sources or config.inputs
 
 
 class _Config(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 from kexue_train.corpus.content import check_content
 from kexue_train.corpus.formats import FORMATS, LINE_FORMATS, load_function
@@ -36,6 +37,7 @@ def read_records(
         MemoryLimitError: If a part of the file takes more than ``options.memory_bytes`` to read.
         CorpusError: If the file as a whole cannot be used; a bad record is no error but a ``Rejected``.
     """
+    options = options_of(source, options)
     check_options(source.path, source.format, options)
     is_elsewhere = is_uri(source.path) and source.format != "hub"
     if start == 0 and not options.raw and (is_elsewhere or source.path == STANDARD_INPUT):
@@ -59,12 +61,26 @@ def check_memory(source: Source, options: ReadOptions) -> None:
     Raises:
         MemoryLimitError: If there is such a part.
     """
+    options = options_of(source, options)
     if not is_uri(source.path):
         check_dictionary(source.path, source.compression, options.memory_bytes)
     check = FORMATS[source.format].memory_check
     if check and not (source.compression or is_pipe(source.path) or is_uri(source.path)):
         with suppress(CorpusError):
             load_function(check)(source.path, options)
+
+
+def options_of(source: Source, options: ReadOptions) -> ReadOptions:
+    """Return ``options`` with what the source of a mixture that ``source`` belongs to says otherwise."""
+    named = source.named
+    if named is None:
+        return options
+    keys = named.text_key
+    return replace(
+        options,
+        document=named.document or options.document,
+        text_keys=options.text_keys if keys is None else (keys,) if isinstance(keys, str) else keys,
+    )
 
 
 def describe_position(source: Source, position: int) -> str:

@@ -120,21 +120,32 @@ def resolve_relative_paths(
         values: As ``read_with_overrides`` gives them.
         lines: The lines of the keys, likewise.
         file: The file.
-        keys: Dotted keys of paths, of lists of them, or of mappings from them. URIs, ``-``, and the ``@`` before the
+        keys: Dotted keys of paths, of lists of them, or of mappings from them; a section of a key may be a list of
+            sections. URIs, ``-``, and the ``@`` before the
             name of a list stay as they are.
     """
     result: dict[str, Any] = _copied_sections(values)
     for key in keys:
         *parents, last = key.split(".")
-        holder: Any = result
+        holders: list[Any] = [result]
         for part in parents:
-            holder = holder.get(part) if isinstance(holder, dict) else None
-        if isinstance(holder, dict) and holder.get(last):
-            names = [key, *(key[:end] for end, char in enumerate(key) if char == ".")]
-            is_override = any(lines.get(name) == OVERRIDDEN for name in names)
-            folder = Path.cwd() if is_override else file.absolute().parent
-            holder[last] = _resolved(holder[last], folder, f"{file}: {key}")
+            holders = [inner for holder in holders if isinstance(holder, dict) for inner in _sections_in(holder, part)]
+        names = [key, *(key[:end] for end, char in enumerate(key) if char == ".")]
+        is_override = any(lines.get(name) == OVERRIDDEN for name in names)
+        folder = Path.cwd() if is_override else file.absolute().parent
+        for holder in holders:
+            if isinstance(holder, dict) and holder.get(last):
+                holder[last] = _resolved(holder[last], folder, f"{file}: {key}")
     return result
+
+
+def _sections_in(holder: dict[str, Any], name: str) -> list[Any]:
+    """Return what stands under ``name``, of a list each entry, so that these may be changed."""
+    value = holder.get(name)
+    if not isinstance(value, list):
+        return [value]
+    holder[name] = [_copied_sections(entry) for entry in value]
+    return list(holder[name])
 
 
 def _resolved(value: Any, folder: Path, where: str) -> Any:

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from kexue_train.corpus.formats import FORMATS
 from kexue_train.corpus.inputs import Source, find_inputs
+from kexue_train.corpus.mixture import find_mixture
 from kexue_train.corpus.readers import read_records
 from kexue_train.corpus.records import ReadOptions
 from kexue_train.foundation.errors import ConfigError
@@ -27,6 +28,7 @@ from kexue_train.foundation.stage import SLOTS_PER_TEXT_BYTE, Outlook, StagePlan
 from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.pipeline.stages import stages_of
 from kexue_train.samples.missing_pairs import describe_missing_pairs
+from kexue_train.shuffle.by_source import order_sources
 from kexue_train.shuffle.plan import estimate_text_bytes
 from kexue_train.shuffle.shuffle_corpus import planned_shards
 from kexue_train.train.communication import Communication
@@ -141,6 +143,8 @@ def find_sources(config: RunConfig, text_size: str | None = None) -> list[Source
     if text_size:
         return [text_source(parse_size(text_size))]
     shuffle = config.shuffle
+    if sources := order_sources(shuffle, config.corpus.sources):
+        return find_mixture(sources, format=shuffle.format, document=shuffle.document)
     return find_inputs(config.corpus.inputs, format=shuffle.format, document=shuffle.document, weights=shuffle.weights)
 
 

@@ -73,6 +73,11 @@ def find_arrivals(
         ConfigError: If ``inputs`` names nothing, or the configuration weighs inputs, of which new files are none.
         CorpusError: If a file cannot be read or has no known format.
     """
+    if config.corpus.sources:
+        raise ConfigError(
+            "corpus.sources is a mixture, and of which source new files are nobody says; train again on all of it, or "
+            "start a run of its own on the new files from the last checkpoint (train.init_from)"
+        )
     if not inputs:
         raise ConfigError("no inputs to look for new files in; name files, folders or globs")
     if config.shuffle.weights:

@@ -17,7 +17,6 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from kexue_train.batches.dataset import SampleDataset
-from kexue_train.corpus.inputs import find_inputs
 from kexue_train.corpus.readers import describe_position
 from kexue_train.foundation.arrow_shards import shard_paths
 from kexue_train.foundation.artifacts import read_manifest
@@ -28,7 +27,7 @@ from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.samples.build_samples import list_of_lengths
 from kexue_train.samples.find_tokens import Place, Tokens, find_tokens
 from kexue_train.samples.tokenizer import load_tokenizer
-from kexue_train.shuffle.read_again import hash_documents, read_again
+from kexue_train.shuffle.read_again import find_again, hash_documents, read_again, sources_of_files
 from kexue_train.train.faults.spikes import SkippedRows, count_skipped_rows
 from kexue_train.train.job import JobConfig, TrainDir, read_samples
 from kexue_train.train.phases import Phase, phase_of, plan_phases
@@ -147,19 +146,21 @@ def find_lines(step: Step, shards: Path, progress: Progress = SILENT) -> dict[st
         CorpusError: If an input can no longer be read as it was.
     """
     manifest = read_manifest(shards)
+    settings = manifest.settings
     texts = sorted({place.text for place in _places(step)})
     wanted = dict(zip(zip(*_hashes(texts), strict=True), texts, strict=True)) if texts else {}
     lines: dict[str, list[str]] = {text: [] for text in texts}
-    for number, entry in enumerate(manifest.inputs, 1):
+    owners = sources_of_files(manifest)
+    for number, (entry, named) in enumerate(zip(manifest.inputs, owners, strict=True), 1):
         path = Path(entry.uri) if "://" not in entry.uri else None
         there = entry.uri if path is None or path.is_absolute() else str(shards.parent / path)
         try:
-            sources = find_inputs([there], format=manifest.settings["format"], document=manifest.settings["document"])
+            sources = find_again([there], settings, named)
         except CorpusError:
             progress.note(f"{entry.uri}: is not there any more, so its lines are not known")
             continue
         for source in sources:
-            for block in read_again(source, manifest.settings):
+            for block in read_again(source, settings):
                 high, low = hash_documents(block.texts)
                 for position, key in zip(block.positions, zip(high.tolist(), low.tolist(), strict=True), strict=True):
                     if key in wanted:

@@ -19,12 +19,13 @@ from kexue_train.foundation.shipped_configs import find_config
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
-from kexue_train.shuffle.config import ShuffleConfig
+from kexue_train.shuffle.config import ShuffleConfig, check_fits_sources
 from kexue_train.supervised.config import SupervisedConfig, check_weighting_fits
 from kexue_train.train.config import RENAMED_KEYS, TrainConfig, check_model_fits, check_optimizer_fits
 
 _PATHS = (
     "corpus.inputs",
+    "corpus.sources.inputs",
     "shuffle.weights",
     "tokenizer.source",
     "samples.dictionary",
@@ -121,10 +122,12 @@ class RunConfig(Config):
                 f"optimizer.schedule reaches its first knot at step {warmup}, but train.steps={self.train.steps}, so "
                 "the learning rate would only ever rise; shorten the warm-up or train longer"
             )
-        if self.corpus.source == "files" and not self.corpus.inputs:
+        if self.corpus.source == "files" and not (self.corpus.inputs or self.corpus.sources):
             raise ValueError(
                 "corpus.inputs is empty; name files, folders or globs, or set corpus.source: installed_docs"
             )
+        if self.corpus.sources:
+            check_fits_sources(self.shuffle, self.corpus.sources)
         if not self.samples.nsp and self.train.objective.nsp_weight not in (0.0, 1.0):
             raise ValueError(
                 f"train.objective.nsp_weight={self.train.objective.nsp_weight:g} has no effect with samples.nsp=false: "

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 
-from kexue_train.corpus.inputs import Source, find_inputs
+from kexue_train.corpus.config import NamedSource
+from kexue_train.corpus.inputs import Source
 from kexue_train.foundation.arrow_shards import format_checksum
 from kexue_train.foundation.artifacts import InputFile, Manifest
-from kexue_train.foundation.errors import ArtifactError
+from kexue_train.foundation.errors import ArtifactError, CorpusError
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.shuffle.keys import sum_words
-from kexue_train.shuffle.read_again import hash_documents, read_again
+from kexue_train.shuffle.read_again import find_again, hash_documents, named_sources, read_again
 
 
 class Compared(NamedTuple):
@@ -35,11 +37,15 @@ def compare_documents(shards: Manifest, corpus: Sequence[str], progress: Progres
     if any(entry.rows_checksum is None for entry in shards.inputs):
         raise ArtifactError("the text shards record no checksums of their documents, so these cannot be compared")
     settings = shards.settings
-    sources = find_inputs(corpus, format=settings["format"], document=settings["document"])
     found: dict[tuple[int, str], str] = {}
-    for number, source in enumerate(sources, 1):
-        found[count_documents(source, settings)] = source.path
-        progress.update(number, len(sources), "files")
+    # Of which source of a mixture a given file is nobody says, so it is read as each of them would have it.
+    as_sources: list[NamedSource | None] = [*named_sources(settings)] or [None]
+    for named in as_sources:
+        sources = find_again(corpus, settings, named)
+        for number, source in enumerate(sources, 1):
+            with nullcontext() if named is None else suppress(CorpusError):
+                found[count_documents(source, settings)] = source.path
+            progress.update(number, len(sources), "files")
     return [_compare(entry, found) for entry in shards.inputs]
 
 

@@ -90,7 +90,7 @@ def append_shards(passes: Passes, output: Output) -> Account:
         except MachineLostError as lost:
             passes.forget(lost)
             scattered = first_pass(passes)
-    return Account(scattered, appended, clusters_of(passes))
+    return Account(scattered, appended, clusters_of(passes), passes.mixture)
 
 
 def _write_header(passes: Passes, scattered: Sequence[ScatterResult], parts: Path) -> Path:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from kexue_train.corpus.config import FilterConfig, names_will_do
+from kexue_train.corpus.config import MAX_WEIGHT, FilterConfig, NamedSource, check_text_key, names_will_do
 from kexue_train.corpus.formats import FormatChoice, OutputChoice
 from kexue_train.foundation.config import Config, OptionName, refuse_without_effect
 from kexue_train.foundation.runtime import check_size
 from kexue_train.shuffle.near.config import NearConfig
 
+SOURCE_COLUMN = "source"
+"""The column of text shards with the name of each document's source, if the corpus is a mixture."""
 _MAX_DRAWS = 2**32
 """Copies of a line are numbered in 32 bits."""
 
@@ -64,14 +67,7 @@ class ShuffleConfig(Config):
 
     _check_size = field_validator("shard_size", "memory")(check_size)
 
-    @field_validator("text_key")
-    @classmethod
-    def _names_a_key(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not value or not all(value):
-            raise ValueError("name a key or column of the inputs, such as text")
-        if not isinstance(value, str) and len(set(value)) < len(value):
-            raise ValueError("name each key or column once")
-        return value
+    _names_a_key = field_validator("text_key")(check_text_key)
 
     @field_validator("keep")
     @classmethod
@@ -84,8 +80,8 @@ class ShuffleConfig(Config):
     @classmethod
     def _are_weights(cls, value: dict[str, float]) -> dict[str, float]:
         for pattern, weight in value.items():
-            if not (0 < weight <= 1000 and math.isfinite(weight)):
-                raise ValueError(f"the weight of '{pattern}' is {weight}; allowed: above 0, at most 1000")
+            if not (0 < weight <= MAX_WEIGHT and math.isfinite(weight)):
+                raise ValueError(f"the weight of '{pattern}' is {weight}; allowed: above 0, at most {MAX_WEIGHT}")
         return value
 
     @model_validator(mode="after")
@@ -117,6 +113,29 @@ class ShuffleConfig(Config):
                 "parquet or arrow"
             )
         return self
+
+
+def check_fits_sources(config: ShuffleConfig, sources: Sequence[NamedSource]) -> None:
+    """Refuse settings that have no effect, or no meaning, beside the sources of a mixture.
+
+    Raises:
+        ValueError: Names one.
+    """
+    if config.weights:
+        raise ValueError("shuffle.weights is given beside corpus.sources, which have weights of their own; remove it")
+    if SOURCE_COLUMN in config.keep:
+        raise ValueError(
+            f"shuffle.keep names '{SOURCE_COLUMN}', and with corpus.sources that column holds the name of the source; "
+            "leave it out of keep, or give that key another name in the inputs"
+        )
+    if config.output == "lines":
+        raise ValueError("plain lines cannot say of which source a document is; write jsonl, parquet or arrow")
+    for name in ("filters", "format", "document", "text_key"):
+        default = ShuffleConfig.model_fields[name].get_default(call_default_factory=True)
+        if getattr(config, name) != default and all(getattr(named, name) is not None for named in sources):
+            raise ValueError(
+                f"shuffle.{name} has no effect: every source in corpus.sources has '{name}' of its own; remove it"
+            )
 
 
 class ShufConfig(Config):

@@ -16,6 +16,7 @@ from kexue_train.foundation.arrow_arrays import values_bytes
 from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.runtime import keep_freed_memory_of
 from kexue_train.shuffle.bucket import Ordered, Pieces, iter_ordered
+from kexue_train.shuffle.by_source import SourceCounts, SourceTally
 from kexue_train.shuffle.keys import bucket_bounds, hash_rows, sum_words
 from kexue_train.shuffle.mixing import OrderSums
 from kexue_train.shuffle.near.leaving_out import LeaveOut, Shown
@@ -44,6 +45,8 @@ class GatherTask:
     """Keep the near duplicates that are left out."""
     draws: tuple[Draw, ...]
     """For each ticket which rows stay."""
+    task_sources: tuple[int, ...]
+    """For each scatter task the number of its source in a mixture; empty where there is none."""
     folder: str
     """Where the list of spill files and the done markers lie."""
     out_folder: str
@@ -75,6 +78,8 @@ class GatherResult:
     file_bytes: int = 0
     file_checksum: str = ""
     order: OrderSums = field(default_factory=OrderSums)
+    sources: list[SourceCounts] = field(default_factory=list)
+    """The same by number of the source in a mixture."""
 
     def to_json(self) -> str:
         """Return one line of JSON."""
@@ -87,7 +92,8 @@ class GatherResult:
         values: dict[str, Any] = json.loads(text)
         values |= {name: int(values[name], 16) for name in _SUMS if name in values}
         shown = [Shown(**entry) for entry in values.get("shown", [])]
-        return cls(**values | {"order": OrderSums(**values["order"]), "shown": shown})
+        sources = [SourceCounts(**entry) for entry in values.get("sources", [])]
+        return cls(**values | {"order": OrderSums(**values["order"]), "shown": shown, "sources": sources})
 
 
 _SUMS = ("checksum", "duplicates_checksum", "sampled_out_checksum", "near_duplicates_checksum")
@@ -147,6 +153,8 @@ class _Shard:
 
     def __init__(self, task: GatherTask) -> None:
         self.result = GatherResult()
+        self._tally = SourceTally(task.task_sources)
+        self.result.sources = self._tally.counts
         self._draws = {draw.ticket: draw for draw in task.draws}
         self._seen = dict.fromkeys(self._draws, 0)
         self._max_rows = task.max_rows
@@ -164,6 +172,7 @@ class _Shard:
         result = self.result
         result.duplicates += len(ordered.duplicates)
         result.duplicates_checksum = _add(result.duplicates_checksum, ordered.duplicates)
+        self._tally.add("duplicates", ordered.duplicates)
         rows = self._cut(self._draw(self._leave_out(ordered.rows)))
         if not len(rows):
             return
@@ -171,6 +180,7 @@ class _Shard:
         result.rows += len(rows)
         result.text_bytes += values_bytes(rows.texts)
         result.checksum = _add(result.checksum, rows)
+        self._tally.add("rows", rows)
         output.write(rows.texts, rows.extras)
 
     def _leave_out(self, rows: Rows) -> Rows:
@@ -181,6 +191,7 @@ class _Shard:
             return rows
         out = rows.take(np.flatnonzero(~stays))
         self.result.near_duplicates += len(out)
+        self._tally.add("near_duplicates", out)
         self.result.near_duplicates_checksum = _add(self.result.near_duplicates_checksum, out)
         return rows.take(np.flatnonzero(stays))
 
@@ -202,6 +213,7 @@ class _Shard:
     def _select(self, rows: Rows, stays: npt.NDArray[np.bool_]) -> Rows:
         out = rows.take(np.flatnonzero(~stays))
         self.result.sampled_out += len(out)
+        self._tally.add("sampled_out", out)
         self.result.sampled_out_checksum = _add(self.result.sampled_out_checksum, out)
         return rows.take(np.flatnonzero(stays))
 

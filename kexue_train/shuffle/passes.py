@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.errors import MachineLostError, MemoryLimitError
 from kexue_train.foundation.progress import Progress
 from kexue_train.foundation.runtime import boot_id
+from kexue_train.shuffle.by_source import Mixture
 from kexue_train.shuffle.config import ShufConfig, ShuffleConfig
 from kexue_train.shuffle.gather import GatherResult, GatherTask, gather, shard_marker_path
 from kexue_train.shuffle.head import limits_of_shards
@@ -30,7 +32,7 @@ from kexue_train.shuffle.replacement import DrawnRange
 from kexue_train.shuffle.scatter import ScatterTask, scatter
 from kexue_train.shuffle.scatter_result import ScatterResult, marker_path, spill_path
 from kexue_train.shuffle.segments import Request, SpillFile, read_segments, remove_folder, write_spill_list
-from kexue_train.shuffle.weights import Draw, plan_sampling
+from kexue_train.shuffle.weights import Draw, Sampling, plan_sampling
 
 _PLAN_NAME = "plan.json"
 
@@ -59,6 +61,11 @@ class Passes:
     """For the ranges of each scatter task the draws with replacement; None: there are none."""
     search: Search | None = None
     """The search for near duplicates between the two passes."""
+
+    @cached_property
+    def mixture(self) -> Mixture:
+        """The sources that the inputs belong to."""
+        return Mixture.of(self.sources, self.plan)
 
     @property
     def input_bytes(self) -> int:
@@ -108,6 +115,7 @@ class Passes:
                 near_folder=near_folder,
                 keep_dropped=self.config.keep_dropped,
                 draws=tuple(by_shard[shard] for by_shard in draws),
+                task_sources=self.mixture.task_sources,
                 folder=str(self.scratch),
                 out_folder=str(out_folder),
                 max_rows=limits[shard],
@@ -165,7 +173,7 @@ class Passes:
 
     def _scatter_tasks(self) -> list[ScatterTask]:
         config = self.config
-        samplings, shares = plan_sampling([source.weight for source in self.sources])
+        samplings, shares = self._sampling
         options = read_options(config, self.shuf, self.budget, raw=self.raw)
         near = config.near if self.search and not self.search.is_done else None
         return [
@@ -194,6 +202,12 @@ class Passes:
             for index, group in enumerate(self.plan.tasks)
         ]
 
+    @property
+    def _sampling(self) -> tuple[list[Sampling], list[float]]:
+        # With sources the share that stays is exact for each of them.
+        groups = [source.named.name if source.named else "" for source in self.sources]
+        return plan_sampling([source.weight for source in self.sources], groups)
+
     def _run_scatter(self, todo: Sequence[ScatterTask]) -> Iterator[tuple[int, ScatterResult]]:
         here = [i for i, task in enumerate(todo) if any(is_pipe(source.path) for _, source, _ in task.ranges)]
         there = [i for i in range(len(todo)) if i not in set(here)]
@@ -209,7 +223,7 @@ class Passes:
     def _draws(self, scattered: Sequence[ScatterResult]) -> list[list[Draw]]:
         """Return for every ticket the draw of each shard."""
         draws = []
-        for ticket, share in enumerate(plan_sampling([source.weight for source in self.sources])[1], start=1):
+        for ticket, share in enumerate(self._sampling[1], start=1):
             rows = np.zeros(self.plan.num_shards, np.int64)
             for result in scattered:
                 rows += np.array(result.tickets.get(ticket, 0), np.int64)

@@ -95,17 +95,21 @@ def plan_shuffle(sources: Sequence[Source], num_shards: int, bucket_bytes: int) 
 
 
 def group_ranges(sources: Sequence[Source]) -> Iterator[tuple[InputRange, ...]]:
-    """Yield the ranges of one task each: about equal in bytes; small files go together."""
+    """Yield the ranges of one task each: about equal in bytes; small files go together, those of one source."""
     step = _range_bytes(sources)
     group: list[InputRange] = []
     held = 0
     for entry in cut_ranges(sources):
-        if group and held + entry.bytes > step:
+        if group and (held + entry.bytes > step or not _together(sources, group[0], entry)):
             yield tuple(group)
             group, held = [], 0
         group.append(entry)
         held += entry.bytes
     yield tuple(group)
+
+
+def _together(sources: Sequence[Source], first: InputRange, entry: InputRange) -> bool:
+    return sources[first.file_index].named is sources[entry.file_index].named
 
 
 def cut_ranges(sources: Sequence[Source]) -> Iterator[InputRange]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from kexue_train.foundation.artifacts import (
     file_checksum,
 )
 from kexue_train.foundation.errors import ArtifactError
+from kexue_train.shuffle.by_source import Mixture
 from kexue_train.shuffle.dropped_samples import join_samples, name_files
 from kexue_train.shuffle.gather import GatherResult
 from kexue_train.shuffle.mixing import count_groups, rank_correlation, source_mixing
@@ -35,11 +36,21 @@ class Account:
     gathered: Sequence[GatherResult]
     near: dict[str, Any] | None = None
     """What the search for near duplicates found; None: there was none."""
+    mixture: Mixture = field(default_factory=Mixture)
+    """The sources that were shuffled together."""
 
     def of_files(self) -> Iterator[tuple[int, FileCounts]]:
         """Return (file, what one task counted in it)."""
         for result in self.scattered:
             yield from result.files.items()
+
+    def by_source(self) -> dict[str, dict[str, Any]]:
+        """Return what became of every source of a mixture, by its name.
+
+        Raises:
+            ArtifactError: If rows of one are missing.
+        """
+        return self.mixture.describe(self.scattered, [result.sources for result in self.gathered])
 
     def prove(self) -> RowsChecksum:
         """Compare the multiset of rows offered with that written: offered = written + skipped, and so their hashes.
@@ -157,6 +168,7 @@ def shuffle_statistics(account: Account, names: Sequence[str]) -> dict[str, Any]
         "shards": len(account.gathered),
         "source_mixing": source_mixing(groups),
         "rank_correlation": rank_correlation([result.order for result in account.gathered]),
+        **({"sources": account.by_source()} if account.mixture.sources else {}),
         **({"dropped_samples": name_files(samples, names)} if samples else {}),
         **({} if account.near is None else {"near_duplicates": describe_near(account.near, account.gathered, names)}),
     }

@@ -21,6 +21,7 @@ from kexue_train.foundation.arrow_arrays import lengths_of, to_arrow, to_binary,
 from kexue_train.foundation.errors import CorpusError, DamagedInputError
 from kexue_train.foundation.runtime import boot_id, keep_freed_memory_of
 from kexue_train.shuffle.bucket import repeats
+from kexue_train.shuffle.by_source import filters_of, with_source
 from kexue_train.shuffle.dropped_samples import join_samples, sample_dropped
 from kexue_train.shuffle.head import SmallestKeys
 from kexue_train.shuffle.keys import Words, bucket_of, content_keys, hash_rows, position_keys, sum_words
@@ -96,7 +97,7 @@ def scatter(task: ScatterTask) -> ScatterResult:
             for block in _without_header(task, source, entry, counts):
                 if len(unread) < MAX_KEYS:
                     unread |= block.unread
-                block = _accept(task, entry.file_index, source, block, counts, records, result)
+                block = with_source(_accept(task, entry.file_index, source, block, counts, records, result), source)
                 if not len(block.positions):
                     continue
                 if copies:
@@ -190,9 +191,10 @@ def _accept(
             raise records.refuse(block.rejected[0], source)
         counts.rejected.update(entry.reason for entry in block.rejected)
         records.keep_rejected(block.rejected, source)
-    if not (task.filters.is_active and len(block.positions)):
+    filters = filters_of(source, task.filters)
+    if not (filters.is_active and len(block.positions)):
         return block
-    reasons = drop_reasons(block.texts, task.filters)
+    reasons = drop_reasons(block.texts, filters)
     if not reasons.any():
         return block
     counts.dropped.update(REASONS[reason - 1] for reason in reasons[reasons > 0].tolist())

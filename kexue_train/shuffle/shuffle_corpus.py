@@ -12,6 +12,7 @@ from typing import Protocol
 from kexue_train.corpus.config import CorpusConfig
 from kexue_train.corpus.inputs import Source, check_unchanged, find_inputs
 from kexue_train.corpus.installed_docs import documents_of
+from kexue_train.corpus.mixture import Documents, find_mixture
 from kexue_train.executor import DataStageConfig, Executor, choose_executor
 from kexue_train.foundation.arrow_shards import write_dataset_files
 from kexue_train.foundation.artifacts import (
@@ -25,11 +26,12 @@ from kexue_train.foundation.artifacts import (
     read_manifest,
     write_atomic,
 )
-from kexue_train.foundation.errors import CorpusError, MachineLostError, ResourceError
+from kexue_train.foundation.errors import ConfigError, CorpusError, MachineLostError, ResourceError
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.foundation.runtime import available_memory_bytes, format_size, parse_size, require_disk
 from kexue_train.foundation.stage import Outlook, Stage, StagePlan
-from kexue_train.shuffle.config import ShufConfig, ShuffleConfig
+from kexue_train.shuffle.by_source import describe_shares, kept_columns, order_sources
+from kexue_train.shuffle.config import ShufConfig, ShuffleConfig, check_fits_sources
 from kexue_train.shuffle.kept_keys import describe_unread, with_all_kept
 from kexue_train.shuffle.near.estimate import measure_disk_rate
 from kexue_train.shuffle.near_pass import clusters_of, find_near, kept_records, make_search
@@ -56,7 +58,7 @@ _CACHE_SHARE = 0.4
 
 def shuffle_corpus(
     config: ShuffleConfig,
-    inputs: Sequence[str],
+    inputs: Documents,
     out_dir: Path,
     *,
     seed: int,
@@ -68,7 +70,8 @@ def shuffle_corpus(
 
     Args:
         config: The section ``shuffle``.
-        inputs: Files, folders, globs, lists of them (``@files.txt``), URIs, ``hf://`` names or ``-``.
+        inputs: Files, folders, globs, lists of them (``@files.txt``), URIs, ``hf://`` names or ``-``; or the sources of
+            a mixture.
         out_dir: The folder of text shards to make.
         seed: Together with inputs and number of shards it determines every byte of the result.
         executor: Where the tasks run.
@@ -98,7 +101,7 @@ def shuffle_corpus(
         return manifest
     with explain_full_disk(out_dir):
         partial = open_partial(out_dir, recipe, progress)
-        form = ShardForm(config.output, config.keep)
+        form = ShardForm(config.output, kept_columns(config, sources))
         passes = plan_passes(config, form, sources, num_shards, seed, recipe, partial / _SCRATCH, executor, progress)
         scattered = first_pass(passes)
         _note_blank_lines(passes, scattered)
@@ -176,6 +179,7 @@ def first_pass(passes: Passes) -> list[ScatterResult]:
             f"filtered), the first is {passes.sources[0].path}; check the inputs, the format and the text key "
             f"'{', '.join(passes.config.text_keys)}'"
         )
+    passes.mixture.require_documents(scattered)
     find_near(passes, scattered)
     return scattered
 
@@ -211,7 +215,7 @@ def _gather_folder(passes: Passes, scattered: list[ScatterResult], partial: Path
 
 
 def _finish(passes: Passes, recipe: Recipe, scattered: list[ScatterResult], partial: Path, out_dir: Path) -> Manifest:
-    account = Account(scattered, passes.gathered(), clusters_of(passes))
+    account = Account(scattered, passes.gathered(), clusters_of(passes), passes.mixture)
     proof = account.prove()
     passes.remove_spills(scattered)  # the markers stay: they are the memory of the work
     for torn in partial.glob(".*.tmp"):  # of a gather task that died with its machine
@@ -221,7 +225,7 @@ def _finish(passes: Passes, recipe: Recipe, scattered: list[ScatterResult], part
     output = passes.config.output
     if output == "arrow":
         names = [shard_file_name(output, shard, passes.plan.num_shards) for shard in range(passes.plan.num_shards)]
-        write_dataset_files(partial, text_features(passes.config.keep), names)
+        write_dataset_files(partial, text_features(passes.form.keep), names)
     files = describe_shuffle_files(account, output, partial)
     manifest = make_manifest(recipe, account, files, seed=passes.seed, proof=proof)
     write_atomic(partial / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
@@ -254,11 +258,22 @@ def planned_shards(config: ShuffleConfig, sources: Sequence[Source]) -> int:
 
 
 def find_sources(
-    config: ShuffleConfig, inputs: Sequence[str], progress: Progress = SILENT, *, any_bytes: bool = False
+    config: ShuffleConfig, documents: Documents, progress: Progress = SILENT, *, any_bytes: bool = False
 ) -> list[Source]:
-    """Return what ``inputs`` name as ``config`` has it; ``progress`` is told what is not read."""
+    """Return what ``documents`` name as ``config`` has it; ``progress`` is told what is not read.
+
+    Raises:
+        CorpusError: If an input is missing or unusable.
+        ConfigError: If ``config`` has settings for single inputs beside the sources of a mixture.
+    """
+    if sources := order_sources(config, documents):
+        try:
+            check_fits_sources(config, sources)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        return find_mixture(sources, format=config.format, document=config.document, note=progress.note)
     return find_inputs(
-        inputs,
+        [entry for entry in documents if isinstance(entry, str)],
         format=config.format,
         document=config.document,
         weights=config.weights,
@@ -302,7 +317,7 @@ def _describe(_config: _Config, out: Path) -> str:
     manifest = read_manifest(out)
     shards = sum(name.startswith("data-") for name in manifest.files)
     made = f"{manifest.rows:,} documents in {shards} shards, {format_size(manifest.bytes)}, checksums agree"
-    return ", ".join(filter(None, [made, manifest.describe_rejected()]))
+    return ", ".join(filter(None, [made, describe_shares(manifest.statistics), manifest.describe_rejected()]))
 
 
 def _plan(config: _Config, outlook: Outlook) -> StagePlan:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kexue_train.corpus.formats import LINE_FORMATS, OUTPUTS, OutputFile, output_file_of
 from kexue_train.corpus.inputs import Source
+from kexue_train.corpus.mixture import Documents, patterns_of
 from kexue_train.corpus.number_range import range_source
 from kexue_train.corpus.patterns import check_not_among_inputs
 from kexue_train.corpus.streams import is_pipe, open_stream
@@ -21,6 +22,7 @@ from kexue_train.foundation.artifacts import FileEntry, Manifest, fsync_folder
 from kexue_train.foundation.errors import ConfigError, CorpusError
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.shuffle.appending import Output, append_shards
+from kexue_train.shuffle.by_source import kept_columns, sources_of
 from kexue_train.shuffle.config import ShufConfig, ShuffleConfig
 from kexue_train.shuffle.destination import is_standard_output, open_destination, path_to_write
 from kexue_train.shuffle.kept_keys import with_all_kept
@@ -40,7 +42,7 @@ _COPY_BYTES = 4 * 2**20
 
 def shuffle_to_file(
     config: ShuffleConfig,
-    inputs: Sequence[str],
+    inputs: Documents,
     out: str,
     *,
     seed: int,
@@ -79,17 +81,17 @@ def shuffle_to_file(
     shuf = shuf or ShufConfig()
     file = _file_of(config, out)
     if not is_standard_output(out):
-        check_not_among_inputs(Path(out), inputs)
+        check_not_among_inputs(Path(out), patterns_of(inputs))
     any_bytes = _takes_any_bytes(config)
     if shuf.input_range:
         sources = [range_source(shuf.input_range)]
     else:
         sources = find_sources(config, inputs, progress, any_bytes=any_bytes)
     config = with_all_kept(config, sources)
-    form = ShardForm(config.output, config.keep, file.compression if file else None, shuf.line_end)
+    form = ShardForm(config.output, kept_columns(config, sources), file.compression if file else None, shuf.line_end)
     recipe = make_recipe(config, sources, 0, seed, shuf)
     raw = any_bytes and all(source.format in LINE_FORMATS for source in sources)
-    _check_options(config, shuf, raw=raw)
+    _check_options(config, shuf, raw=raw, is_weighted=bool(config.weights or sources_of(sources)))
     path = None if is_standard_output(out) else path_to_write(out, sources, raw=raw)
     with open_destination(config, path, recipe, progress) as (destination, folder):
         scratch, drawn, planned = folder / "spill", None, sources
@@ -134,16 +136,16 @@ def _takes_any_bytes(config: ShuffleConfig) -> bool:
     return config.document == "line" and config.output == "lines" and not config.filters.is_active
 
 
-def _check_options(config: ShuffleConfig, shuf: ShufConfig, *, raw: bool) -> None:
+def _check_options(config: ShuffleConfig, shuf: ShufConfig, *, raw: bool, is_weighted: bool) -> None:
     if shuf.options_for_lines and not raw:
         raise ConfigError(
             f"{' and '.join(shuf.options_for_lines)}: only where lines of text become lines: text files, --document "
             "line, no filter, and --out - or a file named .txt"
         )
-    if shuf.head_count is not None and (config.weights or config.dedup != "none"):
+    if shuf.head_count is not None and (is_weighted or config.dedup != "none"):
         raise ConfigError(
-            "--head-count is given with --weight or --dedup, which change how many rows there are; shuffle with those "
-            "into a file first, then take the rows from that file"
+            "--head-count is given with --weight, --sources or --dedup, which change how many rows there are; shuffle "
+            "with those into a file first, then take the rows from that file"
         )
 
 

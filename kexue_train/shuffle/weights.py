@@ -28,12 +28,21 @@ class Sampling:
     """The ticket of one more copy that may stay; 0: no such copy."""
 
 
-def plan_sampling(weights: Sequence[float]) -> tuple[list[Sampling], list[float]]:
-    """Return the sampling of files with these weights; and the share that stays, by ticket less 1."""
-    shares = sorted({weight - math.floor(weight) for weight in weights} - {0.0})
-    tickets = {0.0: 0} | {share: 1 + i for i, share in enumerate(shares)}
-    samplings = [Sampling(math.floor(weight), tickets[weight - math.floor(weight)]) for weight in weights]
-    return samplings, shares
+def plan_sampling(weights: Sequence[float], groups: Sequence[str] = ()) -> tuple[list[Sampling], list[float]]:
+    """Return the sampling of files with these weights; and the share that stays, by ticket less 1.
+
+    Files of equal weight have a ticket in common, if they are also of one group where ``groups`` are given.
+    """
+    parts = [
+        (group, weight - math.floor(weight))
+        for group, weight in zip(groups or [""] * len(weights), weights, strict=True)
+    ]
+    drawn = sorted({part for part in parts if part[1]})
+    tickets = {part: 1 + i for i, part in enumerate(drawn)}
+    samplings = [
+        Sampling(math.floor(weight), tickets.get(part, 0)) for weight, part in zip(weights, parts, strict=True)
+    ]
+    return samplings, [share for _, share in drawn]
 
 
 @dataclass(frozen=True, slots=True)
