@@ -15,7 +15,7 @@ from kexue_train.batches.order import rows_at, training_rows
 from kexue_train.foundation.arrow_shards import read_shard, shard_paths
 from kexue_train.foundation.artifacts import Manifest, check_files, digest_of, read_manifest
 from kexue_train.foundation.errors import ArtifactError, ConfigError
-from kexue_train.samples.schema import RAGGED_COLUMNS, column_values, id_dtype, ranges, sample_schema
+from kexue_train.samples.schema import RAGGED_COLUMNS, SOURCE_COLUMNS, column_values, id_dtype, ranges, sample_schema
 
 _Rows = npt.NDArray[np.int64]
 _PIECES_PER_WORD = 4.0  # more than of English or Chinese; for samples whose manifest does not tell
@@ -27,21 +27,23 @@ class Chunk:
     def __init__(self, columns: dict[str, Any], seq_len: int) -> None:
         self.ids = column_values(columns["input_ids"])[0].reshape(-1, seq_len)
         self.packed_word_starts = column_values(columns["word_starts"])[0].reshape(len(self.ids), -1)
-        self.ragged = {name: column_values(columns[name])[0] for name in RAGGED_COLUMNS}
+        self.ragged = {
+            name: column_values(columns[name])[0] for name in (*RAGGED_COLUMNS, *SOURCE_COLUMNS) if name in columns
+        }
         self.borders = column_values(columns[RAGGED_COLUMNS[0]])[1]
 
 
 class ShardReader:
     """Finds the rows of one shard."""
 
-    def __init__(self, path: Path, seq_len: int, vocab_size: int) -> None:
-        self.path, self.seq_len, self.vocab_size = path, seq_len, vocab_size
+    def __init__(self, path: Path, seq_len: int, vocab_size: int, *, has_sources: bool = False) -> None:
+        self.path, self.seq_len, self.vocab_size, self.has_sources = path, seq_len, vocab_size, has_sources
 
     @cached_property
     def chunks(self) -> list[Chunk]:
         """Its record batches."""
         table = read_shard(self.path)
-        schema = sample_schema(self.seq_len, self.vocab_size)
+        schema = sample_schema(self.seq_len, self.vocab_size, has_sources=self.has_sources)
         if table.schema != schema:
             raise ArtifactError(f"{self.path}: has the columns {table.schema}, expected {schema}; run its stage again")
         return [
@@ -63,12 +65,14 @@ class ShardReader:
         return located
 
 
-def join_lists(found: list[tuple[_Rows, _Rows, Chunk]], counts: _Rows) -> dict[str, npt.NDArray[np.int64]]:
+def join_lists(
+    found: list[tuple[_Rows, _Rows, Chunk]], counts: _Rows, names: Sequence[str] = RAGGED_COLUMNS
+) -> dict[str, npt.NDArray[np.int64]]:
     """Return the list columns of the rows ``found`` as (B, K) arrays: ``counts`` (B,) values a row, then 0 or -100."""
     shape = (len(counts), int(counts.max(initial=0)))
     # Row i of the (B, K) array begins at element i · K of the flat one: with K = 3 and counts (2, 3), the values of the
     # two rows go to elements 0, 1 and 3, 4, 5, and element 2 keeps the fill value.
-    result = {name: np.full(shape, -100 if name == "next_sentence_labels" else 0, np.int64) for name in RAGGED_COLUMNS}
+    result = {name: np.full(shape, -100 if name == "next_sentence_labels" else 0, np.int64) for name in names}
     for indices, local, chunk in found:
         source = ranges(chunk.borders[local], counts[indices])
         target = ranges(indices * shape[1], counts[indices])
@@ -90,6 +94,7 @@ class SampleDataset:
         seq_len: Slots of a row.
         vocab_size: Pieces of the vocabulary.
         special_token_ids: Name (pad, unk, cls, sep, mask) -> id.
+        sources: The sources of a mixture, by their numbers in the rows; none unless all folders are made from the same.
 
     Raises:
         ArtifactError: If a folder holds no sample shards, a file is missing or of another size, or the folders differ
@@ -111,14 +116,18 @@ class SampleDataset:
         statistics = self.manifests[0].statistics
         self.seq_len, self.vocab_size = int(statistics["seq_len"]), int(statistics["vocab_size"])
         self.special_token_ids: dict[str, int] = statistics["special_token_ids"]
+        names = {tuple(manifest.statistics.get("sources", ())) for manifest in self.manifests}
+        self.sources: tuple[str, ...] = names.pop() if len(names) == 1 else ()
         self._first_rows_of_folders = np.cumsum([0, *(manifest.rows for manifest in self.manifests)])
         shards = [
-            (path, manifest.files[path.name].rows or 0)
+            (path, manifest.files[path.name].rows or 0, "sources" in manifest.statistics)
             for folder, manifest in zip(self.folders, self.manifests, strict=True)
             for path in shard_paths(folder)
         ]
-        self._first_rows = np.cumsum([0, *(rows for _, rows in shards)])
-        self._shards = [ShardReader(path, self.seq_len, self.vocab_size) for path, _ in shards]
+        self._first_rows = np.cumsum([0, *(rows for _, rows, _ in shards)])
+        self._shards = [
+            ShardReader(path, self.seq_len, self.vocab_size, has_sources=has_sources) for path, _, has_sources in shards
+        ]
 
     def __len__(self) -> int:
         """Return the number of rows, held-out ones included."""
@@ -168,7 +177,8 @@ class SampleDataset:
         Returns:
             input_ids (B, seq_len) uint16 or uint32; word_starts (B, seq_len) bool; sequence_lengths and
             segment_a_lengths (B, K) int64, 0 where a row has fewer than K sequences; next_sentence_labels (B, K) int64,
-            -100 there. K is the largest number of sequences in one of the rows.
+            -100 there. K is the largest number of sequences in one of the rows. With ``sources`` also segment_a_sources
+            and segment_b_sources (B, K) int64.
 
         Raises:
             IndexError: If a row is not in ``range(len(self))``.
@@ -190,7 +200,8 @@ class SampleDataset:
                 counts[here] = chunk.borders[local + 1] - chunk.borders[local]
                 found.append((here, local, chunk))
         word_starts = np.unpackbits(packed, axis=1, count=self.seq_len, bitorder="little").view(np.bool_)
-        return {"input_ids": ids, "word_starts": word_starts, **join_lists(found, counts)}
+        names = (*RAGGED_COLUMNS, *SOURCE_COLUMNS) if self.sources else RAGGED_COLUMNS
+        return {"input_ids": ids, "word_starts": word_starts, **join_lists(found, counts, names)}
 
 
 def _read(folder: Path) -> Manifest:

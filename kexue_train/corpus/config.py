@@ -135,7 +135,7 @@ class CorpusConfig(Config):
         "starts at the folder of the configuration file, in an override at the current folder; "
         f"suffixes: {allowed_suffixes()}.",
     )
-    sources: tuple[NamedSource, ...] = Field(default=(), max_length=1000)
+    sources: tuple[NamedSource, ...] = Field(default=(), max_length=64)
     """In place of ``inputs``: several corpora with names, each with its weight, filters and format. The name of a
     document's source goes with it, so that every stage counts by source."""
     max_size: str = "16MB"

@@ -33,6 +33,7 @@ class Kind(StrEnum):
     TRAIN = "train"
     VALIDATION = "validation"
     TASK = "task"
+    SOURCE = "source"
     CHECKPOINT = "checkpoint"
     CHECKPOINT_SAVED = "checkpoint_saved"
     CHECKPOINT_FAILED = "checkpoint_failed"
@@ -269,6 +270,13 @@ TASK_WEIGHT = Metric("task_weight", "weight")
 """What multiplies the losses of its micro-batches, if something does."""
 
 
+# A source of a mixture: one line for each of them, of its held-out predictions.
+SOURCE = TextField("source")
+SOURCE_LOSS = Metric("source_loss", "loss", unit="nat")
+SOURCE_ACCURACY = Metric("source_accuracy", "accuracy", "share")
+SOURCE_PREDICTIONS = Metric("source_predictions", "predictions", "count")
+
+
 def head_metrics(head: Head) -> tuple[Metric, Metric]:
     """Return loss and accuracy of a head; the losses of the first head come first on the page."""
     is_first = head == HEADS[0]
@@ -308,6 +316,7 @@ LINES: dict[Kind, tuple[Metric | TextField, ...]] = {
     ),
     Kind.VALIDATION: (*_SCORES, *(Metric(head.counted, head.counted, "count") for head in HEADS)),
     Kind.TASK: (TASK, TASK_SPLIT, TASK_LOSS, TASK_ACCURACY, TASK_LABELS, TASK_WEIGHT),
+    Kind.SOURCE: (SOURCE, SOURCE_LOSS, SOURCE_ACCURACY, SOURCE_PREDICTIONS),
     Kind.CHECKPOINT: (STALL_SECONDS,),
     Kind.CHECKPOINT_SAVED: (Metric("write_seconds", "time to write", "seconds", "s"),),
     Kind.CHECKPOINT_FAILED: (Metric("failures_in_a_row", "failures in a row", "count"), REASON),

@@ -20,7 +20,17 @@ from prometheus_client.registry import Collector
 
 from kexue_train.foundation.errors import ArtifactError, ResourceError
 from kexue_train.foundation.run_dir import RunDir
-from kexue_train.metrics.fields import LINES, STEP, Kind, Metric, Record
+from kexue_train.metrics.fields import (
+    LINES,
+    SOURCE,
+    SOURCE_ACCURACY,
+    SOURCE_LOSS,
+    SOURCE_PREDICTIONS,
+    STEP,
+    Kind,
+    Metric,
+    Record,
+)
 from kexue_train.metrics.file import read_metric_lines
 
 Family = CounterMetricFamily | GaugeMetricFamily
@@ -104,6 +114,11 @@ class RunCollector(Collector):
                 if (value := metric.of(record)) is not None:
                     family = _gauge(families, f"kexue_{_NEWEST[kind]}_{metric.key}", _describe(metric))
                     family.add_metric(labels, value)
+        for source, record in lines.sources.items():
+            for metric in (SOURCE_LOSS, SOURCE_ACCURACY, SOURCE_PREDICTIONS):
+                if (value := metric.of(record)) is not None:
+                    family = _gauge(families, f"kexue_validation_{metric.key}", _describe(metric), "source")
+                    family.add_metric([*labels, source], value)
         events = _counter(families, "kexue_training_events", "Lines of metrics.jsonl by kind: what happened so far.")
         for kind, number in sorted(lines.events.items()):
             events.add_metric([*labels, kind.value], number)
@@ -118,6 +133,8 @@ class _Lines:
     version: tuple[int, int, int]
     newest: dict[Kind, Record] = field(default_factory=dict)
     events: Counter[Kind] = field(default_factory=Counter)
+    sources: dict[str, Record] = field(default_factory=dict)
+    """The newest line of each source of a mixture."""
 
     @classmethod
     def of(cls, records: Iterable[Record], version: tuple[int, int, int]) -> _Lines:
@@ -126,6 +143,8 @@ class _Lines:
             kind = record["kind"]
             if kind in _NEWEST:
                 lines.newest[kind] = record
+            elif kind is Kind.SOURCE:
+                lines.sources[str(SOURCE.of(record))] = record
             elif kind is not Kind.TASK:
                 lines.events[kind] += 1
         return lines
@@ -166,8 +185,8 @@ def _replace(family: GaugeMetricFamily, labels: list[str], value: float) -> None
     family.add_metric(labels, value)
 
 
-def _gauge(families: dict[str, Family], name: str, text: str) -> GaugeMetricFamily:
-    family = families.setdefault(name, GaugeMetricFamily(name, text, labels=["run", "stage"]))
+def _gauge(families: dict[str, Family], name: str, text: str, *more: str) -> GaugeMetricFamily:
+    family = families.setdefault(name, GaugeMetricFamily(name, text, labels=["run", "stage", *more]))
     assert isinstance(family, GaugeMetricFamily)
     return family
 

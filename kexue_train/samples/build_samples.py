@@ -41,6 +41,7 @@ from kexue_train.samples.row_counts import RowCounts
 from kexue_train.samples.sample_shard import ShardResult, ShardTask, make_sample_shard, sum_results
 from kexue_train.samples.schema import COUNTS_NAME, TOKENIZER_NAME, sample_schema
 from kexue_train.samples.segmentation import prepare_words, word_settings
+from kexue_train.samples.source_tokens import describe_documents
 from kexue_train.samples.tokenizer import load_tokenizer, note_unknown_text, special_token_ids
 from kexue_train.shuffle.config import ShuffleConfig
 from kexue_train.shuffle.shuffle_corpus import planned_shards
@@ -84,7 +85,7 @@ def build_samples(
     note_unknown_text(tokenizer, shards, progress)
     partial = open_partial(out_dir, recipe, progress, method=_METHOD)
     (partial / _SCRATCH).mkdir(exist_ok=True)
-    tasks = _plan(config, shards, tokenizer, partial, seed)
+    tasks = _plan(config, shards, tuple(text_manifest.statistics.get("sources", ())), tokenizer, partial, seed)
     # A token takes about as much as its text; rows to be mixed lie on disk twice.
     require_disk(partial, text_manifest.bytes * (2 if config.shuffle == "global" else 1), "the sample stage")
     results = _run(make_sample_shard, tasks, executor, progress)
@@ -94,7 +95,9 @@ def build_samples(
     return _finish(tasks, results, rows, text_manifest, recipe, out_dir, progress)
 
 
-def _plan(config: SampleConfig, shards: Path, tokenizer: Path, partial: Path, seed: int) -> list[ShardTask]:
+def _plan(
+    config: SampleConfig, shards: Path, sources: tuple[str, ...], tokenizer: Path, partial: Path, seed: int
+) -> list[ShardTask]:
     paths = shard_paths(shards)
     words = prepare_words(config, shards, partial)
     counts = [read_shard(path).num_rows for path in paths]
@@ -118,6 +121,7 @@ def _plan(config: SampleConfig, shards: Path, tokenizer: Path, partial: Path, se
             scratch=partial / _SCRATCH,
             config=config,
             seed=seed,
+            sources=sources,
             heldout_documents=heldout if index == 0 else 0,
         )
         for index, path in enumerate(paths)
@@ -152,7 +156,8 @@ def _mix(
 ) -> list[int]:
     """Write the shards from the rows of all; returns the rows of each."""
     first = tasks[0]
-    schema = sample_schema(first.config.seq_len, load_tokenizer(first.tokenizer).get_vocab_size())
+    vocab_size = load_tokenizer(first.tokenizer).get_vocab_size()
+    schema = sample_schema(first.config.seq_len, vocab_size, has_sources=bool(first.sources))
     gathers = [GatherRowsTask(task.index, task.num_shards, task.scratch, task.folder, schema) for task in tasks]
     gathered: list[GatheredRows] = _run(gather_rows, gathers, executor, progress)
     made, mixed = _sum(result.output for result in results), _sum(result.output for result in gathered)
@@ -194,9 +199,15 @@ def _finish(
     _require_training_rows(counts, documents)
     if config.nsp:
         note_missing_pairs(counts.numbers, progress)
+    if unheard := [name for name, found in counts.by_source.describe().items() if not found["heldout_tokens"]]:
+        progress.note(
+            f"no held-out document is of {', '.join(unheard)}, so no loss is known of it; raise "
+            "samples.heldout_fraction, or the weight of the source"
+        )
     np.save(partial / COUNTS_NAME, counts.token_counts)
     names = [task.name for task in tasks]
-    features = Features.from_arrow_schema(sample_schema(config.seq_len, counts.vocab_size)).to_dict()
+    schema = sample_schema(config.seq_len, counts.vocab_size, has_sources=bool(tasks[0].sources))
+    features = Features.from_arrow_schema(schema).to_dict()
     write_dataset_files(partial, features, names)
     _copy_tokenizer(tasks[0].tokenizer, partial / TOKENIZER_NAME)
     described = describe_files(partial, dict(zip(names, shard_rows, strict=True)))
@@ -206,10 +217,15 @@ def _finish(
         seed=tasks[0].seed,
         rows=counts.numbers["rows"],
         rows_checksum=checksum,
-        statistics=counts.describe(dict.fromkeys(results[0].documents, 0) | documents),
+        statistics=counts.describe(dict.fromkeys(results[0].documents, 0) | documents | _by_source(tasks, results)),
     )
     shutil.rmtree(partial / _SCRATCH)
     return publish(partial, out_dir, manifest)
+
+
+def _by_source(tasks: Sequence[ShardTask], results: Sequence[ShardResult]) -> dict[str, Any]:
+    names = tasks[0].sources
+    return {"source_documents": describe_documents(names, [r.source_documents for r in results])} if names else {}
 
 
 def _require_training_rows(counts: RowCounts, documents: Mapping[str, int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from kexue_train.samples.nsp import IS_NEXT, IS_RANDOM, NO_PAIR
 from kexue_train.samples.schema import RAGGED_COLUMNS, column_values, rows_to_bytes
+from kexue_train.samples.source_tokens import SourceTokens
 from kexue_train.shuffle.keys import hash_rows, sum_words
 
 _LONG_WORD = 8  # words of so many pieces and more are counted together in the histogram
@@ -26,10 +27,14 @@ class RowCounts:
             of A and true Bs, which are the documents': document_tokens and unknown_tokens.
         token_counts: (vocab_size,) int64, occurrences of each id in the training rows.
         word_lengths: (seq_len + 1,) int64, words of each number of tokens in the training rows.
+        by_source: Tokens by source; of a mixture, whose ``sources`` are named.
         checksum: Sum of the hashes of the rows' bytes modulo 2¹²⁸.
     """
 
-    def __init__(self, seq_len: int, vocab_size: int, special_token_ids: Mapping[str, int]) -> None:
+    def __init__(
+        self, seq_len: int, vocab_size: int, special_token_ids: Mapping[str, int], sources: Sequence[str] = ()
+    ) -> None:
+        self.by_source = SourceTokens(sources)
         self.seq_len, self.vocab_size, self.special_token_ids = seq_len, vocab_size, special_token_ids
         self.numbers: Counter[str] = Counter(rows=0, heldout_rows=0, sequences=0, pairs=0, negative_pairs=0)
         self.numbers.update(real_tokens=0, document_tokens=0, unknown_tokens=0)
@@ -54,12 +59,13 @@ class RowCounts:
             document_tokens=int((segment_a - 2).sum() + (lengths - segment_a - 1)[labels == IS_NEXT].sum()),
             unknown_tokens=self._unknown(ids, lengths, segment_a, labels, np.diff(borders)),
         )
+        self.by_source.add(batch, is_heldout=is_heldout)
         if not is_heldout:
             self.token_counts += np.bincount(ids, minlength=self.vocab_size)
             self.word_lengths += self._words(ids, batch)
         self.checksum = (self.checksum + sum_words(hash_rows(rows_to_bytes(batch)))) % (1 << 128)
 
-    def describe(self, documents: Mapping[str, int]) -> dict[str, Any]:
+    def describe(self, documents: Mapping[str, Any]) -> dict[str, Any]:
         """Return the statistics of the manifest, beside ``documents`` (numbers by name); there is at least one row."""
         found, tokens = self.numbers, np.arange(len(self.word_lengths))
         words = int(self.word_lengths.sum())
@@ -80,6 +86,7 @@ class RowCounts:
             "mean_pairs_per_row": round(found["pairs"] / found["rows"], 4),
             "mean_sequences_per_row": round(found["sequences"] / found["rows"], 4),
             "special_token_ids": dict(self.special_token_ids),
+            **({"sources": self.by_source.describe()} if self.by_source.names else {}),
         }
 
     def _histogram(self) -> dict[str, int]:

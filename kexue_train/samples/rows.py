@@ -73,6 +73,7 @@ def row_batches(
     seq_len: int,
     vocab_size: int,
     special_token_ids: Mapping[str, int],
+    sources: npt.NDArray[np.integer[Any]] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Lay sequences out in their rows and yield the rows in order, about a million slots at a time.
 
@@ -84,10 +85,11 @@ def row_batches(
         seq_len: Slots of a row; the sequences of a row fit into them.
         vocab_size: Decides the type of the ids.
         special_token_ids: Name -> id of "cls" and "sep".
+        sources: (documents,) number of each document's source in a mixture; None: there is none.
     """
     order = np.argsort(rows, kind="stable")
     rows = rows[order]
-    schema = sample_schema(seq_len, vocab_size)
+    schema = sample_schema(seq_len, vocab_size, has_sources=sources is not None)
     rows_per_batch = max(1, SLOTS_PER_BATCH // seq_len)
     for first in range(0, num_rows, rows_per_batch):
         last = min(first + rows_per_batch, num_rows)
@@ -103,9 +105,19 @@ def row_batches(
                 pa.ListArray.from_arrays(borders, pa.array(segment_a.astype(np.uint16))),
                 pa.ListArray.from_arrays(borders, pa.array(part.labels.astype(np.int8))),
                 pa.FixedSizeListArray.from_arrays(pa.array(starts.ravel()), starts.shape[1]),
+                *(pa.ListArray.from_arrays(borders, numbers) for numbers in _sources(documents, part, sources)),
             ],
             schema=schema,
         )
+
+
+def _sources(documents: Documents, part: Sequences, sources: npt.NDArray[np.integer[Any]] | None) -> Iterator[pa.Array]:
+    """Yield the numbers of the sources of A and of B; nothing without sources."""
+    if sources is None:
+        return
+    for starts in (part.a_starts, np.where(part.b_lengths > 0, part.b_starts, part.a_starts)):
+        # Of documents that begin at one place the last is the one that is not empty.
+        yield pa.array(sources[np.searchsorted(documents.offsets, starts, "right") - 1].astype(np.uint16))
 
 
 def _lay_out(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from kexue_train.foundation.arrow_shards import ShardWriter, format_checksum, shard_name
@@ -22,7 +23,8 @@ from kexue_train.samples.row_counts import RowCounts
 from kexue_train.samples.rows import pack, permute_rows, row_batches
 from kexue_train.samples.schema import sample_schema
 from kexue_train.samples.segmentation import segmenter
-from kexue_train.samples.shard_texts import iter_text_batches, text_column, texts_checksum
+from kexue_train.samples.shard_texts import iter_text_batches, source_numbers, text_column, texts_checksum
+from kexue_train.samples.source_tokens import count_documents
 from kexue_train.samples.tokenizer import load_tokenizer, special_token_ids
 
 
@@ -42,6 +44,8 @@ class ShardTask:
     """Where the marker of a finished task and its counts go."""
     config: SampleConfig
     seed: int
+    sources: tuple[str, ...]
+    """The sources of a mixture; none: the texts are of none."""
     heldout_documents: int
     """The first so many documents of this shard are kept out of training; their rows are written first."""
 
@@ -87,6 +91,10 @@ class ShardResult:
     """Checksum of the texts."""
     output: str
     """Checksum of the rows."""
+    source_documents: dict[str, list[int]] = field(default_factory=dict)
+    """Of a mixture: what ``count_documents`` counts."""
+    source_tokens: list[list[int]] = field(default_factory=list)
+    """Of a mixture: ``SourceTokens.counts``."""
 
     @property
     def rows(self) -> int:
@@ -107,12 +115,16 @@ def make_sample_shard(task: ShardTask) -> ShardResult:
     texts = text_column(task.text_shard)
     heldout = min(task.heldout_documents, len(texts))
     found = {"documents": len(texts), "heldout_documents": heldout, "empty_documents": 0, "single_documents": 0}
-    counts = RowCounts(task.config.seq_len, encoder.vocab_size, specials)
-    with _open_outputs(task, sample_schema(task.config.seq_len, encoder.vocab_size)) as outputs:
-        for group, column in enumerate((texts.slice(0, heldout), texts.slice(heldout))):
+    counts = RowCounts(task.config.seq_len, encoder.vocab_size, specials, task.sources)
+    sources = source_numbers(task.text_shard, task.sources) if task.sources else None
+    schema = sample_schema(task.config.seq_len, encoder.vocab_size, has_sources=bool(task.sources))
+    with _open_outputs(task, schema) as outputs:
+        for group, part in enumerate((slice(heldout), slice(heldout, len(texts)))):
+            column = texts.slice(part.start or 0, len(range(len(texts))[part]))
+            own = None if sources is None else sources[part]
             documents = concatenate(map(encoder.encode, iter_text_batches(column)), encoder.dtype)
             sequences = _make_sequences(task, documents, group)
-            for batch in _rows(task, documents, sequences, group, encoder.vocab_size, specials):
+            for batch in _rows(task, documents, sequences, group, own, encoder.vocab_size, specials):
                 outputs[group](batch)
                 counts.add(batch, is_heldout=group == 0)
             found["empty_documents"] += int(np.count_nonzero(np.diff(documents.offsets) == 0))
@@ -124,6 +136,8 @@ def make_sample_shard(task: ShardTask) -> ShardResult:
         found,
         texts_checksum(texts),
         format_checksum(counts.checksum),
+        {} if sources is None else count_documents(sources, heldout, len(task.sources)),
+        counts.by_source.counts.tolist(),
     )
     write_atomic(task.marker, json.dumps(asdict(result)))
     return result
@@ -133,11 +147,13 @@ def sum_results(
     tasks: Sequence[ShardTask], results: Sequence[ShardResult], vocab_size: int, special_token_ids: Mapping[str, int]
 ) -> RowCounts:
     """Return the counts of all tasks together, but for the checksum."""
-    total = RowCounts(tasks[0].config.seq_len, vocab_size, special_token_ids)
+    total = RowCounts(tasks[0].config.seq_len, vocab_size, special_token_ids, tasks[0].sources)
     for task, result in zip(tasks, results, strict=True):
         total.numbers.update(result.numbers)
         total.word_lengths += np.array(result.word_lengths)
         total.token_counts += np.load(task.token_counts, allow_pickle=False)
+        if task.sources:
+            total.by_source.counts += np.array(result.source_tokens)
     return total
 
 
@@ -168,6 +184,7 @@ def _rows(
     documents: Documents,
     sequences: Sequences,
     group: int,
+    sources: npt.NDArray[np.int64] | None,
     vocab_size: int,
     specials: dict[str, int],
 ) -> Iterator[pa.RecordBatch]:
@@ -182,4 +199,5 @@ def _rows(
         seq_len=seq_len,
         vocab_size=vocab_size,
         special_token_ids=specials,
+        sources=sources,
     )

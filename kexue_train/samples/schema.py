@@ -9,6 +9,8 @@ other, then [PAD] (id 0). Columns:
 * ``next_sentence_labels``: list<int8>, per sequence 0 = B is next, 1 = B is from another document, -100 = no B.
 * ``word_starts``: fixed_size_list<uint8>[ceil(seq_len / 8)], one bit per slot (bit k of byte b is slot 8b + k): set
   where a word starts, at every special token and at the first [PAD]; a word is [start, next start).
+* of a mixture also ``segment_a_sources`` and ``segment_b_sources``: list<uint16>, per sequence the numbers of the
+  sources that A and B are from, in the order of ``sources`` in the manifest; without a B that of A twice.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ TOKENIZER_NAME = "tokenizer"
 """The tokenizer travels with the samples, since training writes it into every checkpoint."""
 PAD_ID = 0
 RAGGED_COLUMNS = ("sequence_lengths", "segment_a_lengths", "next_sentence_labels")
+SOURCE_COLUMNS = ("segment_a_sources", "segment_b_sources")
+"""Columns of a mixture."""
 _FIXED_COLUMNS = ("input_ids", "word_starts")
 
 
@@ -42,8 +46,9 @@ def id_dtype(vocab_size: int) -> type[np.unsignedinteger[Any]]:
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
-def sample_schema(seq_len: int, vocab_size: int) -> pa.Schema:
-    """Return the Arrow schema of sample shards."""
+def sample_schema(seq_len: int, vocab_size: int, *, has_sources: bool = False) -> pa.Schema:
+    """Return the Arrow schema of sample shards; ``has_sources`` if they are made from a mixture."""
+    sources = [(name, pa.list_(pa.uint16())) for name in SOURCE_COLUMNS] if has_sources else []
     return pa.schema(
         [
             ("input_ids", pa.list_(pa.from_numpy_dtype(np.dtype(id_dtype(vocab_size))), seq_len)),
@@ -51,8 +56,14 @@ def sample_schema(seq_len: int, vocab_size: int) -> pa.Schema:
             ("segment_a_lengths", pa.list_(pa.uint16())),
             ("next_sentence_labels", pa.list_(pa.int8())),
             ("word_starts", pa.list_(pa.uint8(), (seq_len + 7) // 8)),
+            *sources,
         ]
     )
+
+
+def ragged_columns(schema: pa.Schema) -> tuple[str, ...]:
+    """Return the columns with a value for each sequence."""
+    return (*RAGGED_COLUMNS, *(name for name in SOURCE_COLUMNS if name in schema.names))
 
 
 def column_values(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -69,10 +80,10 @@ def rows_to_bytes(batch: pa.RecordBatch) -> pa.LargeBinaryArray:
     """Encode each row as bytes: what its hash is taken of, and how it travels when rows of all shards are mixed.
 
     The bytes are ids, word starts (both of fixed size), then, for the k sequences of the row, k lengths, k lengths of
-    A, k labels; all as in the columns of the batch, little-endian.
+    A, k labels, and of a mixture k sources of A and k of B; all as in the columns of the batch, little-endian.
     """
     parts = []
-    for name in (*_FIXED_COLUMNS, *RAGGED_COLUMNS):
+    for name in (*_FIXED_COLUMNS, *ragged_columns(batch.schema)):
         values, borders = column_values(batch.column(name))
         parts.append(make_binary(np.diff(borders) * values.itemsize, np.ascontiguousarray(values).view(np.uint8)))
     return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.large_binary()))
@@ -98,7 +109,7 @@ def rows_from_bytes(rows: pa.LargeBinaryArray, schema: pa.Schema) -> pa.RecordBa
             cut(np.full(len(rows), width), kind.value_type), kind.list_size
         )
         offset += width
-    ragged = {name: schema.field(name).type.value_type for name in RAGGED_COLUMNS}
+    ragged = {name: schema.field(name).type.value_type for name in ragged_columns(schema)}
     counts = (sizes - offset) // sum(kind.bit_width // 8 for kind in ragged.values())
     borders = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     for name, kind in ragged.items():

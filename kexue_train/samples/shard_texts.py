@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kexue_train.foundation.arrow_shards import format_checksum, read_shard, shard_paths
 from kexue_train.foundation.errors import ArtifactError
+from kexue_train.shuffle.config import SOURCE_COLUMN
 from kexue_train.shuffle.keys import hash_rows, sum_words
 
 _BATCH_CHARS = 1_000_000
@@ -75,6 +78,24 @@ def text_column(path: Path) -> pa.ChunkedArray:
             "give a folder made by 'kexue shuffle'"
         )
     return table.column("text")
+
+
+def source_numbers(path: Path, names: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return the place in ``names`` of each document's source, shape (documents,).
+
+    Raises:
+        ArtifactError: If a document has another source, or none.
+    """
+    table = read_shard(path)
+    has_column = SOURCE_COLUMN in table.column_names
+    found = pc.index_in(table.column(SOURCE_COLUMN), pa.array(names, pa.string())) if has_column else None
+    if found is None or found.null_count:
+        raise ArtifactError(
+            f"{path}: needs a column '{SOURCE_COLUMN}' with one of {', '.join(names)} for each document, as the "
+            "manifest says; delete the folder and run its stage again"
+        )
+    numbers: npt.NDArray[np.int64] = found.to_numpy().astype(np.int64)
+    return numbers
 
 
 def texts_checksum(texts: pa.ChunkedArray) -> str:

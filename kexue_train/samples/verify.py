@@ -14,11 +14,13 @@ from kexue_train.foundation.arrow_shards import format_checksum, read_shard, sha
 from kexue_train.foundation.artifacts import MANIFEST_NAME, Manifest, verify_artifact
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.foundation.progress import SILENT, Progress
+from kexue_train.samples.nsp import IS_RANDOM
 from kexue_train.samples.row_counts import RowCounts
 from kexue_train.samples.schema import (
     COUNTS_NAME,
     PAD_ID,
     RAGGED_COLUMNS,
+    SOURCE_COLUMNS,
     TOKENIZER_NAME,
     column_values,
     sample_schema,
@@ -57,15 +59,16 @@ def _count_rows(folder: Path, manifest: Manifest, progress: Progress) -> RowCoun
     """Return what is counted over all rows, each of which is checked."""
     facts = manifest.statistics
     seq_len, vocab_size, specials = facts["seq_len"], facts["vocab_size"], facts["special_token_ids"]
-    schema = sample_schema(seq_len, vocab_size)
-    counts = RowCounts(seq_len, vocab_size, specials)
+    sources = tuple(facts.get("sources", ()))
+    schema = sample_schema(seq_len, vocab_size, has_sources=bool(sources))
+    counts = RowCounts(seq_len, vocab_size, specials, sources)
     for path in shard_paths(folder):
         table = read_shard(path)
         if table.schema != schema:
             raise ArtifactError(f"{path}: has the columns {table.schema}, expected {schema}; {_AGAIN}")
         first = 0
         for batch in table.to_batches():
-            broken = find_broken_row(batch, vocab_size, specials)
+            broken = find_broken_row(batch, vocab_size, specials) or find_wrong_source(batch, len(sources))
             if broken is not None:
                 row, promise = broken
                 raise ArtifactError(f"{path}: row {first + row} violates a rule: {promise}; {_AGAIN}")
@@ -116,6 +119,24 @@ def find_broken_row(
     rows = np.repeat(np.arange(len(ids)), counts[0])
     return _broken_lengths(rows, lengths, segment_a, labels, ids.shape) or _broken_slots(
         ids, starts, rows, lengths, segment_a, vocab_size, special_token_ids
+    )
+
+
+def find_wrong_source(batch: pa.RecordBatch, num_sources: int) -> tuple[int, str] | None:
+    """Return a row of a mixture that breaks a promise about its sources, and which; None if every row is good."""
+    if not num_sources:
+        return None
+    labels, borders = column_values(batch.column("next_sentence_labels"))
+    (a_sources, a_borders), (b_sources, b_borders) = (column_values(batch.column(name)) for name in SOURCE_COLUMNS)
+    uneven = (np.diff(a_borders) != np.diff(borders)) | (np.diff(b_borders) != np.diff(borders))
+    if uneven.any():
+        return _first(uneven, "its lists differ in length")
+    rows = np.repeat(np.arange(batch.num_rows), np.diff(borders))
+    wrong = (np.maximum(a_sources, b_sources) >= num_sources) | ((labels != IS_RANDOM) & (a_sources != b_sources))
+    return (
+        (int(rows[np.argmax(wrong)]), "a source is unknown, or B of the same document has another")
+        if wrong.any()
+        else None
     )
 
 

@@ -22,6 +22,7 @@ from kexue_train.batches.collate import TARGETS, Batch, make_batch, without_unus
 from kexue_train.batches.labelled import Arrays, LabelledDataset, target_of
 from kexue_train.batches.loader import Plan, iter_batches, read_ahead
 from kexue_train.batches.mixed import MixedDataset, TrainingData
+from kexue_train.batches.source_labels import label_by_source
 from kexue_train.samples.mlm import IGNORE_INDEX, MaskingRates
 from kexue_train.samples.task_kinds import WORDS
 from kexue_train.train.job import JobConfig
@@ -101,11 +102,20 @@ def heldout_batches(config: JobConfig, phase: Phase, dataset: TrainingData) -> l
     batches = []
     for piece in _own_pieces(rows, phase.micro_batch_size):
         chosen = piece if len(piece) else rows[:1]
-        batch = to_tensors(make_batch(dataset, chosen, 0, seed=config.seed, rates=_rates(config)))
+        made = make_batch(dataset, chosen, 0, seed=config.seed, rates=_rates(config))
+        by_source = label_by_source(dataset, chosen, made)
+        batch = to_tensors(made) | to_tensors(by_source)
         if not len(piece):
-            batch |= {target.labels: torch.full_like(batch[target.labels], IGNORE_INDEX) for target in TARGETS}
+            labels = [*(target.labels for target in TARGETS), *by_source]
+            batch |= {name: torch.full_like(batch[name], IGNORE_INDEX) for name in labels}
         batches.append(batch)
     return batches
+
+
+def source_names(dataset: TrainingData) -> tuple[str, ...]:
+    """Return the sources of the sample rows among what is read, by which held-out batches have labels."""
+    words = dataset.words if isinstance(dataset, MixedDataset) else dataset
+    return words.sources if words else ()
 
 
 def _heldout_of_task(phase: Phase, task: LabelledDataset) -> list[Tensors]:
@@ -138,7 +148,7 @@ def _rates(config: JobConfig) -> MaskingRates:
     return MaskingRates(**config.train.objective.masking.model_dump())
 
 
-def to_tensors(batch: Batch | Arrays) -> Tensors:
+def to_tensors(batch: Batch | Arrays | dict[str, np.ndarray]) -> Tensors:
     """Return the arrays as tensors, without a copy."""
     return {name: torch.from_numpy(array) for name, array in cast(dict[str, np.ndarray], batch).items()}
 

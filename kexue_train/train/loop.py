@@ -28,14 +28,14 @@ from kexue_train.optim.embedding_rows import embedding_sizes
 from kexue_train.samples.task_kinds import WORDS
 from kexue_train.train.checkpoint import CheckpointWriter, TrainerState
 from kexue_train.train.config import TrainConfig
-from kexue_train.train.data import PhaseData, Tensors, heldout_batches, open_phase_data, to_device
+from kexue_train.train.data import PhaseData, Tensors, heldout_batches, open_phase_data, source_names, to_device
 from kexue_train.train.engine import Engine
 from kexue_train.train.faults.spikes import Spike, count_skipped_rows
 from kexue_train.train.faults.step_report import StepReport, StepReports
 from kexue_train.train.faults.stop import Ending, StopRequest
 from kexue_train.train.faults.watchdog import Watchdog
 from kexue_train.train.job import JobConfig, TrainDir
-from kexue_train.train.monitor.lines import phase_values, task_values, training_values, values_of_heads
+from kexue_train.train.monitor.lines import phase_values, source_values, task_values, training_values, values_of_heads
 from kexue_train.train.monitor.loggers import MetricLogger
 from kexue_train.train.monitor.meter import Meter, Speedometer
 from kexue_train.train.monitor.norms import StepNorms
@@ -324,12 +324,16 @@ def score_heldout(training: Training, heldout: Sequence[Tensors]) -> tuple[dict[
             yield batch
             guards.watchdog.beat(state.saved.micro_step)
 
-    scores = validate(setup.objective, until_asked(), setup.device)
+    sources = source_names(setup.datasets[phase_of(setup.phases, state.step).number - 1])
+    scores, by_source = validate(setup.objective, until_asked(), setup.device, sources)
     if ending:
         return {}, ending
     if training.outputs:
         if values := values_of_heads(scores, HEADS):
             training.outputs.metrics.write(Kind.VALIDATION, state.step, **values)
+        for name, own in by_source.items():
+            if values := source_values(own):
+                training.outputs.metrics.write(Kind.SOURCE, state.step, source=name, **values)
         write_task_lines(training.outputs.metrics, state.step, "heldout", scores, setup.objective.heads)
     return scores, None
 

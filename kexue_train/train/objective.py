@@ -9,7 +9,9 @@ from typing import assert_never
 import torch
 from torch import Tensor, nn
 
+from kexue_train.batches.collate import PREDICTION
 from kexue_train.batches.mixed import TrainingData
+from kexue_train.batches.source_labels import SOURCE_LABELS
 from kexue_train.model import RoFormerV2ForPreTraining
 from kexue_train.model.linear_cross_entropy import LabelScores
 from kexue_train.train.config import LossUnit
@@ -68,6 +70,8 @@ class PretrainingObjective(nn.Module):
     def forward(self, batch: Tensors) -> tuple[Tensor, Tensor]:
         """Compute the loss to differentiate, and the ``LabelScores`` of the heads behind it, stacked: [heads, 3].
 
+        Of held-out rows of a mixture, those of the predictions of each source follow them: [heads + sources, 3].
+
         Args:
             batch: The tensors of a ``Batch``, whose shapes are the same in every micro-batch; or of a micro-batch of a
                 labelled task. The heads whose labels it has are trained; the sums of the others are 0.
@@ -93,6 +97,7 @@ class PretrainingObjective(nn.Module):
                 for number, head in zip(called, heads, strict=True)
             ]
             scores = [head.score(self.model, state, labels) for head, (state, labels) in zip(heads, found, strict=True)]
+            by_source = self._score_sources(batch, hidden)
         if not called:  # rows of a rank that has none left to score
             return hidden.sum() * 0, hidden.new_zeros(len(self.heads), NUM_SUMS)
         means = [score.loss / (self.expected[n] or 1.0) for n, score in zip(called, scores, strict=True)]
@@ -100,6 +105,7 @@ class PretrainingObjective(nn.Module):
         sums = torch.stack([torch.stack(score) for score in scores]).detach()
         if len(called) < len(self.heads):
             sums = sums.new_zeros(len(self.heads), NUM_SUMS).index_copy(0, _index(called, sums.device), sums)
+        sums = torch.cat([sums, by_source]) if by_source is not None else sums
         loss = combine(means, heads, units)
         if self.weights is not None and self.training:
             loss = loss * self.weights.weight(self.heads[present[0]].task, loss.detach())
@@ -112,6 +118,18 @@ class PretrainingObjective(nn.Module):
             *(self.heads[number].layer(self.model) for number in self._present(batch)),
         ]
         return [param for module in trained for param in module.parameters()]
+
+    def _score_sources(self, batch: Tensors, hidden: Tensor) -> Tensor | None:
+        """Return the sums of the predictions of each source, [sources, 3], if the batch has labels of them.
+
+        All sources are scored on the same states, so that shapes and calls are the same on every rank.
+        """
+        if SOURCE_LABELS not in batch:
+            return None
+        head = next(head for head in self.heads if head.target == PREDICTION)
+        states = hidden.index_select(0, batch[PREDICTION.slots])
+        scores = [torch.stack(head.score(self.model, states, labels)) for labels in batch[SOURCE_LABELS]]
+        return torch.stack(scores).detach()
 
     def _present(self, batch: Tensors) -> list[int]:
         return [number for number, head in enumerate(self.heads) if head.target.slots in batch]
@@ -196,13 +214,20 @@ def total_loss(scores: dict[str, float], heads: Heads) -> float | None:
 
 
 @torch.no_grad()
-def validate(objective: PretrainingObjective, batches: Iterable[Tensors], device: torch.device) -> dict[str, float]:
+def validate(
+    objective: PretrainingObjective, batches: Iterable[Tensors], device: torch.device, sources: Sequence[str] = ()
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Return means over the held-out rows of all ranks, without dropout; masks are fixed, so values compare over time.
 
-    A collective call.
+    Those of the predictions of each of ``sources`` come second, by its name. A collective call.
     """
     objective.eval()
-    sums = torch.zeros(len(objective.heads), NUM_SUMS, device=device)
+    num_heads = len(objective.heads)
+    sums = torch.zeros(num_heads + len(sources), NUM_SUMS, device=device)
     for batch in batches:
-        sums += objective(to_device(batch, device))[1]
-    return mean_scores(sum_over_ranks(sums).tolist(), objective.heads)
+        found = objective(to_device(batch, device))[1]
+        sums[: len(found)] += found
+    means = sum_over_ranks(sums).tolist()
+    words = [head for head in objective.heads if head.target == PREDICTION][:1]
+    by_source = {name: mean_scores([own], tuple(words)) for name, own in zip(sources, means[num_heads:], strict=True)}
+    return mean_scores(means[:num_heads], objective.heads), by_source

@@ -20,6 +20,9 @@ from kexue_train.metrics.fields import (
     PHASE,
     REASON,
     SEQ_LEN,
+    SOURCE,
+    SOURCE_ACCURACY,
+    SOURCE_LOSS,
     SPIKE_LOSS,
     SPIKE_STEP,
     STEP,
@@ -209,6 +212,8 @@ def describe(record: Record) -> str | None:
             return f"{step}validation: {'; '.join(filter(None, scores))}" if any(scores) else None
         case Kind.TASK if TASK_SPLIT.of(record) == "heldout":
             return f"{step}validation of {TASK.of(record)}: {_describe_scores(record, TASK_LOSS, TASK_ACCURACY)}"
+        case Kind.SOURCE:
+            return f"{step}validation of {SOURCE.of(record)}: {_describe_scores(record, SOURCE_LOSS, SOURCE_ACCURACY)}"
         case Kind.WARNING:
             return f"{step}{MESSAGE.of(record)}"
         case Kind.START:

@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from kexue_train.metrics.fields import CHOICE, PHASE, PHASE_FIELDS, TASK_ACCURACY, TASK_LABELS, TASK_LOSS
-from kexue_train.metrics.heads import HEADS, Head
+from kexue_train.metrics.fields import (
+    CHOICE,
+    PHASE,
+    PHASE_FIELDS,
+    SOURCE_ACCURACY,
+    SOURCE_LOSS,
+    SOURCE_PREDICTIONS,
+    TASK_ACCURACY,
+    TASK_LABELS,
+    TASK_LOSS,
+)
+from kexue_train.metrics.heads import HEADS, MLM, Head
 from kexue_train.train.checkpoint import TrainerState
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.monitor.meter import Totals
@@ -77,6 +87,14 @@ def values_of_heads(scores: dict[str, float], heads: Iterable[Head]) -> dict[str
     """Return the scores that are of ``heads``, in their order there."""
     keys = {key for head in heads for key in (head.loss_key, head.accuracy_key, head.counted)}
     return {key: value for key, value in scores.items() if key in keys}
+
+
+def source_values(scores: dict[str, float]) -> dict[str, float]:
+    """Return what a line on a source of a mixture says of its held-out predictions; nothing if there were none."""
+    if MLM.counted not in scores:
+        return {}
+    keys = {SOURCE_LOSS: MLM.loss_key, SOURCE_ACCURACY: MLM.accuracy_key, SOURCE_PREDICTIONS: MLM.counted}
+    return {metric.key: scores[key] for metric, key in keys.items()}
 
 
 def task_values(head: Head, scores: dict[str, float]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 
 from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.errors import ResourceError
-from kexue_train.metrics.fields import Kind, Symptom
+from kexue_train.metrics.fields import SOURCE, Kind, Symptom
 from kexue_train.metrics.file import MetricWriter
 from kexue_train.train.job import TrainDir
 
@@ -192,7 +192,7 @@ class MetricLogger:
     Args:
         paths: The training's folder.
         resumed_step: Step of the checkpoint; 0 at a fresh start. Lines after it are cut off.
-        loggers: Names of ``train.logging.loggers``, which get the numbers of "train" and "validation" lines.
+        loggers: Names of ``train.logging.loggers``, which get the numbers of "train", "validation" and "source" lines.
         settings: The configuration, for them.
 
     Attributes:
@@ -217,8 +217,9 @@ class MetricLogger:
     def write(self, kind: Kind, step: int, **values: Any) -> None:
         """Append one line, and "warning" lines of what loggers complain about."""
         self._writer.write(kind, step, values)
-        if kind in (Kind.TRAIN, Kind.VALIDATION):
-            numbers = {f"{kind}/{name}": value for name, value in values.items() if value is not None}
+        if kind in (Kind.TRAIN, Kind.VALIDATION, Kind.SOURCE):
+            place = f"{kind}/{values[SOURCE.key]}" if kind == Kind.SOURCE else kind
+            numbers = {f"{place}/{n}": v for n, v in values.items() if v is not None and n != SOURCE.key}
             for logger in self._loggers:
                 logger.log(step, numbers)
         for logger in self._loggers:
