@@ -10,6 +10,7 @@ from kexue_train.metrics.fields import PHASE, STEP, Chart, Kind, Metric, Record,
 from kexue_train.metrics.heads import HEADS
 from kexue_train.report.charts import BarChart, LineChart, Point, Series, bar_chart, line_chart
 from kexue_train.report.run_data import RunData
+from kexue_train.report.sources import source_chart
 from kexue_train.report.training import training_shares
 
 
@@ -23,6 +24,8 @@ def training_charts(run: RunData) -> dict[str, list[LineChart]]:
     for chart, members in metrics.items():
         if drawn := _draw(run, chart, members):
             found[chart.section].append(drawn)
+    if drawn := source_chart(run):
+        found["learning"].append(drawn)
     return found
 
 

@@ -39,6 +39,8 @@ _NOT_LISTED = {
     "rank_correlation",
     "source_mixing",
     "near_duplicates",
+    "sources",
+    "source_documents",
 }
 
 
