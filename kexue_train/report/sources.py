@@ -29,7 +29,7 @@ _HEADER = [
 ]
 _NOTE = (
     "A weight is how often each document is taken. Left out: rejected, or dropped by a filter or for its kind. "
-    "Copies: of documents that stay elsewhere. Losses in nats and accuracies are of the masked tokens of each source in "
+    "Copies: of documents that stay elsewhere. Losses in nats and accuracies are of masked tokens of each source in "
     "the held-out rows, when training first scored them and last."
 )
 
