@@ -59,7 +59,8 @@ def _as_lines(step: "Step", lines: dict[str, list[str]]) -> Iterator[str]:
         for sequence in row.sequences:
             names = ("A", {True: "B, follows", False: "B, from another document", None: ""}[sequence.follows])
             for name, segment in zip(names, sequence.segments, strict=False):
-                yield f"  {name}: {printable(_shorten(segment.text))}"
+                of = f" ({printable(segment.source)})" if segment.source else ""
+                yield f"  {name}{of}: {printable(_shorten(segment.text))}"
                 yield from (f"      {printable(line)}" for line in _where(segment, lines))
 
 
@@ -88,7 +89,8 @@ def _row_values(row: "Row", lines: dict[str, list[str]]) -> dict[str, Any]:
             {"shard": str(place.shard), "document": place.document, "lines": lines.get(place.text, [])}
             for place in segment.places
         ]
-        return {"text": segment.text, "tokens": segment.tokens.tolist(), "documents": places}
+        source = {"source": segment.source} if segment.source else {}
+        return {"text": segment.text, **source, "tokens": segment.tokens.tolist(), "documents": places}
 
     sequences = [
         {"follows": sequence.follows, "segments": [values(segment) for segment in sequence.segments]}

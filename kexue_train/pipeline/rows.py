@@ -7,7 +7,7 @@ The documents are found by their tokens, and the lines by the documents' texts.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ from kexue_train.foundation.run_dir import RunDir
 from kexue_train.pipeline.run_config import RunConfig
 from kexue_train.samples.build_samples import list_of_lengths
 from kexue_train.samples.find_tokens import Place, Tokens, find_tokens
+from kexue_train.samples.schema import SOURCE_COLUMNS
 from kexue_train.samples.tokenizer import load_tokenizer
 from kexue_train.shuffle.read_again import find_again, hash_documents, read_again, sources_of_files
 from kexue_train.train.faults.spikes import SkippedRows, count_skipped_rows
@@ -43,6 +44,8 @@ class Segment:
     text: str
     """Its tokens as text, as far as the vocabulary keeps it."""
     tokens: Tokens
+    source: str = ""
+    """Name of the source it is of in a mixture; empty without one."""
     places: tuple[Place, ...] = ()
     """The documents that hold it, once they are looked for: mostly one, more if documents repeat each other."""
 
@@ -215,9 +218,10 @@ def _read_rows(dataset: SampleDataset, numbers: Tokens, epochs: Tokens, tokenize
             columns[name][index] for name in ("sequence_lengths", "segment_a_lengths", "next_sentence_labels")
         )
         starts = np.cumsum(lengths) - lengths
+        names = _source_names(dataset, columns, index)
         sequences = [
-            _sequence(columns["input_ids"][index][start : start + length], first, label, tokenizer)
-            for start, length, first, label in zip(starts, lengths, firsts, labels, strict=True)
+            _sequence(columns["input_ids"][index][start : start + length], first, label, of, tokenizer)
+            for start, length, first, label, of in zip(starts, lengths, firsts, labels, names, strict=True)
             if length
         ]
         shard = int(np.searchsorted(ends, number, "right"))
@@ -225,16 +229,24 @@ def _read_rows(dataset: SampleDataset, numbers: Tokens, epochs: Tokens, tokenize
     return tuple(rows)
 
 
-def _sequence(tokens: Tokens, first: int, label: int, tokenizer: Tokenizer) -> SampleSequence:
+def _source_names(dataset: SampleDataset, columns: Mapping[str, Tokens], index: int) -> list[tuple[str, str]]:
+    """Return the names of the sources of A and B of each sequence of a row, empty where there is no mixture."""
+    if not dataset.sources:
+        return [("", "")] * len(columns["sequence_lengths"][index])
+    numbers = (columns[name][index].tolist() for name in SOURCE_COLUMNS)
+    return [(dataset.sources[a], dataset.sources[b]) for a, b in zip(*numbers, strict=True)]
+
+
+def _sequence(tokens: Tokens, first: int, label: int, sources: tuple[str, str], tokenizer: Tokenizer) -> SampleSequence:
     """Cut ``[CLS] A [SEP] B [SEP]``; ``first`` counts [CLS] A [SEP]."""
-    a = _segment(tokens[1 : first - 1], tokenizer)
+    a = _segment(tokens[1 : first - 1], sources[0], tokenizer)
     if label not in (FOLLOWS, OTHER):
         return SampleSequence(a, None, None)
-    return SampleSequence(a, _segment(tokens[first:-1], tokenizer), bool(label == FOLLOWS))
+    return SampleSequence(a, _segment(tokens[first:-1], sources[1], tokenizer), bool(label == FOLLOWS))
 
 
-def _segment(tokens: Tokens, tokenizer: Tokenizer) -> Segment:
-    return Segment(tokenizer.decode(tokens.tolist()), tokens)
+def _segment(tokens: Tokens, source: str, tokenizer: Tokenizer) -> Segment:
+    return Segment(tokenizer.decode(tokens.tolist()), tokens, source)
 
 
 def _with_places(row: Row, found: dict[int, tuple[Place, ...]]) -> Row:

@@ -41,6 +41,7 @@ from kexue_train.samples.row_counts import RowCounts
 from kexue_train.samples.sample_shard import ShardResult, ShardTask, make_sample_shard, sum_results
 from kexue_train.samples.schema import COUNTS_NAME, TOKENIZER_NAME, sample_schema
 from kexue_train.samples.segmentation import prepare_words, word_settings
+from kexue_train.samples.shard_texts import text_column, text_hashes
 from kexue_train.samples.source_tokens import describe_documents
 from kexue_train.samples.tokenizer import load_tokenizer, note_unknown_text, special_token_ids
 from kexue_train.shuffle.config import ShuffleConfig
@@ -110,6 +111,7 @@ def _plan(
             f"held-out ones (samples.heldout_fraction={config.heldout_fraction}) and ones to train on; at least "
             "2 documents and one in the first shard are needed: add documents, or use fewer shards"
         )
+    heldout_texts = _save_heldout(paths[0], heldout, partial / _SCRATCH) if sources else None
     return [
         ShardTask(
             index=index,
@@ -122,10 +124,18 @@ def _plan(
             config=config,
             seed=seed,
             sources=sources,
+            heldout_texts=heldout_texts,
             heldout_documents=heldout if index == 0 else 0,
         )
         for index, path in enumerate(paths)
     ]
+
+
+def _save_heldout(shard: Path, number: int, scratch: Path) -> Path:
+    """Save the hashes of the first documents of ``shard``; those of a source of weight 2 have copies elsewhere."""
+    path = scratch / "heldout.npy"
+    np.save(path, text_hashes(text_column(shard).slice(0, number)))
+    return path
 
 
 class _CountedRows(Protocol):

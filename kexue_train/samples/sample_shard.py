@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from kexue_train.foundation.arrow_arrays import to_mask
 from kexue_train.foundation.arrow_shards import ShardWriter, format_checksum, shard_name
 from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.counter_rng import Purpose, generator
@@ -23,7 +24,14 @@ from kexue_train.samples.row_counts import RowCounts
 from kexue_train.samples.rows import pack, permute_rows, row_batches
 from kexue_train.samples.schema import sample_schema
 from kexue_train.samples.segmentation import segmenter
-from kexue_train.samples.shard_texts import iter_text_batches, source_numbers, text_column, texts_checksum
+from kexue_train.samples.shard_texts import (
+    are_among,
+    iter_text_batches,
+    source_numbers,
+    text_column,
+    text_hashes,
+    texts_checksum,
+)
 from kexue_train.samples.source_tokens import count_documents
 from kexue_train.samples.tokenizer import load_tokenizer, special_token_ids
 
@@ -46,6 +54,8 @@ class ShardTask:
     seed: int
     sources: tuple[str, ...]
     """The sources of a mixture; none: the texts are of none."""
+    heldout_texts: Path | None
+    """Hashes of all held-out texts, of which no copy is trained on; None: texts have no copies but by chance."""
     heldout_documents: int
     """The first so many documents of this shard are kept out of training; their rows are written first."""
 
@@ -86,7 +96,8 @@ class ShardResult:
     word_lengths: list[int]
     """``RowCounts.word_lengths``."""
     documents: dict[str, int]
-    """documents, heldout_documents; empty_documents hold no token; single_documents are one sequence, no pair."""
+    """documents, heldout_documents; empty_documents hold no token; single_documents are one sequence, no pair; of a
+    mixture left_out_documents are left out of training, as copies of held-out ones."""
     input: str
     """Checksum of the texts."""
     output: str
@@ -117,11 +128,12 @@ def make_sample_shard(task: ShardTask) -> ShardResult:
     found = {"documents": len(texts), "heldout_documents": heldout, "empty_documents": 0, "single_documents": 0}
     counts = RowCounts(task.config.seq_len, encoder.vocab_size, specials, task.sources)
     sources = source_numbers(task.text_shard, task.sources) if task.sources else None
+    is_copy = _find_copies(task, texts, heldout)
+    if is_copy is not None:
+        found["left_out_documents"] = int(np.count_nonzero(is_copy))
     schema = sample_schema(task.config.seq_len, encoder.vocab_size, has_sources=bool(task.sources))
     with _open_outputs(task, schema) as outputs:
-        for group, part in enumerate((slice(heldout), slice(heldout, len(texts)))):
-            column = texts.slice(part.start or 0, len(range(len(texts))[part]))
-            own = None if sources is None else sources[part]
+        for group, (column, own) in enumerate(_split(texts, sources, heldout, is_copy)):
             documents = concatenate(map(encoder.encode, iter_text_batches(column)), encoder.dtype)
             sequences = _make_sequences(task, documents, group)
             for batch in _rows(task, documents, sequences, group, own, encoder.vocab_size, specials):
@@ -136,11 +148,35 @@ def make_sample_shard(task: ShardTask) -> ShardResult:
         found,
         texts_checksum(texts),
         format_checksum(counts.checksum),
-        {} if sources is None else count_documents(sources, heldout, len(task.sources)),
+        {} if sources is None else count_documents(sources, heldout, is_copy, len(task.sources)),
         counts.by_source.counts.tolist(),
     )
     write_atomic(task.marker, json.dumps(asdict(result)))
     return result
+
+
+def _find_copies(task: ShardTask, texts: pa.ChunkedArray, heldout: int) -> npt.NDArray[np.bool_] | None:
+    """Return which documents are copies of held-out ones, shape (documents,); these themselves are none."""
+    if task.heldout_texts is None:
+        return None
+    is_copy = are_among(text_hashes(texts), np.load(task.heldout_texts, allow_pickle=False))
+    is_copy[:heldout] = False
+    return is_copy
+
+
+def _split(
+    texts: pa.ChunkedArray,
+    sources: npt.NDArray[np.int64] | None,
+    heldout: int,
+    is_copy: npt.NDArray[np.bool_] | None,
+) -> Iterator[tuple[pa.ChunkedArray, npt.NDArray[np.int64] | None]]:
+    """Yield texts and sources of the held-out documents, then of those to train on."""
+    yield texts.slice(0, heldout), None if sources is None else sources[:heldout]
+    rest, own = texts.slice(heldout), None if sources is None else sources[heldout:]
+    if is_copy is not None and is_copy.any():
+        keep = ~is_copy[heldout:]
+        rest, own = rest.filter(to_mask(keep)), None if own is None else own[keep]
+    yield rest, own
 
 
 def sum_results(

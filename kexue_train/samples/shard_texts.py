@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from kexue_train.foundation.arrow_shards import format_checksum, read_shard, shard_paths
 from kexue_train.foundation.errors import ArtifactError
 from kexue_train.shuffle.config import SOURCE_COLUMN
-from kexue_train.shuffle.keys import hash_rows, sum_words
+from kexue_train.shuffle.keys import Words, hash_rows, sum_words
 
 _BATCH_CHARS = 1_000_000
 
@@ -101,6 +101,21 @@ def source_numbers(path: Path, names: Sequence[str]) -> npt.NDArray[np.int64]:
 def texts_checksum(texts: pa.ChunkedArray) -> str:
     """Return the order-independent checksum of the texts, as in the manifest of their shards."""
     return format_checksum(sum(sum_words(hash_rows(chunk.cast(pa.large_binary()))) for chunk in texts.chunks))
+
+
+def text_hashes(texts: pa.ChunkedArray) -> Words:
+    """Return the hash of each text: shape (2, n)."""
+    parts = [hash_rows(chunk.cast(pa.large_binary())) for chunk in texts.chunks]
+    return np.concatenate([np.zeros((2, 0), np.uint64), *parts], axis=1)
+
+
+def are_among(hashes: Words, chosen: Words) -> npt.NDArray[np.bool_]:
+    """Return which of n hashes are also among the ``chosen`` ones: shape (n,)."""
+    known = set(zip(*chosen.tolist(), strict=True))
+    found: npt.NDArray[np.bool_] = np.isin(hashes[0], chosen[0])
+    for place in np.flatnonzero(found).tolist():
+        found[place] = (int(hashes[0, place]), int(hashes[1, place])) in known
+    return found
 
 
 def iter_text_batches(texts: Iterable[Any]) -> Iterator[list[str]]:

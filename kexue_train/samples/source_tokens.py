@@ -66,11 +66,25 @@ class SourceTokens:
             self.counts[COUNTED.index(name)] += values
 
 
-def count_documents(numbers: npt.NDArray[np.int64], heldout: int, num_sources: int) -> dict[str, list[int]]:
-    """Return documents and held-out documents by source, for one shard whose first ``heldout`` ones are held out."""
+def count_documents(
+    numbers: npt.NDArray[np.int64], heldout: int, is_copy: npt.NDArray[np.bool_] | None, num_sources: int
+) -> dict[str, list[int]]:
+    """Return by source the documents of a shard, those held out, and those left out of training as copies of such.
+
+    Args:
+        numbers: (documents,) the source of each.
+        heldout: So many first documents are held out.
+        is_copy: (documents,) which are copies of held-out ones; None: they are not looked for.
+        num_sources: Sources in all.
+    """
+    left_out = numbers[:0] if is_copy is None else numbers[is_copy]
     return {
-        "documents": np.bincount(numbers, minlength=num_sources).tolist(),
-        "heldout_documents": np.bincount(numbers[:heldout], minlength=num_sources).tolist(),
+        name: np.bincount(chosen, minlength=num_sources).tolist()
+        for name, chosen in (
+            ("documents", numbers),
+            ("heldout_documents", numbers[:heldout]),
+            ("left_out_documents", left_out),
+        )
     }
 
 

@@ -20,7 +20,7 @@ from kexue_train.corpus.records import RecordBlock
 from kexue_train.foundation.arrow_arrays import lengths_of, to_binary
 from kexue_train.foundation.errors import ArtifactError, ConfigError, CorpusError
 from kexue_train.shuffle.config import SOURCE_COLUMN, ShuffleConfig
-from kexue_train.shuffle.plan import ShufflePlan
+from kexue_train.shuffle.plan import ShufflePlan, estimate_text_bytes
 from kexue_train.shuffle.rows import Rows
 from kexue_train.shuffle.scatter_result import FileCounts, ScatterResult
 
@@ -73,7 +73,20 @@ def with_source(block: RecordBlock, source: Source) -> RecordBlock:
 
 def describe_shares(statistics: Mapping[str, Any]) -> str:
     """Return which share of the text each source has, largest first, from the statistics of shards; "" without any."""
-    shares = {name: entry["share"] for name, entry in statistics.get("sources", {}).items()}
+    return _name_shares({name: entry["share"] for name, entry in statistics.get("sources", {}).items()})
+
+
+def foresee_shares(inputs: Sequence[Source]) -> str:
+    """Return which share of the text each source of a mixture will have about, from the sizes of the files."""
+    sizes = {
+        named.name: estimate_text_bytes([source for source in inputs if source.named is named])
+        for named in sources_of(inputs)
+    }
+    total = sum(sizes.values())
+    return f"; about {_name_shares({name: size / total for name, size in sizes.items()})}" if total else ""
+
+
+def _name_shares(shares: Mapping[str, float]) -> str:
     names = sorted(shares, key=lambda name: -shares[name])
     more = f" and {len(names) - _SHOWN_SOURCES:,} more" if len(names) > _SHOWN_SOURCES else ""
     return ", ".join(f"{name} {shares[name]:.1%}" for name in names[:_SHOWN_SOURCES]) + more

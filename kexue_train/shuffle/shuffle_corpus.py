@@ -30,7 +30,7 @@ from kexue_train.foundation.errors import ConfigError, CorpusError, MachineLostE
 from kexue_train.foundation.progress import SILENT, Progress
 from kexue_train.foundation.runtime import available_memory_bytes, format_size, parse_size, require_disk
 from kexue_train.foundation.stage import Outlook, Stage, StagePlan
-from kexue_train.shuffle.by_source import describe_shares, kept_columns, order_sources
+from kexue_train.shuffle.by_source import describe_shares, foresee_shares, kept_columns, order_sources
 from kexue_train.shuffle.config import ShufConfig, ShuffleConfig, check_fits_sources
 from kexue_train.shuffle.kept_keys import describe_unread, with_all_kept
 from kexue_train.shuffle.near.estimate import measure_disk_rate
@@ -336,7 +336,8 @@ def _plan(config: _Config, outlook: Outlook) -> StagePlan:
         memory_bytes=memory,
         seconds=_START_SECONDS + outlook.text_bytes / rate,
         start_seconds=_START_SECONDS,
-        basis=f"the shuffle beside its peers: {rate / 1e6:.0f} MB/s, by {limit}; {plan.num_shards} shards",
+        basis=f"the shuffle beside its peers: {rate / 1e6:.0f} MB/s, by {limit}; {plan.num_shards} shards"
+        + foresee_shares(outlook.sources),
     )
 
 

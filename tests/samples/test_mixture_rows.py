@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
@@ -17,7 +18,7 @@ from kexue_train.samples.build_samples import build_samples
 from kexue_train.samples.config import SampleConfig, TokenizerConfig
 from kexue_train.samples.sample_shard import ShardTask, make_sample_shard
 from kexue_train.samples.schema import SOURCE_COLUMNS
-from kexue_train.samples.shard_texts import source_numbers
+from kexue_train.samples.shard_texts import source_numbers, text_column, text_hashes
 from kexue_train.samples.tokenizer import load_tokenizer, train_tokenizer
 from kexue_train.samples.verify import find_wrong_source, verify_sample_shards
 from kexue_train.shuffle.config import ShuffleConfig
@@ -112,8 +113,27 @@ def test_documents_are_counted_by_source(mixed):
     assert {name: entry["heldout_documents"] for name, entry in told.items()} == {s: first.count(s) for s in SOURCES}
 
 
+def test_no_copy_of_a_held_out_document_is_trained_on(mixed):
+    rows = [
+        row
+        for path in shard_paths(mixed / "shards")
+        for row in zip(*(read_shard(path).column(name).to_pylist() for name in ("text", "source")), strict=True)
+    ]
+    samples = read_manifest(mixed / "samples").statistics
+    heldout, rest = rows[: samples["heldout_documents"]], rows[samples["heldout_documents"] :]
+    copies = Counter(source for text, source in rest if text in {text for text, _ in heldout})
+    assert copies["chinese"]
+    told = samples["source_documents"]
+    assert {name: entry["left_out_documents"] for name, entry in told.items()} == {s: copies[s] for s in SOURCES}
+    assert samples["left_out_documents"] == copies.total()
+    trained = Counter(source for text, source in rest if text not in {text for text, _ in heldout})
+    assert trained.total() == samples["documents"] - samples["heldout_documents"] - copies.total()
+
+
 def test_but_for_the_sources_the_rows_are_those_of_the_same_texts_without(mixed, tmp_path):
     (tmp_path / "scratch").mkdir()
+    heldout = read_manifest(mixed / "samples").statistics["heldout_documents"]
+    np.save(tmp_path / "heldout.npy", text_hashes(text_column(shard_paths(mixed / "shards")[0]).slice(0, heldout)))
     task = ShardTask(
         index=0,
         num_shards=2,
@@ -125,7 +145,8 @@ def test_but_for_the_sources_the_rows_are_those_of_the_same_texts_without(mixed,
         config=SampleConfig(seq_len=48),
         seed=3,
         sources=(),
-        heldout_documents=read_manifest(mixed / "samples").statistics["heldout_documents"],
+        heldout_texts=tmp_path / "heldout.npy",
+        heldout_documents=heldout,
     )
     make_sample_shard(task)
     ours = read_shard(shard_paths(mixed / "samples")[0])
