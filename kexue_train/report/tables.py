@@ -41,6 +41,7 @@ _NOT_LISTED = {
     "near_duplicates",
     "sources",
     "source_documents",
+    "scripts",
 }
 
 

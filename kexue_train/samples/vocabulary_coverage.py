@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
 
+from kexue_train.corpus.scripts import script_of
 from kexue_train.samples.bert_tokenizer import PREFIX
 from kexue_train.samples.words import BertWords
 
@@ -87,17 +87,12 @@ def measure_coverage(tokenizer: Tokenizer, texts: Iterable[str]) -> Coverage:
             found.unknown_tokens += count
             found.unknown_characters += count * len(word)
             if len(word) > found.max_word_chars:
-                found.long_scripts.update({script: count * n for script, n in Counter(map(_script, word)).items()})
+                found.long_scripts.update({script: count * n for script, n in Counter(map(script_of, word)).items()})
                 found.longest_word = max(found.longest_word, word, key=len)
             else:
                 pieces = {c if index == 0 else PREFIX + c for index, c in enumerate(word)}
                 found.missing_pieces.update({piece: count for piece in pieces if piece not in vocab})
     return found
-
-
-def _script(character: str) -> str:
-    """Return what the name of a character begins with: Thai, Hiragana, Latin, Digit."""
-    return unicodedata.name(character, "other").partition(" ")[0].capitalize()
 
 
 def _first(counts: Counter[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,9 +81,15 @@ class Account:
 
 
 def make_manifest(
-    recipe: Recipe, account: Account, files: dict[str, FileEntry], *, seed: int, proof: RowsChecksum
+    recipe: Recipe,
+    account: Account,
+    files: dict[str, FileEntry],
+    *,
+    seed: int,
+    proof: RowsChecksum,
+    scripts: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Return the manifest of a shuffle that wrote ``files``."""
+    """Return the manifest of a shuffle that wrote ``files``; ``scripts`` is what ``measure_scripts`` found in them."""
     return build_manifest(
         recipe,
         files,
@@ -91,7 +97,8 @@ def make_manifest(
         rows=sum(result.rows for result in account.gathered),
         rows_checksum=proof,
         inputs=describe_inputs(recipe, account),
-        statistics=shuffle_statistics(account, [uri for uri, _, _ in recipe.inputs]),
+        statistics=shuffle_statistics(account, [uri for uri, _, _ in recipe.inputs])
+        | ({"scripts": scripts} if scripts else {}),
     )
 
 

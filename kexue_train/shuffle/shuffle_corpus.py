@@ -42,6 +42,7 @@ from kexue_train.shuffle.proof import Account, describe_shuffle_files, make_mani
 from kexue_train.shuffle.recipe import make_recipe, recipe_without_inputs
 from kexue_train.shuffle.rejected_records import DROPPED, REJECTED, join_records
 from kexue_train.shuffle.scatter_result import ScatterResult
+from kexue_train.shuffle.script_shares import measure_scripts
 from kexue_train.shuffle.text_shards import text_features
 
 _SCRATCH = ".spill"
@@ -223,11 +224,13 @@ def _finish(passes: Passes, recipe: Recipe, scattered: list[ScatterResult], part
     for kind in (REJECTED, DROPPED):
         join_records(kept_records(passes, scattered, kind), partial / kind)
     output = passes.config.output
+    names = [shard_file_name(output, shard, passes.plan.num_shards) for shard in range(passes.plan.num_shards)]
+    sources = [named.name for named in passes.mixture.sources]
+    scripts = measure_scripts((partial / name for name in names), output, passes.form.keep, sources)
     if output == "arrow":
-        names = [shard_file_name(output, shard, passes.plan.num_shards) for shard in range(passes.plan.num_shards)]
         write_dataset_files(partial, text_features(passes.form.keep), names)
     files = describe_shuffle_files(account, output, partial)
-    manifest = make_manifest(recipe, account, files, seed=passes.seed, proof=proof)
+    manifest = make_manifest(recipe, account, files, seed=passes.seed, proof=proof, scripts=scripts)
     write_atomic(partial / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
     shutil.rmtree(passes.scratch)
     return publish(partial, out_dir, manifest)
