@@ -26,9 +26,9 @@ from kexue_train.report.dropped_documents import dropped_document_tables
 from kexue_train.report.near_duplicates import near_duplicate_tables
 from kexue_train.report.results import evaluation_tables, headlines_of
 from kexue_train.report.run_data import RunData, load_run
-from kexue_train.report.scripts import script_tables
 from kexue_train.report.sources import source_tables
 from kexue_train.report.summary import summarise_run, total_seconds
+from kexue_train.report.writing import writing_tables
 
 
 def build_report(run_dir: Path, stages: Sequence[Stage[Any]] = ()) -> Path:
@@ -78,7 +78,7 @@ def render_run(run: RunData) -> str:
         evaluation=evaluation_tables(run),
         artifacts=tables.artifact_tables(run),
         inputs=tables.input_table(run),
-        sources=[*source_tables(run), *script_tables(run)],
+        sources=[*source_tables(run), *writing_tables(run)],
         dropped_documents=dropped_document_tables(run),
         near_duplicates=near_duplicate_tables(run),
         stages=tables.stage_table(run),

@@ -42,6 +42,7 @@ _NOT_LISTED = {
     "sources",
     "source_documents",
     "scripts",
+    "languages",
 }
 
 

@@ -57,6 +57,8 @@ class ShuffleConfig(Config):
     those that share most of their n-grams, directly or through others."""
     near: NearConfig = Field(default_factory=NearConfig)
     """Which documents are near-duplicates, with ``dedup: near``."""
+    languages: bool = False
+    """Guess the languages of the first documents, for the manifest and the report; needs the extra ``languages``."""
     output: Annotated[OutputChoice, OptionName("--to")] = "arrow"
     """Format of the output; the later stages read arrow. A file to write implies it by its suffix."""
 
@@ -95,6 +97,8 @@ class ShuffleConfig(Config):
         if self.dedup != "near":
             because = f"with dedup={self.dedup}: it is about dedup: near"
             refuse_without_effect(self.near, *type(self.near).model_fields, because=because)
+        if self.output == "csv":
+            refuse_without_effect(self, "languages", because="with output=csv, which is not read again")
         if not self.filters.is_active and self.dedup != "near":
             refuse_without_effect(self, "keep_dropped", because="without a filter or dedup: near")
         return self

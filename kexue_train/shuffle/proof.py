@@ -87,9 +87,9 @@ def make_manifest(
     *,
     seed: int,
     proof: RowsChecksum,
-    scripts: Mapping[str, Any] | None = None,
+    written_in: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Return the manifest of a shuffle that wrote ``files``; ``scripts`` is what ``measure_scripts`` found in them."""
+    """Return the manifest of a shuffle that wrote ``files``; ``written_in`` is what was found of its writing."""
     return build_manifest(
         recipe,
         files,
@@ -97,8 +97,7 @@ def make_manifest(
         rows=sum(result.rows for result in account.gathered),
         rows_checksum=proof,
         inputs=describe_inputs(recipe, account),
-        statistics=shuffle_statistics(account, [uri for uri, _, _ in recipe.inputs])
-        | ({"scripts": scripts} if scripts else {}),
+        statistics=shuffle_statistics(account, [uri for uri, _, _ in recipe.inputs]) | dict(written_in or {}),
     )
 
 

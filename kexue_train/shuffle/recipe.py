@@ -106,7 +106,8 @@ def _settings_of(config: ShuffleConfig, num_shards: int, seed: int) -> dict[str,
     settings = config.model_dump(include=names)
     if not config.filters.published:  # which earlier releases did not know
         del settings["filters"]["published"]
-    return {"seed": seed, "shards": num_shards, **settings}
+    more = {"languages": True} if config.languages else {}  # which earlier releases did not know
+    return {"seed": seed, "shards": num_shards, **settings, **more}
 
 
 def _settings_of_sources(config: ShuffleConfig, inputs: Sequence[Source]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Protocol
 from kexue_train.corpus.config import CorpusConfig
 from kexue_train.corpus.inputs import Source, check_unchanged, find_inputs
 from kexue_train.corpus.installed_docs import documents_of
+from kexue_train.corpus.languages import require_identifier
 from kexue_train.corpus.mixture import Documents, find_mixture
 from kexue_train.executor import DataStageConfig, Executor, choose_executor
 from kexue_train.foundation.arrow_shards import write_dataset_files
@@ -42,8 +43,8 @@ from kexue_train.shuffle.proof import Account, describe_shuffle_files, make_mani
 from kexue_train.shuffle.recipe import make_recipe, recipe_without_inputs
 from kexue_train.shuffle.rejected_records import DROPPED, REJECTED, join_records
 from kexue_train.shuffle.scatter_result import ScatterResult
-from kexue_train.shuffle.script_shares import measure_scripts
 from kexue_train.shuffle.text_shards import text_features
+from kexue_train.shuffle.writing import measure_writing
 
 _SCRATCH = ".spill"
 _MIN_BLANK_SHARE = 0.01
@@ -100,6 +101,8 @@ def shuffle_corpus(
         shutil.rmtree(partial_dir(out_dir) / _SCRATCH, ignore_errors=True)
     if manifest := find_complete(out_dir, recipe, replace=replace, progress=progress):
         return manifest
+    if config.languages:
+        require_identifier()
     with explain_full_disk(out_dir):
         partial = open_partial(out_dir, recipe, progress)
         form = ShardForm(config.output, kept_columns(config, sources))
@@ -226,11 +229,12 @@ def _finish(passes: Passes, recipe: Recipe, scattered: list[ScatterResult], part
     output = passes.config.output
     names = [shard_file_name(output, shard, passes.plan.num_shards) for shard in range(passes.plan.num_shards)]
     sources = [named.name for named in passes.mixture.sources]
-    scripts = measure_scripts((partial / name for name in names), output, passes.form.keep, sources)
+    shards = [partial / name for name in names]
+    written_in = measure_writing(shards, output, passes.form.keep, sources, with_languages=passes.config.languages)
     if output == "arrow":
         write_dataset_files(partial, text_features(passes.form.keep), names)
     files = describe_shuffle_files(account, output, partial)
-    manifest = make_manifest(recipe, account, files, seed=passes.seed, proof=proof, scripts=scripts)
+    manifest = make_manifest(recipe, account, files, seed=passes.seed, proof=proof, written_in=written_in)
     write_atomic(partial / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
     shutil.rmtree(passes.scratch)
     return publish(partial, out_dir, manifest)

@@ -79,6 +79,8 @@ def shuffle_to_file(
         BrokenPipeError: If nobody reads standard output to its end.
     """
     shuf = shuf or ShufConfig()
+    if config.languages:
+        raise ConfigError(f"{out}: is one file, where --languages has no effect; leave it out, or name a folder")
     file = _file_of(config, out)
     if not is_standard_output(out):
         check_not_among_inputs(Path(out), patterns_of(inputs))
