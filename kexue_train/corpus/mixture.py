@@ -82,6 +82,7 @@ def find_mixture(
             )
         except CorpusError as error:
             raise CorpusError(f"source '{named.name}': {error}") from None
+        settings = named.model_copy(update={"inputs": ()})  # all inputs would travel with each of them
         for source in inputs:
             is_elsewhere = is_uri(source.path)
             identity = without_credentials(source.path) if is_elsewhere else inspect_input(source.path).identity
@@ -91,5 +92,5 @@ def find_mixture(
                     f"{source.path}: is an input of the sources '{owner}' and '{named.name}', so its documents would "
                     "count for both; take it out of one of them, or give that one narrower globs"
                 )
-            found.append(replace(source, weight=named.weight, named=named))
+            found.append(replace(source, weight=named.weight, named=settings))
     return found

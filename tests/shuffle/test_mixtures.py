@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kexue_train.corpus.config import CorpusConfig, NamedSource
-from kexue_train.corpus.mixture import read_sources
+from kexue_train.corpus.mixture import find_mixture, read_sources
 from kexue_train.executor import LocalExecutor
 from kexue_train.foundation.arrow_shards import read_shard, shard_paths
 from kexue_train.foundation.artifacts import Manifest
@@ -85,6 +85,14 @@ def test_the_manifest_counts_what_lies_in_the_shards(mixed):
         assert (entry["documents"], entry["text_bytes"]) == (len(own), sum(own))
         assert entry["share"] == pytest.approx(sum(own) / total, abs=1e-6)
         assert entry["offered"] == entry["documents"] + entry["sampled_out"]
+
+
+def test_an_input_knows_its_source_but_not_the_other_inputs(folder, three):
+    found = find_mixture(three, format="auto", document="line")
+    assert [(Path(source.path).stem, source.named.name, source.weight) for source in found if source.named] == [
+        (name, name, weight) for name, weight in WEIGHTS.items()
+    ]
+    assert not any(source.named.inputs for source in found if source.named)
 
 
 def test_sources_of_equal_weight_are_each_halved_exactly(folder, tmp_path):
