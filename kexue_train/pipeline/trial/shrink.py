@@ -139,7 +139,7 @@ def _set_corpus(
         values["corpus"]["max_size"] = f"{size.text_bytes}B"
     else:
         kept = with_all_kept(config.shuffle, sources).keep
-        values["corpus"] |= {"inputs": [str(sample)]}
+        values["corpus"] |= {"inputs": [str(sample)], "sources": []}
         shuffle |= {"format": "auto", "document": "line", "text_key": "text", "weights": {}}
         shuffle |= {"keep": list(kept), "keep_all": False}
     shuffle |= {"shards": shards, "shard_size": "256MB"}
