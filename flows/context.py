@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from flows.artifacts import show_link
 from flows.credentials import as_given
 from kexue_train.cli.terminal import PlainBoard, StageBoard, make_board, open_console
 from kexue_train.foundation.errors import ConfigError, KexueError
+from kexue_train.foundation.json_logs import JsonFormatter, enter_run, wants_json
 from kexue_train.foundation.run_dir import RunDir
 from kexue_train.foundation.shipped_configs import find_config
 from kexue_train.foundation.stage import Stage
@@ -72,6 +74,8 @@ def run_context(
     """
     config = load_config(config_path, as_given(overrides), ray_address)
     root = run_dir or Path("runs", config.name)
+    enter_run(root)
+    _format_prefect_logs()
     wanted = [stage for stage in stages if stage.is_wanted(config)]
     with RunDir(root).lock(), _board(wanted) as board, hint_resume_on_interrupt(board, root):
         for variable, (key, text) in _LINKS.items():
@@ -129,6 +133,16 @@ class _RunLog:
 
     def flush(self) -> None:
         """Do nothing: no line is buffered."""
+
+
+def _format_prefect_logs() -> None:
+    """Let what Prefect prints have the form of the other logs; what it sends to its server stays as it is."""
+    if not wants_json():
+        return
+    loggers = [logging.getLogger(name) for name in logging.Logger.manager.loggerDict if name.startswith("prefect")]
+    for handler in (handler for logger in loggers for handler in logger.handlers):
+        if isinstance(handler, logging.StreamHandler):
+            handler.setFormatter(JsonFormatter())
 
 
 def _board(stages: Sequence[Stage[RunConfig]]) -> StageBoard:

@@ -18,6 +18,7 @@ from kexue_train.executor import connect_ray
 from kexue_train.foundation.background import run_in_thread
 from kexue_train.foundation.credentials import redact
 from kexue_train.foundation.errors import KexueError
+from kexue_train.foundation.json_logs import enter_stage
 from kexue_train.foundation.runtime import available_cpus
 from kexue_train.foundation.stage import Stage
 from kexue_train.pipeline.run import Run, begin_stage
@@ -68,6 +69,7 @@ def stage_task(stage: Stage[RunConfig]) -> Task[..., Any]:
         board, run = context.board, context.run
         inputs = tuple(folder for folder in folders if folder is not None)  # None: of a stage that the run has not
         board.start(stage.name)
+        enter_stage(stage.name)
         try:
             progress: Any = ArtifactProgress(stage.name, board)
             if stage in _TRAININGS:

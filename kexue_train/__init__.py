@@ -10,5 +10,11 @@ import sys
 
 from kexue_train.moved import MovedModules
 
+if sys.platform == "win32":
+    raise ImportError(
+        "kexue_train does not run on Windows itself: it needs the file locks, signals and processes of Linux or macOS. "
+        "Use WSL: run 'wsl --install' in PowerShell, restart, open Ubuntu, and install kexue_train there."
+    )
+
 __version__ = "0.1.0"
 sys.meta_path.insert(0, MovedModules())

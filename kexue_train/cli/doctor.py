@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import os
 import platform
-import resource
 import shutil
 import socket
 import sys
@@ -21,6 +19,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
+from kexue_train.foundation.operating_system import lock_file, open_files_limit
 from kexue_train.foundation.runtime import available_cpus, available_memory_bytes, format_size
 
 GB = 10**9
@@ -122,7 +121,7 @@ def _check_run_folder(folder: Path) -> Check:
         return Check("run folder", "failure", f"{existing} is a file", "give another folder with --run-dir")
     try:
         with tempfile.TemporaryFile(dir=existing) as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file.fileno())
     except OSError as error:
         fix = "give a folder that you may write and whose file system has locks with --run-dir"
         return Check("run folder", "failure", f"{existing} cannot be written or locked ({error.strerror})", fix)
@@ -143,13 +142,10 @@ def _check_disk(folder: Path) -> Check:
 
 
 def _check_open_files() -> Check:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = sys.maxsize if soft == resource.RLIM_INFINITY else soft
+    limit, highest = open_files_limit()
     found = f"{'no limit' if limit == sys.maxsize else limit} at once"
     if limit < 1024:
-        reach = (
-            "" if hard == resource.RLIM_INFINITY or hard >= 4096 else f" (an administrator must raise the limit {hard})"
-        )
+        reach = "" if highest >= 4096 else f" (an administrator must raise the limit {highest})"
         return Check("open files", "warning", found, f"Ray opens many: ulimit -n 4096{reach}")
     return Check("open files", "ok", found)
 

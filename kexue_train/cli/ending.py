@@ -10,15 +10,25 @@ from rich.table import Table
 
 from kexue_train.cli.terminal import open_console
 from kexue_train.downstream.results.result import EvaluationResult, ResultTable
+from kexue_train.foundation.json_logs import PROGRESS, wants_json
 from kexue_train.foundation.runtime import format_seconds
 from kexue_train.report.summary import summarise
 
 
 def print_ending(run_dir: Path, console: Console) -> None:
     """Say what a run made, where, how good it is, and what to try next."""
-    summary = summarise(run_dir)
+    lines = _describe(run_dir)
+    if wants_json():
+        PROGRESS.info("%s", "\n".join(lines))
+        return
     console.print()
-    for line in (
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _describe(run_dir: Path) -> list[str]:
+    summary = summarise(run_dir)
+    return [
         f"{summary.name}: {summary.state} in {format_seconds(summary.seconds)}. {summary.model}",
         summary.quality,
         *([summary.losses] if summary.losses else []),
@@ -27,8 +37,7 @@ def print_ending(run_dir: Path, console: Console) -> None:
         "",
         "Try it:",
         *summary.snippet.splitlines(),
-    ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    ]
 
 
 def print_table(entry: ResultTable, console: Console) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
+import logging
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import typer
 
-from kexue_train.foundation.errors import KexueError
+from kexue_train.foundation.errors import ConfigError, KexueError
+from kexue_train.foundation.json_logs import logs_as_asked, wants_json
 from kexue_train.foundation.shown import printable_streams
 
 _INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__base__  # of typer's own click, or of the package in older versions
+
+
+logger = logging.getLogger(__name__)
 
 
 def run_command(command: Callable[..., Any], arguments: list[str], name: str) -> int:
@@ -22,7 +27,12 @@ def run_command(command: Callable[..., Any], arguments: list[str], name: str) ->
     With ``--debug`` anywhere among the arguments an error shows its traceback.
     """
     with printable_streams():
-        return _run(command, arguments, name)
+        try:
+            with logs_as_asked():
+                return _run(command, arguments, name)
+        except ConfigError as error:
+            typer.echo(f"error: {error}", err=True)
+            return error.exit_code
 
 
 def _run(command: Callable[..., Any], arguments: list[str], name: str) -> int:
@@ -32,15 +42,22 @@ def _run(command: Callable[..., Any], arguments: list[str], name: str) -> int:
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except Exception as error:  # noqa: BLE001  # the border to the person at the terminal
-        if len(words) < len(arguments):
-            traceback.print_exc()
-            return explain(error)[1]
         message, code = explain(error)
-        typer.echo(message, err=True)
+        _tell(error, message, with_traceback=len(words) < len(arguments))
         return code
     if code == _INTERRUPTED:
         typer.echo("stopped; finished work is kept, run the same command to resume", err=True)
     return code
+
+
+def _tell(error: Exception, message: str, *, with_traceback: bool) -> None:
+    if wants_json():
+        is_ours = isinstance(error, KexueError | _UsageError)
+        logger.error("%s", message.removeprefix("error: "), exc_info=error if with_traceback or not is_ours else None)
+    elif with_traceback:
+        traceback.print_exception(error)
+    else:
+        typer.echo(message, err=True)
 
 
 def explain(error: Exception) -> tuple[str, int]:

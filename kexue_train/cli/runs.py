@@ -112,6 +112,7 @@ def pipeline_command(
     """Run all stages, from corpus to report, without Prefect."""
     from kexue_train.cli.ending import print_ending  # noqa: PLC0415
     from kexue_train.cli.terminal import make_board, open_console  # noqa: PLC0415
+    from kexue_train.foundation.json_logs import enter_run  # noqa: PLC0415
     from kexue_train.foundation.run_dir import RunDir  # noqa: PLC0415
     from kexue_train.pipeline.run import open_run, run_stage  # noqa: PLC0415
     from kexue_train.pipeline.run_config import RunConfig  # noqa: PLC0415
@@ -120,6 +121,7 @@ def pipeline_command(
 
     run_config = RunConfig.load(config, [*(overrides or []), *ray_override(ray)])
     root, console = run_dir or Path("runs", run_config.name), open_console(stderr=as_json)
+    enter_run(root)
     with RunDir(root).lock():
         run = open_run(run_config, root, fresh=fresh)
         stages = stages_of(run_config)

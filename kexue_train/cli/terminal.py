@@ -16,6 +16,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from kexue_train.cli.json_board import JsonBoard
+from kexue_train.foundation.json_logs import wants_json
 from kexue_train.foundation.runtime import format_seconds, format_size
 from kexue_train.foundation.shown import PrintableStream, printable
 from kexue_train.metrics.fields import ETA_SECONDS, Metric, metric_of
@@ -84,7 +86,9 @@ class StageBoard(Protocol):
 
 
 def make_board(stages: Sequence[str], console: Console) -> StageBoard:
-    """Return a live board in a terminal, plain lines when the output goes to a file or pipe."""
+    """Return a live board in a terminal, plain lines when the output goes to a file or pipe; records for JSON logs."""
+    if wants_json():
+        return JsonBoard()
     return LiveBoard(stages, console) if console.is_terminal else PlainBoard(console)
 
 

@@ -21,6 +21,7 @@ from multiprocessing import connection, resource_tracker
 from typing import Any
 
 from kexue_train.executor.interface import Fetch
+from kexue_train.foundation.json_logs import enter_stage, logs_as_asked
 from kexue_train.foundation.shown import keep_streams_printable
 
 _IDLE_SECONDS = 5.0
@@ -111,7 +112,8 @@ def _work(pipe: connection.Connection) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_streams_printable()
-    with suppress(EOFError, OSError):  # the parent has gone
+    enter_stage(None)  # it outlives the stage that it is started in
+    with logs_as_asked(), suppress(EOFError, OSError):  # the parent has gone
         while pipe.poll(_IDLE_SECONDS):
             pipe.send_bytes(_answer(pipe.recv_bytes()))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ import yaml
 
 from kexue_train.foundation.artifacts import refuse_dangling_link, write_atomic
 from kexue_train.foundation.errors import ArtifactError, ConfigError, KexueError, ResourceError
+from kexue_train.foundation.operating_system import lock_file
 from kexue_train.foundation.traces import Surroundings
 
 _COPY_OF_A_JOB = "/runtime_resources/working_dir_files/"
@@ -141,7 +141,7 @@ class RunDir:
 
     def _take(self, descriptor: int, option: str) -> None:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(descriptor)
             os.ftruncate(descriptor, 0)
             os.write(descriptor, str(os.getpid()).encode())
         except BlockingIOError:

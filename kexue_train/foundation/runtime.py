@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import difflib
 import logging
 import os
@@ -14,6 +13,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from kexue_train.foundation.errors import ConfigError, ResourceError
+from kexue_train.foundation.json_logs import JsonFormatter, wants_json
+from kexue_train.foundation.operating_system import (
+    cgroups,
+    give_back_freed_blocks,
+    keep_freed_blocks,
+    read_system_file,
+    usable_cpus,
+)
 from kexue_train.foundation.shown import PrintableFormatter
 
 _UNITS = {
@@ -28,7 +35,6 @@ _UNITS = {
     "GIB": 2**30,
     "TIB": 2**40,
 }
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*$")
 
 
@@ -80,9 +86,9 @@ def format_seconds(seconds: float) -> str:
 
 def available_cpus() -> int:
     """Count the CPUs this process may use, by scheduler affinity and cgroup quota; at least 1."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for folder in _cgroups():
-        quota = _read(folder / "cpu.max").split()
+    cpus = usable_cpus()
+    for folder in cgroups():
+        quota = read_system_file(folder / "cpu.max").split()
         if quota and quota[0] != "max":
             cpus = min(cpus, int(quota[0]) // int(quota[1]))
     return max(1, cpus)
@@ -93,11 +99,11 @@ def available_memory_bytes() -> int:
     import psutil  # noqa: PLC0415  # a tenth of the time of "kexue shuffle --help", which does not ask
 
     free = int(psutil.virtual_memory().available)
-    for folder in _cgroups():
-        limit, used = _read(folder / "memory.max"), _read(folder / "memory.current")
+    for folder in cgroups():
+        limit, used = read_system_file(folder / "memory.max"), read_system_file(folder / "memory.current")
         if limit.isdigit() and used.isdigit():
             # A cgroup's use counts cached file pages, which the kernel gives back before it refuses memory.
-            cached = re.findall(r"^(?:in)?active_file (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
+            cached = re.findall(r"^(?:in)?active_file (\d+)$", read_system_file(folder / "memory.stat"), re.MULTILINE)
             free = min(free, max(0, int(limit) - int(used) + sum(map(int, cached))))
     return free
 
@@ -106,7 +112,7 @@ def total_memory_bytes() -> int:
     """Return the memory this process could have alone: the machine's or what its cgroups allow, if less."""
     import psutil  # noqa: PLC0415  # as above
 
-    limits = [_read(folder / "memory.max") for folder in _cgroups()]
+    limits = [read_system_file(folder / "memory.max") for folder in cgroups()]
     return min(int(psutil.virtual_memory().total), *(int(limit) for limit in limits if limit.isdigit()), 2**62)
 
 
@@ -117,10 +123,7 @@ def keep_freed_memory() -> None:
     time of a shuffle, and a quarter of that of training on a CPU. Arrow has an allocator of its own; the same for it is
     an environment variable (``cli.main``).
     """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # glibc
-        for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            library.mallopt(option, 2**30)
+    keep_freed_blocks()
 
 
 @lru_cache(maxsize=1)  # so a call that repeats the last one does nothing
@@ -137,14 +140,7 @@ def give_back_freed_memory() -> None:
     """Give what this process keeps back to the system, before work of another kind."""
     if arrow := sys.modules.get("pyarrow"):  # without it there is nothing to give back
         arrow.default_memory_pool().release_unused()
-    library = ctypes.CDLL(None)
-    if hasattr(library, "malloc_trim"):  # glibc
-        library.malloc_trim(0)
-
-
-def boot_id() -> str:
-    """Return a name for the time since this machine started, new at every start; empty where the system tells none."""
-    return _read(Path("/proc/sys/kernel/random/boot_id"))
+    give_back_freed_blocks()
 
 
 def free_disk_bytes(folder: Path) -> int:
@@ -169,12 +165,16 @@ def require_disk(folder: Path, num_bytes: int, purpose: str) -> None:
 
 
 def configure_logging(level: int = logging.WARNING, file: Path | None = None) -> None:
-    """Set up logging once, in an entry point or worker: to ``file`` if given, else to standard error."""
+    """Set up logging once, in an entry point or worker: to ``file`` if given, else to standard error.
+
+    The lines are text or JSON, see ``json_logs``.
+    """
     enable_package_loggers()
     handler: logging.Handler = (
         logging.FileHandler(file, encoding="utf-8") if file else logging.StreamHandler(sys.stderr)
     )
-    handler.setFormatter(PrintableFormatter(f"%(asctime)s %(levelname)s rank {rank()} %(name)s: %(message)s"))
+    text = PrintableFormatter(f"%(asctime)s %(levelname)s rank {rank()} %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if wants_json() else text)
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
@@ -194,17 +194,3 @@ def enable_package_loggers() -> None:
 def rank() -> int:
     """Return this process's rank among the training workers; 0 outside training."""
     return int(os.environ.get("RANK", "0"))
-
-
-def _cgroups(root: Path = Path("/sys/fs/cgroup")) -> list[Path]:
-    """Return this process's cgroup (version 2) and those above it. A container sees its own as root."""
-    own = next((line[3:] for line in _read(Path("/proc/self/cgroup")).splitlines() if line.startswith("0::")), "/")
-    path = root / own.lstrip("/")
-    return [path, *(folder for folder in path.parents if folder.is_relative_to(root))]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""

@@ -7,7 +7,6 @@ disk. Asking for every few MB to be written out at once keeps disk and processor
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,12 +17,11 @@ from typing import Any, Self
 import xxhash
 
 from kexue_train.foundation.artifacts import aside_name
+from kexue_train.foundation.operating_system import write_out
 
 _WINDOW_BYTES = 8 * 2**20
 _MAX_PARTS = 512
 """Buffers of one call of the system; all allow 1,024 or more."""
-_SYNC_FILE_RANGE_WRITE = 2
-_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
 
 
 class WriteBehindFile:
@@ -83,7 +81,7 @@ class WriteBehindFile:
             if parts:  # a write may be short
                 parts[0] = parts[0][written:]
         if self._is_written_behind and self.bytes - self._flushed >= _WINDOW_BYTES:
-            self._write_out(self._flushed, self.bytes)
+            write_out(self._file.fileno(), self._flushed, self.bytes)
             self._flushed = self.bytes
 
     def tell(self) -> int:
@@ -109,10 +107,6 @@ class WriteBehindFile:
     ) -> None:
         self.close()
 
-    def _write_out(self, start: int, end: int) -> None:
-        if call := _linux_call("sync_file_range"):  # starts the writing and returns; a hint, so failing is no failure
-            call(self._file.fileno(), ctypes.c_int64(start), ctypes.c_int64(end - start), _SYNC_FILE_RANGE_WRITE)
-
 
 @contextmanager
 def new_file(path: Path, *, durable: bool = True) -> Iterator[WriteBehindFile]:
@@ -126,15 +120,3 @@ def new_file(path: Path, *, durable: bool = True) -> Iterator[WriteBehindFile]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-
-
-def free_range(descriptor: int, start: int, size: int) -> None:
-    """Give the disk blocks of ``[start, start + size)`` back, where the system can; the file then reads as zeros."""
-    if call := _linux_call("fallocate"):
-        mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
-        call(descriptor, mode, ctypes.c_int64(start), ctypes.c_int64(size))
-
-
-def _linux_call(name: str) -> Any:
-    """Return a function of the C library that Python's ``os`` does not have; None on other systems."""
-    return getattr(ctypes.CDLL(None), name, None)

@@ -18,8 +18,8 @@ from kexue_train.corpus.streams import is_pipe
 from kexue_train.executor import Executor, Fetch, LocalExecutor
 from kexue_train.foundation.artifacts import write_atomic
 from kexue_train.foundation.errors import MachineLostError, MemoryLimitError
+from kexue_train.foundation.operating_system import boot_id
 from kexue_train.foundation.progress import Progress
-from kexue_train.foundation.runtime import boot_id
 from kexue_train.shuffle.by_source import Mixture
 from kexue_train.shuffle.config import ShufConfig, ShuffleConfig
 from kexue_train.shuffle.gather import GatherResult, GatherTask, gather, shard_marker_path

@@ -19,7 +19,8 @@ from kexue_train.corpus.unread_keys import MAX_KEYS
 from kexue_train.executor import current_machine
 from kexue_train.foundation.arrow_arrays import lengths_of, to_arrow, to_binary, to_mask
 from kexue_train.foundation.errors import CorpusError, DamagedInputError
-from kexue_train.foundation.runtime import boot_id, keep_freed_memory_of
+from kexue_train.foundation.operating_system import boot_id
+from kexue_train.foundation.runtime import keep_freed_memory_of
 from kexue_train.shuffle.bucket import repeats
 from kexue_train.shuffle.by_source import filters_of, with_source
 from kexue_train.shuffle.dropped_samples import join_samples, sample_dropped

@@ -15,7 +15,7 @@ import numpy as np
 
 from kexue_train.executor.interface import machine_lost
 from kexue_train.foundation.artifacts import write_atomic
-from kexue_train.foundation.runtime import boot_id
+from kexue_train.foundation.operating_system import boot_id
 from kexue_train.shuffle.rows import RowBuffer, Rows
 from kexue_train.shuffle.spill import SpillIndex, SpillReader, SpillTable, iter_raw
 

@@ -10,7 +10,6 @@ however large the buffer was. The rows of a bucket stay in the order they were a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,8 @@ import numpy.typing as npt
 
 from kexue_train.foundation.arrow_arrays import data_of, lengths_of, offsets_of, values_bytes
 from kexue_train.foundation.errors import ArtifactError
-from kexue_train.foundation.write_behind import WriteBehindFile, free_range
+from kexue_train.foundation.operating_system import free_range, read_at
+from kexue_train.foundation.write_behind import WriteBehindFile
 from kexue_train.shuffle.frames import (
     HEADER,
     DamagedFrameError,
@@ -254,7 +254,7 @@ class SpillReader:
     def _read_into(self, offset: int, arrays: Sequence[npt.NDArray[Any]]) -> None:
         places = [array.data.cast("B") for array in arrays if array.nbytes]
         while places:
-            size = os.preadv(self._file.fileno(), places, offset)
+            size = read_at(self._file.fileno(), places, offset)
             if not size:
                 raise _damaged(self._path)
             offset += size

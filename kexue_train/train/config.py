@@ -359,6 +359,16 @@ class TrainConfig(Config):
             raise ValueError(f"device={self.device}: {problem}")
         return self
 
+    @field_validator("device", mode="before")
+    @classmethod
+    def _mps_does_not_train(cls, value: Any) -> Any:
+        if value == "mps":
+            raise ValueError(
+                "device=mps: training runs on CPUs and CUDA devices; on a Mac take cpu, as auto does (an exported "
+                "model runs on mps with transformers)"
+            )
+        return value
+
     @field_validator("init_from")
     @classmethod
     def _found_from_anywhere(cls, value: Path | None) -> Path | None:

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import logging
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -128,8 +130,9 @@ class DeepSpeedEngine(_WholeOnEveryRank):
 
 def start_deepspeed(module: nn.Module, optimizer: Any, deepspeed_config: dict[str, Any], out_dir: Path) -> Any:
     """Start a ``deepspeed.DeepSpeedEngine``; its configuration is written to ``out_dir/deepspeed.json``."""
-    import deepspeed  # noqa: PLC0415  # a door; importing it takes seconds
-    import deepspeed.ops  # noqa: PLC0415
+    with redirect_stdout(sys.stderr):  # where its log belongs: results of commands go to standard output
+        import deepspeed  # noqa: PLC0415  # a door; importing it takes seconds
+        import deepspeed.ops  # noqa: PLC0415
 
     # None of its operators is used. Else it asks compilers and devices which it could build, and builds one for CPUs
     # that only inference uses, which takes a minute.

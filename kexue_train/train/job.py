@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from kexue_train.foundation.config import Config
 from kexue_train.foundation.config_file import read_with_overrides, resolve_relative_paths
 from kexue_train.foundation.credentials import redact_values
 from kexue_train.foundation.errors import ArtifactError, ConfigError, ResourceError, StaleArtifactError
+from kexue_train.foundation.operating_system import lock_file
 from kexue_train.foundation.shipped_configs import find_config
 from kexue_train.model.config import ModelConfig
 from kexue_train.optim.config import OptimizerConfig
@@ -345,7 +345,7 @@ def _take_lock(descriptor: int, file: Path) -> None:
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock_file(descriptor)
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise ResourceError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import torch.distributed as dist
 from kexue_train.batches.mixed import TrainingData
 from kexue_train.foundation.artifacts import write_if_possible
 from kexue_train.foundation.errors import ResourceError
+from kexue_train.foundation.operating_system import forget_peak_memory, peak_memory_bytes
 from kexue_train.foundation.runtime import available_memory_bytes, format_size, give_back_freed_memory
 from kexue_train.train.config import TrainConfig
 from kexue_train.train.data import Tensors, first_batch, to_device
@@ -184,7 +184,7 @@ def _forget_peak(device: torch.device) -> None:
         return
     give_back_freed_memory()
     try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        forget_peak_memory()
     except OSError as error:
         raise ResourceError(
             f"train.micro_batch_size=auto: this system does not let a process measure its memory ({error}); give a "
@@ -196,8 +196,7 @@ def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    return int(found[1]) * 1024 if found else 0
+    return peak_memory_bytes()
 
 
 def _describe(config: JobConfig, seq_len: int, rows: int, objective: PretrainingObjective) -> str:

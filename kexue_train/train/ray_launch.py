@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from kexue_train.executor import cluster_address, connect_ray, joined_from_outsi
 from kexue_train.executor.config import ExecutionConfig
 from kexue_train.executor.ray_machines import CUSTOM_RESOURCE_AMOUNT, Node, machines_with, wait_for_machines
 from kexue_train.foundation.errors import ConfigError, KexueError, ResourceError
+from kexue_train.foundation.json_logs import log_context
+from kexue_train.foundation.operating_system import is_linux
 from kexue_train.foundation.runtime import available_cpus
 from kexue_train.foundation.shown import keep_streams_printable
 from kexue_train.train.device_errors import find_cause
@@ -128,7 +129,7 @@ def _run(config: JobConfig, samples: Path, paths: TrainDir, execution: Execution
     folders = {"samples": str(samples.absolute()), "out": str(paths.root.absolute())}
     trainer = TorchTrainer(
         partial(_ray_worker, train.checkpoints.mirror),  # not in the configuration, which Ray keeps and shows
-        train_loop_config={"config": _on_device(config, "cuda" if use_gpu else "cpu")} | folders,
+        train_loop_config={"config": _on_device(config, "cuda" if use_gpu else "cpu"), "logs": log_context()} | folders,
         scaling_config=ray.train.ScalingConfig(
             num_workers=count,
             use_gpu=use_gpu,
@@ -286,12 +287,12 @@ def _ray_worker(mirror: str | None, job: dict[str, Any]) -> None:
     import ray.train  # noqa: PLC0415  # a door
 
     context = ray.train.get_context()
-    os.environ |= {
+    os.environ |= job["logs"] | {
         "RANK": str(context.get_world_rank()),
         "LOCAL_RANK": str(context.get_local_rank()),
         "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
     }
-    if sys.platform == "linux" and context.get_local_world_size() == context.get_world_size():
+    if is_linux() and context.get_local_world_size() == context.get_world_size():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # on one machine; its name need not resolve
     elif "MASTER_ADDR" in os.environ:
         use_interface_towards(os.environ["MASTER_ADDR"])

@@ -122,11 +122,14 @@ def _version(file: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def failure_reported(paths: TrainDir) -> Iterator[None]:
-    """Report a ``KexueError`` in the block, and let it pass."""
+    """Report a ``KexueError`` in the block, log any other error, and let both pass."""
     try:
         yield
     except KexueError as error:
         report_failure(error, paths)
+        raise
+    except Exception:
+        logger.exception("this worker ends")
         raise
 
 

@@ -21,11 +21,11 @@ from kexue_train.train.faults.watchdog import HUNG
 from kexue_train.train.job import MIRROR_VARIABLE, JobConfig, TrainDir, write_job
 from kexue_train.train.restarts import StartWatch, WorkersLost, raise_reported_failure, run_with_restarts
 
-# torchrun, after asking the kernel (Linux) to kill it when its parent dies, however that ends.
+# torchrun, which ends when its parent dies, however that ends.
 _RUN = """
-import ctypes, runpy, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, 9)
+import runpy
+from kexue_train.foundation.operating_system import end_with_parent
+end_with_parent()
 runpy.run_module("torch.distributed.run", run_name="__main__", alter_sys=True)
 """
 _WORKER = ("-m", "kexue_train.train.worker")

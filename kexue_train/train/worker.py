@@ -6,11 +6,9 @@ torchrun --nproc-per-node 8 -m kexue_train.train.worker --config configs/base.ya
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -24,6 +22,8 @@ import torch.distributed as dist
 from kexue_train.batches.mixed import TrainingData
 from kexue_train.foundation.artifacts import MANIFEST_NAME, build_manifest, describe_files, write_atomic
 from kexue_train.foundation.errors import ConfigError, KexueError
+from kexue_train.foundation.json_logs import logs_as_asked
+from kexue_train.foundation.operating_system import end_with_parent
 from kexue_train.foundation.runtime import available_cpus, configure_logging, keep_freed_memory, rank
 from kexue_train.foundation.shown import keep_streams_printable, take_arguments
 from kexue_train.metrics.fields import Kind, Symptom
@@ -65,7 +65,6 @@ from kexue_train.train.restarts import device_faults_explained, failure_reported
 
 logger = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1
 STOPPED = 3
 """Exit code of a worker that saved a checkpoint and ended because it was asked to."""
 
@@ -274,15 +273,6 @@ def _with_world_size(config: JobConfig) -> JobConfig:
     return JobConfig.parse(values, where=f"{dist.get_world_size()} training workers")
 
 
-def _end_with_launcher() -> None:
-    """Ask the kernel (Linux) to end this process when its launcher dies, even by kill -9.
-
-    torchrun puts workers into sessions of their own, so a killed run would leave them writing beside its successor.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Entry point for torchrun, ``deepspeed`` and ``srun``; exit code 0 done, 2 user's mistake, 3 stopped."""
     parser = argparse.ArgumentParser(prog="kexue_train.train.worker", description=__doc__)
@@ -299,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     paths = TrainDir(options.out)
     os.environ.update(slurm_environment(os.environ))
-    _end_with_launcher()
+    end_with_parent()  # torchrun puts workers into sessions of their own: killed, it would leave them writing
     try:
         config = JobConfig.load(options.config, options.overrides)
         if options.supervised:
@@ -318,4 +308,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     keep_streams_printable()
-    sys.exit(main(take_arguments()))
+    with logs_as_asked():
+        sys.exit(main(take_arguments()))

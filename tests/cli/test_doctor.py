@@ -97,9 +97,9 @@ def test_a_run_folder_without_write_permission_is_a_failure(fact: Callable[[str,
     ("limits", "status"), [((256, 4096), "warning"), ((256, 512), "warning"), ((-1, -1), "ok"), ((65536, -1), "ok")]
 )
 def test_the_limit_of_open_files_is_judged(
-    fact: Callable[[str, Any], None], limits: tuple[int, int], status: str
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], status: str
 ) -> None:
-    fact("resource.getrlimit", limits)
+    monkeypatch.setattr("resource.getrlimit", lambda _: limits)
     assert doctor._check_open_files().status == status
 
 

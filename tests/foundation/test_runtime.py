@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kexue_train.foundation import runtime
+from kexue_train.foundation import operating_system, runtime
 from kexue_train.foundation.errors import ConfigError, ResourceError
 from kexue_train.foundation.runtime import (
     available_cpus,
@@ -92,10 +92,10 @@ def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A job's cgroup inside a slice, instead of this machine's."""
     job = tmp_path / "slice" / "job"
     job.mkdir(parents=True)
-    monkeypatch.setattr(runtime, "_cgroups", lambda: [job, job.parent, tmp_path])
+    monkeypatch.setattr(runtime, "cgroups", lambda: [job, job.parent, tmp_path])
     Memory = namedtuple("Memory", ["available", "total"])
     monkeypatch.setattr("psutil.virtual_memory", lambda: Memory(10_000, 16_000))
-    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(operating_system.os, "sched_getaffinity", lambda _: set(range(8)))
     return job
 
 
@@ -133,7 +133,7 @@ def test_cpus_respect_the_quota_and_are_at_least_one(cgroup: Path, quota: str, c
 
 
 def test_the_cgroups_of_this_process_lead_to_the_root() -> None:
-    folders = runtime._cgroups(Path("/a/root"))
+    folders = operating_system.cgroups(Path("/a/root"))
     assert folders[-1] == Path("/a/root")
     assert all(parent == child.parent for child, parent in pairwise(folders))
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -226,3 +227,45 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         os.killpg(first.pid, signal.SIGKILL)
         first.communicate()
     assert f"process {first.pid} is working in this run folder" in said["all"]
+
+
+@pytest.fixture(scope="module")
+def mac(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """A folder with a run that has done without what macOS lacks, and what it said, as JSON."""
+    folder = tmp_path_factory.mktemp("mac")
+    write_inputs(folder)
+    words = [
+        sys.executable,
+        "-m",
+        "tests.macos_stand_in",
+        *COMMAND[2:],
+        "run",
+        IN_ONE_PROCESS,
+        "train.compute.engine=torch",
+    ]
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    environment = ENVIRONMENT | {"KEXUE_LOG_FORMAT": "json", "PYTHONPATH": root}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    return folder / "run", [json.loads(line) for line in done.stderr.splitlines()]
+
+
+def test_a_whole_run_needs_nothing_that_only_linux_has(mac: tuple[Path, list[dict[str, Any]]]) -> None:
+    run, said = mac
+    assert not [entry for entry in said if entry["level"] == "ERROR"]
+    assert [json.loads(line)["stage"] for line in (run / "stages.jsonl").read_text().splitlines()] == [
+        *STAGES,
+        "report",
+    ]
+
+
+def test_json_logs_of_a_whole_run_are_one_object_a_line(mac: tuple[Path, list[dict[str, Any]]]) -> None:
+    run, said = mac
+    assert {entry["run"] for entry in said} == {"run"}
+    told = [entry["stage"] for entry in said if entry["message"] == "started"]
+    assert [stage for stage in told if stage in STAGES] == list(STAGES)
+    assert [entry["stage"] for entry in said if "made" in entry.get("fields", {})] == told
+    assert "\nmodel   run/hf\n" in said[-1]["message"]
+    log = (run / "pretrain" / "logs" / "rank-0.log").read_text().splitlines()
+    assert {(entry["run"], entry["stage"]) for entry in map(json.loads, log)} == {("run", "train")}

@@ -33,7 +33,7 @@ def needs_torch(words: Sequence[str]) -> bool:
 
 def ends_with_parent(words: Sequence[str]) -> bool:
     """Whether the process would ask the kernel to end it when its parent dies; its fork has another parent."""
-    return "--supervised" in words or any("prctl(1, 9)" in word for word in words)
+    return "--supervised" in words or any("end_with_parent()" in word for word in words)
 
 
 def stand_for_fork(words: Sequence[str], own: Path) -> NoReturn:
