@@ -1,4 +1,4 @@
-"""``python -m tests.oldest_versions``: the lower bounds of what model and export need, as requirements for pip."""
+"""``python -m tests.oldest_versions``: the lower bounds of what data stages, model and export need, for pip."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
-_EXTRAS = ("train", "report")
+_EXTRAS = ("train", "report", "web")
 
 
 def oldest_versions() -> list[str]:
