@@ -136,7 +136,7 @@ def logs_as_asked() -> Iterator[None]:
     handlers, root.handlers[:] = root.handlers[:], [handler]
     PROGRESS.handlers[:], PROGRESS.propagate = [handler], False
     PROGRESS.setLevel(logging.INFO)
-    sys.stderr = lines = JsonLines(stream, handler)  # type: ignore[assignment]  # a text stream in all but its class
+    sys.stderr = lines = JsonLines(stream, handler)
     logging.captureWarnings(True)
     try:
         yield
