@@ -27,6 +27,8 @@ _TRAINING_SHARE, _VALIDATION_SHARE = 0.82, 0.04
 _USUAL_STEPS, _FEWEST_STEPS = 5_000, 200
 _FEWEST_ROWS, _MOST_ROWS = 16, 512
 _MANY_STEPS = 50_000
+_FEW_STEPS = 2_500
+"""With so many the momentum of β 0.965 would be renewed less than 90 times, which costs loss (docs/tiger.md)."""
 _SHORT, _LONG = 128, 512
 _MOST_CPU_WORKERS = 8
 _HELDOUT_BYTES, _VALIDATIONS = 1_000_000, 10
@@ -232,8 +234,11 @@ def _training_values(request: Request, steps: int, rows: int) -> dict[str, Any]:
         train |= {"precision": "bf16", "device": "cuda"}
     else:
         train["precision"] = "auto"
-    lr = 1.76e-3 if steps > _MANY_STEPS else 5.0e-3
-    return {"optimizer": {"lr": lr, "schedule": {max(steps // 25, 1): 1.0, steps: 0.05}}, "train": train}
+    optimizer: dict[str, Any] = {"lr": 1.76e-3 if steps > _MANY_STEPS else 5.0e-3}
+    if steps <= _FEW_STEPS:
+        optimizer = {"lr": 8.0e-3, "beta": 0.945}
+    optimizer["schedule"] = {max(steps // 25, 1): 1.0, steps: 0.05}
+    return {"optimizer": optimizer, "train": train}
 
 
 def _training_reasons(request: Request, steps: int, pace: float) -> dict[str, str]:
@@ -246,6 +251,8 @@ def _training_reasons(request: Request, steps: int, pace: float) -> dict[str, st
         "optimizer.lr": "the released value" if steps > _MANY_STEPS else "several times the usual, as steps are few",
         "optimizer.schedule": "warm-up in 4 % of the steps, then down to 5 %",
     }
+    if steps <= _FEW_STEPS:
+        reasons["optimizer.beta"] = "a shorter memory than usual, as steps are few"
     if request.hardware.gpus:
         reasons["train.micro_batch_size"] = "the most rows that fit the GPU and make it faster"
     return reasons

@@ -71,6 +71,15 @@ def test_the_model_is_the_largest_that_sees_enough() -> None:
     assert choose._of_size(LADDER[place + 1], request).tokens_per_weight < TOKENS_PER_WEIGHT
 
 
+@pytest.mark.parametrize("request_", CASES, ids=lambda r: f"{r.data.text_bytes:.0e}-{r.hardware.cpus}-{r.hours:g}")
+def test_the_momentum_is_renewed_often_enough(request_: Request) -> None:
+    """Few steps take a shorter memory: it is renewed at least as often as in 200 steps with β 0.945."""
+    proposal = propose(request_)
+    steps, optimizer = proposal.values["train"]["steps"], RunConfig.parse(proposal.values, where="here").optimizer
+    assert steps * (1 - (optimizer.beta or 0.965)) >= 11
+    assert ("beta" in proposal.values["optimizer"]) == ("optimizer.beta" in proposal.reasons) == (steps <= 2500)
+
+
 def test_documents_of_one_sentence_make_no_pairs() -> None:
     proposal = propose(Request(data(10**8, pair_share=0.0), LAPTOP, "run", 1.0))
     config = RunConfig.parse(proposal.values, where="here")
