@@ -31,7 +31,7 @@ _FEW_STEPS = 2_500
 """With so many the momentum of β 0.965 would be renewed less than 90 times, which costs loss (docs/tiger.md)."""
 _SHORT, _LONG = 128, 512
 _MOST_CPU_WORKERS = 8
-_HELDOUT_BYTES, _VALIDATIONS = 1_000_000, 10
+_HELDOUT_BYTES, _FEWEST_HELDOUT_BYTES, _MOST_VALIDATIONS = 1_000_000, 300_000, 10
 _FEW_PAIRS, _MANY_COPIES = 0.05, 0.1
 
 
@@ -138,8 +138,10 @@ def _of_size(size: Size, request: Request) -> Proposal:
     in_rows = tokens / request.seq_len
     rows = min(max(_power_of_two(in_rows / _USUAL_STEPS), _FEWEST_ROWS, request.num_workers), _MOST_ROWS)
     steps = max(_two_digits(in_rows / rows), _FEWEST_STEPS)
-    values["samples"]["heldout_fraction"] = _heldout_fraction(request.data.text_bytes, tokens)
+    heldout, validations = _validation(tokens)
+    values["samples"]["heldout_fraction"] = float(f"{min(heldout / request.data.text_bytes, 0.02):.1g}")
     tokens, values = float(steps * rows * request.seq_len), values | _training_values(request, steps, rows)
+    values["train"]["logging"]["validate_every"] = -(-steps // validations)
     passes, per_weight = tokens / request.tokens_there, tokens / size.body
     reasons |= _training_reasons(request, steps, pace)
     reasons["train.steps"] = f"{tokens / 1e6:,.1f} M tokens, {passes:.2g} times the text; {reasons['train.steps']}"
@@ -179,18 +181,18 @@ def _text_values(request: Request) -> tuple[dict[str, Any], dict[str, str]]:
     reasons["samples.seq_len"] = f"documents of {data.mean_bytes:,.0f} bytes on average" + (
         "" if request.hardware.gpus else "; on a CPU short rows cost less"
     )
-    reasons["samples.heldout_fraction"] = (
-        f"at most 1 MB and 2 % of the text, so that {_VALIDATIONS} validations take little time"
-    )
+    reasons["samples.heldout_fraction"] = "at most 1 MB and 2 % of the text, scored as often as takes little time"
     return values, reasons
 
 
-def _heldout_fraction(text_bytes: int, tokens: float) -> float:
-    """Return the share that leaves validations, forward passes alone, ``_VALIDATION_SHARE`` of the hours."""
-    slots = tokens / _TRAINING_SHARE * _VALIDATION_SHARE * 3 / _VALIDATIONS
-    fraction = min(_HELDOUT_BYTES / text_bytes, slots / SLOTS_PER_TEXT_BYTE / text_bytes, 0.02)
-    digits = f"{fraction:.0e}"
-    return float(digits) if float(digits) <= fraction else float(f"{fraction * 0.9:.0e}")
+def _validation(tokens: float) -> tuple[float, int]:
+    """Return how much text to hold out, and how often to score it, in about ``_VALIDATION_SHARE`` of the hours.
+
+    Scoring is a forward pass, a third of training. Less held-out text than 300 kB says little.
+    """
+    text = tokens / _TRAINING_SHARE * _VALIDATION_SHARE * 3 / SLOTS_PER_TEXT_BYTE
+    validations = min(max(int(text / _HELDOUT_BYTES), 1), _MOST_VALIDATIONS)
+    return min(max(text, _FEWEST_HELDOUT_BYTES), _HELDOUT_BYTES), validations
 
 
 def _vocabulary(data: Data) -> int:
@@ -216,7 +218,7 @@ def _model_values(size: Size, request: Request) -> tuple[dict[str, Any], str]:
 
 
 def _training_values(request: Request, steps: int, rows: int) -> dict[str, Any]:
-    every, on_gpu = max(-(-steps // _VALIDATIONS), 50), bool(request.hardware.gpus)
+    every, on_gpu = max(steps // 10, 50), bool(request.hardware.gpus)
     train: dict[str, Any] = {
         "steps": steps,
         "global_batch_size": rows,

@@ -13,7 +13,7 @@ from kexue_train.pipeline.trial.forecast import Forecast
 from kexue_train.pipeline.trial.run import Trial
 
 _MANY, _FEW_TOKENS_FILLED = 0.01, 0.95
-_UNEVEN_PACE = 1.5
+_UNEVEN_PACE, _MUCH_OTHER_WORK = 1.5, 1.0
 _FEW_PREDICTIONS = 1000
 
 
@@ -83,6 +83,11 @@ def _about_machine(trial: Trial, forecast: Forecast, free_disk: int) -> Iterator
         yield (
             f"the pace of training varied between {pace.slowest:,.0f} and {pace.fastest:,.0f} tokens/s: is there other "
             "work on the machine?"
+        )
+    if plan.other_load > _MUCH_OTHER_WORK:
+        yield (
+            f"{plan.other_load:.1f} other processes wanted each CPU when the trial began, which may come and go: "
+            "the intervals are wider for it"
         )
     if plan.batches.is_reduced:
         yield (

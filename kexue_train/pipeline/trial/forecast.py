@@ -19,12 +19,13 @@ from kexue_train.pipeline.trial.measure import Measures, StageMeasure, TrainingM
 from kexue_train.train.plan import count_slots, flops_per_token
 
 MODEL_ERROR = 1.25
-"""The factor by which time may differ beyond the spread of the trial: other work, another part of the corpus."""
+"""The factor by which time may differ beyond the spread of the trial on a machine without other work."""
 PLAN_ERROR = 3.0
 """The factor by which the rate of a stage may differ from that of its plan; a trial that is too short to tell is
 trusted within it."""
 DISK_ERROR = 1.1
-_START_ERROR, _SHORTEST_START_SECONDS = 2.0, 1.0
+START_ERROR, _SHORTEST_START_SECONDS = 2.0, 1.0
+"""The factor by which the start and the end of a stage may differ."""
 _SMALL_BATCH_GAIN = 1.5
 """How much faster tokens may be in the batches of the run where those of the trial are smaller."""
 _TINY = 1e-9
@@ -75,10 +76,11 @@ def forecast_run(
     """
     pace = measures.training.pace
     smaller = flops_per_token(_with_vocabulary(config, measures.vocab_size)) / flops_per_token(config)
+    error = time_error(measures.other_load)
     rates = {
-        "least": pace.fastest * MODEL_ERROR * (_SMALL_BATCH_GAIN if is_reduced else 1.0),
+        "least": pace.fastest * error * (_SMALL_BATCH_GAIN if is_reduced else 1.0),
         "likely": pace.likely,
-        "most": pace.slowest / MODEL_ERROR,
+        "most": pace.slowest / error,
     }
     rows = measures.slots_per_text_byte
     tried = plan_run(
@@ -103,6 +105,15 @@ def forecast_run(
     return Forecast(least, likely, most, loss, tokens, tokens / max(in_text, 1.0))
 
 
+def time_error(other_load: float) -> float:
+    """Return the factor by which time may differ, with so many processes of others for each CPU.
+
+    They come and go. With 8 of them for each CPU, stages of half a minute differed by a factor of two and more.
+    """
+    busy: float = max(1.0, other_load) ** (1 / 3)
+    return MODEL_ERROR * busy
+
+
 def _with_vocabulary(config: RunConfig, size: int) -> RunConfig:
     """Return the run with the vocabulary of the trial, if its text gave a smaller one than was asked for."""
     if config.tokenizer.source or size >= config.tokenizer.vocab_size:
@@ -122,14 +133,17 @@ def _corrected(
     measured = measures.stages[name]
     if name == "train":
         return _corrected_training(whole, tried, config, measures.training, bound, is_reduced)
-    corrected = replace(whole, seconds=stage_seconds(whole, tried, measured.seconds, bound))
+    error = time_error(measures.other_load)
+    corrected = replace(whole, seconds=stage_seconds(whole, tried, measured.seconds, bound, error))
     if name == "supervise" and measures.supervised and config.supervised:
-        seconds = _supervised_seconds(measures.supervised, config.supervised.steps, bound)
+        seconds = _supervised_seconds(measures.supervised, config.supervised.steps, bound, error)
         corrected = replace(corrected, seconds=seconds)
     return _with_disk(corrected, tried, measured, bound)
 
 
-def stage_seconds(whole: StagePlan, tried: StagePlan, measured: float, bound: Bound) -> float | None:
+def stage_seconds(
+    whole: StagePlan, tried: StagePlan, measured: float, bound: Bound, error: float = MODEL_ERROR
+) -> float | None:
     """Return what a stage of the run takes, if it took ``measured`` seconds in the trial.
 
     What the trial took is its start and its work, and how much of it is which is not measured. Likely they share it as
@@ -141,33 +155,38 @@ def stage_seconds(whole: StagePlan, tried: StagePlan, measured: float, bound: Bo
         return None
     work, start = max(tried.seconds - tried.start_seconds, _TINY), tried.start_seconds
     share = start / (start + work)
-    begun = max(_START_ERROR * share * measured, _SHORTEST_START_SECONDS)
+    begun = max(START_ERROR * share * measured, _SHORTEST_START_SECONDS)
     slower = measured / (start + work)
     low = max(max(measured - begun, 0.0) / work, min(slower, 1.0) / PLAN_ERROR)
     high = min(measured / work, max(slower, 1.0) * PLAN_ERROR)
     trusted: float = slower ** min(1.0, 2 * (1 - share))  # all of it, if half or more of the trial was work
     likely = min(max(trusted, low), high)
     factors: dict[Bound, float] = {
-        "least": min(low, likely) / MODEL_ERROR,
+        "least": min(low, likely) / error,
         "likely": likely,
-        "most": max(high, likely) * MODEL_ERROR,
+        "most": max(high, likely) * error,
     }
-    factor = factors[bound]
-    return max(measured - factor * work, 0.0) + factor * max(whole.seconds - whole.start_seconds, 0.0)
+    started = max(measured - factors[bound] * work, 0.0) * _of_start(bound)
+    return started + factors[bound] * max(whole.seconds - whole.start_seconds, 0.0)
 
 
-def _supervised_seconds(measured: TrainingMeasure, steps: int, bound: Bound) -> float:
-    error = {"least": 1 / MODEL_ERROR, "likely": 1.0, "most": MODEL_ERROR}[bound]
-    return measured.beside_seconds + steps * measured.step_seconds * error
+def _of_start(bound: Bound) -> float:
+    return {"least": 1 / START_ERROR, "likely": 1.0, "most": START_ERROR}[bound]
+
+
+def _supervised_seconds(measured: TrainingMeasure, steps: int, bound: Bound, error: float) -> float:
+    factor = {"least": 1 / error, "likely": 1.0, "most": error}[bound]
+    return measured.beside_seconds * _of_start(bound) + steps * measured.step_seconds * factor
 
 
 def _corrected_training(
     whole: StagePlan, tried: StagePlan, config: RunConfig, measured: TrainingMeasure, bound: Bound, is_reduced: bool
 ) -> StagePlan:
-    error = {"least": 1 / MODEL_ERROR, "likely": 1.0, "most": MODEL_ERROR}[bound]
     saving = measured.stall_seconds * (config.train.steps // config.train.checkpoints.every)
-    seconds = (whole.seconds or 0.0) + (measured.beside_seconds + saving) * error
+    seconds = (whole.seconds or 0.0) + (measured.beside_seconds + saving) * _of_start(bound)
     corrected = replace(whole, seconds=seconds)
+    if bound == "least":  # the best checkpoint is one of the newest
+        corrected = replace(corrected, disk_bytes=max(whole.disk_bytes - whole.scratch_bytes, whole.scratch_bytes))
     if measured.memory_bytes and not is_reduced:
         corrected = _with_memory(corrected, int(measured.memory_bytes), config.train.num_workers)
     one = StageMeasure(0.0, measured.checkpoint_bytes)
@@ -184,7 +203,5 @@ def _with_disk(whole: StagePlan, tried: StagePlan, measured: StageMeasure, bound
     """Return ``whole`` with disk as many times as much as planned as in the trial."""
     if not tried.disk_bytes or not measured.disk_bytes:
         return whole
-    ratio = measured.disk_bytes / tried.disk_bytes
-    if whole.disk_bytes != tried.disk_bytes:
-        ratio *= {"least": 1 / DISK_ERROR, "likely": 1.0, "most": DISK_ERROR}[bound]
+    ratio = measured.disk_bytes / tried.disk_bytes * {"least": 1 / DISK_ERROR, "likely": 1.0, "most": DISK_ERROR}[bound]
     return replace(whole, disk_bytes=int(whole.disk_bytes * ratio), scratch_bytes=int(whole.scratch_bytes * ratio))

@@ -79,6 +79,8 @@ class Measures:
     stages: Mapping[str, StageMeasure]
     training: TrainingMeasure
     supervised: TrainingMeasure | None = None
+    other_load: float = 0.0
+    """Processes of others that wanted a CPU when the trial began, for each CPU."""
     entropy: float | None = None
     """Nats, of the training tokens: the lowest loss without context."""
     heldout_loss: float | None = None

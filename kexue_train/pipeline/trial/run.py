@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -76,6 +77,8 @@ class TrialPlan:
     seconds: float
     """That it may take."""
     folder: RunDir
+    other_load: float
+    """Processes that wanted a CPU before, for each CPU."""
     text_bytes: int = 0
     """Of the corpus of the run, if it is another than its inputs now; else 0."""
 
@@ -123,7 +126,8 @@ def plan_trial(
     shards = min(config.shuffle.shards or 1, machine.cpus)
     trial = trial_config(config, sources, (folder / _SAMPLE).absolute(), size, batches, shards)
     text_bytes = parse_size(text_size) if text_size else 0
-    return TrialPlan(config, trial, sources, size, batches, machine, seconds, RunDir(folder), text_bytes)
+    load = os.getloadavg()[0] / machine.cpus
+    return TrialPlan(config, trial, sources, size, batches, machine, seconds, RunDir(folder), load, text_bytes)
 
 
 def run_trial(plan: TrialPlan, board: Board) -> Trial:
@@ -145,7 +149,7 @@ def run_trial(plan: TrialPlan, board: Board) -> Trial:
     for stage in stages_of(plan.trial):
         progress.begin(stage.name)
         measured[stage.name] = _make(stage, run, progress, plan, started)
-    measures = _measure(run, tried_bytes, measured)
+    measures = _measure(run, tried_bytes, measured, plan.other_load)
     return Trial(plan, drawn, text, measures, tuple(progress.notes), time.perf_counter() - started)
 
 
@@ -236,7 +240,7 @@ def _ending_seconds(plan: TrialPlan) -> float:
     return _ENDING_SECONDS + sum(stage.seconds or 0.0 for stage in after)
 
 
-def _measure(run: Run, text_bytes: int, stages: dict[str, StageMeasure]) -> Measures:
+def _measure(run: Run, text_bytes: int, stages: dict[str, StageMeasure], other_load: float) -> Measures:
     folder, seconds = run.folder, {name: stage.seconds for name, stage in stages.items()}
     training = measure_training(folder.pretrain, seconds[TRAIN.name])
     if training is None:
@@ -253,6 +257,7 @@ def _measure(run: Run, text_bytes: int, stages: dict[str, StageMeasure]) -> Meas
         stages=stages,
         training=training,
         supervised=further,
+        other_load=other_load,
         entropy=load_run(folder.root).training_entropy,
         heldout_loss=loss,
         heldout_predictions=predictions,

@@ -13,7 +13,15 @@ from kexue_train.foundation.stage import StagePlan
 from kexue_train.metrics.fields import Kind
 from kexue_train.pipeline.plan import Machine, RunPlan, plan_run, text_source
 from kexue_train.pipeline.run_config import RunConfig
-from kexue_train.pipeline.trial.forecast import BOUNDS, MODEL_ERROR, Forecast, Text, forecast_run, stage_seconds
+from kexue_train.pipeline.trial.forecast import (
+    BOUNDS,
+    MODEL_ERROR,
+    START_ERROR,
+    Forecast,
+    Text,
+    forecast_run,
+    stage_seconds,
+)
 from kexue_train.pipeline.trial.loss import forecast_loss
 from kexue_train.pipeline.trial.measure import Measures, Pace, StageMeasure, TrainingMeasure, pace_of
 from kexue_train.pipeline.trial.shrink import choose_batches, choose_size, trial_config
@@ -35,7 +43,9 @@ def shrunk(run: RunConfig, text_bytes: int, minutes: float = 2.0) -> RunConfig:
     return trial_config(run, sources, Path("sample.jsonl"), size, choose_batches(run, MACHINE, 60 * minutes), 1)
 
 
-def measured(planned: RunPlan, run: RunConfig, *, slower: float = 1.0, larger: float = 1.0) -> Measures:
+def measured(
+    planned: RunPlan, run: RunConfig, *, slower: float = 1.0, larger: float = 1.0, other_load: float = 0.0
+) -> Measures:
     """What a machine would measure that needs ``slower`` times the planned time, and ``larger`` times the disk."""
     stages = {
         name: StageMeasure(slower * (stage.seconds or 0.0), int(larger * stage.disk_bytes))
@@ -46,7 +56,7 @@ def measured(planned: RunPlan, run: RunConfig, *, slower: float = 1.0, larger: f
     training = TrainingMeasure(100, 10**6, 10.0, 6.0, Pace(rate, rate, rate), 0.0, checkpoint, 0.0, (9.0, 8.0, 7.0))
     return Measures(
         text_bytes=TRIAL_BYTES, slots_per_text_byte=0.3, vocab_size=run.tokenizer.vocab_size, stages=stages,
-        training=training, entropy=6.3, heldout_loss=8.0,
+        training=training, entropy=6.3, heldout_loss=8.0, other_load=other_load,
     )  # fmt: skip
 
 
@@ -117,8 +127,9 @@ def test_intervals_hold_the_likely_value_and_a_trial_of_the_whole(
     assert least is not None and likely is not None and most is not None  # noqa: PT018
     assert 0 <= least <= likely * (1 + 1e-9) <= most * (1 + 1e-9)
     again = [stage_seconds(tried, tried, took, bound) for bound in BOUNDS]
-    assert again[:2] == pytest.approx([took, took])
-    assert took * (1 - 1e-9) <= again[2] <= MODEL_ERROR * took * (1 + 1e-9)
+    assert again[1] == pytest.approx(took)
+    assert took / START_ERROR * (1 - 1e-9) <= again[0] <= took * (1 + 1e-9)
+    assert took * (1 - 1e-9) <= again[2] <= START_ERROR * took * (1 + 1e-9)
 
 
 def test_a_trial_too_short_to_tell_leaves_the_plan_a_factor_of_three() -> None:
@@ -132,8 +143,16 @@ def test_a_trial_too_short_to_tell_leaves_the_plan_a_factor_of_three() -> None:
 def test_a_slow_start_is_not_taken_for_slow_work() -> None:
     tried, whole = StagePlan(seconds=4.04, start_seconds=4.0), StagePlan(seconds=4.6, start_seconds=4.0)
     least, likely, most = (stage_seconds(whole, tried, 50.0, bound) for bound in BOUNDS)
-    assert 50 < least < likely < 52
-    assert likely < most < 80
+    assert 25 < least < 50 < likely < 52
+    assert likely < most < 100 + 30
+
+
+def test_other_work_on_the_machine_widens_the_intervals() -> None:
+    quiet, busy = (forecast(config("chinese"), other_load=load)[1] for load in (0.5, 8.0))
+    assert busy.likely == quiet.likely
+    for name in ("tokenizer", "train"):
+        assert busy.most.stages[name].seconds > 1.5 * quiet.most.stages[name].seconds
+        assert busy.least.stages[name].seconds < quiet.least.stages[name].seconds / 1.5
 
 
 def test_what_is_not_known_stays_unknown() -> None:
