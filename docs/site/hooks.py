@@ -8,9 +8,10 @@ from typing import Any
 import rjieba
 from command_reference import command_reference
 from configuration_reference import configuration_reference
-from links import rewrite_links, source_of
+from links import join_chinese_lines, rewrite_links, source_of
 from material.plugins.search import plugin as search
 from mkdocs.structure.files import File, Files
+from notebook_pages import notebook_pages
 from python_reference import python_reference
 from repository_pages import repository_pages
 
@@ -26,14 +27,14 @@ def on_config(config: Any) -> Any:
 def on_files(files: Files, *, config: Any) -> Files:
     """Add the pages that are made of the code, and those of the repository's files that documents link to."""
     made = {"reference/commands.md": command_reference(), "reference/configuration.md": configuration_reference()}
-    for page, text in {**made, **python_reference(), **repository_pages()}.items():
+    for page, text in {**made, **python_reference(), **notebook_pages(), **repository_pages()}.items():
         files.append(File.generated(config, page, content=text))
     return files
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Turn links that are written for the repository."""
-    return rewrite_links(markdown, source_of(page.file.src_uri))
+    """Turn links that are written for the repository, and join the lines of Chinese."""
+    return join_chinese_lines(rewrite_links(markdown, source_of(page.file.src_uri)))
 
 
 def on_page_context(context: Any, *, page: Any, config: Any, **_: Any) -> Any:

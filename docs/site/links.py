@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 _CODE = re.compile(r"^ *(```+|~~~+).*?^ *\1 *$|(`+)(?!`).+?(?<!`)\2(?!`)", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"(\]\()([^()\s]+)(\))")
+_CHINESE_BREAK = re.compile(r"(?<=[\u2e80-\uffef])\n(?=[\u2e80-\uffef])")
 _HOMES = {"README.md": "index.md", "README.zh.md": "zh/index.md"}
 
 
@@ -57,6 +58,11 @@ def rewrite_links(text: str, source: str) -> str:
         return f"{match[1]}{posixpath.relpath(page_of(path), here or '.')}{'#' * bool(anchor)}{anchor}{match[3]}"
 
     return "".join(part if is_code else _LINK.sub(moved, part) for part, is_code in _parts(text))
+
+
+def join_chinese_lines(text: str) -> str:
+    """Return Markdown in which no line ends between two Chinese characters, where a browser would show a space."""
+    return "".join(part if is_code else _CHINESE_BREAK.sub("", part) for part, is_code in _parts(text))
 
 
 def _path_of(target: str, source: str) -> str | None:
