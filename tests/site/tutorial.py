@@ -34,6 +34,7 @@ CHANGED = {
 NOT_RUN = {
     "make venv": "installs packages from an index",
     "source .venv/bin/activate": "of the reader's shell",
+    "kexue try": "takes two minutes; it has tests of its own",
     "sbatch": "needs Slurm; the batch scripts have tests of their own",
     "squeue": "needs Slurm",
     "tail": "of a job that runs",
