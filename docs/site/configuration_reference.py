@@ -32,7 +32,7 @@ def configuration_reference() -> str:
 
 def _parts(path: str, about: Schema, section: Schema, schema: Schema) -> list[str]:
     """Return the headings, texts and tables of ``section`` and of the sections in it."""
-    text = section.get("description") or about.get("description", "")
+    text = about.get("description") or section.get("description", "")
     parts = [f"{'##' if '.' not in path else '###'} {path}", _prose(text), _table(section, schema, path)]
     for name, inner in section["properties"].items():
         if (found := _section(inner, schema)) is not None:

@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pytest
 
 from kexue_train.cli.app import TREE
 from kexue_train.pipeline.run_config import RunConfig
+from tests.report.test_browser import CHROMIUM, QUIET
 from tests.site.built_page import BuiltPage, style_addresses
 
 pytestmark = pytest.mark.slow
@@ -93,6 +94,16 @@ def test_chinese_words_are_found(site: Path) -> None:
     assert index["config"]["lang"] == ["en", "zh"]
     [home] = [entry for entry in index["docs"] if entry["location"] == "zh/index.html"]
     assert "编码器\u200b" in home["text"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium to search")
+@pytest.mark.parametrize(("page", "words"), [("index.html", "momentum"), ("zh/index.html", "编码器")])
+def test_search_works_in_pages_that_are_opened_as_files(site: Path, tmp_path: Path, page: str, words: str) -> None:
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", *QUIET.split(), "--virtual-time-budget=20000", "--dump-dom"]
+    address = f"{(site / page).as_uri()}?q={quote(words)}"
+    command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path}", address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
+    assert done.stdout.count("md-search-result__item") >= 3
 
 
 def _is_remote(address: str) -> bool:

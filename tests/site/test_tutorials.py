@@ -93,8 +93,12 @@ def test_the_notebooks_run_on_what_a_pipeline_leaves(followed, repository: Path,
     for path in (repository / "docs" / "notebooks").glob("*.ipynb"):
         kept, here = (json.loads((at / path.name).read_text("utf-8"))["cells"] for at in (path.parent, tmp_path))
         assert [cell["source"] for cell in here] == [cell["source"] for cell in kept]
-        assert [bool(cell.get("outputs")) for cell in here] == [bool(cell.get("outputs")) for cell in kept]
-        assert [o for cell in kept for o in cell.get("outputs", []) if o["output_type"] == "error"] == []
+        assert kinds_of_output(here).count("execute_result") == kinds_of_output(kept).count("execute_result") > 0
+        assert "error" not in kinds_of_output(kept)
+
+
+def kinds_of_output(cells: list[dict]) -> list[str]:
+    return [output["output_type"] for cell in cells for output in cell.get("outputs", [])]
 
 
 def test_commands_that_are_not_run_are_understood(blocks, tmp_path: Path) -> None:
