@@ -9,17 +9,16 @@ finely as that (a large compressed file, a large row group) is read from its beg
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
-from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from kexue_train.corpus.formats import FORMATS
@@ -102,21 +101,21 @@ def draw_cells(sources: Sequence[Source], seed: int, text_bytes: int) -> Drawing
     for source in sources:
         if is_pipe(source.path):
             raise CorpusError(f"{source.path}: is read once, so nothing can be tried beforehand; name a file")
-    limit = max(text_bytes // _MOST_CELLS, _SMALLEST_CELL)
-    while _reachable(sources, limit) < text_bytes and any(_cell_text(source, limit) > limit for source in sources):
+    table, limit = _Table.of(sources), max(text_bytes // _MOST_CELLS, _SMALLEST_CELL)
+    while table.reachable(limit) < text_bytes and table.has_larger_cells(limit):
         limit += limit // 8 + 1
-    share = min(1.0, text_bytes / max(_reachable(sources, limit), 1))
+    counts = table.count_cells(limit)
+    share = min(1.0, text_bytes / max(table.reachable(limit), 1.0))
     cells = []
     for group, weight in enumerate(sorted({source.weight for source in sources})):
-        chosen = [index for index, source in enumerate(sources) if source.weight == weight]
-        counts = [_count_cells(sources[index], limit) for index in chosen]
-        total, ends = sum(counts), list(accumulate(counts))
+        chosen = np.flatnonzero(table.weights == weight)
+        ends = np.cumsum(counts[chosen])
+        total = int(ends[-1])
         number = min(total, max(1, round(total * min(1.0, share * weight))))
-        drawn = np.sort(permute(np.arange(number), total, seed, Purpose.TRIAL, group))
-        for position in drawn.tolist():
+        for position in np.sort(permute(np.arange(number), total, seed, Purpose.TRIAL, group)).tolist():
             place = int(np.searchsorted(ends, position, side="right"))
-            within = position - (ends[place] - counts[place])
-            cells.append(_cell(chosen[place], sources[chosen[place]], within, counts[place], limit))
+            index, count = int(chosen[place]), int(counts[chosen[place]])
+            cells.append(_cell(index, sources[index], position - (int(ends[place]) - count), count, limit))
     return Drawing(tuple(sorted(cells, key=lambda cell: (cell.source, cell.start))), share)
 
 
@@ -235,25 +234,41 @@ def _is_cut_by_bytes(source: Source) -> bool:
     return source.units > 1 and FORMATS[source.format].is_cut_by_bytes
 
 
-def _text_of(source: Source) -> float:
-    """Return the estimated bytes of text of the input, once."""
-    return estimate_text_bytes([replace(source, weight=1.0)])
+class _Table(NamedTuple):
+    """What the inputs hold, one entry for each: shape (n,)."""
 
+    texts: npt.NDArray[np.float64]
+    """Estimated bytes of text; 0 if the size is not known."""
+    units: npt.NDArray[np.int64]
+    is_cut: npt.NDArray[np.bool_]
+    """Whether it can be cut anywhere."""
+    weights: npt.NDArray[np.float64]
 
-def _count_cells(source: Source, limit: int) -> int:
-    return max(1, math.ceil(_text_of(source) / limit)) if _is_cut_by_bytes(source) else source.units
+    @classmethod
+    def of(cls, sources: Sequence[Source]) -> _Table:
+        return cls(
+            np.array([estimate_text_bytes([replace(source, weight=1.0)]) for source in sources], np.float64),
+            np.array([source.units for source in sources]),
+            np.array([_is_cut_by_bytes(source) for source in sources]),
+            np.array([source.weight for source in sources], np.float64),
+        )
 
+    def count_cells(self, limit: int) -> npt.NDArray[np.int64]:
+        """Return into how many cells each input is cut."""
+        pieces = np.maximum(np.ceil(self.texts / limit), 1).astype(np.int64)
+        return np.where(self.is_cut, pieces, self.units)
 
-def _cell_text(source: Source, limit: int) -> float:
-    """Return the bytes of text of one of its cells; of an input of unknown size as much as may be read."""
-    return _text_of(source) / _count_cells(source, limit) or limit
+    def reachable(self, limit: int) -> float:
+        """Return how much text all cells give, if reading a cell ends after ``limit``."""
+        cells = self.count_cells(limit)
+        return float((cells * np.minimum(self._cell_texts(cells, limit), limit) * self.weights).sum())
 
+    def has_larger_cells(self, limit: int) -> bool:
+        """Return whether a larger limit would give more."""
+        return bool((self._cell_texts(self.count_cells(limit), limit) > limit).any())
 
-def _reachable(sources: Sequence[Source], limit: int) -> float:
-    """Return how much text all cells together give."""
-    return sum(
-        _count_cells(source, limit) * min(_cell_text(source, limit), limit) * source.weight for source in sources
-    )
+    def _cell_texts(self, cells: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.float64]:
+        return np.where(self.texts > 0, self.texts / cells, limit)  # of an unknown size as much as may be read
 
 
 def _cell(index: int, source: Source, number: int, count: int, limit: int) -> Cell:

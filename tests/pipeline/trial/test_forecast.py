@@ -246,3 +246,10 @@ def test_a_corpus_that_the_run_makes_is_made_smaller() -> None:
     trial = shrunk(config("demo"), 0)
     assert trial.corpus.source == "installed_docs"
     assert trial.corpus.max_size == "4000000B"
+
+
+def test_a_mixture_becomes_one_corpus() -> None:
+    sources = "corpus.sources=[{name: a, inputs: [a.jsonl], weight: 2.5, text_key: body}, {name: b, inputs: [b.txt]}]"
+    trial = shrunk(config("chinese", "corpus.inputs=[]", sources), GB)
+    assert trial.corpus.sources == ()
+    assert trial.corpus.inputs == (str(Path("sample.jsonl")),)
