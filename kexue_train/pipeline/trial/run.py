@@ -13,7 +13,7 @@ from typing import Protocol
 from kexue_train.corpus.inputs import Source
 from kexue_train.downstream.evaluate.evaluate_model import EVALUATE
 from kexue_train.export.stage import EXPORT
-from kexue_train.foundation.errors import TrainingError
+from kexue_train.foundation.errors import ResourceError, TrainingError
 from kexue_train.foundation.progress import Progress
 from kexue_train.foundation.run_dir import RunDir
 from kexue_train.foundation.runtime import format_size, parse_size, require_disk
@@ -134,9 +134,11 @@ def run_trial(plan: TrialPlan, board: Board) -> Trial:
     """Make everything anew in the folder of the trial, whose lock the caller holds.
 
     Raises:
+        ResourceError: If training needs a GPU and this machine has none, or too little disk is free.
         ArtifactError: If the folder belongs to a run, or holds other things.
         KexueError: What a stage finds wrong.
     """
+    _require_gpu(plan.config)
     started, progress = time.perf_counter(), _Noting(board)
     run = _open_folder(plan)
     drawn, text = None, Text(*[plan.text_bytes] * 3)
@@ -151,6 +153,20 @@ def run_trial(plan: TrialPlan, board: Board) -> Trial:
         measured[stage.name] = _make(stage, run, progress, plan, started)
     measures = _measure(run, tried_bytes, measured, plan.other_load)
     return Trial(plan, drawn, text, measures, tuple(progress.notes), time.perf_counter() - started)
+
+
+def _require_gpu(config: RunConfig) -> None:
+    """Say at once what training would say after all data stages; on Ray the GPUs may be on other machines."""
+    train = config.train
+    if train.device != "cuda" or train.workers.launcher == "ray":
+        return
+    import torch  # noqa: PLC0415  # only where a GPU is asked for
+
+    if not torch.cuda.is_available():
+        raise ResourceError(
+            "train.device=cuda, but torch sees no CUDA device here: call kexue try on the machine that is to train, "
+            "check its driver and the torch build, or set train.device=cpu to try everything else here"
+        )
 
 
 def _open_folder(plan: TrialPlan) -> Run:

@@ -119,6 +119,16 @@ def test_what_is_wrong_is_said_at_once_and_leaves_no_trace(
     assert not list((tmp_path / "runs").rglob("*.jsonl"))
 
 
+def test_a_missing_gpu_is_said_before_anything_is_made(
+    kexue_try: Try, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, _, err = kexue_try("tiny.yaml", "train.device=cuda")
+    assert code == 2
+    assert "torch sees no CUDA device here: call kexue try on the machine that is to train" in err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_an_empty_corpus_is_refused(kexue_try: Try, tmp_path: Path) -> None:
     (tmp_path / "documents.jsonl").write_text("")
     code, _, err = kexue_try("tiny.yaml")
