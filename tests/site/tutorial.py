@@ -17,7 +17,7 @@ _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 TINY = shlex.split(
     "shuffle.memory=256MB execution.tasks=local execution.num_workers=1 train.workers.launcher=local "
-    "train.compute.engine=torch train.num_workers=1 train.precision=fp32 "
+    "train.compute.engine=torch train.num_workers=1 train.workers.threads_per_worker=1 train.precision=fp32 "
     "train.steps=6 'optimizer.schedule={1: 1.0, 6: 0.1}' train.global_batch_size=4 train.micro_batch_size=2 "
     "train.checkpoints.every=3 train.logging.validate_every=6 samples.seq_len=64 samples.heldout_fraction=0.01 "
     "model.num_hidden_layers=1 model.hidden_size=32 model.num_attention_heads=2 model.intermediate_size=64"
