@@ -98,14 +98,14 @@ $(FAKE_CUDA):
 # (the dependencies changed) it is brought up to date.
 $(RUNS): pyproject.toml constraints.txt
 	@$(ASK_VERSION)
-	@echo "Installing the packages of a run into .venv, once: 2 GB with PyTorch for CPUs, 5 GB with that for CUDA; some minutes"
+	@echo "Installing the packages of a run into .venv, once: 2 GB with PyTorch for CPUs, 6 GB with that for CUDA; some minutes"
 	@test -e $@ || rm -rf .venv
 	@rm -f $@
 	@$(PYTHON) install.py .venv all
 	@touch $@
 
 $(INSTALLED): $(RUNS)
-	@echo "Installing what tests and checks need besides, once: 1.5 GB more"
+	@echo "Installing what tests and checks need besides, once: up to 1.5 GB more"
 	@$(PYTHON) install.py .venv all,dev
 	@touch $@
 
