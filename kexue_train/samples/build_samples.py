@@ -86,7 +86,7 @@ def build_samples(
     note_unknown_text(tokenizer, shards, progress)
     partial = open_partial(out_dir, recipe, progress, method=_METHOD)
     (partial / _SCRATCH).mkdir(exist_ok=True)
-    tasks = _plan(config, shards, tuple(text_manifest.statistics.get("sources", ())), tokenizer, partial, seed)
+    tasks = _plan(config, shards, text_manifest, tokenizer, partial, seed)
     # A token takes about as much as its text; rows to be mixed lie on disk twice.
     require_disk(partial, text_manifest.bytes * (2 if config.shuffle == "global" else 1), "the sample stage")
     results = _run(make_sample_shard, tasks, executor, progress)
@@ -97,9 +97,9 @@ def build_samples(
 
 
 def _plan(
-    config: SampleConfig, shards: Path, sources: tuple[str, ...], tokenizer: Path, partial: Path, seed: int
+    config: SampleConfig, shards: Path, text_manifest: Manifest, tokenizer: Path, partial: Path, seed: int
 ) -> list[ShardTask]:
-    paths = shard_paths(shards)
+    paths, sources = shard_paths(shards), tuple(text_manifest.statistics.get("sources", ()))
     words = prepare_words(config, shards, partial)
     counts = [read_shard(path).num_rows for path in paths]
     heldout = max(math.ceil(config.heldout_fraction * sum(counts)), min(_MIN_HELDOUT, sum(counts) // 2))
@@ -111,7 +111,8 @@ def _plan(
             f"held-out ones (samples.heldout_fraction={config.heldout_fraction}) and ones to train on; at least "
             "2 documents and one in the first shard are needed: add documents, or use fewer shards"
         )
-    heldout_texts = _save_heldout(paths[0], heldout, partial / _SCRATCH) if sources else None
+    has_copies = sources or any(weight > 1 for weight in text_manifest.settings.get("weights", {}).values())
+    heldout_texts = _save_heldout(paths[0], heldout, partial / _SCRATCH) if has_copies else None
     return [
         ShardTask(
             index=index,
@@ -132,7 +133,7 @@ def _plan(
 
 
 def _save_heldout(shard: Path, number: int, scratch: Path) -> Path:
-    """Save the hashes of the first documents of ``shard``; those of a source of weight 2 have copies elsewhere."""
+    """Save the hashes of the first documents of ``shard``; one that was taken twice has a copy elsewhere."""
     path = scratch / "heldout.npy"
     np.save(path, text_hashes(text_column(shard).slice(0, number)))
     return path

@@ -96,8 +96,8 @@ class ShardResult:
     word_lengths: list[int]
     """``RowCounts.word_lengths``."""
     documents: dict[str, int]
-    """documents, heldout_documents; empty_documents hold no token; single_documents are one sequence, no pair; of a
-    mixture left_out_documents are left out of training, as copies of held-out ones."""
+    """documents, heldout_documents; empty_documents hold no token; single_documents are one sequence, no pair; of
+    weighted texts left_out_documents are left out of training, as copies of held-out ones."""
     input: str
     """Checksum of the texts."""
     output: str

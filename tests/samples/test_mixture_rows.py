@@ -167,3 +167,23 @@ def test_shards_without_the_column_are_refused(mixed, tmp_path):
 def test_the_tokenizer_knows_both(mixed):
     tokenizer: Tokenizer = load_tokenizer(mixed / "tokenizer")
     assert {source_of(token) for token in tokenizer.get_vocab()} >= set(SOURCES)
+
+
+def test_texts_that_weights_repeat_are_not_trained_on_if_they_are_held_out(tmp_path):
+    """Every document has a number of its own, so its rows tell where it went."""
+    numbers = [f"{number:03d}" for number in range(120)]
+    texts = [f"The boat {number} left the harbour. Nobody saw the boat {number} again." for number in numbers]
+    file = str(write_jsonl(tmp_path / "texts.jsonl", texts))
+    config = ShuffleConfig(shards=2, weights={file: 2.0})
+    shuffle_corpus(config, [file], tmp_path / "shards", seed=3, executor=LocalExecutor(1))
+    train_tokenizer(TokenizerConfig(vocab_size=200), tmp_path / "shards", tmp_path / "tokenizer")
+    statistics = build(tmp_path, "samples").statistics
+    tokenizer = load_tokenizer(tmp_path / "samples" / "tokenizer")
+    rows = [row["input_ids"] for path in shard_paths(tmp_path / "samples") for row in read_shard(path).to_pylist()]
+    seen = [set(tokenizer.decode(row).replace(" ", "").split(".")) for row in rows]
+    found = [{number for number in numbers if any(number in part for part in parts)} for parts in seen]
+    heldout, trained = (set().union(*some) for some in np.split(found, [statistics["heldout_rows"]]))
+    assert heldout
+    assert not heldout & trained
+    assert len(heldout | trained) == len(numbers)
+    assert statistics["left_out_documents"] == 2 * len(heldout) - statistics["heldout_documents"]
