@@ -6,8 +6,9 @@ which is the best that is possible without context and known from the sample. Of
     loss / H = floor + (1 - floor) · (1 + tokens / start)^-exponent + unlearnt / (1 + tokens / 100,000)
 
 The last term is what frequencies alone take to learn. The constants lie between two extremes. They were chosen so that
-the finished runs in benchmarks/RESULTS.md lie inside: encoders of 2.9 to 4.5 M weights that read 3.3 to 10.2 M tokens of
-English and Chinese. Two more, of which they do not know, lie inside too. Beyond some 100 M tokens nothing was compared.
+the finished runs in benchmarks/RESULTS.md lie inside: encoders of 2.9 to 4.5 M weights that read 3.3 to 10.2 M tokens
+of English and Chinese. Two more, of which they do not know, lie inside too. Beyond some 100 M tokens nothing was
+compared.
 """
 
 from __future__ import annotations
