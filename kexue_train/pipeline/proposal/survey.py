@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +21,7 @@ from kexue_train.shuffle.plan import estimate_text_bytes
 
 _LOOKED_AT_BYTES, _LOOKED_AT_FILES = 1 << 18, 32
 _CHINESE = range(0x4E00, 0xA000)
+_WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+")
 INSTALLED_DOCS_SIZE = "16MB"
 """Of the corpus that a run makes of the machine's documentation where no data is named."""
 
@@ -42,6 +45,8 @@ class Data:
     """Of documents that came before, byte for byte."""
     pair_share: float
     """Of documents with two sentences or more, which next sentences are taken from."""
+    num_words: int
+    """Different ones that occur twice or more in what was looked at; of Chinese, characters. All can become pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,17 @@ def survey_data(inputs: Sequence[str], text_key: str = "text") -> Data:
     """
     if not inputs:
         text_bytes = parse_size(INSTALLED_DOCS_SIZE)
-        return Data((), 0, text_bytes, 0, mean_bytes=4000.0, chinese_share=0.0, repeated_share=0.0, pair_share=1.0)
+        return Data(
+            (),
+            0,
+            text_bytes,
+            0,
+            mean_bytes=4000.0,
+            chinese_share=0.0,
+            repeated_share=0.0,
+            pair_share=1.0,
+            num_words=20_000,
+        )
     if "-" in inputs:
         raise CorpusError("-: is read once, so nothing can be known of it beforehand; name a file")
     sources = find_inputs(inputs)
@@ -84,7 +99,13 @@ def survey_data(inputs: Sequence[str], text_key: str = "text") -> Data:
         chinese_share=sum(ord(char) in _CHINESE for char in letters) / max(len(letters), 1),
         repeated_share=1 - len(set(texts)) / len(texts),
         pair_share=sum(bool(len(sentence_cuts(text))) for text in texts) / len(texts),
+        num_words=_count_words(texts),
     )
+
+
+def _count_words(texts: Sequence[str]) -> int:
+    counts = Counter(word for text in texts for word in _WORD.findall(text.lower()))
+    return sum(count > 1 for count in counts.values())
 
 
 def _first_texts(sources: Sequence[Source], options: ReadOptions) -> Iterator[str]:

@@ -19,7 +19,8 @@ SERVER = Hardware(cpus=64, memory_bytes=400 * GB, disk_bytes=4000 * GB, gpus=("A
 
 
 def data(text_bytes: int, **more: float) -> Data:
-    shares = {"mean_bytes": 3000.0, "chinese_share": 0.0, "repeated_share": 0.0, "pair_share": 1.0} | more
+    shares = {"mean_bytes": 3000.0, "chinese_share": 0.0, "repeated_share": 0.0, "pair_share": 1.0}
+    shares |= {"num_words": 20_000} | more
     return Data(("corpus",), 1, text_bytes, 100, **shares)
 
 
@@ -78,6 +79,17 @@ def test_the_momentum_is_renewed_often_enough(request_: Request) -> None:
     steps, optimizer = proposal.values["train"]["steps"], RunConfig.parse(proposal.values, where="here").optimizer
     assert steps * (1 - (optimizer.beta or 0.965)) >= 11
     assert ("beta" in proposal.values["optimizer"]) == ("optimizer.beta" in proposal.reasons) == (steps <= 2500)
+
+
+def test_the_vocabulary_is_no_larger_than_the_text_can_fill() -> None:
+    def size(text_bytes: int, num_words: int) -> int:  # 0.3 MB were looked at
+        request = Request(data(text_bytes, num_words=num_words, chinese_share=1.0), LAPTOP, "run", 1.0)
+        return propose(request).values["tokenizer"]["vocab_size"]
+
+    assert size(10**6, 1062) == 1200
+    assert 1200 < size(5 * 10**6, 1062) < 2076  # of so much of these laws, 2,076 characters and words occur twice
+    assert size(10**8, 20_000) == 8192
+    assert size(10**6, 20) == 300
 
 
 def test_documents_of_one_sentence_make_no_pairs() -> None:
