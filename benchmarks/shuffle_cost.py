@@ -144,7 +144,7 @@ def measure(size: int, workdir: Path, console: Console) -> Costs:
 def _shuffle(path: Path, out: Path, range_bytes: int, shards: int) -> tuple[float, int, int]:
     """(seconds, tasks, segments) of one shuffle; fails if other files appeared than the model counts."""
     shutil.rmtree(out, ignore_errors=True)
-    with _ranges_of(range_bytes), _counting() as seen:
+    with ranges_of(range_bytes), counting() as seen:
         began = time.perf_counter()
         stage.shuffle_corpus(
             ShuffleConfig(shards=shards, memory="1GB"), [str(path)], out, seed=0, executor=LocalExecutor(1)
@@ -158,7 +158,8 @@ def _shuffle(path: Path, out: Path, range_bytes: int, shards: int) -> tuple[floa
 
 
 @contextmanager
-def _ranges_of(num_bytes: int) -> Iterator[None]:
+def ranges_of(num_bytes: int) -> Iterator[None]:
+    """Cut corpora into tasks of so many bytes."""
     before = planning._MIN_RANGE_BYTES, planning._MAX_RANGE_BYTES
     planning._MIN_RANGE_BYTES = planning._MAX_RANGE_BYTES = num_bytes
     try:
@@ -168,8 +169,8 @@ def _ranges_of(num_bytes: int) -> Iterator[None]:
 
 
 @contextmanager
-def _counting() -> Iterator[dict[str, int]]:
-    """Counts the files in the scratch folder at the moment when all tasks are done."""
+def counting() -> Iterator[dict[str, int]]:
+    """Count the files in the scratch folder at the moment when all tasks are done."""
     seen: dict[str, int] = {}
     finish = stage._finish
 

@@ -21,6 +21,7 @@ from claims.posts import (
     log_n,
     nsp_zero_shot,
     pmi_phrases,
+    post_norm_finetuned,
     post_norm_gradients,
     recomputation,
     sign_drift,
@@ -96,6 +97,11 @@ JUDGED = [
     ),
     (increments, {"ε = 1": 1e9, "ε = 1/√N": 1.1, "Tiger, scaled weights": 0.9}, {"ε = 1/√N": 20.0}),
     (post_norm_gradients, {"post, unscaled at 1": 1e-7}, {"post, unscaled at 1": 0.7}),
+    (
+        post_norm_finetuned,
+        {"post-norm, fine-tuned": 80.0, "pre-norm, fine-tuned": 77.0},
+        {"post-norm, fine-tuned": 75.0},
+    ),
     (recomputation, {"batch": 3.0, "time": 1.25}, {"time": 2.0}),
     (
         faster_than_roberta,
