@@ -35,10 +35,14 @@ def wait_for(found: Callable[[], _T | None], seconds: float, what: str) -> _T:
 
 
 def _answer(request: urllib.request.Request) -> list[Any] | None:
-    """What the server answers; None while it is busy with its database, which it wants to be asked again after."""
+    """What the server answers; None while it is busy with its database, or for a minute: it may be asked again."""
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             text = answer.read()
+    except TimeoutError:
+        if request.get_method() != "GET":  # what was asked for may happen yet
+            raise
+        return None
     except urllib.error.HTTPError as error:
         if error.code != 503:
             raise
@@ -104,7 +108,7 @@ class PrefectServer:
         token = base64.b64encode(_AUTH.encode()).decode()
         headers = {"content-type": "application/json", "authorization": f"Basic {token}"}
         request = urllib.request.Request(f"{self.api}/{path}", body, headers, method=method)
-        return wait_for(lambda: _answer(request), 120, f"answer to {path}")[0]
+        return wait_for(lambda: _answer(request), 300, f"answer to {path}")[0]
 
     def start_run(self, deployment: str, **parameters: Any) -> str:
         found = self.ask(f"deployments/name/{deployment}")["id"]

@@ -197,12 +197,14 @@ def test_a_second_run_on_a_folder_is_refused_and_the_webhook_hears_it(
     run = workplace / "twice"
     first = prefect.start_run("pretrain-pipeline/demo", **parameters_of(workplace, run.name, *ENDLESS))
     driver = holder_of(run)
-    second = prefect.start_run("pretrain-pipeline/demo", **parameters_of(workplace, run.name, *ENDLESS))
-    state = prefect.end_of(second)
-    assert state["type"] == "FAILED"
-    assert f"process {driver.pid} is working in this run folder" in state["message"]
-    wait_for(lambda: [text for text in hooks if f"process {driver.pid} is working" in text] or None, LONG, "call")
-    driver.send_signal(signal.SIGTERM)
+    try:
+        second = prefect.start_run("pretrain-pipeline/demo", **parameters_of(workplace, run.name, *ENDLESS))
+        state = prefect.end_of(second)
+        assert state["type"] == "FAILED"
+        assert f"process {driver.pid} is working in this run folder" in state["message"]
+        wait_for(lambda: [text for text in hooks if f"process {driver.pid} is working" in text] or None, LONG, "call")
+    finally:  # else it would train beside all tests to come
+        driver.send_signal(signal.SIGTERM)
     assert prefect.end_of(first)["type"] == "CRASHED"
 
 
