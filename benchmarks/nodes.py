@@ -83,13 +83,13 @@ class LoseNode(Silent):
 
 def main(
     nodes: Annotated[int, typer.Option(min=2, help="Of one CPU each.")] = 16,
-    tasks: Annotated[int, typer.Option(min=8, help="About; four fifths of them read, the others write.")] = 5000,
+    tasks: Annotated[int, typer.Option(min=8, help="About; one in 50 writes a shard, the others read.")] = 5000,
     size: Annotated[str, typer.Option(help="Of the corpus.")] = "200MB",
     workdir: Annotated[Path, typer.Option(help="Where everything is made.")] = Path("runs/benchmark"),
 ) -> None:
     """Shuffle in one process, on the nodes, and on the nodes of which one is lost."""
     workdir.mkdir(parents=True, exist_ok=True)
-    shards, num_bytes = tasks // 5, parse_size(size)
+    shards, num_bytes = max(4, tasks // 50), parse_size(size)
     corpus = make_corpus(workdir, "jsonl", num_bytes).path
 
     def shuffled(title: str, executor: Executor, progress: Silent, **settings: Any) -> Run:
