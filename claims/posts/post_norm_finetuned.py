@@ -74,7 +74,7 @@ CLAIM = Claim(
         "pre-norm, pretrained, nats",
     ),
     picture=Bars(("post-norm, fine-tuned", "pre-norm, fine-tuned"), "right, %", mark=50.0),
-    seconds=200,
+    seconds=1300,
     measure=measure,
     judge=judge,
     trains=True,
